@@ -1,0 +1,58 @@
+"""trilens: one call runs any open-weight language model, dense or mixture-of-experts, thinking or not, with a receipt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trilens.errors import (
+    BadCheckpoint,
+    BadTemplate,
+    ContextFull,
+    ModelNotFound,
+    RequestRefused,
+    TrilensError,
+    UnsupportedModel,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from trilens.executors.accountant import dense_ffn_flops_per_token
+    from trilens.lenses.card import card
+    from trilens.model import Answer, Model, call_model, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "BadCheckpoint",
+    "BadTemplate",
+    "ContextFull",
+    "Model",
+    "ModelNotFound",
+    "RequestRefused",
+    "TrilensError",
+    "UnsupportedModel",
+    "UsageError",
+    "call_model",
+    "card",
+    "dense_ffn_flops_per_token",
+    "load",
+]
+
+_ROOMS = {
+    "Answer": "trilens.model",
+    "Model": "trilens.model",
+    "call_model": "trilens.model",
+    "load": "trilens.model",
+    "card": "trilens.lenses.card",
+    "dense_ffn_flops_per_token": "trilens.executors.accountant",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room when it is first used, so that `trilens card` never waits for numpy or torch."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'trilens' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_ROOMS[name]), name)

@@ -1,0 +1,1 @@
+"""The forward pass, written once against a small vocabulary of operations."""

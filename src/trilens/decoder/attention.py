@@ -1,0 +1,76 @@
+"""Attention: grouped-query, and latent in its absorbed form. Both write what later tokens need and read it back."""
+
+from __future__ import annotations
+
+from trilens.decoder.ops import Ops, Part, R, T
+from trilens.decoder.weights import AttentionWeights, LatentAttentionWeights
+from trilens.spec.model import Attention, LatentAttention, QueryKeyNorm
+
+
+def grouped_query_attention(ops: Ops[T, R], layer: int, a: Attention, w: AttentionWeights, x: T) -> T:
+    """[N, D] -> [N, D]."""
+    cache = a.cache
+    with ops.at(Part.PROJECTIONS, layer):
+        q = _clipped(ops, ops.linear(x, w.q), a.clip)
+        q = _turned(ops, q, a, w, heads=a.heads, queries=True)
+        if a.position_scale is not None:
+            q = ops.scale_by_position(q, a.position_scale)
+        if w.k is not None:
+            raw = _clipped(ops, ops.linear(x, w.k), a.clip)
+            k = _turned(ops, raw, a, w, heads=cache.kv_heads, queries=False)
+            v = raw if w.v is None else _clipped(ops, ops.linear(x, w.v), a.clip)
+            if a.value_norm is not None and w.v_norm is not None:
+                v = ops.norm(v, a.value_norm, w.v_norm, cache.kv_heads)
+            ops.write_kv(cache, k, v)
+    with ops.at(Part.ATTENTION, layer):
+        y = ops.attend(q, cache, a.heads, a.mask, a.scale, a.softcap, w.sinks)
+    with ops.at(Part.PROJECTIONS, layer):
+        return ops.linear(y, w.out)
+
+
+def latent_attention(ops: Ops[T, R], layer: int, a: LatentAttention, w: LatentAttentionWeights, x: T) -> T:
+    """[N, D] -> [N, D]. Every head reads the same latent row; no key or value is ever expanded."""
+    head = a.nope_dim + a.rope_dim
+    with ops.at(Part.PROJECTIONS, layer):
+        if w.q is not None:
+            q = ops.linear(x, w.q)
+        else:
+            assert w.q_down is not None and w.q_norm is not None and w.q_up is not None
+            q = ops.linear(ops.norm(ops.linear(x, w.q_down), a.latent_norm, w.q_norm), w.q_up)
+        q_latent = ops.head_linear(ops.slice(q, a.heads, 0, a.nope_dim), w.k_up)
+        q_turned = ops.slice(q, a.heads, a.nope_dim, head)
+        down = ops.linear(x, w.kv_down)
+        latent = ops.norm(ops.slice(down, 1, 0, a.kv_rank), a.latent_norm, w.kv_norm)
+        k_turned = ops.slice(down, 1, a.kv_rank, a.kv_rank + a.rope_dim)
+        if a.rope is not None:
+            q_turned = ops.rope(q_turned, a.heads, a.rope)
+            k_turned = ops.rope(k_turned, 1, a.rope)
+        q = ops.join(q_latent, q_turned, a.heads)
+        if a.position_scale is not None:
+            q = ops.scale_by_position(q, a.position_scale)
+        ops.write_kv(a.cache, ops.join(latent, k_turned, 1), None)
+    with ops.at(Part.ATTENTION, layer):
+        y = ops.attend(q, a.cache, a.heads, a.mask, a.scale, None, None)
+    with ops.at(Part.PROJECTIONS, layer):
+        return ops.linear(ops.head_linear(y, w.v_up), w.out)
+
+
+def _turned(ops: Ops[T, R], x: T, a: Attention, w: AttentionWeights, *, heads: int, queries: bool) -> T:
+    """Queries or keys normalised and rotated, in the order that the spec states."""
+    weights = w.q_norm if queries else w.k_norm
+
+    def normed(x: T, n: QueryKeyNorm) -> T:
+        assert weights is not None
+        return ops.norm(x, n.norm, weights, 1 if n.whole else heads)
+
+    if a.qk_norm is not None and not a.qk_norm.after_rope:
+        x = normed(x, a.qk_norm)
+    if a.rope is not None:
+        x = ops.rope(x, heads, a.rope)
+    if a.qk_norm is not None and a.qk_norm.after_rope:
+        x = normed(x, a.qk_norm)
+    return x
+
+
+def _clipped(ops: Ops[T, R], x: T, limit: float | None) -> T:
+    return x if limit is None else ops.clip(x, limit)

@@ -1,0 +1,84 @@
+"""The decoder: tokens -> logits, for every family."""
+
+from __future__ import annotations
+
+from trilens.decoder.attention import grouped_query_attention, latent_attention
+from trilens.decoder.ffn import beside_ffn, dense_ffn, routed_ffn
+from trilens.decoder.ops import Ops, Part, R, T
+from trilens.decoder.weights import (
+    AttentionWeights,
+    BesideWeights,
+    DecoderWeights,
+    DenseWeights,
+    LatentAttentionWeights,
+    LayerWeights,
+    NormWeights,
+    PerLayerInputWeights,
+    RoutedWeights,
+)
+from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Norm, PerLayerInput, Routed
+
+
+def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
+    """The step's tokens -> logits [rows wanted, vocab]."""
+    with ops.at(Part.EMBEDDING):
+        x = _scaled(ops, ops.embed(w.embedding), spec.embedding_scale)
+        rows = _per_layer_rows(ops, spec, w, x)
+    for i, (layer, weights) in enumerate(zip(spec.layers, w.layers, strict=True)):
+        x = _layer(ops, i, layer, weights, x, rows)
+    with ops.at(Part.HEAD):
+        x = ops.norm(ops.last_rows(x), spec.final_norm, w.final_norm)
+        logits = _scaled(ops, ops.linear(x, w.head), spec.head.scale)
+        return logits if spec.head.softcap is None else ops.softcap(logits, spec.head.softcap)
+
+
+def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
+    with ops.at(Part.PROJECTIONS, i):
+        y = _normed(ops, x, layer.attention_in, w.attention_in)
+    match layer.attention, w.attention:
+        case Attention() as a, AttentionWeights() as aw:
+            y = grouped_query_attention(ops, i, a, aw, y)
+        case LatentAttention() as a, LatentAttentionWeights() as aw:
+            y = latent_attention(ops, i, a, aw, y)
+    with ops.at(Part.PROJECTIONS, i):
+        y = _normed(ops, y, layer.attention_out, w.attention_out)
+        x = ops.add(x, _scaled(ops, y, layer.residual_scale))
+    with ops.at(Part.FEED_FORWARD, i):
+        y = _normed(ops, x, layer.feed_forward_in, w.feed_forward_in)
+    match layer.feed_forward, w.feed_forward:
+        case Dense() as f, DenseWeights() as fw:
+            y = dense_ffn(ops, i, f, fw, y)
+        case Routed() as f, RoutedWeights() as fw:
+            y = routed_ffn(ops, i, f, fw, y)
+        case Beside() as f, BesideWeights() as fw:
+            y = beside_ffn(ops, i, f, fw, y, x)
+    with ops.at(Part.FEED_FORWARD, i):
+        y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
+        x = ops.add(x, _scaled(ops, y, layer.residual_scale))
+        if layer.per_layer_input is not None and w.per_layer_input is not None and rows is not None:
+            x = _per_layer_input(ops, i, layer.per_layer_input, w.per_layer_input, x, rows)
+        return x if w.scalar is None else ops.mul(x, w.scalar)
+
+
+def _per_layer_rows(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T | None:
+    """[N, layers * width]: each token's own row for each layer, where the model has them."""
+    table, tw = spec.per_layer_table, w.per_layer_table
+    if table is None or tw is None:
+        return None
+    projected = ops.scale(ops.linear(x, tw.projection), table.projection_scale)
+    projected = ops.norm(projected, table.norm, tw.norm, len(spec.layers))
+    return ops.scale(ops.add(projected, _scaled(ops, ops.embed(tw.table), table.table_scale)), table.join_scale)
+
+
+def _per_layer_input(ops: Ops[T, R], i: int, p: PerLayerInput, w: PerLayerInputWeights, x: T, rows: T) -> T:
+    own = ops.slice(rows, 1, i * p.width, (i + 1) * p.width)
+    y = ops.linear(ops.glu(ops.linear(x, w.gate), own, p.glu), w.out)
+    return ops.add(x, ops.norm(y, p.norm, w.norm))
+
+
+def _normed(ops: Ops[T, R], x: T, norm: Norm | None, w: NormWeights | None) -> T:
+    return x if norm is None or w is None else ops.norm(x, norm, w)
+
+
+def _scaled(ops: Ops[T, R], x: T, factor: float) -> T:
+    return x if factor == 1.0 else ops.scale(x, factor)

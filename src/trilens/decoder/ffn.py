@@ -1,0 +1,38 @@
+"""Feed-forwards: dense, routed, or both side by side."""
+
+from __future__ import annotations
+
+from trilens.decoder.ops import Ops, Part, R, T
+from trilens.decoder.weights import BesideWeights, DenseWeights, RoutedWeights
+from trilens.spec.model import Beside, Dense, Routed
+
+
+def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> T:
+    """Every token through every weight."""
+    with ops.at(Part.FEED_FORWARD, layer):
+        return ops.linear(ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), ffn.glu), w.down)
+
+
+def routed_ffn(ops: Ops[T, R], layer: int, ffn: Routed, w: RoutedWeights, x: T, router_input: T | None = None) -> T:
+    """Every token through the few experts its router picks, and through the shared one."""
+    with ops.at(Part.ROUTER, layer):
+        logits = ops.linear(x if router_input is None else router_input, w.router)
+        routes = ops.route(logits, ffn.router, w.correction_bias, w.expert_scale)
+    with ops.at(Part.FEED_FORWARD, layer):
+        y = ops.experts(x, routes, w.experts, ffn)
+        if ffn.shared is None or w.shared is None:
+            return y
+        return ops.add(y, dense_ffn(ops, layer, ffn.shared, w.shared, x))
+
+
+def beside_ffn(ops: Ops[T, R], layer: int, ffn: Beside, w: BesideWeights, x: T, residual: T) -> T:
+    """The dense one reads the normalised `x`, the routed one and its router the residual through norms of their own."""
+    dense = dense_ffn(ops, layer, ffn.dense, w.dense, x)
+    with ops.at(Part.FEED_FORWARD, layer):
+        dense = ops.norm(dense, ffn.dense_out, w.dense_out)
+        routed_in = ops.norm(residual, ffn.routed_in, w.routed_in)
+    with ops.at(Part.ROUTER, layer):
+        router_input = ops.norm(residual, ffn.router_norm, w.router_norm)
+    routed = routed_ffn(ops, layer, ffn.routed, w.routed, routed_in, router_input)
+    with ops.at(Part.FEED_FORWARD, layer):
+        return ops.add(dense, ops.norm(routed, ffn.routed_out, w.routed_out))

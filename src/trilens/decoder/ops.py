@@ -1,0 +1,116 @@
+"""The vocabulary of the forward pass: what an executor has to be able to do. No family has a name here.
+
+A value `T` is a matrix of one row per token of the step: [N, width]. Heads lie side by side in a row. The decoder
+never sees N, a position or a length: the executor knows the step's tokens, their sequences and their positions.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter
+from trilens.spec.model import Cache, Glu, Mask, Norm, PositionScale, Rope, Routed, Router
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Part(StrEnum):
+    """What an operation belongs to; costs and profiles fall out by part."""
+
+    EMBEDDING = "embedding"
+    PROJECTIONS = "attention_projections"
+    ATTENTION = "attention"
+    FEED_FORWARD = "feed_forward"
+    ROUTER = "router"
+    HEAD = "head"
+
+
+class Ops(Protocol[T, R]):
+    """One executor's way of doing each operation. `T` is its handle of a matrix, `R` of a routing decision."""
+
+    def at(self, part: Part, layer: int | None = None) -> AbstractContextManager[None]:
+        """Everything inside belongs to this part of this layer."""
+        ...
+
+    # ---- in and out
+    def embed(self, table: Parameter) -> T:
+        """[N, width]: the row of `table` of each token of the step."""
+        ...
+
+    def last_rows(self, x: T) -> T:
+        """The rows whose logits are wanted: each sequence's last, unless the step asks for all."""
+        ...
+
+    # ---- matrices
+    def linear(self, x: T, w: LinearWeights) -> T:
+        """[N, in] -> [N, out]: x @ weight.T + bias."""
+        ...
+
+    def head_linear(self, x: T, weight: Parameter) -> T:
+        """[N, H * in] -> [N, H * out]: head h by its own matrix weight[h], [out, in]."""
+        ...
+
+    # ---- rows
+    def norm(self, x: T, norm: Norm, w: NormWeights, groups: int = 1) -> T:
+        """Each row in `groups` equal parts, each normalised by itself; weight and bias are one part wide."""
+        ...
+
+    def rope(self, x: T, heads: int, rope: Rope) -> T:
+        """The first `rope.dim` dimensions of each of `heads` heads turned by the token's position; the others pass."""
+        ...
+
+    def scale_by_position(self, x: T, rule: PositionScale) -> T: ...
+
+    def clip(self, x: T, limit: float) -> T:
+        """min(max(x, -limit), limit)."""
+        ...
+
+    def slice(self, x: T, groups: int, start: int, stop: int) -> T:
+        """Columns start..stop of each of `groups` equal parts: [N, groups * (stop - start)]."""
+        ...
+
+    def join(self, a: T, b: T, groups: int) -> T:
+        """Part by part, a's columns then b's: the inverse of two slices."""
+        ...
+
+    def add(self, a: T, b: T) -> T: ...
+
+    def mul(self, x: T, factor: Parameter) -> T:
+        """x times a learned row, or a learned single number."""
+        ...
+
+    def scale(self, x: T, factor: float) -> T: ...
+
+    def softcap(self, x: T, cap: float) -> T:
+        """cap * tanh(x / cap)."""
+        ...
+
+    def glu(self, gate: T, up: T, glu: Glu) -> T:
+        """curve(gate) * up, as `Glu` says."""
+        ...
+
+    # ---- attention
+    def write_kv(self, cache: Cache, k: T, v: T | None) -> None:
+        """Keep this step's keys [N, K * key_dim] and values [N, K * value_dim]; `v` is None for a latent cache."""
+        ...
+
+    def attend(
+        self, q: T, cache: Cache, heads: int, mask: Mask, scale: float, softcap: float | None, sinks: Parameter | None
+    ) -> T:
+        """[N, H * key_dim] -> [N, H * value_dim]: softmax(softcap(q . k * scale)) over the visible positions, times v.
+
+        `sinks` [H] is one more logit per head that takes its share and has no value.
+        """
+        ...
+
+    # ---- experts
+    def route(self, logits: T, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None) -> R:
+        """[N, E] -> for each token `router.chosen` experts in order of rank, with their weights."""
+        ...
+
+    def experts(self, x: T, routes: R, w: DenseWeights, ffn: Routed) -> T:
+        """Each token through its chosen experts, their results added in order of rank."""
+        ...

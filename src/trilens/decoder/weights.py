@@ -1,0 +1,301 @@
+"""Spec -> the name and shape of every tensor the decoder uses. The tree mirrors the spec; the leaves are `Parameter`s."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from math import prod
+
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Cache,
+    Dense,
+    FeedForward,
+    LatentAttention,
+    Layer,
+    ModelSpec,
+    Norm,
+    PerLayerInput,
+    PerLayerTable,
+    Routed,
+)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One tensor, by name. Matrices are [out, in], experts [E, out, in], per-head matrices [H, out, in], tables [rows, width]."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    weight: Parameter
+    bias: Parameter | None
+
+
+@dataclass(frozen=True)
+class NormWeights:
+    weight: Parameter | None
+    bias: Parameter | None
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    q: LinearWeights
+    k: LinearWeights | None
+    v: LinearWeights | None
+    out: LinearWeights
+    q_norm: NormWeights | None
+    k_norm: NormWeights | None
+    v_norm: NormWeights | None
+    sinks: Parameter | None
+
+
+@dataclass(frozen=True)
+class LatentAttentionWeights:
+    """`k_up` [H, kv_rank, nope_dim] carries queries into the latent space, `v_up` [H, value_dim, kv_rank] results out of it."""
+
+    q: LinearWeights | None
+    q_down: LinearWeights | None
+    q_norm: NormWeights | None
+    q_up: LinearWeights | None
+    kv_down: LinearWeights
+    kv_norm: NormWeights
+    k_up: Parameter
+    v_up: Parameter
+    out: LinearWeights
+
+
+@dataclass(frozen=True)
+class DenseWeights:
+    gate: LinearWeights
+    up: LinearWeights
+    down: LinearWeights
+
+
+@dataclass(frozen=True)
+class RoutedWeights:
+    router: LinearWeights
+    correction_bias: Parameter | None
+    expert_scale: Parameter | None
+    experts: DenseWeights
+    shared: DenseWeights | None
+
+
+@dataclass(frozen=True)
+class BesideWeights:
+    dense: DenseWeights
+    routed: RoutedWeights
+    dense_out: NormWeights
+    routed_in: NormWeights
+    routed_out: NormWeights
+    router_norm: NormWeights
+
+
+@dataclass(frozen=True)
+class PerLayerInputWeights:
+    gate: LinearWeights
+    out: LinearWeights
+    norm: NormWeights
+
+
+@dataclass(frozen=True)
+class PerLayerTableWeights:
+    table: Parameter
+    projection: LinearWeights
+    norm: NormWeights
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    attention: AttentionWeights | LatentAttentionWeights
+    feed_forward: DenseWeights | RoutedWeights | BesideWeights
+    attention_in: NormWeights | None
+    attention_out: NormWeights | None
+    feed_forward_in: NormWeights | None
+    feed_forward_out: NormWeights | None
+    per_layer_input: PerLayerInputWeights | None
+    scalar: Parameter | None
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    embedding: Parameter
+    per_layer_table: PerLayerTableWeights | None
+    layers: tuple[LayerWeights, ...]
+    final_norm: NormWeights
+    head: LinearWeights
+
+
+def decoder_weights(spec: ModelSpec) -> DecoderWeights:
+    """The whole tree. A tied head's matrix *is* the embedding's parameter."""
+    embedding = Parameter("embedding", (spec.vocab, spec.width))
+    head_bias = Parameter("head.bias", (spec.vocab,)) if spec.head.bias else None
+    head = embedding if spec.head.tied else Parameter("head", (spec.vocab, spec.width))
+    return DecoderWeights(
+        embedding=embedding,
+        per_layer_table=_per_layer_table(spec.per_layer_table, spec.width, len(spec.layers)),
+        layers=tuple(_layer(f"layers.{i}.", layer, spec.width) for i, layer in enumerate(spec.layers)),
+        final_norm=_norm("final_norm", spec.final_norm, spec.width),
+        head=LinearWeights(head, head_bias),
+    )
+
+
+def parameters(weights: object) -> Iterator[Parameter]:
+    """Every distinct parameter of a tree, in the decoder's order; a tied table comes once."""
+    seen: set[str] = set()
+
+    def walk(node: object) -> Iterator[Parameter]:
+        if isinstance(node, Parameter):
+            if node.name not in seen:
+                seen.add(node.name)
+                yield node
+        elif isinstance(node, tuple):
+            for child in node:
+                yield from walk(child)
+        elif is_dataclass(node):
+            for f in fields(node):
+                yield from walk(getattr(node, f.name))
+
+    return walk(weights)
+
+
+def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
+    attention: AttentionWeights | LatentAttentionWeights
+    match layer.attention:
+        case Attention() as a:
+            attention = _attention(at + "attention.", a, width)
+        case LatentAttention() as a:
+            attention = _latent_attention(at + "attention.", a, width)
+    return LayerWeights(
+        attention=attention,
+        feed_forward=_feed_forward(at + "feed_forward.", layer.feed_forward, width),
+        attention_in=_optional_norm(at + "attention_in", layer.attention_in, width),
+        attention_out=_optional_norm(at + "attention_out", layer.attention_out, width),
+        feed_forward_in=_optional_norm(at + "feed_forward_in", layer.feed_forward_in, width),
+        feed_forward_out=_optional_norm(at + "feed_forward_out", layer.feed_forward_out, width),
+        per_layer_input=_per_layer_input(at + "per_layer_input.", layer.per_layer_input, width),
+        scalar=Parameter(at + "scalar", (1,)) if layer.scalar else None,
+    )
+
+
+def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
+    cache: Cache = a.cache
+    queries, keys, values = a.heads * cache.key_dim, cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
+    has_value_matrix = a.writes and not a.value_is_key
+    q_norm = k_norm = None
+    if a.qk_norm is not None:
+        q_norm = _norm(at + "q_norm", a.qk_norm.norm, queries if a.qk_norm.whole else cache.key_dim)
+        if a.writes:
+            k_norm = _norm(at + "k_norm", a.qk_norm.norm, keys if a.qk_norm.whole else cache.key_dim)
+    return AttentionWeights(
+        q=_linear(at + "q", queries, width, a.qkv_bias),
+        k=_linear(at + "k", keys, width, a.qkv_bias) if a.writes else None,
+        v=_linear(at + "v", values, width, a.qkv_bias) if has_value_matrix else None,
+        out=_linear(at + "out", width, a.heads * cache.value_dim, a.out_bias),
+        q_norm=q_norm,
+        k_norm=k_norm,
+        v_norm=_norm(at + "v_norm", a.value_norm, cache.value_dim) if a.writes and a.value_norm else None,
+        sinks=Parameter(at + "sinks", (a.heads,)) if a.sinks else None,
+    )
+
+
+def _latent_attention(at: str, a: LatentAttention, width: int) -> LatentAttentionWeights:
+    queries = a.heads * (a.nope_dim + a.rope_dim)
+    direct = a.q_rank is None
+    return LatentAttentionWeights(
+        q=_linear(at + "q", queries, width, False) if direct else None,
+        q_down=_linear(at + "q_down", a.q_rank, width, a.bias) if a.q_rank is not None else None,
+        q_norm=_norm(at + "q_norm", a.latent_norm, a.q_rank) if a.q_rank is not None else None,
+        q_up=_linear(at + "q_up", queries, a.q_rank, False) if a.q_rank is not None else None,
+        kv_down=_linear(at + "kv_down", a.kv_rank + a.rope_dim, width, a.bias),
+        kv_norm=_norm(at + "kv_norm", a.latent_norm, a.kv_rank),
+        k_up=Parameter(at + "k_up", (a.heads, a.kv_rank, a.nope_dim)),
+        v_up=Parameter(at + "v_up", (a.heads, a.value_dim, a.kv_rank)),
+        out=_linear(at + "out", width, a.heads * a.value_dim, a.bias),
+    )
+
+
+def _feed_forward(at: str, ffn: FeedForward, width: int) -> DenseWeights | RoutedWeights | BesideWeights:
+    match ffn:
+        case Dense():
+            return _dense(at, ffn, width)
+        case Routed():
+            return _routed(at, ffn, width)
+        case Beside():
+            return BesideWeights(
+                dense=_dense(at + "dense.", ffn.dense, width),
+                routed=_routed(at + "routed.", ffn.routed, width),
+                dense_out=_norm(at + "dense_out", ffn.dense_out, width),
+                routed_in=_norm(at + "routed_in", ffn.routed_in, width),
+                routed_out=_norm(at + "routed_out", ffn.routed_out, width),
+                router_norm=_norm(at + "router_norm", ffn.router_norm, width),
+            )
+
+
+def _dense(at: str, ffn: Dense, width: int) -> DenseWeights:
+    return DenseWeights(
+        gate=_linear(at + "gate", ffn.width, width, ffn.bias),
+        up=_linear(at + "up", ffn.width, width, ffn.bias),
+        down=_linear(at + "down", width, ffn.width, ffn.bias),
+    )
+
+
+def _routed(at: str, ffn: Routed, width: int) -> RoutedWeights:
+    router, experts = ffn.router, ffn.router.experts
+    return RoutedWeights(
+        router=_linear(at + "router", experts, width, router.bias),
+        correction_bias=Parameter(at + "correction_bias", (experts,)) if router.correction_bias else None,
+        expert_scale=Parameter(at + "expert_scale", (experts,)) if router.expert_scale else None,
+        experts=DenseWeights(
+            gate=_linear(at + "experts.gate", ffn.width, width, ffn.bias, experts),
+            up=_linear(at + "experts.up", ffn.width, width, ffn.bias, experts),
+            down=_linear(at + "experts.down", width, ffn.width, ffn.bias, experts),
+        ),
+        shared=_dense(at + "shared.", ffn.shared, width) if ffn.shared else None,
+    )
+
+
+def _per_layer_input(at: str, p: PerLayerInput | None, width: int) -> PerLayerInputWeights | None:
+    if p is None:
+        return None
+    return PerLayerInputWeights(
+        gate=_linear(at + "gate", p.width, width, False),
+        out=_linear(at + "out", width, p.width, False),
+        norm=_norm(at + "norm", p.norm, width),
+    )
+
+
+def _per_layer_table(p: PerLayerTable | None, width: int, layers: int) -> PerLayerTableWeights | None:
+    if p is None:
+        return None
+    return PerLayerTableWeights(
+        table=Parameter("per_layer_table", (p.vocab, layers * p.width)),
+        projection=_linear("per_layer_projection", layers * p.width, width, False),
+        norm=_norm("per_layer_norm", p.norm, p.width),
+    )
+
+
+def _linear(name: str, out: int, inner: int, bias: bool, experts: int | None = None) -> LinearWeights:
+    stack = () if experts is None else (experts,)
+    return LinearWeights(
+        Parameter(name, (*stack, out, inner)), Parameter(name + ".bias", (*stack, out)) if bias else None
+    )
+
+
+def _norm(name: str, norm: Norm, width: int) -> NormWeights:
+    return NormWeights(
+        Parameter(name, (width,)) if norm.weight else None, Parameter(name + ".bias", (width,)) if norm.bias else None
+    )
+
+
+def _optional_norm(name: str, norm: Norm | None, width: int) -> NormWeights | None:
+    return None if norm is None else _norm(name, norm, width)

@@ -1,0 +1,337 @@
+"""What a step costs: the decoder run on shapes alone. Plain integers; no weights, no numpy, no torch.
+
+A multiply-add counts as two operations. Counted are the matrix products (projections, experts, router, head) and
+attention's two products over the query-key pairs that are visible; norms, activations, softmax and rotations are not
+(they are under one operation in a thousand), nor does PyTorch's counter see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import cache as memoised
+
+from trilens.decoder.decoder import decode
+from trilens.decoder.ops import Part
+from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
+from trilens.spec.model import (
+    Cache,
+    Chunk,
+    Full,
+    Glu,
+    Mask,
+    ModelSpec,
+    Norm,
+    PositionScale,
+    Rope,
+    Routed,
+    Router,
+    Window,
+    first_visible,
+)
+
+
+@dataclass(frozen=True)
+class Span:
+    """One sequence in a step: `past` tokens are cached already, `new` ones are computed, `logits` rows are wanted."""
+
+    past: int
+    new: int
+    logits: int = 1
+
+
+@dataclass(frozen=True)
+class Touched:
+    """A parameter that a step reads: `elements` of it (expected, where a router decides); `looked_up` row by row or not."""
+
+    parameter: Parameter
+    elements: Fraction
+    looked_up: bool = False
+
+
+@dataclass
+class PartCost:
+    """Costs of one part of one layer.
+
+    `masked_flops` takes attention's whole rectangle, masked pairs included. `kv_elements_read` is one pass over the cache
+    for all of a sequence's new tokens; `kv_elements_read_singly` one pass for each of them, as in decoding.
+    """
+
+    flops: int = 0
+    masked_flops: int = 0
+    kv_elements_read: int = 0
+    kv_elements_read_singly: int = 0
+    kv_elements_written: int = 0
+    touched: list[Touched] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """The cost of one step, by (layer, part); layer is None for what stands outside the layers."""
+
+    parts: dict[tuple[int | None, Part], PartCost]
+
+    def flops(self, part: Part | None = None, layer: int | None = None) -> int:
+        return sum(cost.flops for cost in self._of(part, layer))
+
+    def masked_flops(self, part: Part | None = None) -> int:
+        return sum(cost.masked_flops for cost in self._of(part, None))
+
+    def flops_by_part(self) -> dict[str, int]:
+        """Every part by name, in the decoder's order, and `total`."""
+        return {**{part.value: self.flops(part) for part in Part}, "total": self.flops()}
+
+    def weight_bytes(self, bytes_per_element: Callable[[Parameter], Fraction], part: Part | None = None) -> int:
+        """Bytes of weights read, each parameter once; a routed layer's experts as many as are expected to fire."""
+        read: dict[str, Touched] = {}
+        for cost in self._of(part, None):
+            for touch in cost.touched:
+                known = read.get(touch.parameter.name)
+                if known is None or known.elements < touch.elements:
+                    read[touch.parameter.name] = touch
+        return round(sum(t.elements * bytes_per_element(t.parameter) for t in read.values()))
+
+    def kv_elements_read(self, singly: bool = False) -> int:
+        return sum(c.kv_elements_read_singly if singly else c.kv_elements_read for c in self.parts.values())
+
+    def kv_elements_written(self) -> int:
+        return sum(cost.kv_elements_written for cost in self.parts.values())
+
+    def _of(self, part: Part | None, layer: int | None) -> Iterator[PartCost]:
+        for (at_layer, at_part), cost in self.parts.items():
+            if (part is None or at_part is part) and (layer is None or at_layer == layer):
+                yield cost
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """`total`: every distinct weight or persistent buffer of the text decoder. `active`: less the experts that do not fire
+    and all but one row of every table that is only looked up; `active_with_embeddings` counts those tables whole."""
+
+    total: int
+    active: int
+    active_with_embeddings: int
+
+    @property
+    def every_weight_fires(self) -> bool:
+        """Total = active, judged with whole tables."""
+        return self.total == self.active_with_embeddings
+
+
+def step_cost(spec: ModelSpec, spans: Sequence[Span]) -> StepCost:
+    """Run the decoder over the shapes of one step."""
+    ops = _Accountant(tuple(spans))
+    decode(ops, spec, decoder_weights(spec))
+    return StepCost(ops.parts)
+
+
+def token_cost(spec: ModelSpec, context: int = 1, batch: int = 1) -> StepCost:
+    """One token for each of `batch` sequences, each seeing `context` positions, its own included."""
+    return step_cost(spec, [Span(past=context - 1, new=1)] * batch)
+
+
+@memoised
+def count_parameters(spec: ModelSpec) -> ParameterCount:
+    """What one token touches, against what there is."""
+    every = {p.name: p for p in parameters(decoder_weights(spec))}
+    touched: dict[str, Fraction] = {}
+    multiplied: set[str] = set()
+    for cost in token_cost(spec).parts.values():
+        for touch in cost.touched:
+            name = touch.parameter.name
+            touched[name] = max(touched.get(name, Fraction(0)), touch.elements)
+            if not touch.looked_up:
+                multiplied.add(name)
+    unused = set(every) - set(touched)
+    assert not unused, f"the decoder never uses {sorted(unused)}"
+    total = sum(p.size for p in every.values())
+    active = sum(touched.values(), Fraction(0))
+    whole = sum((e if n in multiplied else Fraction(every[n].size) for n, e in touched.items()), Fraction(0))
+    return ParameterCount(total, int(active), int(whole))
+
+
+def kv_bytes(spec: ModelSpec, tokens: int, bytes_per_element: Fraction | int = 2) -> int:
+    """Bytes of cache that one sequence of `tokens` holds; windows and chunks hold no more than they can still see."""
+    return int(sum(c.kept(tokens) * c.width for c in spec.caches) * Fraction(bytes_per_element))
+
+
+def distinct_experts(experts: int, chosen: int, tokens: int) -> Fraction:
+    """Expected number of different experts that `tokens` tokens wake when each picks `chosen` of them evenly."""
+    if tokens == 1:
+        return Fraction(chosen)
+    return Fraction(experts * (1.0 - (1.0 - chosen / experts) ** tokens))
+
+
+def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
+    """A gated feed-forward's three matrix products, two operations a multiply-add: 2 * 3 * d_model * d_ffn."""
+    return 2 * 3 * d_model * d_ffn
+
+
+@dataclass(frozen=True)
+class _Rows:
+    rows: int
+    width: int
+
+
+@dataclass(frozen=True)
+class _Routes:
+    rows: int
+    router: Router
+
+
+class _Accountant:
+    """`Ops` on shapes."""
+
+    def __init__(self, spans: tuple[Span, ...]) -> None:
+        self.spans = spans
+        self.parts: dict[tuple[int | None, Part], PartCost] = {}
+        self._cost = PartCost()
+
+    @contextmanager
+    def at(self, part: Part, layer: int | None = None) -> Iterator[None]:
+        outer, self._cost = self._cost, self.parts.setdefault((layer, part), PartCost())
+        yield
+        self._cost = outer
+
+    def embed(self, table: Parameter) -> _Rows:
+        rows = sum(s.new for s in self.spans)
+        elements = min(rows, table.shape[0]) * table.shape[1]
+        self._cost.touched.append(Touched(table, Fraction(elements), looked_up=True))
+        return _Rows(rows, table.shape[1])
+
+    def last_rows(self, x: _Rows) -> _Rows:
+        return _Rows(sum(s.logits for s in self.spans), x.width)
+
+    def linear(self, x: _Rows, w: LinearWeights) -> _Rows:
+        out, inner = w.weight.shape
+        assert x.width == inner, f"{w.weight.name} takes {inner} columns, not {x.width}"
+        self._touch(w.weight, w.weight.size)
+        if w.bias is not None:
+            self._touch(w.bias, w.bias.size)
+        self._flops(2 * x.rows * out * inner)
+        return _Rows(x.rows, out)
+
+    def head_linear(self, x: _Rows, weight: Parameter) -> _Rows:
+        heads, out, inner = weight.shape
+        assert x.width == heads * inner, f"{weight.name} takes {heads * inner} columns, not {x.width}"
+        self._touch(weight, weight.size)
+        self._flops(2 * x.rows * heads * out * inner)
+        return _Rows(x.rows, heads * out)
+
+    def norm(self, x: _Rows, norm: Norm, w: NormWeights, groups: int = 1) -> _Rows:
+        for p in (w.weight, w.bias):
+            if p is not None:
+                assert x.width == groups * p.size, f"{p.name} has {p.size} columns, a part {x.width / groups}"
+                self._touch(p, p.size)
+        return x
+
+    def rope(self, x: _Rows, heads: int, rope: Rope) -> _Rows:
+        assert x.width % heads == 0 and rope.dim <= x.width // heads
+        return x
+
+    def scale_by_position(self, x: _Rows, rule: PositionScale) -> _Rows:
+        return x
+
+    def clip(self, x: _Rows, limit: float) -> _Rows:
+        return x
+
+    def slice(self, x: _Rows, groups: int, start: int, stop: int) -> _Rows:
+        assert x.width % groups == 0 and 0 <= start < stop <= x.width // groups
+        return _Rows(x.rows, groups * (stop - start))
+
+    def join(self, a: _Rows, b: _Rows, groups: int) -> _Rows:
+        return _Rows(a.rows, a.width + b.width)
+
+    def add(self, a: _Rows, b: _Rows) -> _Rows:
+        assert a == b
+        return a
+
+    def mul(self, x: _Rows, factor: Parameter) -> _Rows:
+        self._touch(factor, factor.size)
+        return x
+
+    def scale(self, x: _Rows, factor: float) -> _Rows:
+        return x
+
+    def softcap(self, x: _Rows, cap: float) -> _Rows:
+        return x
+
+    def glu(self, gate: _Rows, up: _Rows, glu: Glu) -> _Rows:
+        assert gate == up
+        return gate
+
+    def write_kv(self, cache: Cache, k: _Rows, v: _Rows | None) -> None:
+        self._cost.kv_elements_written += k.rows * cache.width
+
+    def attend(
+        self,
+        q: _Rows,
+        cache: Cache,
+        heads: int,
+        mask: Mask,
+        scale: float,
+        softcap: float | None,
+        sinks: Parameter | None,
+    ) -> _Rows:
+        assert q.width == heads * cache.key_dim
+        if sinks is not None:
+            self._touch(sinks, sinks.size)
+        per_pair = 2 * heads * (cache.key_dim + cache.value_dim)
+        for span in self.spans:
+            if span.new:
+                keys = span.past + span.new - first_visible(mask, span.past)
+                pairs = visible_pairs(mask, span.past, span.new)
+                self._cost.flops += per_pair * pairs
+                self._cost.masked_flops += per_pair * span.new * keys
+                self._cost.kv_elements_read += keys * cache.width
+                self._cost.kv_elements_read_singly += pairs * cache.width
+        return _Rows(q.rows, heads * cache.value_dim)
+
+    def route(
+        self, logits: _Rows, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None
+    ) -> _Routes:
+        assert logits.width == router.experts
+        for p in (correction_bias, expert_scale):
+            if p is not None:
+                self._touch(p, p.size)
+        return _Routes(logits.rows, router)
+
+    def experts(self, x: _Rows, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Rows:
+        router = routes.router
+        fired = distinct_experts(router.experts, router.chosen, x.rows)
+        for linear in (w.gate, w.up, w.down):
+            _, out, inner = linear.weight.shape
+            for p in (linear.weight, linear.bias):
+                if p is not None:
+                    self._touch(p, fired * p.size / router.experts)
+            self._flops(2 * x.rows * router.chosen * out * inner)
+        return x
+
+    def _flops(self, flops: int) -> None:
+        self._cost.flops += flops
+        self._cost.masked_flops += flops
+
+    def _touch(self, parameter: Parameter, elements: int | Fraction) -> None:
+        self._cost.touched.append(Touched(parameter, Fraction(elements)))
+
+
+def visible_pairs(mask: Mask, past: int, new: int) -> int:
+    """Query-key pairs that `new` tokens behind `past` cached ones see, their own positions included."""
+    return _pairs_up_to(mask, past + new) - _pairs_up_to(mask, past)
+
+
+def _pairs_up_to(mask: Mask, tokens: int) -> int:
+    """Pairs that the first `tokens` tokens of a sequence see."""
+
+    def triangle(n: int) -> int:
+        return n * (n + 1) // 2
+
+    match mask:
+        case Full():
+            return triangle(tokens)
+        case Window(size):
+            return triangle(min(tokens, size)) + max(0, tokens - size) * size
+        case Chunk(size):
+            return tokens // size * triangle(size) + triangle(tokens % size)

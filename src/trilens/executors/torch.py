@@ -1,0 +1,391 @@
+"""The readable reference: every operation computed at once with PyTorch, on any device, with gradients.
+
+Letters in names: N tokens of the step, n tokens of one sequence, M keys, H query heads, K key-value heads, G = H / K,
+E experts, d a head's width. A trailing block of letters gives a tensor's dimensions, as in `q_nHd`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trilens.decoder.decoder import decode
+from trilens.decoder.ops import Part
+from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
+from trilens.errors import BadCheckpoint
+from trilens.spec.model import (
+    Cache,
+    Chunk,
+    Curve,
+    Full,
+    Glu,
+    Mask,
+    ModelSpec,
+    Norm,
+    PositionScale,
+    Rope,
+    Routed,
+    Router,
+    Scoring,
+    Window,
+    first_visible,
+)
+from trilens.spec.rope import rope_table
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trilens.executors.executor import CachedSequence, Feed
+
+
+class TorchSequence:
+    """Keys and values of one sequence. Position `starts[c]` is the first that cache c still holds."""
+
+    def __init__(self, spec: ModelSpec, request_length: int, device: torch.device) -> None:
+        self.request_length = request_length
+        self.length = 0
+        self.caches = spec.caches
+        self.starts = [0] * len(spec.caches)
+        self.keys = [torch.empty(0, c.kv_heads, c.key_dim, device=device) for c in spec.caches]
+        self.values = [torch.empty(0, c.kv_heads, 0 if c.latent else c.value_dim, device=device) for c in spec.caches]
+
+    @property
+    def kv_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def rewind(self, length: int) -> bool:
+        if length > self.length or any(
+            start > first_visible(c.keep, max(length, 0)) for c, start in zip(self.caches, self.starts, strict=True)
+        ):
+            return False
+        for i, start in enumerate(self.starts):
+            self.keys[i] = self.keys[i][: length - start]
+            self.values[i] = self.values[i][: length - start]
+        self.length = length
+        self.drop_unseen()
+        return True
+
+    def drop_unseen(self) -> None:
+        """Let go of what no later token can see."""
+        for i, cache in enumerate(self.caches):
+            held = self.length - self.starts[i]
+            kept = cache.kept(self.length)
+            if held > kept:
+                # A copy, not a view: a view would keep the dropped rows in memory.
+                self.keys[i] = self.keys[i][held - kept :].clone()
+                self.values[i] = self.values[i][held - kept :].clone()
+                self.starts[i] += held - kept
+
+
+class TorchExecutor:
+    """Float32 weights by parameter name; `step` for generation, `forward` for logits as a tensor with gradients."""
+
+    name = "torch"
+    kv_element_bytes = 4
+
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+        self.spec = spec
+        self.weights = decoder_weights(spec)
+        self.tensors = dict(tensors)
+        for p in parameters(self.weights):
+            if p.name not in self.tensors or tuple(self.tensors[p.name].shape) != p.shape:
+                found = tuple(self.tensors[p.name].shape) if p.name in self.tensors else "nothing"
+                raise BadCheckpoint(f"parameter {p.name} should have shape {p.shape}, found {found}")
+        self.device = self.tensors[self.weights.embedding.name].device
+        self._tables: dict[tuple[Rope, int], tuple[Tensor, float]] = {}
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(self.tensors[p.name].numel() * 4 for p in parameters(self.weights))
+
+    def sequence(self, request_length: int) -> TorchSequence:
+        return TorchSequence(self.spec, request_length, self.device)
+
+    def step(self, batch: Sequence[Feed]) -> np.ndarray:
+        with torch.inference_mode():
+            logits = self.forward([(_torch_sequence(f.sequence), f.tokens) for f in batch])
+        numbers: np.ndarray = logits.cpu().numpy()
+        return numbers
+
+    def forward(
+        self, batch: Sequence[tuple[TorchSequence, Sequence[int]]], logits: Literal["last", "all"] = "last"
+    ) -> Tensor:
+        """[rows, vocab]: a row for each sequence's last token, or for every token of the step."""
+        ops = TorchOps(self, batch, logits)
+        result = decode(ops, self.spec, self.weights)
+        for sequence, tokens in batch:
+            sequence.length += len(tokens)
+            sequence.drop_unseen()
+        return result
+
+    def frequencies(self, rope: Rope, request_length: int) -> tuple[Tensor, float]:
+        key = (rope, request_length)
+        if key not in self._tables:
+            table = rope_table(rope, request_length)
+            self._tables[key] = (torch.tensor(table.frequencies, device=self.device), table.factor)
+        return self._tables[key]
+
+
+class TorchRoutes:
+    """Chosen experts [N, chosen] in order of rank, their weights [N, chosen], and every expert's score [N, E]."""
+
+    def __init__(self, ids: Tensor, weights: Tensor, scores: Tensor) -> None:
+        self.ids, self.weights, self.scores = ids, weights, scores
+
+
+class TorchOps:
+    """`Ops` on tensors, for one step."""
+
+    def __init__(
+        self,
+        executor: TorchExecutor,
+        batch: Sequence[tuple[TorchSequence, Sequence[int]]],
+        logits: Literal["last", "all"] = "last",
+    ) -> None:
+        self.executor = executor
+        self.batch = batch
+        self.logits = logits
+        self.tokens = torch.tensor([t for _, tokens in batch for t in tokens], device=executor.device)
+        self.positions = torch.cat(
+            [torch.arange(s.length, s.length + len(tokens), device=executor.device) for s, tokens in batch]
+        )
+        self.routes: list[TorchRoutes] = []
+        self._angles: dict[Rope, tuple[Tensor, Tensor]] = {}
+
+    @contextmanager
+    def at(self, part: Part, layer: int | None = None) -> Iterator[None]:
+        yield
+
+    def _weight(self, p: Parameter) -> Tensor:
+        return self.executor.tensors[p.name]
+
+    def _bias(self, p: Parameter | None) -> Tensor | None:
+        return None if p is None else self.executor.tensors[p.name]
+
+    # ---- in and out
+    def embed(self, table: Parameter) -> Tensor:
+        return F.embedding(self.tokens, self._weight(table))
+
+    def last_rows(self, x: Tensor) -> Tensor:
+        if self.logits == "all":
+            return x
+        ends = torch.tensor([len(tokens) for _, tokens in self.batch], device=x.device).cumsum(0)
+        return x[ends - 1]
+
+    # ---- matrices
+    def linear(self, x: Tensor, w: LinearWeights) -> Tensor:
+        return F.linear(x, self._weight(w.weight), self._bias(w.bias))
+
+    def head_linear(self, x: Tensor, weight: Parameter) -> Tensor:
+        w_Hoi = self._weight(weight)
+        x_HNi = x.unflatten(-1, (w_Hoi.shape[0], -1)).transpose(0, 1)
+        return (x_HNi @ w_Hoi.transpose(1, 2)).transpose(0, 1).flatten(1)
+
+    # ---- rows
+    def norm(self, x: Tensor, norm: Norm, w: NormWeights, groups: int = 1) -> Tensor:
+        parts = x.unflatten(-1, (groups, -1))
+        if norm.centred:
+            parts = parts - parts.mean(-1, keepdim=True)
+        parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + norm.eps)
+        if w.weight is not None:
+            parts = parts * self._weight(w.weight)
+        if w.bias is not None:
+            parts = parts + self._weight(w.bias)
+        return parts.flatten(-2)
+
+    def rope(self, x: Tensor, heads: int, rope: Rope) -> Tensor:
+        x_NHd = x.unflatten(-1, (heads, -1))
+        turned, passed = x_NHd[..., : rope.dim], x_NHd[..., rope.dim :]
+        cos, sin = self._cos_sin(rope)
+        if rope.interleaved:
+            a, b = turned[..., 0::2], turned[..., 1::2]
+            turned = torch.stack((a * cos - b * sin, b * cos + a * sin), -1).flatten(-2)
+        else:
+            a, b = turned.chunk(2, -1)
+            turned = torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+        return torch.cat((turned, passed), -1).flatten(1)
+
+    def _cos_sin(self, rope: Rope) -> tuple[Tensor, Tensor]:
+        """[N, 1, rope.dim / 2] each, by the table of each token's own request."""
+        if rope not in self._angles:
+            cos, sin, at = [], [], 0
+            for sequence, tokens in self.batch:
+                frequencies, factor = self.executor.frequencies(rope, sequence.request_length)
+                angles = self.positions[at : at + len(tokens), None, None].float() * frequencies
+                cos.append(angles.cos() * factor)
+                sin.append(angles.sin() * factor)
+                at += len(tokens)
+            self._angles[rope] = torch.cat(cos), torch.cat(sin)
+        return self._angles[rope]
+
+    def scale_by_position(self, x: Tensor, rule: PositionScale) -> Tensor:
+        periods = torch.floor((self.positions.float() + rule.offset) / rule.period)
+        return x * (1 + rule.beta * torch.log1p(periods))[:, None]
+
+    def clip(self, x: Tensor, limit: float) -> Tensor:
+        return x.clamp(-limit, limit)
+
+    def slice(self, x: Tensor, groups: int, start: int, stop: int) -> Tensor:
+        return x.unflatten(-1, (groups, -1))[..., start:stop].flatten(1)
+
+    def join(self, a: Tensor, b: Tensor, groups: int) -> Tensor:
+        return torch.cat((a.unflatten(-1, (groups, -1)), b.unflatten(-1, (groups, -1))), -1).flatten(1)
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+    def mul(self, x: Tensor, factor: Parameter) -> Tensor:
+        return x * self._weight(factor)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        return cap * torch.tanh(x / cap)
+
+    def glu(self, gate: Tensor, up: Tensor, glu: Glu) -> Tensor:
+        if glu.clamp is not None:
+            gate, up = gate.clamp(max=glu.clamp), up.clamp(-glu.clamp, glu.clamp)
+        if glu.up_offset:
+            up = up + glu.up_offset
+        match glu.curve:
+            case Curve.SILU:
+                return (F.silu(gate) if glu.slope == 1.0 else gate * torch.sigmoid(gate * glu.slope)) * up
+            case Curve.GELU:
+                return F.gelu(gate) * up
+            case Curve.GELU_TANH:
+                return F.gelu(gate, approximate="tanh") * up
+
+    # ---- attention
+    def write_kv(self, cache: Cache, k: Tensor, v: Tensor | None) -> None:
+        at = 0
+        for sequence, tokens in self.batch:
+            rows = slice(at, at + len(tokens))
+            k_nKd = k[rows].unflatten(-1, (cache.kv_heads, -1))
+            sequence.keys[cache.index] = torch.cat((sequence.keys[cache.index], k_nKd))
+            if v is not None:
+                v_nKd = v[rows].unflatten(-1, (cache.kv_heads, -1))
+                sequence.values[cache.index] = torch.cat((sequence.values[cache.index], v_nKd))
+            at += len(tokens)
+
+    def attend(
+        self,
+        q: Tensor,
+        cache: Cache,
+        heads: int,
+        mask: Mask,
+        scale: float,
+        softcap: float | None,
+        sinks: Parameter | None,
+    ) -> Tensor:
+        results, at = [], 0
+        for sequence, tokens in self.batch:
+            n, past = len(tokens), sequence.length
+            q_KGnd = q[at : at + n].unflatten(-1, (cache.kv_heads, heads // cache.kv_heads, -1)).permute(1, 2, 0, 3)
+            first = first_visible(mask, past)
+            keys = sequence.keys[cache.index][first - sequence.starts[cache.index] :]
+            values = keys[..., : cache.value_dim] if cache.latent else sequence.values[cache.index]
+            values = values[values.shape[0] - keys.shape[0] :]
+            k_K1dM = keys.permute(1, 2, 0)[:, None]
+            scores = q_KGnd @ k_K1dM.expand(-1, q_KGnd.shape[1], -1, -1) * scale
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
+            visible = _visible(mask, past, n, first, keys.shape[0], q.device)
+            scores = scores.masked_fill(~visible, float("-inf"))
+            if sinks is not None:
+                s_KG11 = self._weight(sinks).view(cache.kv_heads, -1, 1, 1)
+                scores = torch.cat((scores, s_KG11.expand(-1, -1, n, -1)), -1)
+            shares = scores.softmax(-1)[..., : keys.shape[0]]
+            v_K1Md = values.transpose(0, 1)[:, None]
+            y_KGnd = shares @ v_K1Md.expand(-1, q_KGnd.shape[1], -1, -1)
+            results.append(y_KGnd.permute(2, 0, 1, 3).flatten(1))
+            at += n
+        return torch.cat(results)
+
+    # ---- experts
+    def route(
+        self, logits: Tensor, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None
+    ) -> TorchRoutes:
+        match router.scoring:
+            case Scoring.SPARSEMIXER:
+                ids, weights, scores = _sparsemixer(logits, router)
+            case Scoring.TOP_SOFTMAX:
+                scores = logits
+                ids = _allowed(scores, router).topk(router.chosen, -1).indices
+                weights = logits.gather(-1, ids).softmax(-1)
+            case Scoring.SOFTMAX | Scoring.SIGMOID:
+                scores = logits.softmax(-1) if router.scoring is Scoring.SOFTMAX else logits.sigmoid()
+                for_choice = scores if correction_bias is None else scores + self._weight(correction_bias)
+                ids = _allowed(for_choice, router).topk(router.chosen, -1).indices
+                weights = scores.gather(-1, ids)
+        if router.renormalise:
+            weights = weights / (weights.sum(-1, keepdim=True) + router.renormalise_eps)
+        if router.scale != 1.0:
+            weights = weights * router.scale
+        if expert_scale is not None:
+            weights = weights * self._weight(expert_scale)[ids]
+        routes = TorchRoutes(ids, weights, scores)
+        self.routes.append(routes)
+        return routes
+
+    def experts(self, x: Tensor, routes: TorchRoutes, w: DenseWeights, ffn: Routed) -> Tensor:
+        result = x.new_zeros(x.shape[0], w.down.weight.shape[1])
+        for expert in routes.ids.unique().tolist():
+            token, rank = (routes.ids == expert).nonzero(as_tuple=True)
+            weight = routes.weights[token, rank, None]
+            x_e = x[token] * weight if ffn.weight_on_input else x[token]
+            gate, up = self._expert(x_e, w.gate, expert), self._expert(x_e, w.up, expert)
+            y = self._expert(self.glu(gate, up, ffn.glu), w.down, expert)
+            result = result.index_add(0, token, y if ffn.weight_on_input else y * weight)
+        return result
+
+    def _expert(self, x: Tensor, w: LinearWeights, expert: int) -> Tensor:
+        return F.linear(x, self._weight(w.weight)[expert], None if w.bias is None else self._weight(w.bias)[expert])
+
+
+def _visible(mask: Mask, past: int, n: int, first: int, keys: int, device: torch.device) -> Tensor:
+    """[n, M]: which of the keys from position `first` on each of the n tokens behind `past` sees."""
+    q = torch.arange(past, past + n, device=device)[:, None]
+    k = torch.arange(first, first + keys, device=device)[None]
+    match mask:
+        case Full():
+            return k <= q
+        case Window(size):
+            return (k <= q) & (k > q - size)
+        case Chunk(size):
+            return (k <= q) & (k // size == q // size)
+
+
+def _allowed(scores: Tensor, router: Router) -> Tensor:
+    """Scores with the experts of the groups that were not chosen put out of reach."""
+    if router.groups is None:
+        return scores
+    by_group = scores.unflatten(-1, (router.groups.count, -1))
+    group_scores = by_group.topk(router.groups.best, -1).values.sum(-1)
+    chosen = group_scores.topk(router.groups.chosen, -1).indices
+    keep = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, chosen, True)
+    return by_group.masked_fill(~keep[..., None], float("-inf")).flatten(-2)
+
+
+def _sparsemixer(logits: Tensor, router: Router) -> tuple[Tensor, Tensor, Tensor]:
+    """Place by place: the best remaining expert, weighed by a softmax over those within `2 * jitter` of it."""
+    ids, weights, remaining = [], [], logits
+    for _ in range(router.chosen):
+        best, index = remaining.max(-1, keepdim=True)
+        # the distance is measured on the unmasked logits, relative to the larger of |logit| and the best
+        far = (best - logits) / logits.abs().clamp(min=best) > 2 * router.jitter
+        shares = remaining.masked_fill(far, float("-inf")).softmax(-1)
+        ids.append(index)
+        weights.append(shares.gather(-1, index))
+        remaining = remaining.scatter(-1, index, float("-inf"))
+    return torch.cat(ids, -1), torch.cat(weights, -1), logits
+
+
+def _torch_sequence(sequence: CachedSequence) -> TorchSequence:
+    assert isinstance(sequence, TorchSequence), "a sequence belongs to the executor that made it"
+    return sequence

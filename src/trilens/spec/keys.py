@@ -1,0 +1,126 @@
+"""A configuration's keys, with a memory of which were read: consume or raise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trilens.errors import BadCheckpoint
+
+_LARGEST = 2**40
+
+
+class Keys:
+    """Typed access to a mapping. Every access marks the key as read; `unread()` names the rest.
+
+    `where` is put before every error: the file, and the enclosing key of a nested mapping.
+    """
+
+    def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+        self.values = values
+        self.where = where
+        self.prefix = prefix
+        self.read: set[str] = set()
+        self.defaults: dict[str, object] = {}
+        self.nested: list[Keys] = []
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the key is there with a value that says something."""
+        return self.values.get(name) is not None
+
+    def raw(self, name: str) -> Any:
+        self.read.add(name)
+        return self.values.get(name)
+
+    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        value = self._value(name, default)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
+            raise self.wrong(name, value, f"an integer of at least {least}")
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+            raise self.wrong(name, value, "a finite number")
+        return float(value)
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.raw(name)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.wrong(name, value, "true or false")
+        return value
+
+    def text(self, name: str, default: str | None = None) -> str:
+        value = self._value(name, default)
+        if not isinstance(value, str):
+            raise self.wrong(name, value, "a string")
+        return value
+
+    def numbers(self, name: str, length: int) -> tuple[float, ...]:
+        value = self.raw(name)
+        if not isinstance(value, list | tuple) or len(value) != length:
+            raise self.wrong(name, value, f"a list of {length} numbers")
+        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
+            raise self.wrong(name, value, f"a list of {length} numbers")
+        return tuple(float(v) for v in value)
+
+    def texts(self, name: str, length: int) -> tuple[str, ...] | None:
+        value = self.raw(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or len(value) < length or any(not isinstance(v, str) for v in value):
+            raise self.wrong(name, value, f"a list of {length} strings")
+        return tuple(value[:length])
+
+    def mapping(self, name: str) -> Keys | None:
+        """A nested mapping, itself watched; None when it is absent, null or empty."""
+        value = self.raw(name)
+        if value is None or value == {}:
+            return None
+        if not isinstance(value, Mapping):
+            raise self.wrong(name, value, "a mapping")
+        child = Keys(value, self.where, f"{self.prefix}{name}.")
+        self.nested.append(child)
+        return child
+
+    def ignore(self, *names: str) -> None:
+        """These keys are known, and change nothing in the forward pass."""
+        self.read.update(names)
+
+    def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
+        shown = repr(value)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        problem = f"{self.prefix}{name} is missing" if value is None else f"{self.prefix}{name} is {shown}"
+        return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
+
+    def unread(self) -> tuple[list[str], list[str]]:
+        """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted path."""
+        telling, empty = [], []
+        for name, value in self.values.items():
+            if name not in self.read:
+                (empty if value is None or value is False or value in ("", [], {}) else telling).append(
+                    self.prefix + name
+                )
+        for child in self.nested:
+            child_telling, child_empty = child.unread()
+            telling += child_telling
+            empty += child_empty
+        return telling, empty
+
+    def all_defaults(self) -> dict[str, object]:
+        """Every default that was used, by dotted path."""
+        merged = {self.prefix + name: value for name, value in self.defaults.items()}
+        for child in self.nested:
+            merged |= child.all_defaults()
+        return merged
+
+    def _value(self, name: str, default: object) -> object:
+        value = self.raw(name)
+        if value is None and default is not None:
+            self.defaults[name] = default
+            return default
+        return value

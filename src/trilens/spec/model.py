@@ -1,0 +1,422 @@
+"""A language model's wiring as data: widths, and a tuple of layers written out one by one.
+
+A layer is attention and a feed-forward. Each is a sum type: a dense layer *has no* router, latent attention *has no*
+key-value heads. Nothing here names a family; a family is a choice of these parts (`huggingface.py`, `gguf.py`).
+
+Letters in the shapes below: N tokens of the step, D model width, H query heads, K key-value heads, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+# ---------------------------------------------------------------------------------------------- positions
+
+
+@dataclass(frozen=True)
+class LinearScaling:
+    """Every frequency divided by `factor`."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1's technical report, its rope code)."""
+
+    factor: float
+    low_frequency: float
+    high_frequency: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN, arXiv 2309.00071: interpolation and extrapolation mixed by wavelength between `beta_slow` and `beta_fast`."""
+
+    factor: float
+    original_context: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+
+
+@dataclass(frozen=True)
+class LongRopeScaling:
+    """LongRoPE, arXiv 2402.13753: one divisor per frequency; `long` ones when the whole request exceeds `original_context`."""
+
+    short: tuple[float, ...]
+    long: tuple[float, ...]
+    original_context: int
+
+
+@dataclass(frozen=True)
+class DynamicScaling:
+    """NTK-aware: theta grows with the length of the request once it exceeds `original_context`."""
+
+    factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class ProportionalScaling:
+    """Only the first `rotated` of all frequencies turn; the rest are zero, so their dimensions pass unchanged."""
+
+    rotated: int
+    factor: float = 1.0
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling | DynamicScaling | ProportionalScaling
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary positions on the first `dim` dimensions of a head.
+
+    `interleaved` pairs (0, 1), (2, 3), ...; otherwise (0, dim/2), (1, dim/2 + 1), ... `attention_factor` multiplies
+    cos and sin; `long_attention_factor`, where stated, replaces it for requests beyond the original context.
+    """
+
+    dim: int
+    theta: float
+    scaling: RopeScaling | None = None
+    interleaved: bool = False
+    attention_factor: float = 1.0
+    long_attention_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class PositionScale:
+    """Queries multiplied by 1 + beta * ln(1 + floor((position + offset) / period)) (arXiv 2501.19399)."""
+
+    beta: float
+    period: float
+    offset: int = 0
+
+
+# ---------------------------------------------------------------------------------------------- attention
+
+
+@dataclass(frozen=True)
+class Full:
+    """Every earlier position is visible."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The last `size` positions, the token's own included, are visible."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The positions of the token's own block of `size` up to itself are visible."""
+
+    size: int
+
+
+Mask = Full | Window | Chunk
+
+
+def first_visible(mask: Mask, position: int) -> int:
+    """The lowest position that a token at `position` attends to."""
+    match mask:
+        case Full():
+            return 0
+        case Window(size):
+            return max(0, position - size + 1)
+        case Chunk(size):
+            return position - position % size
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What one or more layers keep of every token: K keys of `key_dim` and K values of `value_dim`.
+
+    In a `latent` cache there is one row a token and the value is the first `value_dim` numbers of the key, stored once.
+    `keep` is the mask of the layers that read it: what no later token can see is dropped.
+    """
+
+    index: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    keep: Mask
+    latent: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers stored per token."""
+        return self.key_dim if self.latent else self.kv_heads * (self.key_dim + self.value_dim)
+
+    def kept(self, tokens: int) -> int:
+        """Positions held once `tokens` tokens have been processed."""
+        return tokens - first_visible(self.keep, tokens - 1) if tokens else 0
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Root-mean-square norm, or layer norm when `centred`; with a weight and a bias or without."""
+
+    eps: float
+    centred: bool = False
+    weight: bool = True
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class QueryKeyNorm:
+    """A norm on queries and keys: over each head, or over all heads together (`whole`); after the rotation or before."""
+
+    norm: Norm
+    whole: bool = False
+    after_rope: bool = False
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Grouped-query attention: H query heads over K key-value heads.
+
+    `writes` is false for a layer that reads the cache another layer wrote and has no key or value of its own;
+    `value_is_key` takes the unrotated, unnormalised key as value (no value matrix). `clip` bounds q, k and v.
+    """
+
+    heads: int
+    cache: Cache
+    scale: float
+    mask: Mask
+    rope: Rope | None
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: QueryKeyNorm | None = None
+    value_norm: Norm | None = None
+    value_is_key: bool = False
+    writes: bool = True
+    softcap: float | None = None
+    sinks: bool = False
+    clip: float | None = None
+    position_scale: PositionScale | None = None
+
+
+@dataclass(frozen=True)
+class LatentAttention:
+    """Multi-head latent attention (arXiv 2405.04434), always in the absorbed form.
+
+    A token keeps a normalised latent of `kv_rank` and one rotated key of `rope_dim`, shared by all heads. Queries are
+    carried into the latent space by the key half of the up-projection, results out of it by the value half.
+    """
+
+    heads: int
+    cache: Cache
+    scale: float
+    mask: Mask
+    rope: Rope | None
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    kv_rank: int
+    latent_norm: Norm
+    q_rank: int | None = None
+    bias: bool = False
+    position_scale: PositionScale | None = None
+
+
+# ------------------------------------------------------------------------------------------- feed-forward
+
+
+class Curve(StrEnum):
+    """What a gate passes through."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+
+
+@dataclass(frozen=True)
+class Glu:
+    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides; `slope` is silu's x * sigmoid(slope x)."""
+
+    curve: Curve
+    clamp: float | None = None
+    slope: float = 1.0
+    up_offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Dense:
+    """Every token through every weight: gate, up and down, each D by `width`."""
+
+    width: int
+    glu: Glu
+    bias: bool = False
+
+
+class Scoring(StrEnum):
+    """How a router's logits become weights."""
+
+    SOFTMAX = "softmax"  # over all experts, then the top are taken
+    TOP_SOFTMAX = "top_softmax"  # the top are taken, then a softmax over them
+    SIGMOID = "sigmoid"  # each expert by itself
+    SPARSEMIXER = "sparsemixer"  # one softmax per place, over what is near the maximum (arXiv 2310.00811)
+
+
+@dataclass(frozen=True)
+class ExpertGroups:
+    """Only experts of the `chosen` best of `count` groups may fire; a group's score is the sum of its `best` best."""
+
+    count: int
+    chosen: int
+    best: int
+
+
+@dataclass(frozen=True)
+class Router:
+    """Which `chosen` of `experts` fire for a token, and with what weight.
+
+    `correction_bias` is added for the choice only, never to the weight. `renormalise` divides the chosen weights by
+    their sum (plus `renormalise_eps`); then `scale` multiplies them, and `expert_scale` is one learned factor per expert.
+    `jitter` is sparsemixer's distance from the maximum.
+    """
+
+    experts: int
+    chosen: int
+    scoring: Scoring
+    renormalise: bool = False
+    renormalise_eps: float = 0.0
+    scale: float = 1.0
+    groups: ExpertGroups | None = None
+    bias: bool = False
+    correction_bias: bool = False
+    expert_scale: bool = False
+    jitter: float = 0.0
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Every token through the few experts its router picks, and through the shared one where there is one.
+
+    `weight_on_input` multiplies an expert's input instead of its output (the same only without a bias and a curve).
+    """
+
+    router: Router
+    width: int
+    glu: Glu
+    bias: bool = False
+    weight_on_input: bool = False
+    shared: Dense | None = None
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A dense and a routed feed-forward side by side on one residual, each with norms of its own, then added.
+
+    `router_norm` prepares the router's input; its weight carries the constant factor that families put behind it.
+    """
+
+    dense: Dense
+    routed: Routed
+    dense_out: Norm
+    routed_in: Norm
+    routed_out: Norm
+    router_norm: Norm
+
+
+FeedForward = Dense | Routed | Beside
+
+
+# -------------------------------------------------------------------------------------------------- model
+
+
+@dataclass(frozen=True)
+class PerLayerInput:
+    """A small extra residual branch of a layer: gate D -> width, times the token's own row, width -> D, norm, add."""
+
+    width: int
+    glu: Glu
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Two residual branches; a norm that is None is not there. `residual_scale` multiplies each branch, `scalar` is learned."""
+
+    attention: Attention | LatentAttention
+    feed_forward: FeedForward
+    attention_in: Norm | None
+    attention_out: Norm | None
+    feed_forward_in: Norm | None
+    feed_forward_out: Norm | None
+    residual_scale: float = 1.0
+    per_layer_input: PerLayerInput | None = None
+    scalar: bool = False
+
+
+@dataclass(frozen=True)
+class PerLayerTable:
+    """One more embedding: a row of layers x width per token, joined with a projection of the first embedding.
+
+    rows = (norm(projection(x) * projection_scale) + table[token] * table_scale) * join_scale
+    """
+
+    vocab: int
+    width: int
+    table_scale: float
+    projection_scale: float
+    join_scale: float
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class Head:
+    """Hidden state to logits; `tied` uses the embedding's table. logits = softcap(linear(x) * scale)."""
+
+    tied: bool
+    bias: bool = False
+    scale: float = 1.0
+    softcap: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A whole text decoder. `context` is the longest sequence it was made for, in tokens."""
+
+    family: str
+    vocab: int
+    width: int
+    context: int
+    layers: tuple[Layer, ...]
+    caches: tuple[Cache, ...]
+    final_norm: Norm
+    head: Head
+    embedding_scale: float = 1.0
+    per_layer_table: PerLayerTable | None = None
+
+    def routed_layers(self) -> Iterator[tuple[int, Routed]]:
+        """(layer number, its routed feed-forward) for the layers that have one."""
+        for i, layer in enumerate(self.layers):
+            match layer.feed_forward:
+                case Routed() as routed:
+                    yield i, routed
+                case Beside(routed=routed):
+                    yield i, routed
+                case Dense():
+                    pass
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What came out of a config.json or a GGUF header.
+
+    `unread`: keys nobody here knows, whose value says something; they stop a run, and a card lists them.
+    `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not stated.
+    `not_counted`: parts of the checkpoint that the text decoder's forward pass never uses, with their parameters.
+    """
+
+    spec: ModelSpec
+    unread: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    defaults: dict[str, object] = field(default_factory=dict)
+    not_counted: dict[str, int] = field(default_factory=dict)

@@ -1,0 +1,105 @@
+"""Rotary frequencies: spec -> one number per rotated pair. Chosen once per request, never inside a step."""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+from trilens.spec.model import (
+    DynamicScaling,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ProportionalScaling,
+    Rope,
+    YarnScaling,
+)
+
+
+@dataclass(frozen=True)
+class RopeTable:
+    """Angles of position p are p * `frequencies[i]` radians; cos and sin are multiplied by `factor`."""
+
+    frequencies: tuple[float, ...]
+    factor: float
+
+
+def depends_on_length(rope: Rope) -> bool:
+    """Whether the table is different for a short and a long request."""
+    return isinstance(rope.scaling, LongRopeScaling | DynamicScaling)
+
+
+def rope_table(rope: Rope, request_length: int) -> RopeTable:
+    """The table for a request of `request_length` tokens, prompt and answer together."""
+    theta, pairs = rope.theta, rope.dim // 2
+    match rope.scaling:
+        case DynamicScaling(factor, original) if request_length > original:
+            theta *= ((factor * request_length / original) - (factor - 1)) ** (rope.dim / (rope.dim - 2))
+        case _:
+            pass
+    # The reference computes these in float32; at position 100,000 a double's extra digits would turn the angle visibly.
+    powers = [_f32(theta ** _f32(2 * i / rope.dim)) for i in range(pairs)]
+    plain = [_f32(1.0 / p) for p in powers]
+    factor = rope.attention_factor
+    match rope.scaling:
+        case None | DynamicScaling():
+            table = plain
+        case LinearScaling(divisor):
+            table = [_f32(f / divisor) for f in plain]
+        case ProportionalScaling(rotated, divisor):
+            table = [_f32(f / divisor) if i < rotated else 0.0 for i, f in enumerate(plain)]
+        case Llama3Scaling() as s:
+            table = [_f32(_llama3(f, s)) for f in plain]
+        case YarnScaling() as s:
+            table = _yarn(powers, rope, s)
+        case LongRopeScaling(short, long, original):
+            beyond = request_length > original
+            table = [_f32(1.0 / _f32(d * p)) for d, p in zip(long if beyond else short, powers, strict=True)]
+            if beyond and rope.long_attention_factor is not None:
+                factor = rope.long_attention_factor
+    return RopeTable(tuple(table), factor)
+
+
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """YaRN's 0.1 * scale * ln(factor) + 1."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def longrope_attention_factor(factor: float, original_context: int) -> float:
+    """LongRoPE's sqrt(1 + ln(factor) / ln(original context))."""
+    return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original_context))
+
+
+def _llama3(frequency: float, s: Llama3Scaling) -> float:
+    wavelength = 2 * math.pi / frequency
+    if wavelength < s.original_context / s.high_frequency:
+        return frequency
+    if wavelength > s.original_context / s.low_frequency:
+        return frequency / s.factor
+    smooth = (s.original_context / wavelength - s.low_frequency) / (s.high_frequency - s.low_frequency)
+    return (1 - smooth) * frequency / s.factor + smooth * frequency
+
+
+def _yarn(powers: list[float], rope: Rope, s: YarnScaling) -> list[float]:
+    def pair_that_turns(times: float) -> float:
+        return rope.dim * math.log(s.original_context / (times * 2 * math.pi)) / (2 * math.log(rope.theta))
+
+    low, high = pair_that_turns(s.beta_fast), pair_that_turns(s.beta_slow)
+    if s.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.dim - 1)
+    if low == high:
+        high += 0.001
+    table = []
+    for i, power in enumerate(powers):
+        interpolated = min(max(_f32((i - low) / (high - low)), 0.0), 1.0)
+        kept = 1 - interpolated
+        table.append(_f32(_f32(1.0 / _f32(s.factor * power)) * (1 - kept) + _f32(1.0 / power) * kept))
+    return table
+
+
+def _f32(x: float) -> float:
+    """The nearest float32."""
+    rounded: float = struct.unpack("f", struct.pack("f", x))[0]
+    return rounded
