@@ -19,8 +19,8 @@ PARTS = list(Part)
 
 @dataclass(frozen=True)
 class Encoded:
-    """`integers` [instructions, 6 + 2 + 3 + 6 + 8]: op, wanted, part, layer, both widths; then outputs, inputs, parameters
-    and integers, -1 where there is none. `numbers` [instructions, 4]. A parameter is its place in `parameters`.
+    """`integers` [instructions, 6 + 2 + 3 + 6 + 8]: op, wanted, part, layer, two widths; outputs, inputs, parameters,
+    integers, -1 where there is none. `numbers` [instructions, 4]. A parameter is its place in `parameters`.
     """
 
     integers: np.ndarray

@@ -62,7 +62,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """Buffer b has a row per token of the step, `widths[b]` numbers of 4 bytes wide; `logits` is the result's buffer."""
+    """Buffer b has a row per token of the step, `widths[b]` numbers of 4 bytes wide; `logits` is the result."""
 
     instructions: tuple[Instruction, ...]
     widths: tuple[int, ...]
