@@ -1,0 +1,1 @@
+"""The fast path on CPUs: the decoder recorded once into a program, replayed in C++ for every step."""

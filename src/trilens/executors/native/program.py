@@ -1,0 +1,105 @@
+"""A recorded forward pass: a flat list of instructions over numbered buffers. It knows no token, position or length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+from trilens.decoder.ops import Part
+from trilens.decoder.weights import Parameter
+from trilens.spec.model import Cache, PositionScale, Rope
+
+
+class Op(IntEnum):
+    """What an instruction does. The numbers are shared with the program that replays it.
+
+    Behind each: inputs -> outputs | parameters | integers | numbers, in the order in which an `Instruction` holds them.
+    """
+
+    EMBED = 0  # -> y | table
+    LAST_ROWS = 1  # x -> y
+    LINEAR = 2  # x -> y | weight, bias
+    HEAD_LINEAR = 3  # x -> y | weight | heads
+    NORM = 4  # x -> y | weight, bias | groups, centred | eps
+    ROPE = 5  # x -> y | | heads, which rope, dim, interleaved
+    SCALE_BY_POSITION = 6  # x -> y | | which rule
+    CLIP = 7  # x -> y | | | limit
+    SLICE = 8  # x -> y | | groups, start, stop
+    JOIN = 9  # a, b -> y | | groups
+    ADD = 10  # a, b -> y
+    MUL = 11  # x -> y | factor
+    SCALE = 12  # x -> y | | | factor
+    SOFTCAP = 13  # x -> y | | | cap
+    GLU = 14  # gate, up -> y | | curve | clamp (infinite: none), slope, up offset
+    WRITE_KV = 15  # k, v (none: latent) -> | | cache
+    ATTEND = 16  # q -> y | sinks | cache, heads, mask (0 full, 1 window, 2 chunk), its size | scale, softcap (0: none)
+    ROUTE = 17  # logits -> ids, weights | correction bias, expert scale
+    #             | chosen, scoring, renormalise, groups (0: none), groups chosen, best of a group
+    #             | renormalise eps, scale, jitter
+    EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
+    #               | chosen, weight on input, curve | clamp, slope, up offset
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One operation. `outputs` and `inputs` are buffer numbers; `wanted`: only on the rows whose logits are wanted.
+
+    `width` and `input_width` are the columns of the first output and of the first input (0 where there is none).
+    """
+
+    op: Op
+    part: Part
+    layer: int | None
+    outputs: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
+    parameters: tuple[Parameter | None, ...] = ()
+    integers: tuple[int, ...] = ()
+    numbers: tuple[float, ...] = ()
+    width: int = 0
+    input_width: int = 0
+    wanted: bool = False
+
+
+@dataclass(frozen=True)
+class Program:
+    """Buffer b has a row per token of the step, `widths[b]` numbers of 4 bytes wide; `logits` is the result."""
+
+    instructions: tuple[Instruction, ...]
+    widths: tuple[int, ...]
+    logits: int
+    caches: tuple[Cache, ...]
+    ropes: tuple[Rope, ...]
+    position_scales: tuple[PositionScale, ...]
+
+
+def share_buffers(program: Program) -> Program:
+    """The same program with values that never live at the same time in the same buffer.
+
+    An output never shares a buffer with its own instruction's inputs, so that no operation has to think of overlap.
+    """
+    last_use = {v: i for i, ins in enumerate(program.instructions) for v in (*ins.outputs, *ins.inputs)}
+    last_use[program.logits] = len(program.instructions)
+    widths: list[int] = []
+    free: list[int] = []
+    home: dict[int, int] = {}
+
+    def settle(value: int) -> int:
+        need = program.widths[value]
+        # the tightest buffer that fits, else the widest one, made wider
+        at = min(free, key=lambda b: (widths[b] < need, abs(widths[b] - need)), default=None)
+        if at is None:
+            widths.append(need)
+            return len(widths) - 1
+        free.remove(at)
+        widths[at] = max(widths[at], need)
+        return at
+
+    placed = []
+    for i, ins in enumerate(program.instructions):
+        for value in ins.outputs:
+            home[value] = settle(value)
+        placed.append(
+            replace(ins, outputs=tuple(home[v] for v in ins.outputs), inputs=tuple(home[v] for v in ins.inputs))
+        )
+        free.extend(home[v] for v in {*ins.outputs, *ins.inputs} if last_use[v] == i)
+    return replace(program, instructions=tuple(placed), widths=tuple(widths), logits=home[program.logits])

@@ -1,0 +1,240 @@
+"""`Ops` that computes nothing: every operation writes one instruction into a program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from trilens.decoder.decoder import decode
+from trilens.decoder.ops import Part
+from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
+from trilens.executors.native.program import Instruction, Op, Program
+from trilens.spec.model import (
+    Cache,
+    Chunk,
+    Curve,
+    Full,
+    Glu,
+    Mask,
+    ModelSpec,
+    Norm,
+    PositionScale,
+    Rope,
+    Routed,
+    Router,
+    Scoring,
+    Window,
+)
+
+CURVES = {Curve.SILU: 0, Curve.GELU: 1, Curve.GELU_TANH: 2}
+SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
+
+
+def record(spec: ModelSpec) -> Program:
+    """Run the decoder once; every value gets a buffer of its own (`share_buffers` makes them few)."""
+    recorder = _Recorder()
+    logits = decode(recorder, spec, decoder_weights(spec))
+    return Program(
+        instructions=tuple(recorder.instructions),
+        widths=tuple(recorder.widths),
+        logits=logits.buffer,
+        caches=spec.caches,
+        ropes=tuple(recorder.ropes),
+        position_scales=tuple(recorder.position_scales),
+    )
+
+
+@dataclass(frozen=True)
+class _Value:
+    buffer: int
+    width: int
+    wanted: bool = False
+
+
+@dataclass(frozen=True)
+class _Routes:
+    ids: _Value
+    weights: _Value
+
+
+class _Recorder:
+    """`Ops` on buffer numbers."""
+
+    def __init__(self) -> None:
+        self.instructions: list[Instruction] = []
+        self.widths: list[int] = []
+        self.ropes: list[Rope] = []
+        self.position_scales: list[PositionScale] = []
+        self._part: Part = Part.EMBEDDING
+        self._layer: int | None = None
+
+    @contextmanager
+    def at(self, part: Part, layer: int | None = None) -> Iterator[None]:
+        outer = self._part, self._layer
+        self._part, self._layer = part, layer
+        yield
+        self._part, self._layer = outer
+
+    def _new(self, width: int, wanted: bool) -> _Value:
+        self.widths.append(width)
+        return _Value(len(self.widths) - 1, width, wanted)
+
+    def _write(
+        self,
+        op: Op,
+        outputs: tuple[_Value, ...],
+        inputs: tuple[_Value, ...],
+        parameters: tuple[Parameter | None, ...] = (),
+        integers: tuple[int, ...] = (),
+        numbers: tuple[float, ...] = (),
+    ) -> None:
+        self.instructions.append(
+            Instruction(
+                op,
+                self._part,
+                self._layer,
+                tuple(v.buffer for v in outputs),
+                tuple(v.buffer for v in inputs),
+                parameters,
+                integers,
+                numbers,
+                width=outputs[0].width if outputs else 0,
+                input_width=inputs[0].width if inputs else 0,
+                wanted=any(v.wanted for v in (*outputs, *inputs)),
+            )
+        )
+
+    def _rows(
+        self,
+        op: Op,
+        width: int,
+        inputs: tuple[_Value, ...],
+        parameters: tuple[Parameter | None, ...] = (),
+        integers: tuple[int, ...] = (),
+        numbers: tuple[float, ...] = (),
+    ) -> _Value:
+        """One instruction whose result is a new matrix, with as many rows as its inputs."""
+        y = self._new(width, any(v.wanted for v in inputs))
+        self._write(op, (y,), inputs, parameters, integers, numbers)
+        return y
+
+    # ---- in and out
+    def embed(self, table: Parameter) -> _Value:
+        return self._rows(Op.EMBED, table.shape[1], (), (table,))
+
+    def last_rows(self, x: _Value) -> _Value:
+        y = self._new(x.width, wanted=True)
+        self._write(Op.LAST_ROWS, (y,), (x,))
+        return y
+
+    # ---- matrices
+    def linear(self, x: _Value, w: LinearWeights) -> _Value:
+        return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias))
+
+    def head_linear(self, x: _Value, weight: Parameter) -> _Value:
+        heads, out, _ = weight.shape
+        return self._rows(Op.HEAD_LINEAR, heads * out, (x,), (weight,), (heads,))
+
+    # ---- rows
+    def norm(self, x: _Value, norm: Norm, w: NormWeights, groups: int = 1) -> _Value:
+        return self._rows(Op.NORM, x.width, (x,), (w.weight, w.bias), (groups, int(norm.centred)), (norm.eps,))
+
+    def rope(self, x: _Value, heads: int, rope: Rope) -> _Value:
+        if rope not in self.ropes:
+            self.ropes.append(rope)
+        which = self.ropes.index(rope)
+        return self._rows(Op.ROPE, x.width, (x,), (), (heads, which, rope.dim, int(rope.interleaved)))
+
+    def scale_by_position(self, x: _Value, rule: PositionScale) -> _Value:
+        if rule not in self.position_scales:
+            self.position_scales.append(rule)
+        return self._rows(Op.SCALE_BY_POSITION, x.width, (x,), (), (self.position_scales.index(rule),))
+
+    def clip(self, x: _Value, limit: float) -> _Value:
+        return self._rows(Op.CLIP, x.width, (x,), numbers=(limit,))
+
+    def slice(self, x: _Value, groups: int, start: int, stop: int) -> _Value:
+        return self._rows(Op.SLICE, groups * (stop - start), (x,), (), (groups, start, stop))
+
+    def join(self, a: _Value, b: _Value, groups: int) -> _Value:
+        return self._rows(Op.JOIN, a.width + b.width, (a, b), (), (groups,))
+
+    def add(self, a: _Value, b: _Value) -> _Value:
+        return self._rows(Op.ADD, a.width, (a, b))
+
+    def mul(self, x: _Value, factor: Parameter) -> _Value:
+        return self._rows(Op.MUL, x.width, (x,), (factor,))
+
+    def scale(self, x: _Value, factor: float) -> _Value:
+        return self._rows(Op.SCALE, x.width, (x,), numbers=(factor,))
+
+    def softcap(self, x: _Value, cap: float) -> _Value:
+        return self._rows(Op.SOFTCAP, x.width, (x,), numbers=(cap,))
+
+    def glu(self, gate: _Value, up: _Value, glu: Glu) -> _Value:
+        return self._rows(Op.GLU, gate.width, (gate, up), (), (CURVES[glu.curve],), _glu_numbers(glu))
+
+    # ---- attention
+    def write_kv(self, cache: Cache, k: _Value, v: _Value | None) -> None:
+        self._write(Op.WRITE_KV, (), (k,) if v is None else (k, v), (), (cache.index,))
+
+    def attend(
+        self,
+        q: _Value,
+        cache: Cache,
+        heads: int,
+        mask: Mask,
+        scale: float,
+        softcap: float | None,
+        sinks: Parameter | None,
+    ) -> _Value:
+        return self._rows(
+            Op.ATTEND,
+            heads * cache.value_dim,
+            (q,),
+            (sinks,),
+            (cache.index, heads, *_mask_integers(mask)),
+            (scale, softcap or 0.0),
+        )
+
+    # ---- experts
+    def route(
+        self, logits: _Value, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None
+    ) -> _Routes:
+        routes = _Routes(self._new(router.chosen, logits.wanted), self._new(router.chosen, logits.wanted))
+        groups = (0, 0, 0) if router.groups is None else (router.groups.count, router.groups.chosen, router.groups.best)
+        self._write(
+            Op.ROUTE,
+            (routes.ids, routes.weights),
+            (logits,),
+            (correction_bias, expert_scale),
+            (router.chosen, SCORINGS[router.scoring], int(router.renormalise), *groups),
+            (router.renormalise_eps, router.scale, router.jitter),
+        )
+        return routes
+
+    def experts(self, x: _Value, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Value:
+        return self._rows(
+            Op.EXPERTS,
+            w.down.weight.shape[1],
+            (x, routes.ids, routes.weights),
+            (w.gate.weight, w.gate.bias, w.up.weight, w.up.bias, w.down.weight, w.down.bias),
+            (ffn.router.chosen, int(ffn.weight_on_input), CURVES[ffn.glu.curve]),
+            _glu_numbers(ffn.glu),
+        )
+
+
+def _glu_numbers(glu: Glu) -> tuple[float, float, float]:
+    return math.inf if glu.clamp is None else glu.clamp, glu.slope, glu.up_offset
+
+
+def _mask_integers(mask: Mask) -> tuple[int, int]:
+    match mask:
+        case Full():
+            return 0, 0
+        case Window(size):
+            return 1, size
+        case Chunk(size):
+            return 2, size

@@ -1,0 +1,163 @@
+"""Tiny random models that between them use every operation of the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+
+from trilens.decoder.weights import decoder_weights, parameters
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Cache,
+    Chunk,
+    Curve,
+    Dense,
+    ExpertGroups,
+    FeedForward,
+    Full,
+    Glu,
+    Head,
+    LatentAttention,
+    Layer,
+    Mask,
+    ModelSpec,
+    Norm,
+    PerLayerInput,
+    PerLayerTable,
+    PositionScale,
+    QueryKeyNorm,
+    Rope,
+    Routed,
+    Router,
+    Scoring,
+    Window,
+    YarnScaling,
+)
+
+WIDTH, VOCAB = 64, 96
+NORM = Norm(1e-5)
+SILU = Glu(Curve.SILU)
+
+
+def attention(cache: Cache, mask: Mask | None = None, heads: int = 4, **options: object) -> Attention:
+    return Attention(
+        heads, cache, cache.key_dim**-0.5, mask or Full(), options.pop("rope", Rope(cache.key_dim, 10000.0)), **options
+    )
+
+
+def layer(attention: Attention | LatentAttention, feed_forward: FeedForward, **options: object) -> Layer:
+    norms = {"attention_in": NORM, "attention_out": None, "feed_forward_in": NORM, "feed_forward_out": None}
+    return Layer(attention, feed_forward, **{**norms, **options})
+
+
+def model(layers: list[Layer], **options: object) -> ModelSpec:
+    caches = {x.attention.cache.index: x.attention.cache for x in layers}
+    head = options.pop("head", Head(tied=True))
+    return ModelSpec(
+        "tiny", VOCAB, WIDTH, 512, tuple(layers), tuple(caches[i] for i in sorted(caches)), NORM, head, **options
+    )
+
+
+def plain() -> ModelSpec:
+    """Grouped queries, tied head."""
+    return model([layer(attention(Cache(i, 2, 16, 16, Full())), Dense(96, SILU)) for i in range(2)])
+
+
+def windowed() -> ModelSpec:
+    """A window and a chunk, sinks, soft caps, biases, norms on queries and keys, a cache that another layer reads."""
+    window, chunk, full = Cache(0, 2, 16, 16, Window(5)), Cache(1, 1, 32, 16, Chunk(8)), Cache(2, 2, 16, 16, Full())
+    centred = Norm(1e-6, centred=True, bias=True)
+    gelu, erf = Glu(Curve.GELU_TANH), Glu(Curve.GELU)
+    return model(
+        [
+            layer(attention(window, Window(5), sinks=True, qkv_bias=True, out_bias=True), Dense(96, gelu, bias=True)),
+            layer(
+                attention(
+                    chunk, Chunk(8), softcap=20.0, clip=1.5, rope=None, position_scale=PositionScale(0.1, 4.0, 1)
+                ),
+                Dense(96, erf),
+                attention_in=centred,
+                attention_out=NORM,
+                feed_forward_out=centred,
+                residual_scale=0.7,
+            ),
+            layer(
+                attention(full, qk_norm=QueryKeyNorm(NORM), value_norm=Norm(1e-5, weight=False), value_is_key=True),
+                Dense(96, SILU),
+                scalar=True,
+            ),
+            layer(
+                attention(
+                    full, writes=False, rope=Rope(8, 1e4, YarnScaling(4.0, 16), interleaved=True, attention_factor=1.1)
+                ),
+                Dense(64, SILU),
+            ),
+            layer(
+                attention(Cache(3, 4, 16, 16, Full()), qk_norm=QueryKeyNorm(NORM, whole=True, after_rope=True)),
+                Dense(96, SILU),
+            ),
+        ],
+        head=Head(tied=False, bias=True, scale=0.5, softcap=15.0),
+        embedding_scale=8.0,
+    )
+
+
+def per_layer() -> ModelSpec:
+    """A second embedding with a row for each layer."""
+    extra = PerLayerInput(32, Glu(Curve.GELU_TANH), NORM)
+    return model(
+        [layer(attention(Cache(i, 2, 16, 16, Full())), Dense(96, SILU), per_layer_input=extra) for i in range(2)],
+        per_layer_table=PerLayerTable(VOCAB, 32, 5.0, 0.125, 0.7, NORM),
+    )
+
+
+def routed() -> ModelSpec:
+    """Every way of scoring, groups, a shared expert, biases, and a routed beside a dense feed-forward."""
+    shared, odd = Dense(64, SILU), Glu(Curve.SILU, clamp=1.0, slope=1.7, up_offset=1.0)
+    sigmoid = Router(8, 3, Scoring.SIGMOID, True, 1e-20, 2.5, ExpertGroups(4, 2, 2), correction_bias=True)
+    feed_forwards: list[FeedForward] = [
+        Routed(sigmoid, 32, SILU, shared=shared),
+        Routed(Router(8, 2, Scoring.SOFTMAX, renormalise=True), 32, SILU),
+        Routed(Router(6, 4, Scoring.TOP_SOFTMAX, bias=True, expert_scale=True), 32, odd, bias=True),
+        Routed(Router(4, 2, Scoring.SPARSEMIXER, jitter=0.2), 32, SILU),
+        Routed(Router(4, 1, Scoring.SIGMOID), 32, SILU, weight_on_input=True, shared=shared),
+        Beside(Dense(64, SILU), Routed(Router(8, 2, Scoring.SOFTMAX), 32, SILU), NORM, NORM, NORM, NORM),
+    ]
+    return model([layer(attention(Cache(i, 2, 16, 16, Full())), f) for i, f in enumerate(feed_forwards)])
+
+
+def latent() -> ModelSpec:
+    """Latent attention, with queries direct and through a bottleneck."""
+
+    def latent_attention(i: int, q_rank: int | None) -> LatentAttention:
+        cache = Cache(i, 1, 32 + 8, 32, Full(), latent=True)
+        rope = Rope(8, 10000.0, interleaved=True)
+        return LatentAttention(
+            4, cache, 24**-0.5, Full(), rope, 16, 8, 16, 32, Norm(1e-6), q_rank, bias=q_rank is not None
+        )
+
+    router = Router(8, 2, Scoring.SIGMOID, True, 1e-20, 1.5, ExpertGroups(4, 2, 2), correction_bias=True)
+    return model(
+        [
+            layer(latent_attention(0, None), Dense(96, SILU)),
+            layer(latent_attention(1, 32), Routed(router, 32, SILU, shared=Dense(32, SILU))),
+        ]
+    )
+
+
+MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent)}
+
+
+def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Every parameter by name: matrices that keep a row's size, norms around one, biases around zero."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for p in parameters(decoder_weights(spec)):
+        noise = torch.randn(p.shape, generator=generator)
+        if p.name.endswith(("bias", "sinks")):
+            tensors[p.name] = 0.3 * noise
+        elif len(p.shape) == 1:
+            tensors[p.name] = 1 + 0.1 * noise
+        else:
+            tensors[p.name] = noise * p.shape[-1] ** -0.5
+    return tensors
