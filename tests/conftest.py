@@ -7,18 +7,18 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable  # noqa: E402
-from functools import cache  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-from tests.families import saved  # noqa: E402
-from trilens.checkpoints.find import find  # noqa: E402
-from trilens.checkpoints.into_torch import torch_executor  # noqa: E402
-from trilens.checkpoints.load import ModelFiles, open_model  # noqa: E402
-from trilens.executors.torch import TorchExecutor  # noqa: E402
+from tests.families import saved
+from trilens.checkpoints.find import find
+from trilens.checkpoints.into_torch import torch_executor
+from trilens.checkpoints.load import ModelFiles, open_model
+from trilens.executors.torch import TorchExecutor
 
 torch.set_num_threads(1)
 

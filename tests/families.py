@@ -102,7 +102,8 @@ BY_NAME = {family.name: family for family in FAMILIES}
 
 @cache
 def reference(name: str) -> PreTrainedModel:
-    """The family's model with random weights everywhere: norms, biases and buffers too, which start as ones and zeros."""
+    """The family's model with random weights everywhere: norms, biases and buffers too, which start as ones and
+    zeros."""
     torch.manual_seed(sum(map(ord, name)))
     config = BY_NAME[name].config()
     config._attn_implementation = "eager"

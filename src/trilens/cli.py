@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from trilens import __version__
-from trilens.errors import RequestRefused, TrilensError, UsageError
+from trilens.errors import TrilensError, UsageError
 
 if TYPE_CHECKING:
     from trilens.model import Answer, Model, Prompt
@@ -66,7 +66,7 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 MODEL = _options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
-    click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key that may be left unread."),
+    click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = _options(
     click.option("--temperature", type=float, help="0 takes the likeliest token every time."),
@@ -225,7 +225,7 @@ def _prompts_of(path: Path) -> list[Prompt]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             raise UsageError(f'{path}:{number}: not JSON; expected a line such as {{"prompt": "..."}}') from None
-        found = entry if isinstance(entry, str) else entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else None
+        found = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
         if not (isinstance(found, str) and found) and not (isinstance(found, list) and found):
             raise UsageError(f'{path}:{number}: has no prompt; expected {{"prompt": "..."}} or {{"messages": [...]}}')
         prompts.append(found)

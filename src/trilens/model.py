@@ -63,8 +63,8 @@ def load(
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
 
-    `ignore_keys` names configuration keys that may be left unread; `progress` is called with (bytes read, bytes in all).
-    Raises ModelNotFound, BadCheckpoint or UnsupportedModel.
+    `ignore_keys` names configuration keys that may be left unread; `progress` is called with (bytes read, bytes in
+    all). Raises ModelNotFound, BadCheckpoint or UnsupportedModel.
     """
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
@@ -76,7 +76,8 @@ def load(
 
 
 class Model:
-    """A loaded model. The cache of the last single answer is kept: a conversation that goes on from it is not computed again."""
+    """A loaded model. The cache of the last single answer is kept: a conversation that goes on from it is not
+    computed again."""
 
     def __init__(self, name: str, files: ModelFiles, executor: Executor, text: TextSide) -> None:
         self.name = name
@@ -126,8 +127,8 @@ class Model:
     ) -> Iterator[Event]:
         """Events of several prompts, as they come.
 
-        `max_tokens` None lets the answer run to 4096 tokens or the end of the context. `stop` strings end the answer and
-        are not part of it. `raw` sends a string as it is, without the chat template. `template_variables` go to the
+        `max_tokens` None lets the answer run to 4096 tokens or the end of the context. `stop` strings end the answer
+        and are not part of it. `raw` sends a string as it is, without the chat template. `template_variables` go to the
         template. The rest are `Sampling`'s fields; what is left out comes from the model's own generation_config.json.
         Raises RequestRefused or ContextFull before any work is done. Closing the iterator cancels what still runs.
         """

@@ -44,9 +44,7 @@ def test_parameters_are_what_is_allocated(name: str, tiny_executor: Callable[[st
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("tokens", [1, 20, 77])
-def test_kv_bytes_are_the_caches_own(
-    name: str, tokens: int, tiny_executor: Callable[[str], TorchExecutor]
-) -> None:
+def test_kv_bytes_are_the_caches_own(name: str, tokens: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     sequence = executor.sequence(tokens)
     executor.step([Feed(sequence, prompt(tokens))])

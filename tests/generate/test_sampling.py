@@ -39,9 +39,7 @@ def test_top_k_keeps_k() -> None:
     assert (drawn(200, top_k=2) > 0).tolist() == [False, True, True, False, False]
 
 
-@pytest.mark.parametrize(
-    ("p", "kept"), [(0.39, 1), (0.5, 2), (0.69, 2), (0.75, 3), (0.97, 5)]
-)
+@pytest.mark.parametrize(("p", "kept"), [(0.39, 1), (0.5, 2), (0.69, 2), (0.75, 3), (0.97, 5)])
 def test_top_p_keeps_the_fewest_that_reach_it(p: float, kept: int) -> None:
     assert (drawn(1500, top_p=p) > 0).sum() == kept
 

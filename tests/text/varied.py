@@ -1,5 +1,7 @@
 """Texts on which tokenizers disagree, made by seeded code: the same 2,000 on every machine."""
 
+# ruff: noqa: RUF001  (look-alike characters are the point)
+
 import random
 
 EDGES = [
@@ -60,7 +62,7 @@ PIECES = [
     *"Hello WORLD iPhone McDonald über façade Ελλάδα Привет ДОМ".split(),
     *"안녕 하세요 한글 日本 漢字 中文 测试 ひらがな カタカナ مرحبا سلام שלום สวัสดี नमस्ते".split(),
     *"0 7 42 123 1234 12345678 3.14 1e-9 0xFF ² ½ ٣ ௧ Ⅷ ① ７".split(),
-    *"! ? . , ; : - – — … _ __ = == => -> ++ // /* */ <!-- --> $ € £ % & * ( ) [ ] { } | ~ ` @ # ^ \\ \" « »".split(),
+    *'! ? . , ; : - – — … _ __ = == => -> ++ // /* */ <!-- --> $ € £ % & * ( ) [ ] { } | ~ ` @ # ^ \\ " « »'.split(),
     *"def return class import lambda self.x x+=1 if(a&&b) std::vector<int> foo() #include".split(),
     *"😀 👍🏽 👨‍👩‍👧 🇰🇷 ❤️ ✨ 🏳️‍🌈".split(),
     *"<|im_start|> <|im_end|> <|endoftext|> <|eot_id|> <s> </s> <think> </think> <0x20> [INST]".split(),

@@ -1,4 +1,5 @@
-"""What is done to a stored tensor on its way to one of our parameters, as data that can be applied to values or to rows.
+"""What is done to a stored tensor on its way to one of our parameters, as data that can be applied to values or to
+rows.
 
 A matrix's rows are its second-last axis, a bias's its only one; expert stacks lie in front and are never touched.
 """

@@ -1,11 +1,11 @@
-"""Files -> a spec and where each of its parameters lies. Strict: every parameter found once, every tensor used or listed."""
+"""Files -> a spec and where each of its parameters lies. Strict: every parameter found once, every tensor used or
+listed."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints import names
@@ -132,7 +132,8 @@ def _open_directory(found: Found) -> tuple[Reading, Checkpoint]:
 
 
 def stored_weight_bytes(found: Found) -> dict[str, int]:
-    """Bytes that the weights take in the file, by the name of their most common type; nothing where only a config is."""
+    """Bytes that the weights take in the file, by the name of their most common type; nothing where only a config
+    is."""
     if found.kind != "gguf":
         return {}
     from trilens.checkpoints.gguf import read_gguf
@@ -164,8 +165,7 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[n
     if unused:
         shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
         raise BadCheckpoint(f"{checkpoint.path}: no part of the model uses {shown}; the file and its config disagree")
-    files = ModelFiles(found, reading, checkpoint, stored, left_out)
-    return files
+    return ModelFiles(found, reading, checkpoint, stored, left_out)
 
 
 def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[names.Row, ...]) -> Stored:
@@ -193,7 +193,8 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
             shape = checkpoint.tensors[theirs].shape
             if shape != parameter.shape:
                 raise BadCheckpoint(
-                    f"{checkpoint.path}: {theirs} has the shape {list(shape)}; the config asks for {list(parameter.shape)}"
+                    f"{checkpoint.path}: {theirs} has the shape {list(shape)}; "
+                    f"the config asks for {list(parameter.shape)}"
                 )
         return Stored(wanted, stacked, change)
     raise BadCheckpoint(

@@ -28,7 +28,8 @@ class CachedSequence(Protocol):
         ...
 
     def rewind(self, length: int) -> bool:
-        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they need."""
+        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they
+        need."""
         ...
 
 

@@ -1,4 +1,5 @@
-"""What one call cost, as pure data. Counts are exact; times are measured; bytes and operations come from the accountant."""
+"""What one call cost, as pure data. Counts are exact; times are measured; bytes and operations come from the
+accountant."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from trilens.units import big, data, flop
 
 @dataclass(frozen=True)
 class Tokens:
-    """`prompt` tokens went in, `cached` of them without being computed again; `thinking`, `answer` and `control` came out."""
+    """`prompt` tokens went in, `cached` of them without being computed again; `thinking`, `answer` and `control`
+    came out."""
 
     prompt: int
     cached: int

@@ -1,4 +1,5 @@
-"""Logits -> the next token. The random number of a request's n-th token depends on its seed and n alone, so an answer is
+"""Logits -> the next token. The random number of a request's n-th token depends on its seed and n alone, so an
+answer is
 the same whatever else runs beside it."""
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ class Sampling:
     `temperature` 0 takes the likeliest token (the lowest id among equals). `top_k` keeps the k likeliest (0: all),
     `top_p` the fewest whose shares reach p, `min_p` those with at least that part of the likeliest one's share.
     `repetition_penalty` divides positive and multiplies negative logits of every token in prompt or answer (arXiv
-    1909.05858); `presence_penalty` and `frequency_penalty` are subtracted once, or once per occurrence, for the answer's.
+    1909.05858); `presence_penalty` and `frequency_penalty` are subtracted once, or once per occurrence, for the
+    answer's.
     """
 
     temperature: float = 0.7

@@ -1,4 +1,5 @@
-"""The card: what a model is and what a token of it costs, from its small files alone. No weights, no numpy, no torch."""
+"""The card: what a model is and what a token of it costs, from its small files alone. No weights, no numpy, no
+torch."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ KV_TYPES = {"f32": Fraction(4), "f16": Fraction(2), "bf16": Fraction(2), "q8_0":
 
 @dataclass(frozen=True)
 class Card:
-    """Sizes in numbers and bytes, work in operations. What depends on it is stated at `context` tokens and `kv_type`."""
+    """Sizes in numbers and bytes, work in operations. What depends on it is stated at `context` tokens and
+    `kv_type`."""
 
     name: str
     reading: Reading
@@ -95,7 +97,8 @@ class Card:
 
 
 def card(name: str | Found, *, context: int = 1, kv_type: str = "f16", offline: bool = False) -> Card:
-    """The card of a catalog name, a path or a hub id. `context` is the number of tokens a token sees, its own included."""
+    """The card of a catalog name, a path or a hub id. `context` is the number of tokens a token sees, its own
+    included."""
     found = name if isinstance(name, Found) else find(name, offline=offline, only_small=True)
     reading = read_spec(found)
     if kv_type not in KV_TYPES:

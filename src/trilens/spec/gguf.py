@@ -1,4 +1,5 @@
-"""GGUF metadata -> the same ModelSpec: each architecture's keys are renamed to config.json's, and its family reads them.
+"""GGUF metadata -> the same ModelSpec: each architecture's keys are renamed to config.json's, and its family reads
+them.
 
 What GGUF says by the presence of a tensor instead of a key (a tied head, biases, rotary divisors) is read from there.
 """
@@ -58,7 +59,7 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
     own = {name.removeprefix(arch + "."): value for name, value in metadata.items() if name.startswith(arch + ".")}
     own.setdefault("vocab_size", _vocabulary(metadata, source, where))
     config: dict[str, Any] = {}
-    unread = []
+    unread: list[str] = []
     for name, value in own.items():
         if name in COMMON:
             _put(config, COMMON[name], value)

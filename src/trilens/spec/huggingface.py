@@ -107,7 +107,8 @@ def llama(k: Keys) -> ModelSpec:
 
 
 def mistral(k: Keys) -> ModelSpec:
-    """Mistral 7B, NeMo, Small, Large 2: Llama with a stated head size, and a window on every layer in the first release."""
+    """Mistral 7B, NeMo, Small, Large 2: Llama with a stated head size, and a window on every layer in the first
+    release."""
     window = k.integer("sliding_window") if "sliding_window" in k else None
     return decoder_only(k, "mistral", mask=lambda i: Full() if window is None else Window(window))
 
@@ -241,7 +242,8 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
             return Rope(dim, theta, DynamicScaling(rules.number("factor", positive=True), context), interleaved)
         case "llama3":
             low, high = rules.number("low_freq_factor", positive=True), rules.number("high_freq_factor", positive=True)
-            return Rope(dim, theta, Llama3Scaling(rules.number("factor", positive=True), low, high, original), interleaved)
+            llama3 = Llama3Scaling(rules.number("factor", positive=True), low, high, original)
+            return Rope(dim, theta, llama3, interleaved)
         case "yarn":
             factor = rules.number("factor", context / original, positive=True)
             if "attention_factor" in rules:
@@ -277,7 +279,8 @@ def original_context(k: Keys, rules: Keys, context: int) -> int:
 def _qwen_mask(k: Keys) -> Callable[[int], Mask]:
     """Windows only where `use_sliding_window` says so: on the layers listed, else from `max_window_layers` on."""
     window = k.raw("sliding_window") if k.flag("use_sliding_window", False) else None
-    first, types = k.integer("max_window_layers", 28, least=0), k.texts("layer_types", k.integer("num_hidden_layers", most=MOST_LAYERS))
+    first = k.integer("max_window_layers", 28, least=0)
+    types = k.texts("layer_types", k.integer("num_hidden_layers", most=MOST_LAYERS))
     if window is None:
         return lambda i: Full()
     size = k.integer("sliding_window")

@@ -100,7 +100,8 @@ class Keys:
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
 
     def unread(self) -> tuple[list[str], list[str]]:
-        """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted path."""
+        """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted
+        path."""
         telling: list[str] = []
         empty: list[str] = []
         for name, value in self.values.items():

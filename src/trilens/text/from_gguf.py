@@ -12,10 +12,9 @@ from trilens.text.vocabulary import (
     add_tokens,
     byte_level_bpe,
     known_ends,
-    merges_by_rank,
+    sentencepiece_merges,
     spaced_bpe,
 )
-
 
 _KEY = "tokenizer.ggml."
 _BYTE_SPELLED = Spelling(byte_level=True)
@@ -43,7 +42,6 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     }
     control = {i for i, kind in enumerate(types) if kind in (TokenType.CONTROL, TokenType.UNKNOWN)} | ends
     visible = {i for i, kind in enumerate(types) if kind == TokenType.USER_DEFINED} - control
-    normal = [i for i, kind in enumerate(types) if kind in (TokenType.NORMAL, TokenType.UNUSED)]
     unknown = next((texts[i] for i, kind in enumerate(types) if kind == TokenType.UNKNOWN), None)
 
     add_bos = False
@@ -57,8 +55,8 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     else:
         prefix = bool(metadata.get(_KEY + "add_space_prefix", True))
         scores = _numbers(metadata, "scores", len(texts), 0.0)
-        ranked = [texts[i] for i in sorted(normal, key=lambda i: (-scores[i], i))]
-        engine = spaced_bpe(ids, merges_by_rank(ranked, ids), prefix=prefix, unknown=unknown)
+        merges = sentencepiece_merges(texts, scores, types)
+        engine = spaced_bpe(ids, merges, prefix=prefix, unknown=unknown)
         spelling = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True, leading_space=prefix)
         add_bos = True
 
@@ -102,7 +100,9 @@ def _token(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
     if value is None:
         return None
     if not isinstance(value, int) or not 0 <= value < size:
-        raise BadCheckpoint(f"{_KEY}{name}_token_id is {value!r}; expected a number below {size}, the vocabulary's size")
+        raise BadCheckpoint(
+            f"{_KEY}{name}_token_id is {value!r}; expected a number below {size}, the vocabulary's size"
+        )
     return value
 
 

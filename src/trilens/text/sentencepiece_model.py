@@ -17,7 +17,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.text.spelling import SPACE_MARK, Spelling
-from trilens.text.vocabulary import TokenType, Vocabulary, add_tokens, sentencepiece_bpe
+from trilens.text.vocabulary import TokenType, Vocabulary, add_tokens, sentencepiece_merges, spaced_bpe
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,14 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
             elif number == 3 and isinstance(message, bytes):
                 normalizer = dict(_fields(message))
         kind = _as_int(trainer.get(3, 1))
-        unk_id, bos_id, eos_id = (_as_int(trainer.get(field, default)) for field, default in ((40, 0), (41, 1), (42, 2)))
+        unk_id, bos_id, eos_id = (
+            _as_int(trainer.get(field, default)) for field, default in ((40, 0), (41, 1), (42, 2))
+        )
         character_map = _as_bytes(normalizer.get(2, b""))
     except (IndexError, TypeError, ValueError, struct.error) as fault:
         raise BadCheckpoint(f"{path}: not a SentencePiece model, or damaged ({fault}); download it again") from None
+    if not 0 <= unk_id < len(texts):
+        raise BadCheckpoint(f"{path}: its unknown piece has id {unk_id}, of {len(texts)}; download it again")
     if not texts or len(set(texts)) != len(texts):
         raise BadCheckpoint(f"{path}: its {len(texts)} pieces are none, or not distinct; download it again")
     if kind not in (1, 2) or trainer.get(24) or normalizer.get(5) == 0:
@@ -85,11 +89,16 @@ def read_sentencepiece_vocabulary(path: Path) -> Vocabulary:
     if model.unigram:
         pieces = list(zip(model.texts, model.scores, strict=True))
         engine = Tokenizer(models.Unigram(pieces, unk_id=model.unk_id, byte_fallback=model.byte_fallback))
-        control = [t for t, kind in zip(model.texts, model.types, strict=True) if kind == TokenType.CONTROL]
-        visible = [t for t, kind in zip(model.texts, model.types, strict=True) if kind == TokenType.USER_DEFINED]
-        add_tokens(engine, control, visible)
     else:
-        engine = sentencepiece_bpe(model.texts, model.scores, model.types, byte_fallback=model.byte_fallback)
+        ids = {text: i for i, text in enumerate(model.texts)}
+        merges = sentencepiece_merges(model.texts, model.scores, model.types)
+        engine = spaced_bpe(ids, merges, prefix=False, unknown=model.texts[model.unk_id])
+    kinds = list(zip(model.texts, model.types, strict=True))
+    add_tokens(
+        engine,
+        control=(text for text, kind in kinds if kind in (TokenType.CONTROL, TokenType.UNKNOWN)),
+        visible=(text for text, kind in kinds if kind == TokenType.USER_DEFINED),
+    )
     engine.normalizer = _normalizer(model)
     return Vocabulary(
         engine=engine,

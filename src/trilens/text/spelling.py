@@ -48,4 +48,4 @@ def spell(data: bytes) -> str:
     return data.decode("latin-1").translate(_FROM_LATIN1)
 
 
-_FROM_LATIN1 = {byte: character for byte, character in enumerate(byte_characters())}
+_FROM_LATIN1 = dict(enumerate(byte_characters()))

@@ -74,8 +74,12 @@ class Tokenizer:
                 f"the tokenizer gives up on this text of {len(text)} characters ({_first_line(fault)}); "
                 "send less, or break its longest run of like characters"
             ) from None
-        if not special and (reached := [t for i in self.special_ids.intersection(ids) if (t := self.text_of(i)) in text]):
-            raise RequestRefused(f"the text spells the control token {reached[0]!r}, which would take effect; remove it")
+        if not special and (
+            reached := [t for i in self.special_ids.intersection(ids) if (t := self.text_of(i)) in text]
+        ):
+            raise RequestRefused(
+                f"the text spells the control token {reached[0]!r}, which would take effect; remove it"
+            )
         return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False) -> str:

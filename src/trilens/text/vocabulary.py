@@ -1,6 +1,6 @@
 """From the tables in a checkpoint to an engine of the `tokenizers` library."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -57,7 +57,7 @@ END_TEXTS = (
     "[EOT]",
     "[EOS]",
     "[e~[",
-    "<｜end▁of▁sentence｜>",
+    "<\uff5cend\u2581of\u2581sentence\uff5c>",
 )
 
 
@@ -99,18 +99,6 @@ def spaced_bpe(
     return engine
 
 
-def sentencepiece_bpe(
-    texts: Sequence[str],
-    scores: Sequence[float],
-    types: Sequence[float],
-    *,
-    prefix: bool = False,
-    byte_fallback: bool = True,
-    rstrip: Callable[[str], bool] = lambda text: False,
-    ends: frozenset[int] = frozenset(),
-) -> Tokenizer: ...
-
-
 def add_tokens(
     engine: Tokenizer,
     control: Iterable[str],
@@ -120,9 +108,19 @@ def add_tokens(
 ) -> None:
     """Have these texts found before anything else; control tokens can be left unparsed, visible ones cannot."""
     for texts, special in ((control, True), (visible, False)):
-        engine.add_tokens(
-            [AddedToken(text, special=special, normalized=False, rstrip=rstrip(text)) for text in texts]
-        )
+        engine.add_tokens([AddedToken(text, special=special, normalized=False, rstrip=rstrip(text)) for text in texts])
+
+
+def sentencepiece_merges(
+    texts: Sequence[str], scores: Sequence[float], types: Sequence[float]
+) -> list[tuple[str, str]]:
+    """Merges for a SentencePiece BPE vocabulary: the best score first, among equal scores the lowest id.
+
+    SentencePiece takes the leftmost pair among equal scores; trained models have no two equal ones.
+    """
+    mergeable = (i for i, kind in enumerate(types) if kind in (TokenType.NORMAL, TokenType.UNUSED))
+    ranked = sorted(mergeable, key=lambda i: (-scores[i], i))
+    return merges_by_rank((texts[i] for i in ranked), {text: i for i, text in enumerate(texts)})
 
 
 def merges_by_rank(texts: Iterable[str], known: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -149,6 +147,6 @@ def _regex(pattern: str) -> Regex:
 
 def _bpe(ids: Mapping[str, int], merges: list[tuple[str, str]], **options: object) -> models.BPE:
     try:
-        return models.BPE(dict(ids), merges, **options)  # type: ignore[arg-type]
+        return models.BPE(dict(ids), merges, **options)
     except Exception as fault:
         raise BadCheckpoint(f"the tokenizer's vocabulary and merges do not fit together: {fault}") from None
