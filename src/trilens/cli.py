@@ -233,7 +233,7 @@ def _prompts_of(path: Path) -> list[Prompt]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             raise UsageError(f'{path}:{number}: not JSON; expected a line such as {{"prompt": "..."}}') from None
-        found = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
+        found: Any = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
         conversation = isinstance(found, list) and found and all(isinstance(m, dict) for m in found)
         if not (isinstance(found, str) and found) and not conversation:
             raise UsageError(f'{path}:{number}: has no prompt; expected {{"prompt": "..."}} or {{"messages": [...]}}')
