@@ -180,23 +180,20 @@ def completed(read: Inference, fact: Inference | None) -> Inference:
 
 def read_inference(found: Found) -> Inference:
     """From a model's small files alone."""
-    from trilens.text.template import ChatTemplate, find_templates, gguf_templates, pick_template
+    from trilens.text.template import directory_template, gguf_template
 
-    if found.kind == "gguf":
-        from trilens.checkpoints.gguf import read_gguf
-
-        checkpoint = read_gguf(found.path)
-        templates = gguf_templates(checkpoint.metadata)
-        checkpoint.close()
-    else:
-        templates = find_templates(found.path if found.path.is_dir() else found.path.parent)
-    source = pick_template(templates)
-    if source is None:
-        return Inference("unknown")
     try:
-        return inference_of(ChatTemplate(source))
+        if found.kind == "gguf":
+            from trilens.checkpoints.gguf import read_gguf
+
+            checkpoint = read_gguf(found.path)
+            template = gguf_template(checkpoint.metadata, None)
+            checkpoint.close()
+        else:
+            template = directory_template(found.path if found.path.is_dir() else found.path.parent, None)
     except BadTemplate as problem:
         return Inference("unknown", certain=False, source=str(problem))
+    return inference_of(template)
 
 
 def start_of(prompt: str, markers: Markers | None) -> Start:

@@ -21,15 +21,16 @@ DATE = re.compile(r"(?:19|20)\d{6}|20\d\d|2[3-9](?:0[1-9]|1[0-2])|(?:0[1-9]|1[0-
 CONTEXT = re.compile(r"\d+k|1m")
 QUANTISED = re.compile(r"i?q\d\w*|[wa]\d+a?\d*|\d+bit|\d+bpw|(?:fp|bf|int|nf|nvfp|mxfp)\d+|[ui]\d|f16|f32")
 VENDORS = """
-    meta llama openai google deepmind microsoft mistral mistralai anthropic alibaba nvidia ibm deepseek moonshot moonshotai
-    zai zhipu minimax minimaxai tencent baidu databricks xai cohere allenai ai2 qwen hf huggingface huggingfacetb unsloth
-    bartowski nousresearch thebloke lmstudio mlx community redhatai neuralmagic ollama groq together fireworks bedrock
-    vertex openrouter azure accounts models xiaomimimo org
+    meta llama openai google deepmind microsoft mistral mistralai anthropic alibaba nvidia ibm deepseek moonshot
+    moonshotai zai zhipu minimax minimaxai tencent baidu databricks xai cohere allenai ai2 qwen hf huggingface
+    huggingfacetb unsloth bartowski nousresearch thebloke lmstudio mlx community redhatai neuralmagic ollama
+    groq together fireworks bedrock vertex openrouter azure accounts models xiaomimimo org
 """
 PLAIN = """
-    instruct instruction chat it hf gguf ggml awq gptq exl2 exl3 bnb dynamic ud xl k m s l xs xxs nl safetensors text only
-    latest preview exp experimental the model ai by from quantized quantised quant versatile language free api old new
-    original official stable release version series llm tuned block channel torchao onnx with mode on enabled
+    instruct instruction chat it hf gguf ggml awq gptq exl2 exl3 bnb dynamic ud xl k m s l xs xxs nl safetensors
+    text only latest preview exp experimental the model ai by from quantized quantised quant versatile language
+    free api old new original official stable release version series llm tuned block channel torchao onnx with
+    mode on enabled
 """
 THINKS = frozenset("thinking think reasoning reasoner extended cot".split())
 LEVELS = frozenset("minimal low medium high xhigh max".split())
