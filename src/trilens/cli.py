@@ -187,7 +187,7 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
 @commands.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="A list of cards as JSON.")

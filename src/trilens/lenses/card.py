@@ -1,10 +1,10 @@
-"""The card: what a model is and what a token of it costs, from its small files alone. No weights, no numpy, no torch."""
+"""The card: what a model is and what a token of it costs, from its small files alone. Neither weights nor torch."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, overload
 
 from trilens.checkpoints.find import Found
 from trilens.errors import UsageError
@@ -24,7 +24,7 @@ KV_TYPES = {"f32": Fraction(4), "f16": Fraction(2), "bf16": Fraction(2), "q8_0":
 
 @dataclass(frozen=True)
 class Card:
-    """Sizes in numbers and bytes, work in operations. What depends on it is stated at `context` tokens and `kv_type`."""
+    """Sizes in numbers and bytes, work in operations; at `context` tokens and `kv_type` where that matters."""
 
     name: str
     origin: str
@@ -148,6 +148,10 @@ class StatedCard:
         return stated_text(self, width)
 
 
+@overload
+def card(name: Found, **options: Any) -> Card: ...
+@overload
+def card(name: str, **options: Any) -> Card | StatedCard: ...
 def card(
     name: str | Found,
     *,
@@ -191,5 +195,3 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
         weights=(*([] if own is None else [own]), *weight_bytes(spec)),
         published=compare_published(stated, parameters, reading),
     )
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 
 NARROW = 60  # columns; below, a label stands on a line of its own
 LABEL = 14
@@ -60,7 +61,7 @@ def table_in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: 
 
 def ranges(numbers: Sequence[int]) -> str:
     """0-2, 5 for consecutive ones; "1, 3, ... 47" where they are evenly spaced."""
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(numbers)}
     if len(numbers) > 3 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"every {step}. from {numbers[0]} to {numbers[-1]}"
     parts: list[tuple[int, int]] = []

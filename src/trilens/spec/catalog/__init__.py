@@ -1,8 +1,8 @@
 """Well-known models by name. Each is one JSON file of `CatalogEntry`'s fields; adding a model is adding a file.
 
-    open/    models whose config.json is known, so that a card needs nothing else
-    names/   families and sizes of which only the backbone and the inference are known, for `trilens tag`
-    hosted/  models behind a vendor's service, whose backbone nobody outside knows
+open/    models whose config.json is known, so that a card needs nothing else
+names/   families and sizes of which only the backbone and the inference are known, for `trilens tag`
+hosted/  models behind a vendor's service, whose backbone nobody outside knows
 """
 
 from __future__ import annotations
