@@ -109,7 +109,7 @@ def lookup(name: str) -> CatalogEntry | None:
         return None
     from trilens.spec.catalog.recognise import models_called
 
-    called = [entry for entry in models_called(name) if entry.source or entry.config or entry.hosted]
+    called = models_called(name)
     return called[0] if len(called) == 1 else None
 
 
