@@ -168,8 +168,8 @@ OURS: dict[str, tuple[str, Expected]] = {
         Expected("levels", "off:closed low:opened on:opened", "enable_thinking", "low_effort", "on"),
     ),
     "Ministral 3 Reasoning": (
-        "{% if messages[0].role != 'system' %}[SYSTEM_PROMPT]Think first: [THINK]...[/THINK] and then answer as shortly "
-        "and clearly as you can.[/SYSTEM_PROMPT]{% endif %}" + TURNS + ASK,
+        "{% if messages[0].role != 'system' %}[SYSTEM_PROMPT]Think first: [THINK]...[/THINK] and then answer as "
+        "shortly and clearly as you can.[/SYSTEM_PROMPT]{% endif %}" + TURNS + ASK,
         Expected("switchable", "off:free on:free", default="on", markers=("[THINK]", "[/THINK]")),
     ),
     "Gemma 4": (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, overload
+from typing import Any
 
 from trilens.checkpoints.find import Found
 from trilens.errors import UsageError
@@ -148,10 +148,6 @@ class StatedCard:
         return stated_text(self, width)
 
 
-@overload
-def card(name: Found, **options: Any) -> Card: ...
-@overload
-def card(name: str, **options: Any) -> Card | StatedCard: ...
 def card(
     name: str | Found,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trilens.lenses.layout import paragraph, ranges, spaced, table, terminal_width
+from trilens.lenses.layout import heading, paragraph, ranges, spaced, table, terminal_width
 from trilens.lenses.moe import MoeLens
 from trilens.lenses.reasoning import THOUGHT
 from trilens.spec.model import Chunk, Full, LatentAttention, ModelSpec, Window
@@ -28,7 +28,7 @@ def stated_text(card: StatedCard, width: int | None = None) -> str:
     thinking += f", {stated.default} unless asked for otherwise" if stated.default else ""
     thinking += f"; {stated.note}" if stated.note else ""
     served = f", served by {card.entry.vendor}" if card.entry.hosted else ""
-    lines = [f"{card.name}  [{card.tag}]"]
+    lines = heading(card.name, card.tag, width)
     lines += paragraph("what it is", card.entry.description + served, width)
     lines += paragraph("backbone", card.entry.backbone, width)
     lines += paragraph("inference", thinking, width)
@@ -42,7 +42,7 @@ def _heading(card: Card, width: int) -> list[str]:
         f"{spec.family} · {len(spec.layers)} layers of width {spec.width} · {_heads(spec)} · "
         f"vocabulary {spec.vocab} · context {spec.context}"
     )
-    lines = [f"{card.name}  [{card.tag}]"]
+    lines = heading(card.name, card.tag, width)
     lines += paragraph("from", card.origin, width)
     lines += paragraph("wiring", wiring, width)
     lines += paragraph("attention", _masks(spec), width)

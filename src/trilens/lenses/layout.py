@@ -26,6 +26,12 @@ def paragraph(label: str, text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False) or [lead]
 
 
+def heading(name: str, tag: str, width: int) -> list[str]:
+    """The first line of a card, or its first two."""
+    line = f"{name}  [{tag}]"
+    return [line] if len(line) <= width else [*textwrap.wrap(name, width), *textwrap.wrap(f"[{tag}]", width)]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, indent: int = 2) -> list[str]:
     """The first column to the left, the others to the right; each row as a small list if the table is too wide."""
     sizes = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
