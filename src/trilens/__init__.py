@@ -1,4 +1,5 @@
-"""trilens: one call runs any open-weight language model, dense or mixture-of-experts, thinking or not, with a receipt."""
+"""trilens: one call runs any open-weight language model, dense or mixture-of-experts, thinking or not, with a
+receipt."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first used, so that `trilens card` never waits for numpy or torch."""
+    """Import a public name from its room when it is first used, so that `trilens card` never waits for numpy or
+    torch."""
     if name not in _ROOMS:
         raise AttributeError(f"module 'trilens' has no attribute {name!r}")
     from importlib import import_module

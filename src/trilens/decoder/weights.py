@@ -1,4 +1,5 @@
-"""Spec -> the name and shape of every tensor the decoder uses. The tree mirrors the spec; the leaves are `Parameter`s."""
+"""Spec -> the name and shape of every tensor the decoder uses. The tree mirrors the spec; the leaves are
+`Parameter`s."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ from trilens.spec.model import (
 
 @dataclass(frozen=True)
 class Parameter:
-    """One tensor, by name. Matrices are [out, in], experts [E, out, in], per-head matrices [H, out, in], tables [rows, width]."""
+    """One tensor, by name. Matrices are [out, in], experts [E, out, in], per-head matrices [H, out, in], tables
+    [rows, width]."""
 
     name: str
     shape: tuple[int, ...]
@@ -61,7 +63,8 @@ class AttentionWeights:
 
 @dataclass(frozen=True)
 class LatentAttentionWeights:
-    """`k_up` [H, kv_rank, nope_dim] carries queries into the latent space, `v_up` [H, value_dim, kv_rank] results out of it."""
+    """`k_up` [H, kv_rank, nope_dim] carries queries into the latent space, `v_up` [H, value_dim, kv_rank] results
+    out of it."""
 
     q: LinearWeights | None
     q_down: LinearWeights | None

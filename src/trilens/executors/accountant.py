@@ -44,7 +44,8 @@ class Span:
 
 @dataclass(frozen=True)
 class Touched:
-    """A parameter that a step reads: `elements` of it (expected, where a router decides); `looked_up` row by row or not."""
+    """A parameter that a step reads: `elements` of it (expected, where a router decides); `looked_up` row by row or
+    not."""
 
     parameter: Parameter
     elements: Fraction
@@ -55,8 +56,8 @@ class Touched:
 class PartCost:
     """Costs of one part of one layer.
 
-    `masked_flops` takes attention's whole rectangle, masked pairs included. `kv_elements_read` is one pass over the cache
-    for all of a sequence's new tokens; `kv_elements_read_singly` one pass for each of them, as in decoding.
+    `masked_flops` takes attention's whole rectangle, masked pairs included. `kv_elements_read` is one pass over the
+    cache for all of a sequence's new tokens; `kv_elements_read_singly` one pass for each of them, as in decoding.
     """
 
     flops: int = 0
@@ -107,7 +108,8 @@ class StepCost:
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """`total`: every distinct weight or persistent buffer of the text decoder. `active`: less the experts that do not fire
+    """`total`: every distinct weight or persistent buffer of the text decoder. `active`: less the experts that do
+    not fire
     and all but one row of every table that is only looked up; `active_with_embeddings` counts those tables whole."""
 
     total: int

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from trilens.decoder.weights import Parameter
     from trilens.spec.model import ModelSpec
 
 
 class CachedSequence(Protocol):
-    """One sequence's cache. `length` tokens are in it; `request_length` chose its rope tables."""
+    """One sequence's cache. `length` tokens are in it; `request_length` chooses its rope tables."""
+
+    request_length: int
 
     @property
     def length(self) -> int: ...
-
-    @property
-    def request_length(self) -> int: ...
 
     @property
     def kv_bytes(self) -> int:
@@ -27,22 +28,25 @@ class CachedSequence(Protocol):
         ...
 
     def rewind(self, length: int) -> bool:
-        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they need."""
+        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they
+        need."""
         ...
 
 
 @dataclass(frozen=True)
 class Feed:
-    """Tokens to append to one sequence in a step."""
+    """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
+    logits: bool = True
 
 
 class Executor(Protocol):
     """Carries the decoder out for a batch of sequences at a time."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     @property
     def spec(self) -> ModelSpec: ...
@@ -57,10 +61,18 @@ class Executor(Protocol):
         """Bytes of one number in the cache."""
         ...
 
+    def element_bytes(self, parameter: Parameter) -> Fraction:
+        """Bytes that one number of this weight takes in memory."""
+        ...
+
     def sequence(self, request_length: int) -> CachedSequence:
         """An empty sequence that will hold up to `request_length` tokens, prompt and answer together."""
         ...
 
+    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
+        """Whether what is cached in it is also right for a request of that length (rotary tables can depend on it)."""
+        ...
+
     def step(self, batch: Sequence[Feed]) -> np.ndarray:
-        """One forward pass: [len(batch), vocab] float32, the logits behind each feed's last token."""
+        """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
         ...

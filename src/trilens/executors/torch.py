@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from fractions import Fraction
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ from trilens.spec.model import (
     Window,
     first_visible,
 )
-from trilens.spec.rope import rope_table
+from trilens.spec.rope import rope_table, tables_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,22 +105,26 @@ class TorchExecutor:
     def weight_bytes(self) -> int:
         return sum(self.tensors[p.name].numel() * 4 for p in parameters(self.weights))
 
+    def element_bytes(self, parameter: Parameter) -> Fraction:
+        return Fraction(self.tensors[parameter.name].element_size())
+
     def sequence(self, request_length: int) -> TorchSequence:
         return TorchSequence(self.spec, request_length, self.device)
 
+    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
+        return tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
+
     def step(self, batch: Sequence[Feed]) -> np.ndarray:
         with torch.inference_mode():
-            logits = self.forward([(_torch_sequence(f.sequence), f.tokens) for f in batch])
+            logits = self.forward(batch)
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
 
-    def forward(
-        self, batch: Sequence[tuple[TorchSequence, Sequence[int]]], logits: Literal["last", "all"] = "last"
-    ) -> Tensor:
-        """[rows, vocab]: a row for each sequence's last token, or for every token of the step."""
-        ops = TorchOps(self, batch, logits)
+    def forward(self, batch: Sequence[Feed], every_row: bool = False) -> Tensor:
+        """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
+        ops = TorchOps(self, batch, every_row)
         result = decode(ops, self.spec, self.weights)
-        for sequence, tokens in batch:
+        for sequence, tokens in ops.batch:
             sequence.length += len(tokens)
             sequence.drop_unseen()
         return result
@@ -141,19 +147,15 @@ class TorchRoutes:
 class TorchOps:
     """`Ops` on tensors, for one step."""
 
-    def __init__(
-        self,
-        executor: TorchExecutor,
-        batch: Sequence[tuple[TorchSequence, Sequence[int]]],
-        logits: Literal["last", "all"] = "last",
-    ) -> None:
+    def __init__(self, executor: TorchExecutor, feeds: Sequence[Feed], every_row: bool = False) -> None:
         self.executor = executor
-        self.batch = batch
-        self.logits = logits
-        self.tokens = torch.tensor([t for _, tokens in batch for t in tokens], device=executor.device)
+        self.batch = [(_torch_sequence(f.sequence), f.tokens) for f in feeds]
+        self.tokens = torch.tensor([t for _, tokens in self.batch for t in tokens], device=executor.device)
         self.positions = torch.cat(
-            [torch.arange(s.length, s.length + len(tokens), device=executor.device) for s, tokens in batch]
+            [torch.arange(s.length, s.length + len(tokens), device=executor.device) for s, tokens in self.batch]
         )
+        ends = accumulate(len(f.tokens) for f in feeds)
+        self.rows = None if every_row else [end - 1 for end, f in zip(ends, feeds, strict=True) if f.logits]
         self.routes: list[TorchRoutes] = []
         self._angles: dict[Rope, tuple[Tensor, Tensor]] = {}
 
@@ -172,10 +174,7 @@ class TorchOps:
         return F.embedding(self.tokens, self._weight(table))
 
     def last_rows(self, x: Tensor) -> Tensor:
-        if self.logits == "all":
-            return x
-        ends = torch.tensor([len(tokens) for _, tokens in self.batch], device=x.device).cumsum(0)
-        return x[ends - 1]
+        return x if self.rows is None else x[self.rows]
 
     # ---- matrices
     def linear(self, x: Tensor, w: LinearWeights) -> Tensor:
@@ -183,12 +182,12 @@ class TorchOps:
 
     def head_linear(self, x: Tensor, weight: Parameter) -> Tensor:
         w_Hoi = self._weight(weight)
-        x_HNi = x.unflatten(-1, (w_Hoi.shape[0], -1)).transpose(0, 1)
+        x_HNi = _parts(x, w_Hoi.shape[0]).transpose(0, 1)
         return (x_HNi @ w_Hoi.transpose(1, 2)).transpose(0, 1).flatten(1)
 
     # ---- rows
     def norm(self, x: Tensor, norm: Norm, w: NormWeights, groups: int = 1) -> Tensor:
-        parts = x.unflatten(-1, (groups, -1))
+        parts = _parts(x, groups)
         if norm.centred:
             parts = parts - parts.mean(-1, keepdim=True)
         parts = parts * torch.rsqrt(parts.square().mean(-1, keepdim=True) + norm.eps)
@@ -199,7 +198,7 @@ class TorchOps:
         return parts.flatten(-2)
 
     def rope(self, x: Tensor, heads: int, rope: Rope) -> Tensor:
-        x_NHd = x.unflatten(-1, (heads, -1))
+        x_NHd = _parts(x, heads)
         turned, passed = x_NHd[..., : rope.dim], x_NHd[..., rope.dim :]
         cos, sin = self._cos_sin(rope)
         if rope.interleaved:
@@ -231,10 +230,10 @@ class TorchOps:
         return x.clamp(-limit, limit)
 
     def slice(self, x: Tensor, groups: int, start: int, stop: int) -> Tensor:
-        return x.unflatten(-1, (groups, -1))[..., start:stop].flatten(1)
+        return _parts(x, groups)[..., start:stop].flatten(1)
 
     def join(self, a: Tensor, b: Tensor, groups: int) -> Tensor:
-        return torch.cat((a.unflatten(-1, (groups, -1)), b.unflatten(-1, (groups, -1))), -1).flatten(1)
+        return torch.cat((_parts(a, groups), _parts(b, groups)), -1).flatten(1)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -266,10 +265,10 @@ class TorchOps:
         at = 0
         for sequence, tokens in self.batch:
             rows = slice(at, at + len(tokens))
-            k_nKd = k[rows].unflatten(-1, (cache.kv_heads, -1))
+            k_nKd = _parts(k[rows], cache.kv_heads)
             sequence.keys[cache.index] = torch.cat((sequence.keys[cache.index], k_nKd))
             if v is not None:
-                v_nKd = v[rows].unflatten(-1, (cache.kv_heads, -1))
+                v_nKd = _parts(v[rows], cache.kv_heads)
                 sequence.values[cache.index] = torch.cat((sequence.values[cache.index], v_nKd))
             at += len(tokens)
 
@@ -286,7 +285,7 @@ class TorchOps:
         results, at = [], 0
         for sequence, tokens in self.batch:
             n, past = len(tokens), sequence.length
-            q_KGnd = q[at : at + n].unflatten(-1, (cache.kv_heads, heads // cache.kv_heads, -1)).permute(1, 2, 0, 3)
+            q_KGnd = q[at : at + n].reshape(n, cache.kv_heads, heads // cache.kv_heads, -1).permute(1, 2, 0, 3)
             first = first_visible(mask, past)
             keys = sequence.keys[cache.index][first - sequence.starts[cache.index] :]
             values = keys[..., : cache.value_dim] if cache.latent else sequence.values[cache.index]
@@ -335,7 +334,7 @@ class TorchOps:
 
     def experts(self, x: Tensor, routes: TorchRoutes, w: DenseWeights, ffn: Routed) -> Tensor:
         result = x.new_zeros(x.shape[0], w.down.weight.shape[1])
-        for expert in routes.ids.unique().tolist():
+        for expert in sorted(set(routes.ids.flatten().tolist())):
             token, rank = (routes.ids == expert).nonzero(as_tuple=True)
             weight = routes.weights[token, rank, None]
             x_e = x[token] * weight if ffn.weight_on_input else x[token]
@@ -346,6 +345,11 @@ class TorchOps:
 
     def _expert(self, x: Tensor, w: LinearWeights, expert: int) -> Tensor:
         return F.linear(x, self._weight(w.weight)[expert], None if w.bias is None else self._weight(w.bias)[expert])
+
+
+def _parts(x: Tensor, groups: int) -> Tensor:
+    """[N, groups * d] -> [N, groups, d]."""
+    return x.reshape(*x.shape[:-1], groups, -1)
 
 
 def _visible(mask: Mask, past: int, n: int, first: int, keys: int, device: torch.device) -> Tensor:
@@ -365,7 +369,7 @@ def _allowed(scores: Tensor, router: Router) -> Tensor:
     """Scores with the experts of the groups that were not chosen put out of reach."""
     if router.groups is None:
         return scores
-    by_group = scores.unflatten(-1, (router.groups.count, -1))
+    by_group = _parts(scores, router.groups.count)
     group_scores = by_group.topk(router.groups.best, -1).values.sum(-1)
     chosen = group_scores.topk(router.groups.chosen, -1).indices
     keep = torch.zeros_like(group_scores, dtype=torch.bool).scatter(-1, chosen, True)

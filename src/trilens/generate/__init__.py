@@ -1,0 +1,1 @@
+"""Tokens: sampling, running requests together, and what each of them cost."""

@@ -56,6 +56,8 @@ BOOKKEEPING = (
     "unsloth_version use_bfloat16 use_cache quantization_config"
 ).split()
 
+MOST_LAYERS = 10_000  # the spec writes every layer out
+
 ACTIVATIONS = {
     "silu": Curve.SILU,
     "swish": Curve.SILU,
@@ -105,7 +107,8 @@ def llama(k: Keys) -> ModelSpec:
 
 
 def mistral(k: Keys) -> ModelSpec:
-    """Mistral 7B, NeMo, Small, Large 2: Llama with a stated head size, and a window on every layer in the first release."""
+    """Mistral 7B, NeMo, Small, Large 2: Llama with a stated head size, and a window on every layer in the first
+    release."""
     window = k.integer("sliding_window") if "sliding_window" in k else None
     return decoder_only(k, "mistral", mask=lambda i: Full() if window is None else Window(window))
 
@@ -145,7 +148,7 @@ def decoder_only(
     tied_by_default: bool = False,
 ) -> ModelSpec:
     """The arrangement most families share: norm, attention, add, norm, feed-forward, add, with one cache a layer."""
-    width, layers = k.integer("hidden_size"), k.integer("num_hidden_layers")
+    width, layers = k.integer("hidden_size"), k.integer("num_hidden_layers", most=MOST_LAYERS)
     heads = k.integer("num_attention_heads")
     kv_heads = k.integer("num_key_value_heads", heads)
     head_dim = stated_head_dim(k, width, heads)
@@ -211,7 +214,7 @@ def activation(k: Keys, name: str = "hidden_act") -> Curve:
 def read_rope(k: Keys, dim: int, context: int, default_theta: float = 10000.0) -> Rope:
     """`rope_parameters` (transformers 5), or `rope_theta` with `rope_scaling` (before)."""
     rules = k.mapping("rope_parameters") or k.mapping("rope_scaling")
-    theta = rules.number("rope_theta") if rules and "rope_theta" in rules else k.number("rope_theta", default_theta)
+    theta = (rules if rules and "rope_theta" in rules else k).number("rope_theta", default_theta, positive=True)
     k.ignore("rope_theta", "rope_parameters", "rope_scaling")
     partial = k.number("partial_rotary_factor", 1.0) if "partial_rotary_factor" in k else 1.0
     if rules and "partial_rotary_factor" in rules:
@@ -233,15 +236,16 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
             rules.ignore("factor", "original_max_position_embeddings")
             return Rope(dim, theta, None, interleaved)
         case "linear":
-            return Rope(dim, theta, LinearScaling(rules.number("factor")), interleaved)
+            return Rope(dim, theta, LinearScaling(rules.number("factor", positive=True)), interleaved)
         case "dynamic":
             # transformers takes the model's own context as the point where the growth begins
-            return Rope(dim, theta, DynamicScaling(rules.number("factor"), context), interleaved)
+            return Rope(dim, theta, DynamicScaling(rules.number("factor", positive=True), context), interleaved)
         case "llama3":
-            low, high = rules.number("low_freq_factor"), rules.number("high_freq_factor")
-            return Rope(dim, theta, Llama3Scaling(rules.number("factor"), low, high, original), interleaved)
+            low, high = rules.number("low_freq_factor", positive=True), rules.number("high_freq_factor", positive=True)
+            llama3 = Llama3Scaling(rules.number("factor", positive=True), low, high, original)
+            return Rope(dim, theta, llama3, interleaved)
         case "yarn":
-            factor = rules.number("factor", context / original)
+            factor = rules.number("factor", context / original, positive=True)
             if "attention_factor" in rules:
                 stretch = rules.number("attention_factor")
                 rules.ignore("mscale", "mscale_all_dim")
@@ -254,7 +258,7 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
             yarn = YarnScaling(factor, original, fast, slow, rules.flag("truncate", True))
             return Rope(dim, theta, yarn, interleaved, stretch)
         case "longrope" | "su":
-            factor = rules.number("factor") if "factor" in rules else context / original
+            factor = rules.number("factor", positive=True) if "factor" in rules else context / original
             short, long = rules.numbers("short_factor", dim // 2), rules.numbers("long_factor", dim // 2)
             stretch = longrope_attention_factor(factor, original)
             if "attention_factor" in rules:
@@ -275,7 +279,8 @@ def original_context(k: Keys, rules: Keys, context: int) -> int:
 def _qwen_mask(k: Keys) -> Callable[[int], Mask]:
     """Windows only where `use_sliding_window` says so: on the layers listed, else from `max_window_layers` on."""
     window = k.raw("sliding_window") if k.flag("use_sliding_window", False) else None
-    first, types = k.integer("max_window_layers", 28, least=0), k.texts("layer_types", k.integer("num_hidden_layers"))
+    first = k.integer("max_window_layers", 28, least=0)
+    types = k.texts("layer_types", k.integer("num_hidden_layers", most=MOST_LAYERS))
     if window is None:
         return lambda i: Full()
     size = k.integer("sliding_window")

@@ -7,7 +7,7 @@ from typing import Any
 
 from trilens.errors import BadCheckpoint
 
-_LARGEST = 2**40
+_LARGEST = 2**31  # no width, count or context of a model is near it; a header that claims more is hostile
 
 
 class Keys:
@@ -32,18 +32,20 @@ class Keys:
         self.read.add(name)
         return self.values.get(name)
 
-    def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+    def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = _LARGEST) -> int:
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _LARGEST:
-            raise self.wrong(name, value, f"an integer of at least {least}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(name, value, f"an integer from {least} to {most}")
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
+    def number(self, name: str, default: float | None = None, *, positive: bool = False) -> float:
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
             raise self.wrong(name, value, "a finite number")
+        if positive and value <= 0:
+            raise self.wrong(name, value, "a number above 0")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -98,8 +100,10 @@ class Keys:
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
 
     def unread(self) -> tuple[list[str], list[str]]:
-        """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted path."""
-        telling, empty = [], []
+        """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted
+        path."""
+        telling: list[str] = []
+        empty: list[str] = []
         for name, value in self.values.items():
             if name not in self.read:
                 (empty if value is None or value is False or value in ("", [], {}) else telling).append(

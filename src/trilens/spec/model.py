@@ -24,7 +24,8 @@ class LinearScaling:
 
 @dataclass(frozen=True)
 class Llama3Scaling:
-    """Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1's technical report, its rope code)."""
+    """Low frequencies divided by `factor`, high ones kept, a ramp between (Llama 3.1's technical report, its rope
+    code)."""
 
     factor: float
     low_frequency: float
@@ -34,7 +35,8 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class YarnScaling:
-    """YaRN, arXiv 2309.00071: interpolation and extrapolation mixed by wavelength between `beta_slow` and `beta_fast`."""
+    """YaRN, arXiv 2309.00071: interpolation and extrapolation mixed by wavelength between `beta_slow` and
+    `beta_fast`."""
 
     factor: float
     original_context: int
@@ -45,7 +47,8 @@ class YarnScaling:
 
 @dataclass(frozen=True)
 class LongRopeScaling:
-    """LongRoPE, arXiv 2402.13753: one divisor per frequency; `long` ones when the whole request exceeds `original_context`."""
+    """LongRoPE, arXiv 2402.13753: one divisor per frequency; `long` ones when the whole request exceeds
+    `original_context`."""
 
     short: tuple[float, ...]
     long: tuple[float, ...]
@@ -169,7 +172,8 @@ class Norm:
 
 @dataclass(frozen=True)
 class QueryKeyNorm:
-    """A norm on queries and keys: over each head, or over all heads together (`whole`); after the rotation or before."""
+    """A norm on queries and keys: over each head, or over all heads together (`whole`); after the rotation or
+    before."""
 
     norm: Norm
     whole: bool = False
@@ -237,7 +241,8 @@ class Curve(StrEnum):
 
 @dataclass(frozen=True)
 class Glu:
-    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides; `slope` is silu's x * sigmoid(slope x)."""
+    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides; `slope` is silu's x *
+    sigmoid(slope x)."""
 
     curve: Curve
     clamp: float | None = None
@@ -277,8 +282,8 @@ class Router:
     """Which `chosen` of `experts` fire for a token, and with what weight.
 
     `correction_bias` is added for the choice only, never to the weight. `renormalise` divides the chosen weights by
-    their sum (plus `renormalise_eps`); then `scale` multiplies them, and `expert_scale` is one learned factor per expert.
-    `jitter` is sparsemixer's distance from the maximum.
+    their sum (plus `renormalise_eps`); then `scale` multiplies them, and `expert_scale` is one learned factor per
+    expert. `jitter` is sparsemixer's distance from the maximum.
     """
 
     experts: int
@@ -341,7 +346,8 @@ class PerLayerInput:
 
 @dataclass(frozen=True)
 class Layer:
-    """Two residual branches; a norm that is None is not there. `residual_scale` multiplies each branch, `scalar` is learned."""
+    """Two residual branches; a norm that is None is not there. `residual_scale` multiplies each branch, `scalar` is
+    learned."""
 
     attention: Attention | LatentAttention
     feed_forward: FeedForward
@@ -411,7 +417,8 @@ class Reading:
     """What came out of a config.json or a GGUF header.
 
     `unread`: keys nobody here knows, whose value says something; they stop a run, and a card lists them.
-    `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not stated.
+    `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not
+    stated.
     `not_counted`: parts of the checkpoint that the text decoder's forward pass never uses, with their parameters.
     """
 

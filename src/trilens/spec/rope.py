@@ -11,6 +11,7 @@ from trilens.spec.model import (
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
+    ModelSpec,
     ProportionalScaling,
     Rope,
     YarnScaling,
@@ -23,11 +24,6 @@ class RopeTable:
 
     frequencies: tuple[float, ...]
     factor: float
-
-
-def depends_on_length(rope: Rope) -> bool:
-    """Whether the table is different for a short and a long request."""
-    return isinstance(rope.scaling, LongRopeScaling | DynamicScaling)
 
 
 def rope_table(rope: Rope, request_length: int) -> RopeTable:
@@ -103,3 +99,22 @@ def _f32(x: float) -> float:
     """The nearest float32."""
     rounded: float = struct.unpack("f", struct.pack("f", x))[0]
     return rounded
+
+
+def tables_key(spec: ModelSpec, request_length: int) -> tuple[object, ...]:
+    """Equal for two request lengths exactly when the model's rotary tables are; part of a cached prefix's identity."""
+    key: list[object] = []
+    for rope in ropes(spec):
+        match rope.scaling:
+            case LongRopeScaling(original_context=original):
+                key.append(request_length > original)
+            case DynamicScaling(original_context=original):
+                key.append(max(request_length, original))
+            case _:
+                pass
+    return tuple(key)
+
+
+def ropes(spec: ModelSpec) -> list[Rope]:
+    """The model's different ropes, in the order of the layers that first use them."""
+    return list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope is not None))

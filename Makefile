@@ -1,0 +1,50 @@
+# make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt
+# make test   install what the tests need and run everything CI runs
+# make test-all   also the slow tests and the peers
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH := torch==2.13.0
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.demo
+	$(BIN)/trilens run "What is the capital of France?" --temperature 0
+
+test: $(VENV)/.test lint
+	$(BIN)/python -m pytest -n 2
+
+test-all: $(VENV)/.test lint
+	$(BIN)/python -m pytest -n 2 -m ""
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trilens needs Python 3.11 or newer; this is " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV) || { echo "could not make $(VENV); on Debian: apt install python3-venv" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+# The CPU build of PyTorch is asked for by its local version. An index without it has one number for every build, and
+# on Linux that one brings several GB of CUDA.
+$(VENV)/.torch: $(VENV)/bin/python
+	@$(BIN)/python -m pip install --quiet "$(TORCH)+cpu" 2>/dev/null || { \
+	  echo "make: your package index has no $(TORCH)+cpu; the CPU builds come from PyTorch's own index (pytorch.org," >&2; \
+	  echo "make: Get started, CPU; set PIP_EXTRA_INDEX_URL to it). Installing $(TORCH) as your index has it." >&2; \
+	  $(BIN)/python -m pip install "$(TORCH)"; }
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -e ".[torch]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo pyproject.toml
+	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

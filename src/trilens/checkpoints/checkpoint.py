@@ -1,0 +1,47 @@
+"""What every file of weights looks like to the rest: named tensors, their bytes, their values as float32."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:  # reading a header must not import numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """Where one tensor lies and how it is written; nothing of its values."""
+
+    name: str
+    shape: tuple[int, ...]  # row-major: the last dimension is contiguous (GGUF's own order reversed)
+    type: str  # "F32", "BF16", "F8_E4M3", "Q4_1", "Q4_K", "MXFP4", ...
+    file: Path
+    offset: int  # bytes from the start of the file
+    nbytes: int
+
+
+class Checkpoint(Protocol):
+    """The weights of one model, in one file or several."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def tensors(self) -> Mapping[str, StoredTensor]: ...
+
+    def raw(self, name: str) -> memoryview:
+        """The tensor's bytes as they are in the file, mapped, not copied."""
+        ...
+
+    def read(self, name: str) -> "NDArray[np.float32]":
+        """The tensor's values in its `shape`: a fresh float32 array, scales applied.
+
+        Raises UnsupportedModel for a type that nobody here can read, BadCheckpoint for a name that is not there.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of the files; what `raw` gave stays valid until it is dropped."""
+        ...

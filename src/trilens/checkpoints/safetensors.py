@@ -1,0 +1,280 @@
+"""safetensors files, one or sharded: header -> tensors, every number checked before it is believed.
+
+    header length u64, little endian | header: a JSON object | data, to which the offsets count
+    header:  {"__metadata__": {str: str}, NAME: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
+
+The tensors cover the data from end to end: no holes, no overlaps. A sharded model has `model.safetensors.index.json`
+beside its shards: {"weight_map": {NAME: FILE}}. https://github.com/huggingface/safetensors
+"""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trilens.checkpoints.checkpoint import StoredTensor
+from trilens.checkpoints.mapped import MappedFile, bad, shown
+from trilens.checkpoints.quantised import refuse_quantised_names, refuse_unsupported_quantisation
+from trilens.checkpoints.scales import FP8, pair_with_scales, times_scale
+from trilens.errors import BadCheckpoint, UnsupportedModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["SafetensorsCheckpoint", "read_config_json", "read_safetensors", "refuse_unsupported_quantisation"]
+
+LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
+MOST_DIMENSIONS = 16
+BITS = {
+    "BOOL": 8,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E4M3": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2": 8,
+    "F8_E5M2FNUZ": 8,
+    "F8_E8M0": 8,
+    "I8": 8,
+    "U8": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
+    "C64": 64,
+}
+
+
+@dataclass(frozen=True)
+class SafetensorsCheckpoint:
+    """A Checkpoint: one safetensors file, or all shards of a model.
+
+    `tensors` are the model's parameters. `scales` are the tensors that only say how to read another one, or how an
+    engine would round what is multiplied with it. `scale_of` names the scale of each tensor that has one; `read` has
+    it applied, `raw` has not, and gives scales too.
+
+    A type "MXFP4" stands for a pair NAME_blocks, NAME_scales and is called NAME; its `offset` and `nbytes` are those
+    of the blocks. Their layout is in `values.dequantise_mxfp4_pairs`; it is not GGUF's.
+    """
+
+    path: Path
+    tensors: Mapping[str, StoredTensor]
+    scales: Mapping[str, StoredTensor]
+    scale_of: Mapping[str, str]
+    metadata: Mapping[str, str]  # `__metadata__`; of a sharded model: of all shards together
+    block_size: tuple[int, int]  # rows, columns that share one FP8 scale
+    _files: Mapping[Path, MappedFile]
+
+    def raw(self, name: str) -> memoryview:
+        tensor = self._tensor(name)
+        return self._files[tensor.file].view(tensor.offset, tensor.nbytes)
+
+    def read(self, name: str) -> "NDArray[np.float32]":
+        from trilens.checkpoints.values import can_read, dequantise, dequantise_mxfp4_pairs
+
+        tensor = self._tensor(name)
+        scale = self.scale_of.get(name)
+        if tensor.type == "MXFP4" and scale is not None:
+            return dequantise_mxfp4_pairs(self.raw(name), self.raw(scale), tensor.shape)
+        if not can_read(tensor.type):
+            raise UnsupportedModel(f"{tensor.file}: tensor {shown(name)} is {tensor.type}, which trilens cannot read")
+        if tensor.type in FP8 and name in self.tensors and self.scale_of and scale is None:
+            raise bad(tensor.file, f"tensor {shown(name)} is {tensor.type} without a scale, which the others have")
+        values = dequantise(self.raw(name), tensor.type, tensor.shape)
+        if scale is not None:
+            times_scale(values, self.read(scale), self.block_size)
+        return values
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def _tensor(self, name: str) -> StoredTensor:
+        tensor = self.tensors.get(name) or self.scales.get(name)
+        if tensor is None:
+            raise bad(self.path, f"has no tensor {shown(name)}")
+        return tensor
+
+
+def read_safetensors(path: Path | str, *, block_size: tuple[int, int] = (128, 128)) -> SafetensorsCheckpoint:
+    """Reads the headers of a .safetensors file, of the shards of an index, or of the model in a directory.
+
+    `block_size` is the `weight_block_size` of an FP8 model's configuration (`quantised.fp8_block_size`).
+    Raises BadCheckpoint, naming the file and the fault; UnsupportedModel, naming the way the model is quantised.
+    """
+    path = Path(path)
+    source = _of_directory(path) if path.is_dir() else path
+    listed: dict[str, str] = {}
+    if source.name.endswith(".json"):
+        listed = _index(source)
+        shards = [source.with_name(name) for name in sorted(set(listed.values()))]
+        for shard in shards:
+            if not shard.exists():
+                raise bad(source, f"the shard {shard.name} is missing; download it into the same directory")
+    else:
+        shards = [source]
+    files: dict[Path, MappedFile] = {}
+    try:
+        tensors: dict[str, StoredTensor] = {}
+        metadata: dict[str, str] = {}
+        for shard in shards:
+            files[shard] = MappedFile(shard)
+            in_shard, metadata_of_shard = _header(files[shard])
+            metadata |= metadata_of_shard
+            for name, tensor in in_shard.items():
+                if name in tensors:
+                    raise bad(shard, f"tensor {shown(name)} is also in {tensors[name].file.name}")
+                tensors[name] = tensor
+        for name, shard_name in listed.items():
+            if name not in tensors or tensors[name].file.name != shard_name:
+                raise bad(source, f"lists the tensor {shown(name)} in {shard_name}, which does not hold it")
+        refuse_quantised_names(tensors, path)
+        parameters, scales, scale_of = pair_with_scales(tensors, block_size)
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+    return SafetensorsCheckpoint(path, parameters, scales, scale_of, metadata, block_size, files)
+
+
+def read_config_json(path: Path | str) -> dict[str, Any]:
+    """A config.json or params.json, or the one in a directory. Raises BadCheckpoint if it is no JSON object."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / ("params.json" if not (path / "config.json").exists() else "config.json")
+    config = _json_file(path)
+    if not isinstance(config, dict):
+        raise bad(path, "expected a JSON object")
+    return config
+
+
+def _of_directory(directory: Path) -> Path:
+    """The file to begin with: the model as one file, its index, or the only safetensors file there is."""
+    for name in ("model.safetensors", "model.safetensors.index.json", "consolidated.safetensors"):
+        if (directory / name).exists():
+            return directory / name
+    found = sorted(directory.glob("*.safetensors"))
+    indexes = sorted(directory.glob("*.safetensors.index.json")) or found
+    if len(indexes) == 1:
+        return indexes[0]
+    if not found:
+        raise bad(directory, "holds no .safetensors file; expected model.safetensors or model.safetensors.index.json")
+    names = ", ".join(file.name for file in found[:8])
+    raise bad(directory, f"holds several .safetensors files and no model.safetensors.index.json: {names}; name one")
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Tensor name -> the name of its shard, a plain file name beside the index."""
+    index = _json_file(path)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise bad(path, 'expected {"weight_map": {tensor: file}} with at least one tensor')
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or not shard.endswith(".safetensors"):
+            raise bad(path, f"the shard of {shown(name)} is {shown(str(shard))}, expected a .safetensors file")
+        if any(letter in shard for letter in "/\\:\0") or not shard.isprintable():
+            raise bad(path, f"the shard {shown(shard)} is no plain file name; it has to lie beside the index")
+    return weight_map
+
+
+def _json_file(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LONGEST_HEADER:
+            raise bad(path, f"is longer than {LONGEST_HEADER} bytes, expected a short file of JSON")
+        return strict_json(path.read_bytes(), path)
+    except OSError as error:
+        raise bad(path, f"cannot be read: {error.strerror or error}") from None
+
+
+def _header(file: MappedFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+    """The tensors of one file in the order of their data, and its `__metadata__`."""
+    path = file.path
+    if file.size < 8:
+        raise bad(path, f"has {file.size} bytes, a safetensors file has at least 10; download it again")
+    length = int.from_bytes(file.bytes[:8], "little")
+    if length > LONGEST_HEADER:
+        raise bad(path, f"claims a header of {length} bytes, at most {LONGEST_HEADER} are allowed; is it safetensors?")
+    data = 8 + length
+    if data > file.size:
+        raise bad(path, f"claims a header of {length} bytes, longer than the file of {file.size}; download it again")
+    header = strict_json(file.bytes[8:data], path)
+    if not isinstance(header, dict):
+        raise bad(path, "the header is no JSON object")
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise bad(path, "__metadata__ is no JSON object of strings")
+
+    tensors = sorted((_tensor(name, entry, path) for name, entry in header.items()), key=lambda t: (t.offset, t.nbytes))
+    at = 0
+    for tensor in tensors:
+        if tensor.offset != at:
+            fault = "overlaps the tensor before it" if tensor.offset < at else "leaves a hole before it"
+            raise bad(path, f"tensor {shown(tensor.name)} begins at byte {tensor.offset} of the data and {fault}")
+        at += tensor.nbytes
+        if data + at > file.size:
+            raise bad(
+                path,
+                f"tensor {shown(tensor.name)} ends at byte {data + at}, outside the file of {file.size} bytes;"
+                " the file is cut off or damaged, download it again",
+            )
+    if data + at != file.size:
+        raise bad(path, f"has {file.size - data - at} bytes behind its last tensor, expected none; download it again")
+    absolute = {t.name: StoredTensor(t.name, t.shape, t.type, path, data + t.offset, t.nbytes) for t in tensors}
+    return absolute, metadata
+
+
+def _tensor(name: str, entry: Any, path: Path) -> StoredTensor:
+    """One entry of the header; its offset still counts from the start of the data."""
+    quoted = shown(name)
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise bad(path, f"tensor {quoted} is no object of dtype, shape and data_offsets")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in BITS:
+        raise bad(path, f"tensor {quoted} has the dtype {shown(str(dtype))}, expected one of {', '.join(BITS)}")
+    if not _whole_numbers(shape) or len(shape) > MOST_DIMENSIONS or prod(max(n, 1) for n in shape) >= 2**59:
+        raise bad(path, f"tensor {quoted} has the shape {shown(str(shape))}, expected a few whole numbers")
+    if not _whole_numbers(offsets) or len(offsets) != 2:
+        raise bad(path, f"tensor {quoted} has the data_offsets {shown(str(offsets))}, expected [begin, end]")
+    begin, end = offsets
+    bits = prod(shape) * BITS[dtype]
+    if bits % 8 or end - begin != bits // 8:
+        raise bad(path, f"tensor {quoted} of {end - begin} bytes, expected {bits / 8:g} for {dtype} {list(shape)}")
+    return StoredTensor(name, tuple(shape), dtype, path, begin, end - begin)
+
+
+def _whole_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def strict_json(data: bytes, path: Path) -> Any:
+    """The JSON of `data`, with an error that names `path` for a key that occurs twice, NaN, or anything malformed."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+            raise bad(path, f"{shown(twice)} occurs twice in the JSON")
+        return found
+
+    def no_constant(text: str) -> Any:
+        raise ValueError(f"{text} is no JSON")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
+    except BadCheckpoint:
+        raise
+    except UnicodeDecodeError:
+        raise bad(path, "the JSON is not UTF-8; download it again") from None
+    except (ValueError, RecursionError) as error:
+        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
+        raise bad(path, f"the JSON cannot be read: {reason}; download it again") from None

@@ -1,0 +1,291 @@
+"""trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
+
+Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
+6 the request cannot be carried out, 130 interrupted, 141 the reader of a pipe went away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from trilens import __version__
+from trilens.errors import TrilensError, UsageError
+
+if TYPE_CHECKING:
+    from trilens.model import Answer, Model, Prompt
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    try:
+        commands.main(args=arguments, prog_name="trilens", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as problem:
+        return _complain(problem.format_message(), 2)
+    except TrilensError as problem:
+        return _complain(str(problem), problem.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes standard output on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _complain("not enough memory for this model; try a smaller one or fewer tokens", 6)
+    return 0
+
+
+def _complain(problem: str, code: int) -> int:
+    print("trilens: " + " ".join(problem.split()), file=sys.stderr)
+    return code
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+MODEL = _options(
+    click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
+    click.option("--offline", is_flag=True, help="Use only what is on this disk."),
+    click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
+)
+GENERATION = _options(
+    click.option("--temperature", type=float, help="0 takes the likeliest token every time."),
+    click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all."),
+    click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this share together."),
+    click.option("--min-p", type=float, help="Keep tokens with at least this part of the likeliest one's share."),
+    click.option("--repetition-penalty", type=float),
+    click.option("--presence-penalty", type=float),
+    click.option("--frequency-penalty", type=float),
+    click.option("--seed", type=int, help="The same seed gives the same answer."),
+    click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="trilens %(version)s")
+def commands() -> None:
+    """One call runs any open-weight language model and tells what the call cost."""
+
+
+@commands.command()
+@click.argument("prompt", required=False)
+@click.option("--file", "prompts_file", type=click.Path(path_type=Path), help='A JSON line each: {"prompt": ...}.')
+@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
+@click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: text, thinking, receipt.")
+@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@MODEL
+@GENERATION
+def run(
+    prompt: str | None,
+    prompts_file: Path | None,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    quiet: bool,
+    model: str,
+    offline: bool,
+    ignore_keys: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Answer PROMPT, or standard input, or every prompt of a file."""
+    if prompts_file is not None and prompt is not None:
+        raise UsageError("both a prompt and --file were given; expected one of them")
+    if system is not None and raw:
+        raise UsageError("--system needs the chat template; leave out --raw")
+    prompts = _prompts_of(prompts_file) if prompts_file is not None else [_prompt_text(prompt)]
+    if system is not None:
+        prompts = [_with_system(system, p) for p in prompts]
+    loaded = _load(model, offline, ignore_keys)
+    if prompts_file is not None:
+        for answer in loaded.generate(prompts, raw=raw, **options):
+            print(json.dumps(_answer(answer), ensure_ascii=False))
+        return
+    if as_json:
+        [answer] = loaded.generate(prompts, raw=raw, **options)
+        print(json.dumps(_answer(answer), ensure_ascii=False))
+        return
+    _print_stream(loaded, prompts[0], quiet, raw=raw, **options)
+
+
+@commands.command()
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@MODEL
+@GENERATION
+def chat(
+    system: str | None, quiet: bool, model: str, offline: bool, ignore_keys: tuple[str, ...], **options: Any
+) -> None:
+    """A conversation; an empty line or Ctrl-D ends it."""
+    loaded = _load(model, offline, ignore_keys)
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    while True:
+        try:
+            print("> ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            line = ""
+        if not line.strip():
+            print(file=sys.stderr)
+            return
+        messages.append({"role": "user", "content": line.strip()})
+        try:
+            text = _print_stream(loaded, messages, quiet, **options)
+        except KeyboardInterrupt:
+            print("\n(interrupted; the answer is not kept)", file=sys.stderr)
+            messages.pop()
+            continue
+        messages.append({"role": "assistant", "content": text})
+
+
+@commands.command()
+@click.argument("model")
+@click.option("--context", type=int, default=1, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option("--kv-type", default="f16", show_default=True, help="Type of the KV cache's numbers.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -> None:
+    """What MODEL is and what a token of it costs. Needs no weights."""
+    from trilens.lenses.card import card as make_card
+
+    result = make_card(model, context=context, kv_type=kv_type, offline=offline)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
+@click.argument("model")
+def pull(model: str) -> None:
+    """Fetch MODEL's files and say where they are."""
+    from trilens.checkpoints.find import find
+
+    print(find(model).path)
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def doctor(as_json: bool) -> None:
+    """What is installed, what this machine has, and where files are kept."""
+    from trilens.lenses.doctor import examine
+
+    report = examine()
+    if as_json:
+        print(json.dumps(report))
+    else:
+        for name, value in report.items():
+            print(f"{name:12} {value}")
+
+
+def _prompt_text(prompt: str | None) -> str:
+    if prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise UsageError("no prompt; give one as an argument, on standard input, or with --file")
+        try:
+            prompt = sys.stdin.buffer.read().decode("utf-8").strip("\n")
+        except UnicodeDecodeError:
+            raise UsageError("standard input is not UTF-8 text; expected a prompt") from None
+    if not prompt.strip():
+        raise UsageError("the prompt is empty; give one as an argument, on standard input, or with --file")
+    return prompt
+
+
+def _prompts_of(path: Path) -> list[Prompt]:
+    """A JSON line each: a string, or an object with `prompt` (a string) or `messages` (a conversation)."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as problem:
+        raise UsageError(f"{path}: cannot be read ({problem.strerror})") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is not UTF-8 text; expected JSON lines") from None
+    prompts: list[Prompt] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            raise UsageError(f'{path}:{number}: not JSON; expected a line such as {{"prompt": "..."}}') from None
+        found = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
+        if not (isinstance(found, str) and found) and not (isinstance(found, list) and found):
+            raise UsageError(f'{path}:{number}: has no prompt; expected {{"prompt": "..."}} or {{"messages": [...]}}')
+        prompts.append(found)
+    if not prompts:
+        raise UsageError(f"{path}: holds no prompts; expected JSON lines")
+    return prompts
+
+
+def _with_system(system: str, prompt: Prompt) -> Prompt:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    return [{"role": "system", "content": system}, *messages]
+
+
+def _load(name: str, offline: bool, ignore_keys: tuple[str, ...]) -> Model:
+    from trilens.model import load
+
+    return load(name, offline=offline, ignore_keys=ignore_keys, progress=_Progress(name))
+
+
+class _Progress:
+    """A line on a terminal's standard error while weights are read; nothing elsewhere, and nothing for quick loads."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.shown = False
+        self.started = self.last = time.monotonic()
+        self.wanted = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.wanted and now - self.started > 1 and (now - self.last > 0.2 or done == total):
+            self.last, self.shown = now, True
+            print(f"\rloading {self.name} {100 * done // max(total, 1):3} %", end="", file=sys.stderr, flush=True)
+        if done == total and self.shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _print_stream(model: Model, prompt: Prompt, quiet: bool, **options: Any) -> str:
+    """Print an answer as it comes, its receipt behind it; the whole text."""
+    from trilens.model import EndEvent, TextEvent
+
+    pieces = []
+    for event in model.stream(prompt, **options):
+        match event:
+            case TextEvent(text):
+                pieces.append(text)
+                print(text, end="", flush=True)
+            case EndEvent(receipt):
+                print(flush=True)
+                if receipt.finish in ("length", "context"):
+                    why = "max_tokens was reached" if receipt.finish == "length" else "the model's context is full"
+                    print(f"(cut off: {why})", file=sys.stderr)
+                if not quiet:
+                    print("\n" + receipt.as_text(), file=sys.stderr)
+    return "".join(pieces)
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    return {"text": answer.text, "thinking": answer.thinking, "receipt": answer.receipt.as_dict()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""GGUF metadata -> Vocabulary, with the ids that llama.cpp would give."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.pretokenizers import pretokenizer
+from trilens.text.spelling import SPACE_MARK, Spelling
+from trilens.text.vocabulary import (
+    TokenType,
+    Vocabulary,
+    add_tokens,
+    byte_level_bpe,
+    known_ends,
+    sentencepiece_merges,
+    spaced_bpe,
+)
+
+_KEY = "tokenizer.ggml."
+_BYTE_SPELLED = Spelling(byte_level=True)
+
+
+def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary that the metadata holds.
+
+    Raises UnsupportedModel for a kind of tokenizer or a pre-tokenizer that is not known here, BadCheckpoint for
+    tables that are missing or do not fit together.
+    """
+    model = metadata.get(_KEY + "model")
+    if model not in ("gpt2", "llama", "gemma4"):
+        raise UnsupportedModel(
+            f"tokenizer {model!r} in the GGUF file is not known here; known are 'gpt2', 'llama' and 'gemma4'"
+        )
+    texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(_texts(metadata, "tokens"))]
+    ids = {text: i for i, text in enumerate(texts)}
+    if not texts or len(ids) != len(texts):
+        raise BadCheckpoint("the GGUF tokenizer's tokens are missing or not distinct; convert the model again")
+    types = _numbers(metadata, "token_type", len(texts), TokenType.NORMAL)
+
+    ends = known_ends(ids) | {
+        i for name in ("eos", "eot", "eom") if (i := _token(metadata, name, len(texts))) is not None
+    }
+    control = {i for i, kind in enumerate(types) if kind in (TokenType.CONTROL, TokenType.UNKNOWN)} | ends
+    visible = {i for i, kind in enumerate(types) if kind == TokenType.USER_DEFINED} - control
+    unknown = next((texts[i] for i, kind in enumerate(types) if kind == TokenType.UNKNOWN), None)
+
+    add_bos = False
+    if model == "gpt2":
+        pre = pretokenizer(metadata.get(_KEY + "pre", "default"))
+        engine = byte_level_bpe(ids, _merges(metadata), pre)
+        spelling, add_bos = _BYTE_SPELLED, pre.add_bos
+    elif model == "gemma4":
+        engine = spaced_bpe(ids, _merges(metadata), prefix=False, unknown=unknown, lines=True)
+        spelling, add_bos = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True), True
+    else:
+        prefix = bool(metadata.get(_KEY + "add_space_prefix", True))
+        scores = _numbers(metadata, "scores", len(texts), 0.0)
+        merges = sentencepiece_merges(texts, scores, types)
+        engine = spaced_bpe(ids, merges, prefix=prefix, unknown=unknown)
+        spelling = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True, leading_space=prefix)
+        add_bos = True
+
+    add_tokens(
+        engine,
+        (texts[i] for i in sorted(control)),
+        (texts[i] for i in sorted(visible)),
+        rstrip=_swallows_space(metadata),
+    )
+    return Vocabulary(
+        engine=engine,
+        spelling=spelling,
+        raw=frozenset(control | visible),
+        bos_id=_token(metadata, "bos", len(texts)),
+        eos_ids=ends,
+        size=len(texts),
+        add_bos=bool(metadata.get(_KEY + "add_bos_token", add_bos)),
+    )
+
+
+def _swallows_space(metadata: Mapping[str, Any]) -> Callable[[str], bool]:
+    """Which added tokens take the white space after them. GGUF cannot say it; Phi-3's do, known by architecture."""
+    if metadata.get(_KEY + "model") == "llama" and metadata.get("general.architecture") == "phi3":
+        return lambda text: text not in ("<unk>", "<s>", "<|endoftext|>")
+    return lambda text: False
+
+
+def _merges(metadata: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs in order; the space between them is the first one after the first character."""
+    pairs = []
+    for line in _texts(metadata, "merges"):
+        cut = line.find(" ", 1)
+        if cut < 0:
+            raise BadCheckpoint(f"a merge of the GGUF tokenizer is {line!r}; expected two tokens with a space between")
+        pairs.append((line[:cut], line[cut + 1 :]))
+    return pairs
+
+
+def _token(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
+    value = metadata.get(f"{_KEY}{name}_token_id")
+    if value is None:
+        return None
+    if not isinstance(value, int) or not 0 <= value < size:
+        raise BadCheckpoint(
+            f"{_KEY}{name}_token_id is {value!r}; expected a number below {size}, the vocabulary's size"
+        )
+    return value
+
+
+def _texts(metadata: Mapping[str, Any], name: str) -> list[str]:
+    values = metadata.get(_KEY + name)
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+        raise BadCheckpoint(f"the GGUF tokenizer's {name} are missing or not a list of texts; convert the model again")
+    return list(values)
+
+
+def _numbers(metadata: Mapping[str, Any], name: str, length: int, default: float) -> list[float]:
+    values = metadata.get(_KEY + name)
+    if values is None:
+        return [default] * length
+    if not isinstance(values, Sequence) or len(values) != length:
+        raise BadCheckpoint(f"the GGUF tokenizer's {name} is not a list of {length} numbers, one for each token")
+    return [float(value) for value in values]

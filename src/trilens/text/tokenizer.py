@@ -1,0 +1,141 @@
+"""Text to token ids and back, the same for every kind of tokenizer file."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from trilens.errors import RequestRefused
+from trilens.text.from_directory import read_directory_vocabulary
+from trilens.text.from_gguf import read_gguf_vocabulary
+from trilens.text.vocabulary import Vocabulary
+
+
+class Tokenizer:
+    """A model's tokenizer. Safe to use from many threads: nothing changes after it is made but a cache of pieces.
+
+    `bos_id` begins a plain prompt if `add_bos`; `eos_ids` end an answer; ids run from 0 to `vocab_size` - 1 (the
+    model's own table can be longer, padded with ids that have no text).
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.bos_id = vocabulary.bos_id
+        self.eos_ids = vocabulary.eos_ids
+        self.add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
+        added = vocabulary.engine.get_added_tokens_decoder()
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.vocab_size = vocabulary.size
+        self.spelling = vocabulary.spelling
+        self._raw = vocabulary.raw
+        self._engine = vocabulary.engine
+        self._literal = _without_special(vocabulary.engine)
+        self._pieces: dict[int, bytes] = {}
+
+    @classmethod
+    def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
+        """From the metadata of a GGUF file; raises as `read_gguf_vocabulary` does."""
+        return cls(read_gguf_vocabulary(metadata))
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> "Tokenizer":
+        """From the tokenizer files beside a checkpoint; raises as `read_directory_vocabulary` does."""
+        return cls(read_directory_vocabulary(Path(directory)))
+
+    @property
+    def bos(self) -> str:
+        """The text of the BOS token, as chat templates want it; empty if there is none."""
+        return "" if self.bos_id is None else self.text_of(self.bos_id)
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The ids of a text. BOS and EOS are never added: templates write them, and plain prompts see `add_bos`.
+
+        `special=True` is for text that a chat template wrote: "<|im_end|>" in it becomes that one control token.
+        `special=False` is for text from outside: a control token's text in it stays ordinary text, so that nobody
+        can end a turn or open another by writing so. (Tokens that are not control tokens, such as runs of spaces
+        that a model added to its vocabulary, are found either way.)
+
+        Bytes that a vocabulary cannot write are left out. Raises RequestRefused for half a surrogate pair, which no
+        UTF-8 text can hold, for a text on which the tokenizer's own pattern gives up, and for a control token's text
+        that the vocabulary can write in no other way.
+        """
+        engine = self._engine if special else self._literal
+        try:
+            text.encode()
+            ids = engine.encode(text, add_special_tokens=False).ids
+        except UnicodeEncodeError as fault:
+            raise RequestRefused(
+                f"the text holds {text[fault.start]!a} at position {fault.start}, half a character; remove it"
+            ) from None
+        except BaseException as fault:  # a panic in the Rust library is not an Exception
+            if isinstance(fault, (KeyboardInterrupt, SystemExit)):
+                raise
+            raise RequestRefused(
+                f"the tokenizer gives up on this text of {len(text)} characters ({_first_line(fault)}); "
+                "send less, or break its longest run of like characters"
+            ) from None
+        if not special and (
+            reached := [t for i in self.special_ids.intersection(ids) if (t := self.text_of(i)) in text]
+        ):
+            raise RequestRefused(
+                f"the text spells the control token {reached[0]!r}, which would take effect; remove it"
+            )
+        return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
+
+    def decode(self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD, ids without a token become nothing.
+
+        SentencePiece-style vocabularies write a space before the first word; it is taken away, unless the ids
+        continue a text (`continues`). `encode` and `decode` then give back every text that is valid.
+        """
+        hidden = self.special_ids if skip_special else frozenset()
+        data = b"".join(self.piece(i) for i in ids if i not in hidden)
+        if self.spelling.leading_space and not continues:
+            data = data.removeprefix(b" ")
+        return data.decode("utf-8", "replace")
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes that a token writes, wherever it stands; empty for an id without a token."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            text = self.text_of(token_id)
+            piece = text.encode() if token_id in self._raw else self.spelling.bytes_of(text)
+            self._pieces[token_id] = piece
+        return piece
+
+    def text_of(self, token_id: int) -> str:
+        """The token as the vocabulary writes it ("Ġthe", "<|im_end|>"); empty for an id without a token."""
+        if not 0 <= token_id < self.vocab_size:
+            return ""
+        return self._engine.id_to_token(token_id) or ""
+
+    def id_of(self, token_text: str) -> int | None:
+        """The id of a token as the vocabulary writes it, or None."""
+        token_id = self._engine.token_to_id(token_text)
+        return token_id if token_id is not None and token_id < self.vocab_size else None
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether it is a control token, which is no part of the text."""
+        return token_id in self.special_ids
+
+
+def _without_special(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """The same tokenizer, sharing the same vocabulary in memory, that takes the text of control tokens as text.
+
+    Two engines, because the switch is a state of the engine and not an argument of its `encode`.
+    """
+    twin = tokenizers.Tokenizer(engine.model)
+    if engine.normalizer is not None:
+        twin.normalizer = engine.normalizer
+    if engine.pre_tokenizer is not None:
+        twin.pre_tokenizer = engine.pre_tokenizer
+    added = engine.get_added_tokens_decoder()
+    twin.add_tokens([added[i] for i in sorted(added)])
+    if twin.get_added_tokens_decoder().keys() != added.keys():  # ids with gaps cannot be given again one by one
+        twin = tokenizers.Tokenizer.from_str(engine.to_str())
+    twin.encode_special_tokens = True
+    return twin
+
+
+def _first_line(fault: BaseException) -> str:
+    return (str(fault) or type(fault).__name__).splitlines()[0]

@@ -1,0 +1,52 @@
+"""Shared by all tests: tiny models on disk, loaded once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.families import saved
+from trilens.checkpoints.find import find
+from trilens.checkpoints.into_torch import torch_executor
+from trilens.checkpoints.load import ModelFiles, open_model
+from trilens.executors.torch import TorchExecutor
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A family's name -> the directory of its tiny model."""
+
+    @cache
+    def directory(name: str) -> Path:
+        return saved(name, tmp_path_factory.mktemp(name.replace(" ", "-").replace(",", "")))
+
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_executor(tiny_directory: Callable[[str], Path]) -> Callable[[str], TorchExecutor]:
+    """A family's name -> its tiny model, read from disk by trilens, on the torch executor."""
+
+    @cache
+    def executor(name: str) -> TorchExecutor:
+        files: ModelFiles = open_model(find(str(tiny_directory(name))))
+        return torch_executor(files)
+
+    return executor
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """The real SmolLM2-135M-Instruct file; fetched once into the cache."""
+    return find("smollm2").path
