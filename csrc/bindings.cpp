@@ -78,6 +78,11 @@ NB_MODULE(_native, m) {
       .def_ro("length", &Sequence::length)
       .def_ro("request_length", &Sequence::request_length)
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
+      .def("reach", [](Sequence& s, int tokens, std::vector<std::shared_ptr<Table>> ropes, std::vector<std::shared_ptr<Table>> scales) {
+        s.reach(tokens);
+        s.ropes = std::move(ropes);
+        s.scales = std::move(scales);
+      })
       .def("rewind", &Sequence::rewind)
       .def("free", &Sequence::free)
       .def("fork", [](const Sequence& s, int to, int request_length, std::vector<std::shared_ptr<Table>> ropes,
@@ -121,9 +126,10 @@ NB_MODULE(_native, m) {
         unpack_row(e.matrix(place), which, row, out.data());
       })
       .def("ready", &Engine::ready)
-      .def("step", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens, bool all, Out<float> out) {
+      .def("step", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens,
+                       std::vector<bool> logits, bool all, Out<float> out) {
         std::vector<Feed> feeds;
-        for (size_t i = 0; i < sequences.size(); i++) feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size()});
+        for (size_t i = 0; i < sequences.size(); i++) feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), logits[i]});
         float* to = out.data();
         nb::gil_scoped_release release;
         e.step(feeds, all, to);

@@ -95,6 +95,15 @@ Sequence::Sequence(std::shared_ptr<Pool> pool, int request_length_)
   reserved_ = bytes;
 }
 
+void Sequence::reach(int tokens) {
+  size_t bytes = pool_->need(tokens);
+  if (bytes > reserved_) {
+    pool_->reserve(bytes - reserved_);
+    reserved_ = bytes;
+  }
+  request_length = tokens;
+}
+
 Sequence::~Sequence() { free(); }
 
 void Sequence::free() {

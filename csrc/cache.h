@@ -75,10 +75,11 @@ class Sequence {
   ~Sequence();
   Sequence(const Sequence&) = delete;
 
-  const int request_length;
+  int request_length;
   int length = 0;
   std::vector<std::shared_ptr<Table>> ropes, scales;
 
+  void reach(int tokens);      // another request length
   void make_room(int tokens);  // pages for the next tokens, its own where they were shared
   void drop_unseen();
   bool rewind(int to);

@@ -196,12 +196,12 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
       int wanted_left = most_wanted_ - (int)wanted_rows_.size();
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
       if (all) n = std::min(n, wanted_left);
-      bool last = done + n == feed.count;
-      if (n == 0 || (last && wanted_left == 0)) break;
+      bool last = done + n == feed.count, wanted = last && feed.logits;
+      if (n == 0 || (wanted && wanted_left == 0)) break;
       Sequence& s = *feed.sequence;
       s.make_room(n);
       for (int i = 0; i < n; i++) {
-        if (all || (last && i == n - 1)) wanted_rows_.push_back((int)tokens_.size());
+        if (all || (wanted && i == n - 1)) wanted_rows_.push_back((int)tokens_.size());
         tokens_.push_back({feed.tokens[done + i], s.length + i, &s});
       }
       taken.push_back({&s, n});

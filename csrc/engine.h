@@ -34,6 +34,7 @@ struct Feed {
   Sequence* sequence;
   const int32_t* tokens;
   int count;
+  bool logits;
 };
 
 struct Counts {

@@ -120,7 +120,9 @@ def test_activations_are_rounded_to_eight_bits_by_groups(kernels: str) -> None:
 
 
 def test_functions_are_close_to_the_real_ones_and_the_same_bits_everywhere() -> None:
-    x = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-1, 1, 999), [0.0, -0.0, 3e38, -3e38]]).astype(np.float32)
+    x = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-1, 1, 999), [0.0, -0.0, 3e38, -3e38]]).astype(
+        np.float32
+    )
     one, wide = np.ones_like(x), x.astype(np.float64)
     erf = np.vectorize(__import__("math").erf)
     with np.errstate(over="ignore"):
