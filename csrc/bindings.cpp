@@ -114,8 +114,10 @@ NB_MODULE(_native, m) {
         Matrix& m = const_cast<Matrix&>(e.matrix(place));
         const Layout& l = layout(m.type);
         if (rows.shape(1) != (size_t)m.columns / l.file_block * l.file_bytes || (rows.shape(1) && rows.stride(1) != 1) ||
-            which < 0 || which >= m.count || first < 0 || first + (int)rows.shape(0) > m.rows)
-          throw Refused("rows of " + std::to_string(rows.shape(1)) + " bytes do not fit a " + l.name + " matrix of " +
+            which < 0 || which >= m.count || first < 0 || first + (int)rows.shape(0) > m.rows ||
+            first % 8 || (rows.shape(0) % 8 && first + (int)rows.shape(0) != m.rows))
+          throw Refused(std::to_string(rows.shape(0)) + " rows of " + std::to_string(rows.shape(1)) + " bytes from row " +
+                        std::to_string(first) + " on do not fit a " + l.name + " matrix of " +
                         std::to_string(m.rows) + " x " + std::to_string(m.columns));
         const uint8_t* data = rows.data();
         nb::gil_scoped_release release;

@@ -74,8 +74,6 @@ Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int column
   m = {type, count, rows, columns, nullptr};
   // The kernels read ahead, and whole vectors: a little room behind the last tile.
   m.data = (uint8_t*)::operator new[](m.bytes() + 64, std::align_val_t(64));
-  if (rows % 8)  // rows that are not there are zero
-    for (int c = 0; c < count; c++) memset(const_cast<uint8_t*>(m.tile(c, m.tiles() - 1)), 0, m.tile_size());
   return m;
 }
 

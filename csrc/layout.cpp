@@ -182,53 +182,72 @@ static size_t group_at(const Layout& l, int g) {
 }
 static size_t header_at(const Layout& l, int g) { return g / 8 * (8 * group_bytes(l) + header_bytes(l)); }
 
-static void write_group(const Layout& l, uint8_t* tile, int g, int lane, const Group& in) {
+static uint32_t four(const uint8_t* p) {
+  uint32_t word;
+  memcpy(&word, p, 4);
+  return word;
+}
+
+// The same group of 8 rows into a tile, four columns at a time.
+static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* rows) {
   uint8_t* at = tile + group_at(l, g);
   uint8_t* scales = at + 32 * l.bits;
-  for (int column = 0; column < 32; column++) {
-    int quad = column / 4, byte = lane * 4 + column % 4;
-    uint8_t code = in.codes[column];
+  for (int lane = 0; lane < 8; lane++) {
+    const Group& in = rows[lane];
+    uint8_t* own = at + lane * 4;
     if (l.bits == 8) {
-      at[quad * 32 + byte] = code;
-      continue;
+      for (int quad = 0; quad < 8; quad++) memcpy(own + quad * 32, in.codes + quad * 4, 4);
+    } else {
+      for (int pair = 0; pair < 4; pair++) {
+        uint32_t low = four(in.codes + pair * 8) & 0x0f0f0f0f, high = four(in.codes + pair * 8 + 4) & 0x0f0f0f0f;
+        uint32_t both = low | high << 4;
+        memcpy(own + pair * 32, &both, 4);
+      }
     }
-    at[quad / 2 * 32 + byte] |= (code & 15) << (quad % 2 * 4);
-    if (l.bits == 6) at[128 + quad / 4 * 32 + byte] |= (code >> 4) << (quad % 4 * 2);
-  }
-  switch (l.scales) {
-    case Scales::NONE: break;
-    case Scales::HALF_MIN: memcpy(scales + 16 + 2 * lane, &in.minimum, 2); [[fallthrough]];
-    case Scales::HALF:
-    case Scales::BFLOAT: memcpy(scales + 2 * lane, &in.scale, 2); break;
-    case Scales::STEPS_32_MIN:
-      scales[lane] = in.steps[0];
-      scales[8 + lane] = in.minima[0];
-      break;
-    case Scales::STEPS_16_MIN: memcpy(scales + 16 + 2 * lane, in.minima, 2); [[fallthrough]];
-    case Scales::STEPS_16: memcpy(scales + 2 * lane, in.steps, 2); break;
-  }
-  if (header_bytes(l) && g % 8 == 0) {
-    uint8_t* header = tile + header_at(l, g);
-    memcpy(header + 2 * lane, &in.scale, 2);
-    if (header_bytes(l) == 32) memcpy(header + 16 + 2 * lane, &in.minimum, 2);
+    if (l.bits == 6)
+      for (int half = 0; half < 2; half++) {
+        uint32_t high = 0;
+        for (int quad = 0; quad < 4; quad++) high |= (four(in.codes + half * 16 + quad * 4) >> 4 & 0x03030303) << (2 * quad);
+        memcpy(own + 128 + half * 32, &high, 4);
+      }
+    switch (l.scales) {
+      case Scales::NONE: break;
+      case Scales::HALF_MIN: memcpy(scales + 16 + 2 * lane, &in.minimum, 2); [[fallthrough]];
+      case Scales::HALF:
+      case Scales::BFLOAT: memcpy(scales + 2 * lane, &in.scale, 2); break;
+      case Scales::STEPS_32_MIN:
+        scales[lane] = in.steps[0];
+        scales[8 + lane] = in.minima[0];
+        break;
+      case Scales::STEPS_16_MIN: memcpy(scales + 16 + 2 * lane, in.minima, 2); [[fallthrough]];
+      case Scales::STEPS_16: memcpy(scales + 2 * lane, in.steps, 2); break;
+    }
+    if (header_bytes(l) && g % 8 == 0) {
+      uint8_t* header = tile + header_at(l, g);
+      memcpy(header + 2 * lane, &in.scale, 2);
+      if (header_bytes(l) == 32) memcpy(header + 16 + 2 * lane, &in.minimum, 2);
+    }
   }
 }
 
 void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_stride, int n) {
   const Layout& l = layout(m.type);
-  for (int r = 0; r < n; r++) {
-    const uint8_t* row = rows + r * row_stride;
-    int lane = (first + r) % 8;
-    uint8_t* tile = const_cast<uint8_t*>(m.tile(which, (first + r) / 8));
+  for (int row = 0; row < n; row += 8) {
+    uint8_t* tile = const_cast<uint8_t*>(m.tile(which, (first + row) / 8));
+    int lanes = n - row < 8 ? n - row : 8;
     if (is_float(m.type)) {
       int size = l.bits / 8;
-      for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, row + (size_t)c * size, size);
+      if (lanes < 8) memset(tile, 0, m.tile_size());
+      for (int lane = 0; lane < lanes; lane++) {
+        const uint8_t* from = rows + (row + lane) * row_stride;
+        for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, from + (size_t)c * size, size);
+      }
       continue;
     }
-    Group group{};
+    Group groups[8] = {};  // rows that are not there stay zero
     for (int g = 0; g < m.columns / 32; g++) {
-      read_group(m.type, row, g, group);
-      write_group(l, tile, g, lane, group);
+      for (int lane = 0; lane < lanes; lane++) read_group(m.type, rows + (row + lane) * row_stride, g, groups[lane]);
+      write_groups(l, tile, g, groups);
     }
   }
 }

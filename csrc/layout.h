@@ -59,7 +59,8 @@ struct Matrix {
   const uint8_t* tile(int which, int t) const { return data + which * one_size() + t * tile_size(); }
 };
 
-// Packs `n` rows of the file's bytes into rows first, first + 1, ... of matrix `which`; the matrix starts zeroed.
+// Packs `n` rows of the file's bytes into rows first, first + 1, ... of matrix `which`. `first` begins a tile, and `n`
+// ends one or the matrix.
 void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_stride, int n);
 
 // One row back as floats.

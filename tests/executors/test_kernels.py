@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import gguf
+import math
+
 import numpy as np
 import pytest
 
-native = pytest.importorskip("trilens.executors.native._native", reason="the extension is not built")
+from tests.executors.packing import HALVES, random_rows, values_of
+from trilens.executors.native import _native as native
 
 SETS = native.instruction_sets()
 QUANTISED = [t for t, (block, _) in native.types().items() if block > 1]
-
-
-def random_rows(kind: str, rows: int, columns: int, seed: int = 0) -> np.ndarray:
-    """Rows of the type's blocks, every code and scale at random (finite ones), as the file would have them."""
-    rng = np.random.default_rng(seed)
-    block, size = native.types()[kind]
-    if kind == "F32":
-        return rng.standard_normal((rows, columns), np.float32).view(np.uint8)
-    if kind == "F16":
-        return rng.standard_normal((rows, columns), np.float32).astype(np.float16).view(np.uint8)
-    if kind == "BF16":
-        bits = rng.standard_normal((rows, columns), np.float32).view(np.uint32) >> 16
-        return bits.astype(np.uint16).view(np.uint8)
-    blocks = rng.integers(0, 256, (rows, columns // block, size), np.uint8)
-    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "MXFP4": ()}.get(kind)
-    if halves is None:
-        halves = (0, 2) if kind in ("Q4_1", "Q5_1") else (0,)
-    for at in halves:
-        scale = rng.uniform(-0.02, 0.02, (rows, columns // block)).astype(np.float16)
-        blocks[:, :, at : at + 2] = scale[..., None].view(np.uint8)
-    if kind == "MXFP4":
-        blocks[:, :, 0] = rng.integers(115, 125, (rows, columns // block))
-    return blocks.reshape(rows, -1)
-
-
-def values_of(kind: str, raw: np.ndarray, columns: int) -> np.ndarray:
-    return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]).reshape(-1, columns)
 
 
 @pytest.mark.parametrize("kind", native.types())
@@ -90,13 +65,13 @@ def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str) ->
 def test_the_largest_codes_and_activations_do_not_overflow() -> None:
     for kind in QUANTISED:
         raw = random_rows(kind, 8, 256, seed=5)
-        block, size = native.types()[kind]
+        size = native.types()[kind][1]
         blocks = raw.reshape(8, -1, size)
         whole = blocks.copy()
         for fill in (0x00, 0x80, 0xFF, 0x7F):
             blocks[...] = fill
-            for at in {"Q2_K": (80, 82), "Q3_K": (108,), "Q6_K": (208,)}.get(kind, (0, 2) if kind != "Q8_0" else (0,)):
-                blocks[:, :, at : at + 2] = whole[:, :, at : at + 2] if kind != "MXFP4" else fill
+            for at in HALVES.get(kind, ()):
+                blocks[:, :, at : at + 2] = whole[:, :, at : at + 2]
             if kind == "MXFP4":
                 blocks[:, :, 0] = 120
             for sign in (1, -1):
@@ -124,7 +99,7 @@ def test_functions_are_close_to_the_real_ones_and_the_same_bits_everywhere() -> 
         np.float32
     )
     one, wide = np.ones_like(x), x.astype(np.float64)
-    erf = np.vectorize(__import__("math").erf)
+    erf = np.vectorize(math.erf)
     with np.errstate(over="ignore"):
         real = [
             wide / (1 + np.exp(-wide)),

@@ -46,3 +46,10 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
     match change:
         case HalfSplit() as c:
             return values.take(c.order(values.shape[axis]), axis)
+
+
+def stored_rows(change: Change, rows: int) -> list[int]:
+    """For each of our `rows` rows, which stored one it is."""
+    match change:
+        case HalfSplit() as c:
+            return c.order(rows)

@@ -136,6 +136,7 @@ class NativeExecutor:
             threads or usable_cores(),
             most_rows,
         )
+        self.converted: dict[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
@@ -219,13 +220,19 @@ class NativeExecutor:
             if isinstance(rule, RopeTable):
                 # the product in float32, as the reference has it; the functions in float64, the same on every machine
                 angles = (positions[:, None] * np.array(rule.frequencies, np.float32)[None]).astype(np.float64)
-                cos, sin = (np.float32(f(angles)) * np.float32(rule.factor) for f in (np.cos, np.sin))
+                cos, sin = (f(angles).astype(np.float32) * np.float32(rule.factor) for f in (np.cos, np.sin))
             else:
                 periods = np.floor((positions + np.float32(rule.offset)) / np.float32(rule.period)).astype(np.float64)
-                cos = sin = np.float32(1 + rule.beta * np.log1p(periods))[:, None]
+                cos = sin = (1 + rule.beta * np.log1p(periods)).astype(np.float32)[:, None]
             table = _native.Table(cos, sin)
             self._tables[rule] = reach, table
         return table
+
+
+def native_types() -> dict[str, tuple[int, int]]:
+    """Types that have kernels: name -> (values, bytes) of a block in the file."""
+    types: dict[str, tuple[int, int]] = _native.types()
+    return types
 
 
 def usable_cores() -> int:
