@@ -71,6 +71,7 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         spelling=spelling,
         raw=frozenset(control | visible),
         bos_id=_token(metadata, "bos", len(texts)),
+        eos_id=_token(metadata, "eos", len(texts)),
         eos_ids=ends,
         size=len(texts),
         add_bos=bool(metadata.get(_KEY + "add_bos_token", add_bos)),

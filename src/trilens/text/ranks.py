@@ -57,7 +57,9 @@ def read_tekken(path: Path) -> Vocabulary:
     known = dict(enumerate(ranks[: size - reserved], reserved))
     vocabulary = _vocabulary(path, known, control, frozenset(), pattern)
     ids = {text: i for i, text in control.items()}
-    return replace(vocabulary, bos_id=ids.get("<s>"), eos_ids=frozenset({ids["</s>"]} if "</s>" in ids else ()))
+    eos_id = ids.get("</s>")
+    ends = frozenset(() if eos_id is None else (eos_id,))
+    return replace(vocabulary, bos_id=ids.get("<s>"), eos_id=eos_id, eos_ids=ends)
 
 
 def read_tiktoken(path: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -107,6 +109,7 @@ def _vocabulary(
         spelling=Spelling(byte_level=True),
         raw=frozenset(added),
         bos_id=None,
+        eos_id=None,
         eos_ids=frozenset(),
         add_bos=True,
         size=1 + max(*ranked, *added),
