@@ -5,6 +5,7 @@ The parity test, the counts and docs/families.md are driven by this table; a new
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,13 +15,42 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    DeepseekV2Config,
+    DeepseekV3Config,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3TextConfig,
+    Gemma4Config,
+    Gemma4TextConfig,
+    Gemma4UnifiedTextConfig,
+    Glm4MoeConfig,
+    Glm4MoeLiteConfig,
+    GptOssConfig,
+    GraniteConfig,
+    GraniteMoeConfig,
+    Llama4Config,
+    Llama4TextConfig,
     LlamaConfig,
+    Ministral3Config,
+    Mistral3Config,
+    Mistral4Config,
+    Mistral4ForCausalLM,
     MistralConfig,
+    MixtralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoeConfig,
+    Phi3Config,
+    PhimoeConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SmolLM3Config,
 )
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 TINY: dict[str, Any] = {
     "vocab_size": 131,
@@ -36,15 +66,35 @@ TINY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Family:
-    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one."""
+    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one.
+
+    `overrides` are put into the saved config.json.
+    `repair` mends what transformers gets wrong in the reference. `model`: its class, where AutoModel does not know it.
+    """
 
     name: str
     config: Callable[[], PretrainedConfig]
     edge: int = 0
     overrides: dict[str, Any] = field(default_factory=dict)
+    repair: Callable[[PreTrainedModel], None] = lambda model: None
+    model: type[PreTrainedModel] | None = None
 
     def __str__(self) -> str:
         return self.name
+
+
+def _phimoe_rope_sees_the_length(model: PreTrainedModel) -> None:
+    """transformers 5 rotates with the short factors whatever the length; the model's authors take the long ones beyond
+    the original context, as Phi-3 does."""
+    rotary = model.model.rotary_emb
+    plain = rotary.forward
+
+    def forward(x: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        length = int(position_ids.max()) + 1
+        rotary.rope_init_fn = lambda config: ROPE_INIT_FUNCTIONS["longrope"](config, seq_len=length)
+        return plain(x, position_ids)
+
+    rotary.forward = forward
 
 
 def _llama3_rope() -> dict[str, Any]:
@@ -57,6 +107,405 @@ def _llama3_rope() -> dict[str, Any]:
         "original_max_position_embeddings": 32,
     }
 
+
+WINDOWS = ["sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+
+
+def _yarn(**more: Any) -> dict[str, Any]:
+    rules = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+    return {**rules, "beta_fast": 16.0, "beta_slow": 2.0, **more}
+
+
+def _longrope(pairs: int, **more: Any) -> dict[str, Any]:
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0 + i / 16 for i in range(pairs)],
+        "long_factor": [1.5 + i for i in range(pairs)],
+        "original_max_position_embeddings": 32,
+        **more,
+    }
+
+
+GEMMA = {**TINY, "head_dim": 20, "sliding_window": 24, "hidden_activation": "gelu_pytorch_tanh"}
+GEMMA4_TEXT = {
+    **GEMMA,
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    "global_head_dim": 24,
+    "hidden_size_per_layer_input": 0,
+    "final_logit_softcapping": 5.0,
+    "rope_parameters": {
+        "sliding_attention": PLAIN_ROPE,
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 100000.0},
+    },
+}
+SIGLIP = {
+    "model_type": "siglip_vision_model",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+PIXTRAL = {
+    "model_type": "pixtral",
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "head_dim": 8,
+    "image_size": 28,
+    "patch_size": 14,
+}
+MINISTRAL3_TEXT = {
+    **TINY,
+    "head_dim": 16,
+    "sliding_window": 40,
+    "rope_parameters": _yarn(llama_4_scaling_beta=0.3, mscale=1.0, mscale_all_dim=1.0),
+}
+
+DENSE = [
+    Family(
+        "gemma 2",
+        lambda: Gemma2Config(
+            **GEMMA, query_pre_attn_scalar=30, attn_logit_softcapping=3.0, final_logit_softcapping=5.0
+        ),
+        edge=24,
+    ),
+    Family(
+        "gemma 3 (text)",
+        lambda: Gemma3TextConfig(
+            **GEMMA,
+            layer_types=WINDOWS,
+            query_pre_attn_scalar=30,
+            attention_bias=True,
+            final_logit_softcapping=5.0,
+            rope_parameters={
+                "sliding_attention": PLAIN_ROPE,
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            },
+        ),
+        edge=24,
+    ),
+    Family(
+        "gemma 3",
+        lambda: Gemma3Config(
+            text_config={**GEMMA, "model_type": "gemma3_text", "layer_types": WINDOWS, "query_pre_attn_scalar": 30},
+            vision_config=SIGLIP,
+            mm_tokens_per_image=4,
+            image_token_index=130,
+            boi_token_index=129,
+            eoi_token_index=128,
+        ),
+        edge=24,
+    ),
+    Family(
+        "gemma 4 31B",
+        lambda: Gemma4TextConfig(**GEMMA4_TEXT, attention_k_eq_v=True, num_global_key_value_heads=1),
+        edge=24,
+    ),
+    Family(
+        "gemma 4 12B (unified)",
+        lambda: Gemma4UnifiedTextConfig(**GEMMA4_TEXT, attention_k_eq_v=True, num_global_key_value_heads=1),
+        edge=24,
+    ),
+    Family(
+        "gemma 4 E2B",
+        lambda: Gemma4TextConfig(
+            **{**GEMMA4_TEXT, "hidden_size_per_layer_input": 12},
+            vocab_size_per_layer_input=131,
+            num_kv_shared_layers=3,
+            use_double_wide_mlp=True,
+        ),
+        edge=24,
+    ),
+    Family(
+        "mistral small 3",
+        lambda: Mistral3Config(
+            text_config={**TINY, "model_type": "mistral", "head_dim": 20, "sliding_window": None},
+            vision_config=PIXTRAL,
+            tie_word_embeddings=False,
+            image_token_index=130,
+        ),
+    ),
+    Family("ministral 3 (text)", lambda: Ministral3Config(**MINISTRAL3_TEXT), edge=40),
+    Family(
+        "ministral 3",
+        lambda: Mistral3Config(
+            text_config={**MINISTRAL3_TEXT, "model_type": "ministral3", "tie_word_embeddings": True},
+            vision_config=PIXTRAL,
+            image_token_index=130,
+            tie_word_embeddings=True,
+        ),
+        edge=40,
+    ),
+    Family(
+        "phi-3", lambda: Phi3Config(**{**TINY, "num_key_value_heads": 4}, sliding_window=24, pad_token_id=0), edge=24
+    ),
+    Family("phi-4", lambda: Phi3Config(**TINY, pad_token_id=0)),
+    Family(
+        "phi-4-mini",
+        lambda: Phi3Config(
+            **{**TINY, "hidden_size": 64},
+            pad_token_id=0,
+            tie_word_embeddings=True,
+            original_max_position_embeddings=32,
+            partial_rotary_factor=0.75,
+            rope_parameters=_longrope(6, partial_rotary_factor=0.75),
+        ),
+        edge=32,
+    ),
+    Family(
+        "smollm3",
+        lambda: SmolLM3Config(
+            **TINY,
+            pad_token_id=0,
+            attention_bias=True,
+            mlp_bias=True,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 5000000.0},
+        ),
+    ),
+    Family("olmo 2", lambda: Olmo2Config(**TINY, attention_bias=True)),
+    Family(
+        "olmo 3",
+        lambda: Olmo3Config(
+            **TINY,
+            layer_types=WINDOWS,
+            sliding_window=24,
+            rope_parameters={
+                "sliding_attention": PLAIN_ROPE,
+                "full_attention": _yarn(attention_factor=1.2),
+            },
+        ),
+        edge=32,
+    ),
+    Family(
+        "granite",
+        lambda: GraniteConfig(
+            **TINY,
+            attention_bias=True,
+            mlp_bias=True,
+            attention_multiplier=0.2,
+            embedding_multiplier=6.0,
+            residual_multiplier=0.4,
+            logits_scaling=3.0,
+        ),
+    ),
+]
+
+EXPERTS = {"num_experts": 8, "num_experts_per_tok": 3}
+LOCAL_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2}
+SHARED_EXPERTS = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 24,
+    "n_group": 4,
+    "topk_group": 2,
+    "routed_scaling_factor": 1.5,
+}
+LLAMA4_TEXT = {
+    **TINY,
+    "head_dim": 12,
+    "intermediate_size": 40,
+    "intermediate_size_mlp": 72,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "interleave_moe_layer_step": 2,
+    "attention_chunk_size": 24,
+    "floor_scale": 16,
+    "attn_scale": 0.3,
+    "use_qk_norm": True,
+    "attention_bias": True,
+    "pad_token_id": 0,
+    "rope_parameters": _llama3_rope(),
+}
+
+ROUTED = [
+    Family("mixtral", lambda: MixtralConfig(**TINY, **LOCAL_EXPERTS, sliding_window=24), edge=24),
+    Family(
+        "qwen3 moe",
+        lambda: Qwen3MoeConfig(
+            **TINY,
+            **EXPERTS,
+            head_dim=20,
+            moe_intermediate_size=24,
+            norm_topk_prob=True,
+            decoder_sparse_step=2,
+            mlp_only_layers=[1],
+            attention_bias=True,
+            use_sliding_window=True,
+            sliding_window=24,
+        ),
+        edge=24,
+    ),
+    Family("olmoe", lambda: OlmoeConfig(**TINY, **EXPERTS, clip_qkv=1.1, attention_bias=True)),
+    Family(
+        "granite moe",
+        lambda: GraniteMoeConfig(
+            **TINY,
+            **LOCAL_EXPERTS,
+            tie_word_embeddings=True,
+            attention_bias=True,
+            attention_multiplier=0.2,
+            embedding_multiplier=6.0,
+            residual_multiplier=0.4,
+            logits_scaling=3.0,
+        ),
+    ),
+    Family(
+        "phi-3.5-moe",
+        lambda: PhimoeConfig(
+            **TINY,
+            num_local_experts=8,
+            attention_bias=True,
+            lm_head_bias=True,
+            router_jitter_noise=0.2,
+            original_max_position_embeddings=32,
+            rope_parameters=_longrope(6, short_mscale=1.1, long_mscale=1.3),
+        ),
+        edge=32,
+        repair=_phimoe_rope_sees_the_length,
+    ),
+    Family("phi-mini-moe", lambda: PhimoeConfig(**TINY, num_local_experts=8, sliding_window=24), edge=24),
+    Family(
+        "gemma 4 26B-A4B",
+        lambda: Gemma4Config(
+            text_config={
+                **GEMMA4_TEXT,
+                "model_type": "gemma4_text",
+                "attention_k_eq_v": True,
+                "num_global_key_value_heads": 1,
+                "num_hidden_layers": 4,
+                "layer_types": WINDOWS,
+                "enable_moe_block": True,
+                "num_experts": 8,
+                "top_k_experts": 3,
+                "moe_intermediate_size": 24,
+            },
+            vision_config={
+                "model_type": "gemma4_vision",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "position_embedding_size": 16,
+            },
+            audio_config=None,
+            image_token_id=130,
+            boi_token_id=129,
+            eoi_token_id=128,
+        ),
+        edge=24,
+    ),
+    Family(
+        "llama 4 scout",
+        lambda: Llama4Config(
+            text_config={**LLAMA4_TEXT, "model_type": "llama4_text", "interleave_moe_layer_step": 1},
+            vision_config={
+                "hidden_size": 16,
+                "intermediate_size": 64,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+                "vision_output_dim": 16,
+                "projector_input_dim": 16,
+                "projector_output_dim": 16,
+            },
+            image_token_index=130,
+            boi_token_index=129,
+            eoi_token_index=128,
+        ),
+        edge=32,
+    ),
+    Family("llama 4 maverick (text)", lambda: Llama4TextConfig(**{**LLAMA4_TEXT, "use_qk_norm": False}), edge=32),
+    Family(
+        "gpt-oss",
+        lambda: GptOssConfig(
+            **{**TINY, "intermediate_size": 48, "hidden_size": 64},
+            **LOCAL_EXPERTS,
+            head_dim=20,
+            sliding_window=24,
+            swiglu_limit=1.5,
+            rope_parameters=_yarn(truncate=False),
+        ),
+        edge=32,
+    ),
+    Family(
+        "glm-4.5",
+        lambda: Glm4MoeConfig(
+            **TINY, **SHARED_EXPERTS, attention_bias=True, use_qk_norm=True, head_dim=20, first_k_dense_replace=2
+        ),
+    ),
+]
+
+LATENT_ATTENTION = {
+    "num_key_value_heads": 4,
+    "q_lora_rank": 20,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+}
+DEEPSEEK = {**TINY, **LATENT_ATTENTION, **SHARED_EXPERTS, "first_k_dense_replace": 1}
+
+LATENT = [
+    Family(
+        "deepseek v2",
+        lambda: DeepseekV2Config(
+            **DEEPSEEK,
+            topk_method="group_limited_greedy",
+            attention_bias=True,
+            mlp_bias=True,
+            rope_parameters=_yarn(mscale=0.7, mscale_all_dim=0.9),
+        ),
+        edge=32,
+    ),
+    Family(
+        "deepseek v2 lite",
+        lambda: DeepseekV2Config(
+            **{**DEEPSEEK, "q_lora_rank": None}, rope_parameters=_yarn(mscale=0.707, mscale_all_dim=0.707)
+        ),
+        edge=32,
+    ),
+    Family(
+        "deepseek v3",
+        lambda: DeepseekV3Config(
+            **DEEPSEEK, attention_bias=True, rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0)
+        ),
+        edge=32,
+    ),
+    Family(
+        "kimi k2",
+        lambda: DeepseekV3Config(
+            **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
+            rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0, beta_slow=1.0),
+        ),
+        edge=32,
+        overrides={"model_type": "kimi_k2"},
+    ),
+    Family(
+        "glm-4.7-flash",
+        lambda: Glm4MoeLiteConfig(**{**DEEPSEEK, "first_k_dense_replace": 1}, attention_bias=True),
+    ),
+    Family(
+        "mistral large 3",
+        lambda: Mistral4Config(
+            **DEEPSEEK,
+            rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3),
+        ),
+        model=Mistral4ForCausalLM,
+        edge=32,
+    ),
+]
 
 FAMILIES = [
     Family("llama 2", lambda: LlamaConfig(**{**TINY, "num_key_value_heads": 4})),
@@ -95,6 +544,9 @@ FAMILIES = [
         "qwen3 tied, biases",
         lambda: Qwen3Config(**TINY, head_dim=24, tie_word_embeddings=True, attention_bias=True),
     ),
+    *DENSE,
+    *ROUTED,
+    *LATENT,
 ]
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -107,7 +559,10 @@ def reference(name: str) -> PreTrainedModel:
     torch.manual_seed(sum(map(ord, name)))
     config = BY_NAME[name].config()
     config._attn_implementation = "eager"
-    model = AutoModelForCausalLM.from_config(config).float().eval()
+    around = AutoModelForImageTextToText if hasattr(config, "text_config") else AutoModelForCausalLM
+    own = BY_NAME[name].model
+    model = (own(config) if own else around.from_config(config)).float().eval()
+    BY_NAME[name].repair(model)
     with torch.no_grad():
         for parameter in [*model.parameters(), *_persistent_buffers(model)]:
             if parameter.dim() == 1:
@@ -120,10 +575,14 @@ def reference(name: str) -> PreTrainedModel:
 def saved(name: str, directory: Path) -> Path:
     """The model as its own publishers would write it: config.json and safetensors."""
     reference(name).save_pretrained(directory)
+    if BY_NAME[name].overrides:
+        path = directory / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **BY_NAME[name].overrides}))
     return directory
 
 
-def prompt(length: int, vocab: int = 131, seed: int = 0) -> list[int]:
+def prompt(length: int, vocab: int = 120, seed: int = 0) -> list[int]:
+    """Random tokens, without the last ones of the vocabulary, which stand for images in the models that see."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, vocab, (length,), generator=generator).tolist()
 

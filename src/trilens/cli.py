@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# A model can write anything; on a terminal an escape sequence in its answer would be obeyed. A pipe gets every byte.
+UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     try:
@@ -276,12 +280,12 @@ def _print_stream(model: Model, prompt: Prompt, quiet: bool, **options: Any) -> 
     """Print an answer as it comes, its receipt behind it; the whole text."""
     from trilens.model import EndEvent, TextEvent
 
-    pieces = []
+    pieces, terminal = [], sys.stdout.isatty()
     for event in model.stream(prompt, **options):
         match event:
             case TextEvent(text):
                 pieces.append(text)
-                print(text, end="", flush=True)
+                print(text.translate(UNSAFE) if terminal else text, end="", flush=True)
             case EndEvent(receipt):
                 print(flush=True)
                 if receipt.finish in ("length", "context"):

@@ -65,14 +65,14 @@ class TestRun:
     def test_a_file_of_prompts_is_answered_in_order(self, tmp_path: Path) -> None:
         lines = [
             {"prompt": "What is the capital of France?"},
-            {"messages": [{"role": "user", "content": "What is the capital of Italy?"}]},
+            {"messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
             "What is the capital of France?",
         ]
         path = tmp_path / "prompts.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n")
         done = trilens("run", "--file", str(path), "--temperature", "0", "--max-tokens", "16")
         texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
-        assert [("Paris" in t, "Rome" in t) for t in texts] == [(True, False), (False, True), (True, False)]
+        assert [("Paris" in t, "Tokyo" in t) for t in texts] == [(True, False), (False, True), (True, False)]
 
     def test_a_cut_answer_is_said(self) -> None:
         done = trilens("run", "Count from one to a hundred.", "--temperature", "0", "--max-tokens", "5", "--quiet")

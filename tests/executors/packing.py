@@ -10,8 +10,6 @@ import torch
 
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices, native_types
-from trilens.executors.native.fuse import fuse
-from trilens.executors.native.record import record
 from trilens.spec.model import ModelSpec
 
 HALVES = {  # where a block keeps its scales
@@ -63,8 +61,8 @@ def rows_of(kind: str, values: np.ndarray, seed: int) -> np.ndarray:
 
 
 def quantised(tensors: dict[str, torch.Tensor], spec: ModelSpec, kind: str) -> dict[str, tuple[str, np.ndarray]]:
-    """Each matrix's type and its rows' bytes; a matrix whose rows do not fit the type's blocks, and every router, is F32."""
-    packed = matrices(fuse(record(spec)))
+    """Each matrix's type and its rows' bytes; a router, or a matrix of other rows, is F32."""
+    packed = matrices(spec)
     result = {}
     for p in parameters(decoder_weights(spec)):
         if p.name not in packed:

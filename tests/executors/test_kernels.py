@@ -1,4 +1,4 @@
-"""Every layout against the gguf package's values; every kernel against plain arithmetic and against its portable twin."""
+"""Every layout against the gguf package's values; every kernel against plain arithmetic and its portable twin."""
 
 from __future__ import annotations
 

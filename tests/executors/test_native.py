@@ -11,13 +11,13 @@ import torch
 from tests.executors.packing import dequantised, native_executor, quantised
 from tests.executors.tiny import MODELS, VOCAB, random_tensors, wide
 from trilens.decoder.decoder import decode
-from trilens.decoder.weights import DenseWeights, LinearWeights, Parameter
+from trilens.decoder.weights import LinearWeights, Parameter
 from trilens.errors import RequestRefused
 from trilens.executors.executor import Feed
 from trilens.executors.native import _native
 from trilens.executors.native.executor import NativeExecutor, NativeSequence
 from trilens.executors.torch import TorchExecutor, TorchOps, TorchRoutes
-from trilens.spec.model import ModelSpec, Routed, Router
+from trilens.spec.model import ModelSpec, Router
 
 LENGTH = 150  # past every window, chunk and page edge
 
@@ -63,9 +63,6 @@ class RoundingOps(TorchOps):
             return routes
         ids, weights = next(self.chosen)
         return TorchRoutes(ids, weights, routes.scores)
-
-    def experts(self, x: torch.Tensor, routes: TorchRoutes, w: DenseWeights, ffn: Routed) -> torch.Tensor:
-        return super().experts(x, routes, w, ffn)
 
 
 def torch_logits(

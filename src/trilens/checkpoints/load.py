@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints import names
-from trilens.checkpoints.changes import CHANGES, Change, apply
+from trilens.checkpoints.changes import CHANGES, Change, Transposed, apply
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
@@ -17,7 +18,7 @@ from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.gguf import Source as GgufSource
 from trilens.spec.gguf import read_gguf_metadata
 from trilens.spec.huggingface import read_config, read_config_file
-from trilens.spec.model import ModelSpec, Reading
+from trilens.spec.model import Attention, ModelSpec, Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,7 +57,10 @@ class ModelFiles:
         parts = [self.checkpoint.read(name) for name in stored.tensors]
         values = np.stack(parts) if stored.stacked else parts[0]
         if stored.change is not None:
-            values = apply(stored.change, values, parameter.name.endswith(".bias"))
+            try:
+                values = apply(stored.change, values, len(parameter.shape) < 2 or parameter.name.endswith(".bias"))
+            except ValueError as problem:
+                raise BadCheckpoint(f"{self.checkpoint.path}: {stored.tensors[0]} {problem}") from None
         if values.shape != parameter.shape:
             raise BadCheckpoint(
                 f"{self.checkpoint.path}: {stored.tensors[0]} gives {parameter.name} the shape {values.shape}; "
@@ -69,8 +73,9 @@ class ModelFiles:
         return self.checkpoint.tensors[self.stored[parameter.name].tensors[0]].type
 
     def bytes_of(self, parameter: Parameter) -> int:
-        """Bytes in the file."""
-        return sum(self.checkpoint.tensors[name].nbytes for name in self.stored[parameter.name].tensors)
+        """Bytes in the file; of a tensor that holds several parameters, this one's share."""
+        tensors = [self.checkpoint.tensors[name] for name in self.stored[parameter.name].tensors]
+        return sum(t.nbytes for t in tensors) * parameter.size // sum(prod(t.shape) for t in tensors)
 
 
 def read_spec(found: Found) -> Reading:
@@ -94,7 +99,7 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
         rows = names.BY_ARCHITECTURE.get(arch, names.GGUF)
     else:
         reading, checkpoint = _open_directory(found)
-        rows = names.BY_FAMILY.get(reading.spec.family, ()) + names.HUGGINGFACE
+        rows = _prefixed(names.BY_FAMILY.get(reading.spec.family, ()) + names.HUGGINGFACE, checkpoint)
     unknown = [key for key in reading.unread if key not in set(ignore_keys)]
     if unknown:
         raise UnsupportedModel(
@@ -106,6 +111,17 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
     except BaseException:
         checkpoint.close()
         raise
+
+
+def _prefixed(rows: tuple[names.Row, ...], checkpoint: Checkpoint) -> tuple[names.Row, ...]:
+    """The rows with the prefixes under which this checkpoint keeps its text decoder."""
+    model = next((p for p in names.TEXT_PREFIXES if p + "embed_tokens.weight" in checkpoint.tensors), "model.")
+    head = next((p for p in names.HEAD_PREFIXES if p + "weight" in checkpoint.tensors), "lm_head.")
+
+    def prefixed(name: str) -> str:
+        return model + name.removeprefix("model.") if name.startswith("model.") else name.replace("lm_head.", head)
+
+    return tuple(replace(row, theirs=prefixed(row.theirs)) for row in rows)
 
 
 def _open_gguf(found: Found) -> tuple[Reading, GgufFile]:
@@ -175,10 +191,11 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
     pattern = re.sub(r"^layers\.\d+\.", "layers.{i}.", base)
     tried = []
     for row in rows:
-        if row.ours != pattern:
+        own_row = is_bias and row.ours == pattern + ".bias"
+        if row.ours != pattern and not own_row:
             continue
         theirs = row.theirs.replace("{i}", layer.group(1)) if layer else row.theirs
-        if is_bias:
+        if is_bias and not own_row:
             theirs = theirs.removesuffix(".weight") + ".bias"
         stacked = "{e}" in theirs
         wanted = tuple(theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])) if stacked else (theirs,)
@@ -188,7 +205,10 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
         missing = [name for name in wanted if name not in checkpoint.tensors]
         if missing:
             raise BadCheckpoint(f"{checkpoint.path}: {parameter.name} needs {missing[0]}, which is not in the file")
-        change = CHANGES[row.change](spec, spec.layers[int(layer.group(1))], base) if row.change and layer else None
+        own_layer = spec.layers[int(layer.group(1)) if layer else 0]
+        change = CHANGES[row.change](spec, own_layer, base) if row.change else None
+        if isinstance(change, Transposed) and checkpoint.tensors[wanted[0]].type == "MXFP4":
+            change = change.then  # 4-bit blocks run along `in`, so these tensors are stored the right way round
         if change is None and not stacked:
             shape = checkpoint.tensors[theirs].shape
             if shape != parameter.shape:
@@ -203,9 +223,18 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
 
 
 def _why_left_out(name: str, spec: ModelSpec) -> str | None:
-    for ending, reason in names.LEFT_OUT.items():
-        if name.endswith(ending):
+    for pattern, reason in names.LEFT_OUT.items():
+        if re.match(pattern, name):
             return reason
-    if spec.head.tied and name in ("lm_head.weight", "output.weight"):
+    if spec.head.tied and name.endswith(("lm_head.weight", "output.weight")):
         return "the head is the embedding's table"
+    layer = re.match(r"(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?:layers|blk)\.(\d+)\.(.+)", name)
+    if layer is None:
+        return None
+    number, inside = int(layer.group(1)), layer.group(2)
+    if number >= len(spec.layers):
+        return "layers that predict further tokens"
+    attention = spec.layers[number].attention
+    if isinstance(attention, Attention) and not attention.writes and re.match(names.KEYS_AND_VALUES, inside):
+        return "keys and values of a layer that reads another's cache"
     return None

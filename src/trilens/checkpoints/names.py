@@ -2,7 +2,7 @@
 
 A row: our name, theirs, the change. `{i}` is the layer, `{e}` an expert (their tensors are stacked in its order). For
 one of our names the first row whose tensor is in the file is taken, so a family's special rows stand before the common
-ones. A bias follows its weight: `.weight` becomes `.bias`.
+ones. A bias follows its weight, `.weight` becomes `.bias`, unless it has a row of its own.
 """
 
 from __future__ import annotations
@@ -24,19 +24,125 @@ def _rows(table: str) -> tuple[Row, ...]:
 
 HUGGINGFACE = _rows("""
     embedding                            model.embed_tokens.weight
+    per_layer_table                      model.embed_tokens_per_layer.weight
+    per_layer_projection                 model.per_layer_model_projection.weight
+    per_layer_norm                       model.per_layer_projection_norm.weight
     final_norm                           model.norm.weight
     head                                 lm_head.weight
     layers.{i}.attention_in              model.layers.{i}.input_layernorm.weight
+    layers.{i}.attention_out             model.layers.{i}.post_attention_layernorm.weight
+    layers.{i}.feed_forward_in           model.layers.{i}.pre_feedforward_layernorm.weight
     layers.{i}.feed_forward_in           model.layers.{i}.post_attention_layernorm.weight
+    layers.{i}.feed_forward_out          model.layers.{i}.post_feedforward_layernorm.weight
     layers.{i}.attention.q               model.layers.{i}.self_attn.q_proj.weight
     layers.{i}.attention.k               model.layers.{i}.self_attn.k_proj.weight
     layers.{i}.attention.v               model.layers.{i}.self_attn.v_proj.weight
+    layers.{i}.attention.q               model.layers.{i}.self_attn.qkv_proj.weight                  fused_qkv
+    layers.{i}.attention.k               model.layers.{i}.self_attn.qkv_proj.weight                  fused_qkv
+    layers.{i}.attention.v               model.layers.{i}.self_attn.qkv_proj.weight                  fused_qkv
     layers.{i}.attention.out             model.layers.{i}.self_attn.o_proj.weight
     layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_norm.weight
     layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_norm.weight
+    layers.{i}.attention.sinks           model.layers.{i}.self_attn.sinks
+    layers.{i}.attention.q_down          model.layers.{i}.self_attn.q_a_proj.weight
+    layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_a_layernorm.weight
+    layers.{i}.attention.q_up            model.layers.{i}.self_attn.q_b_proj.weight
+    layers.{i}.attention.kv_down         model.layers.{i}.self_attn.kv_a_proj_with_mqa.weight
+    layers.{i}.attention.kv_norm         model.layers.{i}.self_attn.kv_a_layernorm.weight
+    layers.{i}.attention.k_up            model.layers.{i}.self_attn.kv_b_proj.weight                 latent_up
+    layers.{i}.attention.v_up            model.layers.{i}.self_attn.kv_b_proj.weight                 latent_up
     layers.{i}.feed_forward.gate         model.layers.{i}.mlp.gate_proj.weight
     layers.{i}.feed_forward.up           model.layers.{i}.mlp.up_proj.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.mlp.gate_up_proj.weight                    gate_up_halves
+    layers.{i}.feed_forward.up           model.layers.{i}.mlp.gate_up_proj.weight                    gate_up_halves
     layers.{i}.feed_forward.down         model.layers.{i}.mlp.down_proj.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.mlp.gate.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.mlp.gate.e_score_correction_bias
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.experts.{e}.gate_proj.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.experts.{e}.up_proj.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.experts.{e}.down_proj.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.experts.gate_up_proj                   gate_up_halves
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.experts.gate_up_proj                   gate_up_halves
+    layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.experts.down_proj
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.mlp.shared_experts.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.mlp.shared_experts.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.mlp.shared_experts.down_proj.weight
+    layers.{i}.scalar                    model.layers.{i}.layer_scalar
+    layers.{i}.per_layer_input.gate      model.layers.{i}.per_layer_input_gate.weight
+    layers.{i}.per_layer_input.out       model.layers.{i}.per_layer_projection.weight
+    layers.{i}.per_layer_input.norm      model.layers.{i}.post_per_layer_input_norm.weight
+""")
+
+BLOCK_SPARSE = _rows("""
+    layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.gate.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.mlp.router.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
+""")
+
+GRANITE_MOE = _rows("""
+    layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.router.layer.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.router.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.input_linear.weight       gate_up_halves
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.input_linear.weight       gate_up_halves
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.output_linear.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.gate_up_proj      gate_up_halves
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.gate_up_proj      gate_up_halves
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.down_proj
+""")
+
+# The weights of these norms are stored as their distance from one.
+GEMMA_NORMS = _rows("""
+    final_norm                           model.norm.weight                                           plus_one
+    layers.{i}.attention_in              model.layers.{i}.input_layernorm.weight                     plus_one
+    layers.{i}.attention_out             model.layers.{i}.post_attention_layernorm.weight            plus_one
+    layers.{i}.feed_forward_in           model.layers.{i}.pre_feedforward_layernorm.weight           plus_one
+    layers.{i}.feed_forward_out          model.layers.{i}.post_feedforward_layernorm.weight          plus_one
+    layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_norm.weight                    plus_one
+    layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_norm.weight                    plus_one
+""")
+
+GEMMA4 = _rows("""
+    layers.{i}.feed_forward.dense.gate   model.layers.{i}.mlp.gate_proj.weight
+    layers.{i}.feed_forward.dense.up     model.layers.{i}.mlp.up_proj.weight
+    layers.{i}.feed_forward.dense.down   model.layers.{i}.mlp.down_proj.weight
+    layers.{i}.feed_forward.dense_out    model.layers.{i}.post_feedforward_layernorm_1.weight
+    layers.{i}.feed_forward.routed_in    model.layers.{i}.pre_feedforward_layernorm_2.weight
+    layers.{i}.feed_forward.routed_out   model.layers.{i}.post_feedforward_layernorm_2.weight
+    layers.{i}.feed_forward.router_norm  model.layers.{i}.router.scale                               root_of_width
+    layers.{i}.feed_forward.routed.router model.layers.{i}.router.proj.weight
+    layers.{i}.feed_forward.routed.expert_scale model.layers.{i}.router.per_expert_scale
+    layers.{i}.feed_forward.routed.experts.gate model.layers.{i}.experts.gate_up_proj                gate_up_halves
+    layers.{i}.feed_forward.routed.experts.up model.layers.{i}.experts.gate_up_proj                  gate_up_halves
+    layers.{i}.feed_forward.routed.experts.down model.layers.{i}.experts.down_proj
+""")
+
+# Experts as gpt-oss stores them: with 4-bit blocks [E, out, in], without them [E, in, out]; gate and up in turn.
+GPT_OSS = _rows("""
+    layers.{i}.feed_forward.router       model.layers.{i}.mlp.router.weight
+    layers.{i}.feed_forward.experts.gate.bias model.layers.{i}.mlp.experts.gate_up_proj_bias         gate_up_in_turn
+    layers.{i}.feed_forward.experts.up.bias model.layers.{i}.mlp.experts.gate_up_proj_bias           gate_up_in_turn
+    layers.{i}.feed_forward.experts.down.bias model.layers.{i}.mlp.experts.down_proj_bias
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.experts.gate_up_proj                   transposed_in_turn
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.experts.gate_up_proj                   transposed_in_turn
+    layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.experts.down_proj                      transposed
+""")
+
+LLAMA4 = _rows("""
+    layers.{i}.feed_forward.gate         model.layers.{i}.feed_forward.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.feed_forward.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.feed_forward.down_proj.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.feed_forward.router.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.feed_forward.experts.gate_up_proj          transposed_halves
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.feed_forward.experts.gate_up_proj          transposed_halves
+    layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.down_proj             transposed
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.feed_forward.experts.{e}.gate_proj.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.feed_forward.experts.{e}.up_proj.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.{e}.down_proj.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.feed_forward.shared_expert.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.feed_forward.shared_expert.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.feed_forward.shared_expert.down_proj.weight
 """)
 
 GGUF = _rows("""
@@ -63,10 +169,29 @@ GGUF_NEIGHBOURING_PAIRS = _rows("""
 """)
 
 BY_ARCHITECTURE = {"llama": GGUF_NEIGHBOURING_PAIRS + GGUF}
-BY_FAMILY: dict[str, tuple[Row, ...]] = {}
-
-# Tensors that no forward pass needs, by the end of their name, and why.
-LEFT_OUT = {
-    "rotary_emb.inv_freq": "rotary frequencies are computed",
-    "rope_freqs.weight": "read with the spec",
+BY_FAMILY: dict[str, tuple[Row, ...]] = {
+    "gemma2": GEMMA_NORMS,
+    "gemma3": GEMMA_NORMS,
+    "gemma4": GEMMA4,
+    "mixtral": BLOCK_SPARSE,
+    "phimoe": BLOCK_SPARSE,
+    "granite_moe": GRANITE_MOE,
+    "gpt_oss": GPT_OSS,
+    "llama4": LLAMA4,
 }
+
+# Where models that also see keep their text decoder: what stands for `model.` and for `lm_head.` in the rows above.
+TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
+HEAD_PREFIXES = ("language_model.lm_head.",)
+
+# Tensors that no forward pass over text needs, by a pattern that matches from the start of their name, and why.
+LEFT_OUT = {
+    r".*rotary_emb\.inv_freq": "rotary frequencies are computed",
+    r"rope_freqs\.weight|rope_factors_(long|short)\.weight": "read with the spec",
+    r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
+    r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
+    r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
+}
+
+# What a layer stores of keys and values, behind its number.
+KEYS_AND_VALUES = r"self_attn\.(k_proj|v_proj|k_norm|v_norm)\.|attn_(k|v|k_norm)\."

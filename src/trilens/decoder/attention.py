@@ -11,14 +11,13 @@ def grouped_query_attention(ops: Ops[T, R], layer: int, a: Attention, w: Attenti
     """[N, D] -> [N, D]."""
     cache = a.cache
     with ops.at(Part.PROJECTIONS, layer):
-        q = _clipped(ops, ops.linear(x, w.q), a.clip)
-        q = _turned(ops, q, a, w, heads=a.heads, queries=True)
+        q = _turned(ops, ops.linear(x, w.q), a, w, heads=a.heads, queries=True)
         if a.position_scale is not None:
             q = ops.scale_by_position(q, a.position_scale)
         if w.k is not None:
-            raw = _clipped(ops, ops.linear(x, w.k), a.clip)
+            raw = ops.linear(x, w.k)
             k = _turned(ops, raw, a, w, heads=cache.kv_heads, queries=False)
-            v = raw if w.v is None else _clipped(ops, ops.linear(x, w.v), a.clip)
+            v = _clipped(ops, raw if w.v is None else ops.linear(x, w.v), a.clip)
             if a.value_norm is not None and w.v_norm is not None:
                 v = ops.norm(v, a.value_norm, w.v_norm, cache.kv_heads)
             ops.write_kv(cache, k, v)
@@ -56,7 +55,7 @@ def latent_attention(ops: Ops[T, R], layer: int, a: LatentAttention, w: LatentAt
 
 
 def _turned(ops: Ops[T, R], x: T, a: Attention, w: AttentionWeights, *, heads: int, queries: bool) -> T:
-    """Queries or keys normalised and rotated, in the order that the spec states."""
+    """Queries or keys normalised, bounded and rotated, in the order that the spec states."""
     weights = w.q_norm if queries else w.k_norm
 
     def normed(x: T, n: QueryKeyNorm) -> T:
@@ -65,6 +64,7 @@ def _turned(ops: Ops[T, R], x: T, a: Attention, w: AttentionWeights, *, heads: i
 
     if a.qk_norm is not None and not a.qk_norm.after_rope:
         x = normed(x, a.qk_norm)
+    x = _clipped(ops, x, a.clip)
     if a.rope is not None:
         x = ops.rope(x, heads, a.rope)
     if a.qk_norm is not None and a.qk_norm.after_rope:

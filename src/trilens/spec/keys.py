@@ -22,14 +22,22 @@ class Keys:
         self.prefix = prefix
         self.read: set[str] = set()
         self.defaults: dict[str, object] = {}
-        self.nested: list[Keys] = []
+        self.assumed: dict[str, object] = {}
+        self.nested: dict[str, Keys] = {}
 
     def __contains__(self, name: str) -> bool:
-        """Whether the key is there with a value that says something."""
-        return self.values.get(name) is not None
+        """Whether the key is there, stated or assumed, with a value that says something."""
+        return (self.values[name] if name in self.values else self.assumed.get(name)) is not None
+
+    def assume(self, **values: object) -> None:
+        """What a family means by a key that its file leaves out; used only then, and listed as a default."""
+        self.assumed |= values
 
     def raw(self, name: str) -> Any:
         self.read.add(name)
+        if name not in self.values and self.assumed.get(name) is not None:
+            self.defaults[name] = self.assumed[name]
+            return self.assumed[name]
         return self.values.get(name)
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = _LARGEST) -> int:
@@ -70,6 +78,17 @@ class Keys:
             raise self.wrong(name, value, f"a list of {length} numbers")
         return tuple(float(v) for v in value)
 
+    def integers(self, name: str, length: int | None = None) -> tuple[int, ...] | None:
+        """A list of whole numbers, `length` of them where that is given; true and false count as 1 and 0."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or any(not isinstance(v, int) for v in value):
+            raise self.wrong(name, value, "a list of integers")
+        if length is not None and len(value) < length:
+            raise self.wrong(name, value, f"a list of {length} integers")
+        return tuple(int(v) for v in value)[:length]
+
     def texts(self, name: str, length: int) -> tuple[str, ...] | None:
         value = self.raw(name)
         if value is None:
@@ -85,9 +104,9 @@ class Keys:
             return None
         if not isinstance(value, Mapping):
             raise self.wrong(name, value, "a mapping")
-        child = Keys(value, self.where, f"{self.prefix}{name}.")
-        self.nested.append(child)
-        return child
+        if name not in self.nested:
+            self.nested[name] = Keys(value, self.where, f"{self.prefix}{name}.")
+        return self.nested[name]
 
     def ignore(self, *names: str) -> None:
         """These keys are known, and change nothing in the forward pass."""
@@ -109,7 +128,7 @@ class Keys:
                 (empty if value is None or value is False or value in ("", [], {}) else telling).append(
                     self.prefix + name
                 )
-        for child in self.nested:
+        for child in self.nested.values():
             child_telling, child_empty = child.unread()
             telling += child_telling
             empty += child_empty
@@ -118,7 +137,7 @@ class Keys:
     def all_defaults(self) -> dict[str, object]:
         """Every default that was used, by dotted path."""
         merged = {self.prefix + name: value for name, value in self.defaults.items()}
-        for child in self.nested:
+        for child in self.nested.values():
             merged |= child.all_defaults()
         return merged
 

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
-from trilens.text.ranks import read_tekken, read_tiktoken
+from trilens.text.ranks import looks_like_tiktoken, read_tekken, read_tiktoken
 from trilens.text.sentencepiece_model import read_sentencepiece_vocabulary
 from trilens.text.spelling import Spelling
 from trilens.text.vocabulary import Vocabulary, known_ends
@@ -60,7 +60,7 @@ def _read(path: Path, config: Mapping[str, Any]) -> Vocabulary:
     match path.name:
         case "tokenizer.json":
             return _read_tokenizer_json(path)
-        case "tokenizer.model":
+        case "tokenizer.model" if not looks_like_tiktoken(path):
             return read_sentencepiece_vocabulary(path)
         case "tekken.json":
             return read_tekken(path)

@@ -6,6 +6,7 @@ The rank is the whole of the merge rule: of all neighbours whose concatenation h
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,6 +61,12 @@ def read_tekken(path: Path) -> Vocabulary:
     eos_id = ids.get("</s>")
     ends = frozenset(() if eos_id is None else (eos_id,))
     return replace(vocabulary, bos_id=ids.get("<s>"), eos_id=eos_id, eos_ids=ends)
+
+
+def looks_like_tiktoken(path: Path) -> bool:
+    """Whether a file called tokenizer.model holds lines "base64 rank", as Llama 3's does, and no SentencePiece model."""
+    with path.open("rb") as file:
+        return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\s", file.read(200)) is not None
 
 
 def read_tiktoken(path: Path, config: Mapping[str, Any]) -> Vocabulary:

@@ -109,6 +109,16 @@ class Meter:
             self.spend(sys.getsizeof(value) + (0 if isinstance(value, (str, int)) else 60 * len(value)))
         return value
 
+    def sliced(self, whole: Any, *bounds: int | None) -> Any:
+        """A slice weighs no more than the whole, which need not be added up again."""
+        part = whole[slice(*bounds)]
+        if isinstance(part, (list, tuple)):
+            self.tick()
+            self._weights[id(part)] = part, self.weigh(whole)
+            self.spend(sys.getsizeof(part))
+            return part
+        return self.shared(part)
+
     def fresh(self, value: Any) -> Any:
         """Pay for a value with all its parts."""
         if isinstance(value, (dict, list, tuple)):
@@ -403,6 +413,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         # What _Instrument writes into templates.
         self.meter_tick = Callback(lambda prints=0: meter().turn(prints), measured=True)
         self.meter_built = Callback(lambda value: meter().shared(value), measured=True)
+        self.meter_sliced = Callback(lambda whole, *bounds: meter().sliced(whole, *bounds), measured=True)
         self.meter_joined = Callback(
             lambda *parts: meter().shared(_joined([meter().text(part) for part in parts])), measured=True
         )
@@ -452,10 +463,14 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         meter().tick()
+        if attribute.startswith("__"):
+            self.unsafe_undefined(obj, attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         meter().tick()
+        if isinstance(argument, str) and argument.startswith("__"):
+            self.unsafe_undefined(obj, argument)
         return super().getitem(obj, argument)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
@@ -525,7 +540,11 @@ class _Instrument(NodeTransformer):
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
         self.generic_visit(node)
-        return _callback("meter_built", [node], node) if isinstance(node.arg, nodes.Slice) else node
+        if not isinstance(node.arg, nodes.Slice):
+            return node
+        nothing = nodes.Const(None, lineno=node.lineno)
+        bounds = [bound or nothing for bound in (node.arg.start, node.arg.stop, node.arg.step)]
+        return _callback("meter_sliced", [node.node, *bounds], node)
 
     def visit_List(self, node: nodes.List) -> nodes.Node:
         return self._built(node, node.items)

@@ -133,10 +133,10 @@ def merges_by_rank(texts: Iterable[str], known: Mapping[str, int]) -> list[tuple
     depend on nothing outside it, so two different pairs for one text never stand in each other's way.
     """
     return [
-        (text[:cut], text[cut:])
+        (left, right)
         for text in texts
         for cut in range(1, len(text))
-        if text[:cut] in known and text[cut:] in known
+        if (left := text[:cut]) in known and (right := text[cut:]) in known
     ]
 
 

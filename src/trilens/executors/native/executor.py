@@ -15,7 +15,7 @@ from trilens.decoder.weights import Parameter
 from trilens.errors import RequestRefused, UnsupportedModel
 from trilens.executors.native.encode import encode
 from trilens.executors.native.fuse import fuse
-from trilens.executors.native.program import Op, Program, share_buffers
+from trilens.executors.native.program import Op, share_buffers
 from trilens.executors.native.record import record
 from trilens.spec.model import Chunk, ModelSpec, PositionScale, Window
 from trilens.spec.rope import RopeTable, rope_table, tables_key
@@ -46,7 +46,7 @@ MATRICES = {
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one parameter as a file has them: [n, bytes of a row], the first of them row `first` of matrix `which`."""
+    """Rows of one parameter as a file has them, [n, bytes of a row]; the first is row `first` of matrix `which`."""
 
     which: int
     first: int
@@ -101,7 +101,8 @@ class NativeSequence:
 
 
 class NativeExecutor:
-    """Packed weights and the program that uses them. `weights` gives every parameter: matrices packed, rows as floats."""
+    """Packed weights and the program that uses them. `weights` gives every parameter: `matrices` packed, others as
+    they are."""
 
     name = "native"
 
@@ -248,11 +249,11 @@ def usable_cores() -> int:
     return max(1, len(cores))
 
 
-def matrices(program: Program) -> set[str]:
+def matrices(spec: ModelSpec) -> set[str]:
     """Names of the parameters that are packed; the others are rows of floats."""
     return {
         p.name
-        for ins in program.instructions
+        for ins in fuse(record(spec)).instructions
         for at in MATRICES.get(ins.op, ())
         if at < len(ins.parameters) and (p := ins.parameters[at]) is not None
     }

@@ -1,0 +1,325 @@
+"""What families have in common: the plain decoder, its rotary positions, masks and experts, and ways to vary them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.spec.keys import Keys
+from trilens.spec.model import (
+    Attention,
+    Cache,
+    Curve,
+    Dense,
+    DynamicScaling,
+    ExpertGroups,
+    FeedForward,
+    Full,
+    Glu,
+    Head,
+    Layer,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    Mask,
+    ModelSpec,
+    Norm,
+    PositionScale,
+    ProportionalScaling,
+    QueryKeyNorm,
+    Rope,
+    Window,
+    YarnScaling,
+)
+from trilens.spec.rope import longrope_attention_factor, yarn_attention_factor
+
+MOST_LAYERS = 10_000  # the spec writes every layer out
+
+ACTIVATIONS = {
+    "silu": Curve.SILU,
+    "swish": Curve.SILU,
+    "gelu": Curve.GELU,
+    "gelu_pytorch_tanh": Curve.GELU_TANH,
+    "gelu_new": Curve.GELU_TANH,
+}
+
+
+def decoder_only(
+    k: Keys,
+    family: str,
+    *,
+    qkv_bias: bool = False,
+    out_bias: bool = False,
+    mlp_bias: bool = False,
+    norm: Norm | None = None,
+    mask: Callable[[int], Mask] = lambda i: Full(),
+    rope: Callable[[int], Rope | None] | None = None,
+    feed_forward: Callable[[int], FeedForward] | None = None,
+) -> ModelSpec:
+    """The arrangement most families share: norm, attention, add, norm, feed-forward, add, with one cache a layer.
+
+    What a family does differently on every layer is put in afterwards, with `attentions` and `layers`.
+    """
+    width, count = k.integer("hidden_size"), layer_count(k)
+    heads = k.integer("num_attention_heads")
+    kv_heads = k.integer("num_key_value_heads", heads)
+    head_dim = stated_head_dim(k, width, heads)
+    if heads % kv_heads:
+        raise k.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {heads}")
+    context = k.integer("max_position_embeddings", 2048)
+    norm = norm or Norm(k.number("rms_norm_eps", 1e-6))
+    if rope is None:
+        everywhere = read_rope(k, head_dim, context)
+        rope = lambda i: everywhere  # noqa: E731
+    if feed_forward is None:
+        dense = Dense(k.integer("intermediate_size"), Glu(activation(k)), mlp_bias)
+        feed_forward = lambda i: dense  # noqa: E731
+    caches = tuple(Cache(i, kv_heads, head_dim, head_dim, mask(i)) for i in range(count))
+    return ModelSpec(
+        family=family,
+        vocab=k.integer("vocab_size"),
+        width=width,
+        context=context,
+        caches=caches,
+        final_norm=norm,
+        head=Head(tied=k.flag("tie_word_embeddings", False)),
+        layers=tuple(
+            Layer(
+                attention=Attention(
+                    heads=heads,
+                    cache=cache,
+                    scale=head_dim**-0.5,
+                    mask=cache.keep,
+                    rope=rope(i),
+                    qkv_bias=qkv_bias,
+                    out_bias=out_bias,
+                ),
+                feed_forward=feed_forward(i),
+                attention_in=norm,
+                attention_out=None,
+                feed_forward_in=norm,
+                feed_forward_out=None,
+            )
+            for i, cache in enumerate(caches)
+        ),
+    )
+
+
+# ---------------------------------------------------------------------------- variations on every layer
+
+
+def attentions(spec: ModelSpec, **fields: Any) -> ModelSpec:
+    """The same model with these fields of every layer's attention changed."""
+    return each_layer(spec, lambda i, layer: replace(layer, attention=replace(layer.attention, **fields)))
+
+
+def layers(spec: ModelSpec, **fields: Any) -> ModelSpec:
+    """The same model with these fields of every layer changed."""
+    return each_layer(spec, lambda i, layer: replace(layer, **fields))
+
+
+def each_layer(spec: ModelSpec, change: Callable[[int, Layer], Layer]) -> ModelSpec:
+    return replace(spec, layers=tuple(change(i, layer) for i, layer in enumerate(spec.layers)))
+
+
+def norms_around(spec: ModelSpec) -> ModelSpec:
+    """A norm before and one after each branch."""
+    norm = spec.final_norm
+    return layers(spec, attention_out=norm, feed_forward_out=norm)
+
+
+def norms_behind(spec: ModelSpec) -> ModelSpec:
+    """A norm after each branch, none before it."""
+    return layers(norms_around(spec), attention_in=None, feed_forward_in=None)
+
+
+def head_norms(spec: ModelSpec) -> ModelSpec:
+    """Every head of queries and keys normalised before the rotation."""
+    return attentions(spec, qk_norm=QueryKeyNorm(spec.final_norm))
+
+
+def whole_norms(spec: ModelSpec) -> ModelSpec:
+    """All heads of queries normalised together, and all of keys."""
+    return attentions(spec, qk_norm=QueryKeyNorm(spec.final_norm, whole=True))
+
+
+# ------------------------------------------------------------------------------------------ single keys
+
+
+def layer_count(k: Keys) -> int:
+    return k.integer("num_hidden_layers", most=MOST_LAYERS)
+
+
+def stated_head_dim(k: Keys, width: int, heads: int) -> int:
+    """`head_dim` where it is stated; otherwise the width shared out among the heads."""
+    if "head_dim" in k:
+        return k.integer("head_dim")
+    if width % heads:
+        raise k.wrong("num_attention_heads", heads, f"a divisor of hidden_size, {width}, or a stated head_dim")
+    k.ignore("head_dim")
+    return width // heads
+
+
+def activation(k: Keys, name: str = "hidden_act") -> Curve:
+    act = k.text(name, "silu")
+    if act not in ACTIVATIONS:
+        raise UnsupportedModel(f"{k.where}: the activation {act!r} is not known; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[act]
+
+
+def optional_number(k: Keys, name: str) -> float | None:
+    k.ignore(name)
+    return k.number(name, positive=True) if name in k else None
+
+
+def expert_groups(k: Keys, experts: int, best: int) -> ExpertGroups | None:
+    """`n_group`, `topk_group`; none where every group may fire."""
+    count, chosen = k.integer("n_group", 1), k.integer("topk_group", 1)
+    if experts % count or not 1 <= chosen <= count:
+        raise k.wrong("n_group", count, f"a divisor of the {experts} experts, and at least topk_group, {chosen}")
+    return ExpertGroups(count, chosen, best) if chosen < count else None
+
+
+# ------------------------------------------------------------------------------------------------ masks
+
+
+def window_mask(k: Keys, context: int) -> Mask:
+    """`sliding_window`, where it is stated and shorter than the context."""
+    k.ignore("sliding_window")
+    size = k.integer("sliding_window") if "sliding_window" in k else context
+    return Window(size) if size < context else Full()
+
+
+def layer_types(k: Keys, default: Callable[[int], str]) -> tuple[str, ...]:
+    """`layer_types`, or the family's own pattern; sliding_attention and full_attention are known."""
+    count = layer_count(k)
+    types = k.texts("layer_types", count) or tuple(default(i) for i in range(count))
+    for name in types:
+        if name not in ("sliding_attention", "full_attention"):
+            raise UnsupportedModel(f"{k.where}: {name} layers are not known; known: sliding_attention, full_attention")
+    return types
+
+
+def masks_by_type(k: Keys, types: tuple[str, ...]) -> Callable[[int], Mask]:
+    window = Window(k.integer("sliding_window")) if "sliding_attention" in types else Full()
+    k.ignore("sliding_window")
+    return lambda i: window if types[i] == "sliding_attention" else Full()
+
+
+# ----------------------------------------------------------------------------------------------- ropes
+
+
+def read_rope(k: Keys, dim: int, context: int, *, interleaved: bool = False) -> Rope:
+    """`rope_parameters` (transformers 5), or `rope_theta` with `rope_scaling` (before)."""
+    rules = rope_rules(k)
+    return scaled_rope(k, rules, partial_dim(k, rules, dim), rope_theta(k, rules), context, interleaved)
+
+
+def rope_rules(k: Keys) -> Keys | None:
+    rules = k.mapping("rope_parameters") or k.mapping("rope_scaling")
+    k.ignore("rope_theta", "rope_parameters", "rope_scaling")
+    return rules
+
+
+def rope_theta(k: Keys, rules: Keys | None) -> float:
+    return (rules if rules and "rope_theta" in rules else k).number("rope_theta", 10000.0, positive=True)
+
+
+def partial_dim(k: Keys, rules: Keys | None, dim: int) -> int:
+    """The dimensions of a head that turn."""
+    k.ignore("partial_rotary_factor")
+    for place in (rules, k):
+        if place is not None and "partial_rotary_factor" in place:
+            return int(dim * place.number("partial_rotary_factor", positive=True))
+    return dim
+
+
+def ropes_by_type(
+    k: Keys, dims: Mapping[str, int], context: int, *, local_theta: Callable[[float], float]
+) -> dict[str, Rope]:
+    """One rope for each type of layer: nested rules (transformers 5), or before that scaled ones for full attention
+    and plain ones of theta `local_theta(theta)` for windows."""
+    rules = rope_rules(k)
+    ropes = {}
+    nested = rules is not None and any(isinstance(v, Mapping) for v in rules.values.values())
+    if rules is not None and nested:
+        rules.ignore("full_attention", "sliding_attention")  # a type may have rules and no layer
+    for kind, dim in dims.items():
+        own = rules.mapping(kind) if rules is not None and nested else rules
+        theta = rope_theta(k, own)
+        if not nested and kind == "sliding_attention":
+            own, theta = None, local_theta(theta)
+        dim = dim if own is not None and own.values.get("rope_type") == "proportional" else partial_dim(k, own, dim)
+        ropes[kind] = scaled_rope(k, own, dim, theta, context)
+    return ropes
+
+
+def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: int, interleaved: bool = False) -> Rope:
+    """One rope from the rules of `rope_scaling`, by the type they name."""
+    if dim < 2 or dim % 2:
+        raise BadCheckpoint(f"{k.where}: rotary positions over {dim} dimensions; expected a positive even number")
+    if rules is None:
+        return Rope(dim, theta, None, interleaved)
+    rules.ignore("type", "max_position_embeddings")
+    kind = rules.raw("rope_type") or rules.raw("type") or "default"
+    original = original_context(k, rules, context)
+    match kind:
+        case "default":
+            rules.ignore("factor", "original_max_position_embeddings")
+            return Rope(dim, theta, None, interleaved)
+        case "linear":
+            return Rope(dim, theta, LinearScaling(rules.number("factor", positive=True)), interleaved)
+        case "dynamic":
+            # transformers takes the model's own context as the point where the growth begins
+            return Rope(dim, theta, DynamicScaling(rules.number("factor", positive=True), context), interleaved)
+        case "proportional":
+            rotated = int(rules.number("partial_rotary_factor", 1.0, positive=True) * dim // 2)
+            factor = rules.number("factor", positive=True) if "factor" in rules else 1.0
+            return Rope(dim, theta, ProportionalScaling(rotated, factor), interleaved)
+        case "llama3":
+            low, high = rules.number("low_freq_factor", positive=True), rules.number("high_freq_factor", positive=True)
+            llama3 = Llama3Scaling(rules.number("factor", positive=True), low, high, original)
+            return Rope(dim, theta, llama3, interleaved)
+        case "yarn":
+            factor = rules.number("factor", context / original, positive=True)
+            if "attention_factor" in rules:
+                stretch = rules.number("attention_factor")
+                rules.ignore("mscale", "mscale_all_dim")
+            elif rules.raw("mscale") and rules.raw("mscale_all_dim"):
+                whole = yarn_attention_factor(factor, rules.number("mscale_all_dim"))
+                stretch = yarn_attention_factor(factor, rules.number("mscale")) / whole
+            else:
+                stretch = yarn_attention_factor(factor)
+            fast, slow = rules.number("beta_fast", 32.0), rules.number("beta_slow", 1.0)
+            yarn = YarnScaling(factor, original, fast, slow, rules.flag("truncate", True))
+            return Rope(dim, theta, yarn, interleaved, stretch)
+        case "longrope" | "su":
+            factor = rules.number("factor", positive=True) if "factor" in rules else context / original
+            short, long = rules.numbers("short_factor", dim // 2), rules.numbers("long_factor", dim // 2)
+            stretch = longrope_attention_factor(factor, original)
+            if "attention_factor" in rules:
+                stretch = rules.number("attention_factor")
+            return Rope(dim, theta, LongRopeScaling(short, long, original), interleaved, stretch)
+        case _:
+            raise UnsupportedModel(f"{k.where}: rotary scaling {kind!r} is not known")
+
+
+def original_context(k: Keys, rules: Keys, context: int) -> int:
+    """The context before scaling: from the rules, else from the top level, else the model's."""
+    k.ignore("original_max_position_embeddings")
+    for place in (rules, k):
+        if "original_max_position_embeddings" in place:
+            return place.integer("original_max_position_embeddings")
+    return context
+
+
+def query_growth(k: Keys) -> PositionScale | None:
+    """`llama_4_scaling_beta` among the rope's rules: queries grow with every original context passed."""
+    rules = k.mapping("rope_parameters") or k.mapping("rope_scaling")
+    if rules is None or "llama_4_scaling_beta" not in rules:
+        return None
+    beta = rules.number("llama_4_scaling_beta")
+    return PositionScale(beta, float(original_context(k, rules, k.integer("max_position_embeddings"))))
+

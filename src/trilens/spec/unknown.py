@@ -1,0 +1,40 @@
+"""Which part of a model that nobody here reads is the unknown one, as far as its configuration shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# The first key of a configuration (or of its text_config) that gives a part away, and that part in words.
+PARTS = {
+    "hc_mult": "hyper-connections in place of the residual",
+    "compress_ratios": "compressed keys and values",
+    "kda_layers": "delta attention layers (linear_attn_config)",
+    "linear_num_key_heads": "gated delta net layers (linear_attention)",
+    "mamba_num_heads": "Mamba2 layers",
+    "mamba_d_state": "Mamba layers",
+    "ssm_state_size": "state-space layers",
+    "index_topk": "the sparse-attention indexer",
+    "sparse_attention_config": "block-sparse attention",
+    "moe_latent_size": "experts on a latent width",
+    "attention_value_scale": "values scaled by a constant and of a width of their own (attention_value_scale)",
+    "mlp_hidden_act": "feed-forwards without a gate",
+    "ffn_config": "experts described by ffn_config",
+    "use_cla": "keys and values shared across layers (cla), rotary positions scaled by alpha",
+    "moe_layer_start_index": "experts on a range of layers (moe_layer_start_index to moe_layer_end_index)",
+    "attn_type_list": "a kind of attention for each layer (attn_type_list)",
+    "qk_norm_type": "the kind of normalised queries and keys that qk_norm_type names",
+    "rotary_dim": "rotary positions over rotary_dim",
+}
+
+
+def unknown_part(config: Mapping[str, Any]) -> str:
+    """In words: 'its Mamba2 layers', or that its layers are not described here."""
+    inner = [v for v in config.values() if isinstance(v, Mapping)]
+    places = [config, *inner, *(v for m in inner for v in m.values() if isinstance(v, Mapping))]
+    found = [words for key, words in PARTS.items() if any(_says(place, key) for place in places)]
+    return "nobody here has " + (" or ".join(found[:2]) or "described how its layers are wired")
+
+
+def _says(place: Mapping[str, Any], key: str) -> bool:
+    return key in place and place[key] not in (None, 0, "", [], {})
