@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 from trilens.checkpoints.find import find
+from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
@@ -60,19 +61,33 @@ def load(
     offline: bool = False,
     ignore_keys: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    executor: str = "native",
+    **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
 
     `ignore_keys` names configuration keys that may be left unread; `progress` is called with (bytes read, bytes in
-    all). Raises ModelNotFound, BadCheckpoint or UnsupportedModel.
+    all). `executor` is "native" or "torch"; `options` are for the native one: `threads` (default: this process's
+    physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
+    `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
+    Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
     """
+    if executor not in ("native", "torch"):
+        raise UsageError(f"executor is {executor!r}; expected 'native' or 'torch'")
+    unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
+    if unknown:
+        raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found)
-        executor = torch_executor(files, progress)
+        runner: Executor
+        if executor == "native":
+            runner = native_executor(files, progress, **options)
+        else:
+            runner = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
-    return Model(name, files, executor, text)
+    return Model(name, files, runner, text)
 
 
 class Model:
