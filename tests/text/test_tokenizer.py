@@ -154,15 +154,16 @@ def spaced_tables(**changes: Any) -> dict[str, Any]:
     """A SentencePiece-style vocabulary with its bytes."""
     control = ["<unk>", "<s>", "</s>", "<|user|>"]
     texts = ["▁", "a", "b", "▁a", "ab", "\n", "\n\n"]
-    return tables(
+    metadata = dict(
         model="llama",
         pre=None,
+        merges=None,
         tokens=[*control, *(f"<0x{byte:02X}>" for byte in range(256)), *texts],
         token_type=[2, 3, 3, 3] + [6] * 256 + [1] * len(texts),
         scores=[0.0] * 260 + [0, 0, 0, -1, -2, 0, -3],
         eos_token_id=2,
-        **{"merges": None, **changes},
     )
+    return tables(**{**metadata, **changes})
 
 
 def test_a_spaced_vocabulary_falls_back_to_bytes() -> None:
