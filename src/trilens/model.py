@@ -139,7 +139,7 @@ class Model:
         StopMatcher(stops)  # refuses here, not in the middle of the answer
         for prompt in encoded:
             answer_limit(self.spec.context, len(prompt), max_tokens)
-        return self._events(encoded, options, max_tokens, stops)
+        return self._events(encoded, options, max_tokens, stops, continues=raw)
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
@@ -152,7 +152,12 @@ class Model:
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
 
     def _events(
-        self, prompts: Sequence[Sequence[int]], options: Sampling, max_tokens: int | None, stops: tuple[str, ...]
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sampling,
+        max_tokens: int | None,
+        stops: tuple[str, ...],
+        continues: bool,
     ) -> Iterator[Event]:
         scheduler = Scheduler(self.executor)
         with self._lock:
@@ -161,7 +166,7 @@ class Model:
         try:
             for i, prompt in enumerate(prompts):
                 generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, kept)
-                writers[id(generation)] = _Writer(i, generation, self.text, stops)
+                writers[id(generation)] = _Writer(i, generation, self.text, stops, continues)
             while scheduler.running:
                 for generation, token in scheduler.step():
                     writer = writers[id(generation)]
@@ -185,12 +190,14 @@ class Model:
 class _Writer:
     """Turns one generation's tokens into text, and ends it at a stop string."""
 
-    def __init__(self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...]) -> None:
+    def __init__(
+        self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
+    ) -> None:
         self.index = index
         self.generation = generation
         self.control = 0
         self._is_control = text.tokenizer.is_special
-        self._stream = TextStream(text.tokenizer)
+        self._stream = TextStream(text.tokenizer, continues=continues)
         self._matcher = StopMatcher(stops)
 
     def push(self, token: int) -> str:
