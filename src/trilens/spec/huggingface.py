@@ -136,5 +136,5 @@ def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Rea
         unread=tuple(unread),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
-        not_counted=not_counted(keys.values, text.values, spec),
+        not_counted=not_counted(keys.values, text.values, spec, keys.where),
     )
