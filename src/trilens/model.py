@@ -93,7 +93,9 @@ class Model:
 
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""
-        return card(self.files.found, context=context)
+        made = card(self.files.found, context=context)
+        assert isinstance(made, Card), "files that were loaded have a spec"
+        return made
 
     @overload
     def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
