@@ -108,7 +108,9 @@ class Model:
 
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""
-        return card(self.files.found, context=context)
+        made = card(self.files.found, context=context)
+        assert isinstance(made, Card), "files that were loaded have a spec"
+        return made
 
     @overload
     def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
@@ -154,7 +156,7 @@ class Model:
         StopMatcher(stops)  # refuses here, not in the middle of the answer
         for prompt in encoded:
             answer_limit(self.spec.context, len(prompt), max_tokens)
-        return self._events(encoded, options, max_tokens, stops)
+        return self._events(encoded, options, max_tokens, stops, continues=raw)
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
@@ -167,7 +169,12 @@ class Model:
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
 
     def _events(
-        self, prompts: Sequence[Sequence[int]], options: Sampling, max_tokens: int | None, stops: tuple[str, ...]
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sampling,
+        max_tokens: int | None,
+        stops: tuple[str, ...],
+        continues: bool,
     ) -> Iterator[Event]:
         scheduler = Scheduler(self.executor)
         with self._lock:
@@ -176,7 +183,7 @@ class Model:
         try:
             for i, prompt in enumerate(prompts):
                 generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, kept)
-                writers[id(generation)] = _Writer(i, generation, self.text, stops)
+                writers[id(generation)] = _Writer(i, generation, self.text, stops, continues)
             while scheduler.running:
                 for generation, token in scheduler.step():
                     writer = writers[id(generation)]
@@ -200,12 +207,14 @@ class Model:
 class _Writer:
     """Turns one generation's tokens into text, and ends it at a stop string."""
 
-    def __init__(self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...]) -> None:
+    def __init__(
+        self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
+    ) -> None:
         self.index = index
         self.generation = generation
         self.control = 0
         self._is_control = text.tokenizer.is_special
-        self._stream = TextStream(text.tokenizer)
+        self._stream = TextStream(text.tokenizer, continues=continues)
         self._matcher = StopMatcher(stops)
 
     def push(self, token: int) -> str:
