@@ -1,7 +1,7 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
 Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, 130 interrupted, 141 the reader of a pipe went away.
+6 the request cannot be carried out, 1 a fault of our own, 130 interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+# A model can write anything; on a terminal an escape sequence in its answer would be obeyed. A pipe gets every byte.
+UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
     try:
-        commands.main(args=arguments, prog_name="trilens", standalone_mode=False)
+        # not click's own main(): it answers a closed pipe by itself
+        given = sys.argv[1:] if arguments is None else arguments
+        with commands.make_context("trilens", list(given)) as context:
+            commands.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as leave:
         return leave.exit_code
@@ -44,6 +51,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 141
     except MemoryError:
         return _complain("not enough memory for this model; try a smaller one or fewer tokens", 6)
+    except Exception as fault:
+        if os.environ.get("TRILENS_DEBUG"):
+            raise
+        where = type(fault).__name__
+        return _complain(f"a fault in trilens itself ({where}: {fault}); TRILENS_DEBUG=1 shows where", 1)
     return 0
 
 
@@ -114,7 +126,7 @@ def run(
         raise UsageError("both a prompt and --file were given; expected one of them")
     if system is not None and raw:
         raise UsageError("--system needs the chat template; leave out --raw")
-    prompts = _prompts_of(prompts_file) if prompts_file is not None else [_prompt_text(prompt)]
+    prompts: list[Prompt] = [_prompt_text(prompt)] if prompts_file is None else _prompts_of(prompts_file)
     if system is not None:
         prompts = [_with_system(system, p) for p in prompts]
     loaded = _load(model, offline, ignore_keys)
@@ -225,8 +237,9 @@ def _prompts_of(path: Path) -> list[Prompt]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             raise UsageError(f'{path}:{number}: not JSON; expected a line such as {{"prompt": "..."}}') from None
-        found = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
-        if not (isinstance(found, str) and found) and not (isinstance(found, list) and found):
+        found: Any = entry.get("prompt", entry.get("messages")) if isinstance(entry, dict) else entry
+        conversation = isinstance(found, list) and found and all(isinstance(m, dict) for m in found)
+        if not (isinstance(found, str) and found) and not conversation:
             raise UsageError(f'{path}:{number}: has no prompt; expected {{"prompt": "..."}} or {{"messages": [...]}}')
         prompts.append(found)
     if not prompts:
@@ -267,12 +280,12 @@ def _print_stream(model: Model, prompt: Prompt, quiet: bool, **options: Any) -> 
     """Print an answer as it comes, its receipt behind it; the whole text."""
     from trilens.model import EndEvent, TextEvent
 
-    pieces = []
+    pieces, terminal = [], sys.stdout.isatty()
     for event in model.stream(prompt, **options):
         match event:
             case TextEvent(text):
                 pieces.append(text)
-                print(text, end="", flush=True)
+                print(text.translate(UNSAFE) if terminal else text, end="", flush=True)
             case EndEvent(receipt):
                 print(flush=True)
                 if receipt.finish in ("length", "context"):

@@ -18,7 +18,7 @@ from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Generation, Scheduler, answer_limit
 from trilens.lenses.card import Card, card
 from trilens.spec.model import ModelSpec
-from trilens.text.source import TextSide, read_text_side
+from trilens.text.model_text import ModelText, read_model_text
 from trilens.text.stream import StopMatcher, TextStream
 
 Message = Mapping[str, Any]
@@ -68,7 +68,7 @@ def load(
     """
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
-        text = read_text_side(files.found)
+        text = read_model_text(files.found)
         executor = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
@@ -79,7 +79,7 @@ class Model:
     """A loaded model. The cache of the last single answer is kept: a conversation that goes on from it is not
     computed again."""
 
-    def __init__(self, name: str, files: ModelFiles, executor: Executor, text: TextSide) -> None:
+    def __init__(self, name: str, files: ModelFiles, executor: Executor, text: ModelText) -> None:
         self.name = name
         self.files = files
         self.executor = executor
@@ -93,14 +93,16 @@ class Model:
 
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""
-        return card(self.files.found, context=context)
+        made = card(self.files.found, context=context)
+        assert isinstance(made, Card), "files that were loaded have a spec"
+        return made
 
+    @overload
+    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
     @overload
     def generate(self, prompt: str, **options: Any) -> Answer: ...
     @overload
-    def generate(self, prompt: Sequence[str] | Sequence[Sequence[Message]], **options: Any) -> list[Answer]: ...
-    @overload
-    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
+    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Answer]: ...
     def generate(self, prompt: Any, **options: Any) -> Answer | list[Answer]:
         """The whole answer; for a list of prompts, a list of answers that were computed side by side.
 
@@ -136,9 +138,10 @@ class Model:
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         encoded = [self.text.encode(prompt, raw=raw, variables=template_variables or {}) for prompt in prompts]
+        StopMatcher(stops)  # refuses here, not in the middle of the answer
         for prompt in encoded:
             answer_limit(self.spec.context, len(prompt), max_tokens)
-        return self._events(encoded, options, max_tokens, stops)
+        return self._events(encoded, options, max_tokens, stops, continues=raw)
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
@@ -151,7 +154,12 @@ class Model:
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
 
     def _events(
-        self, prompts: Sequence[Sequence[int]], options: Sampling, max_tokens: int | None, stops: tuple[str, ...]
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sampling,
+        max_tokens: int | None,
+        stops: tuple[str, ...],
+        continues: bool,
     ) -> Iterator[Event]:
         scheduler = Scheduler(self.executor)
         with self._lock:
@@ -160,7 +168,7 @@ class Model:
         try:
             for i, prompt in enumerate(prompts):
                 generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, kept)
-                writers[id(generation)] = _Writer(i, generation, self.text, stops)
+                writers[id(generation)] = _Writer(i, generation, self.text, stops, continues)
             while scheduler.running:
                 for generation, token in scheduler.step():
                     writer = writers[id(generation)]
@@ -184,12 +192,14 @@ class Model:
 class _Writer:
     """Turns one generation's tokens into text, and ends it at a stop string."""
 
-    def __init__(self, index: int, generation: Generation, text: TextSide, stops: tuple[str, ...]) -> None:
+    def __init__(
+        self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
+    ) -> None:
         self.index = index
         self.generation = generation
         self.control = 0
         self._is_control = text.tokenizer.is_special
-        self._stream = TextStream(text.tokenizer)
+        self._stream = TextStream(text.tokenizer, continues=continues)
         self._matcher = StopMatcher(stops)
 
     def push(self, token: int) -> str:
@@ -208,7 +218,7 @@ class _Writer:
         return text if hit else text + self._matcher.finish()
 
 
-def fold(events: Iterator[Event], count: int) -> list[Answer]:
+def fold(events: Iterable[Event], count: int) -> list[Answer]:
     """A stream's events -> whole answers, in the order of their prompts."""
     texts: list[list[str]] = [[] for _ in range(count)]
     receipts: list[Receipt | None] = [None] * count
@@ -235,8 +245,6 @@ def _several(prompt: Any) -> tuple[list[Prompt], bool]:
         raise RequestRefused(f"the prompt is {prompt!r:.60}; expected a string, a conversation, or a list of either")
     if all(isinstance(part, Mapping) for part in prompt):
         return [prompt], True
-    if all(isinstance(part, str) for part in prompt) or all(
-        isinstance(part, Sequence) and not isinstance(part, str) for part in prompt
-    ):
-        return list(prompt), False
-    raise RequestRefused("the prompts are of different kinds; expected strings only, or conversations only")
+    if any(isinstance(part, Mapping) for part in prompt):
+        raise RequestRefused("a list holds messages beside something else; expected a conversation, or several prompts")
+    return list(prompt), False

@@ -9,6 +9,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+from trilens import __version__
 from trilens.checkpoints.pinned import cache_dir
 from trilens.units import data
 
@@ -16,7 +17,7 @@ from trilens.units import data
 def examine() -> dict[str, str]:
     """What was found, by name, in words."""
     return {
-        "trilens": metadata.version("trilens"),
+        "trilens": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": f"{_processor()}, {len(os.sched_getaffinity(0))} cores for this process",

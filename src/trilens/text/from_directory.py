@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
-from trilens.text.ranks import read_tekken, read_tiktoken
+from trilens.text.ranks import looks_like_tiktoken, read_tekken, read_tiktoken
 from trilens.text.sentencepiece_model import read_sentencepiece_vocabulary
 from trilens.text.spelling import Spelling
 from trilens.text.vocabulary import Vocabulary, known_ends
@@ -41,9 +41,11 @@ def read_directory_vocabulary(directory: Path) -> Vocabulary:
         bos_id = _id_of(engine, config["bos_token"])
     elif bos_id is None:
         bos_id = next(iter(_stated(path, generation, model_config, "bos_token_id")), None)
-    ends = set(_stated(path, generation, model_config, "eos_token_id")) or set(vocabulary.eos_ids)
-    if (eos_id := _id_of(engine, config.get("eos_token"))) is not None:
-        ends.add(eos_id)
+    stated = _stated(path, generation, model_config, "eos_token_id")
+    eos_id = _id_of(engine, config.get("eos_token"))
+    if eos_id is None:
+        eos_id = next(iter(stated), vocabulary.eos_id)
+    ends = set(stated or vocabulary.eos_ids) | ({eos_id} if eos_id is not None else set())
     if "eos_token_id" not in generation:
         added = engine.get_added_tokens_decoder()
         ends |= known_ends({token.content: i for i, token in added.items() if token.special})
@@ -51,14 +53,14 @@ def read_directory_vocabulary(directory: Path) -> Vocabulary:
     add_bos = config.get("add_bos_token")
     if add_bos is None:
         add_bos = vocabulary.add_bos if path.name != "tokenizer.json" else _begins_with(engine, bos_id)
-    return replace(vocabulary, bos_id=bos_id, eos_ids=frozenset(ends), add_bos=bool(add_bos))
+    return replace(vocabulary, bos_id=bos_id, eos_id=eos_id, eos_ids=frozenset(ends), add_bos=bool(add_bos))
 
 
 def _read(path: Path, config: Mapping[str, Any]) -> Vocabulary:
     match path.name:
         case "tokenizer.json":
             return _read_tokenizer_json(path)
-        case "tokenizer.model":
+        case "tokenizer.model" if not looks_like_tiktoken(path):
             return read_sentencepiece_vocabulary(path)
         case "tekken.json":
             return read_tekken(path)
@@ -83,6 +85,7 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
         spelling=spelling,
         raw=frozenset(added) if spelling.byte_level else frozenset(),
         bos_id=None,
+        eos_id=None,
         eos_ids=frozenset(),
         add_bos=False,
         size=max([engine.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)]),

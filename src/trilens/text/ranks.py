@@ -6,6 +6,7 @@ The rank is the whole of the merge rule: of all neighbours whose concatenation h
 import base64
 import binascii
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,15 @@ def read_tekken(path: Path) -> Vocabulary:
     known = dict(enumerate(ranks[: size - reserved], reserved))
     vocabulary = _vocabulary(path, known, control, frozenset(), pattern)
     ids = {text: i for i, text in control.items()}
-    return replace(vocabulary, bos_id=ids.get("<s>"), eos_ids=frozenset({ids["</s>"]} if "</s>" in ids else ()))
+    eos_id = ids.get("</s>")
+    ends = frozenset(() if eos_id is None else (eos_id,))
+    return replace(vocabulary, bos_id=ids.get("<s>"), eos_id=eos_id, eos_ids=ends)
+
+
+def looks_like_tiktoken(path: Path) -> bool:
+    """Whether a file called tokenizer.model holds lines "base64 rank", as Llama 3's does; SentencePiece's do not."""
+    with path.open("rb") as file:
+        return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\s", file.read(200)) is not None
 
 
 def read_tiktoken(path: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -107,6 +116,7 @@ def _vocabulary(
         spelling=Spelling(byte_level=True),
         raw=frozenset(added),
         bos_id=None,
+        eos_id=None,
         eos_ids=frozenset(),
         add_bos=True,
         size=1 + max(*ranked, *added),

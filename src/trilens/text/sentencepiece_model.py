@@ -44,9 +44,11 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         for number, message in _fields(path.read_bytes()):
             if number == 1 and isinstance(message, bytes):
                 piece = dict(_fields(message))
-                texts.append(_as_bytes(piece.get(1, b"")).decode())
+                text, kind = _as_bytes(piece.get(1, b"")).decode(), _as_int(piece.get(3, TokenType.NORMAL))
+                # User-defined pieces are looked for in the text before its spaces are marked.
+                texts.append(text.replace(SPACE_MARK, " ") if kind == TokenType.USER_DEFINED else text)
                 scores.append(struct.unpack("<f", _as_bytes(piece.get(2, b"\0\0\0\0")))[0])
-                types.append(_as_int(piece.get(3, TokenType.NORMAL)))
+                types.append(kind)
             elif number == 2 and isinstance(message, bytes):
                 trainer = dict(_fields(message))
             elif number == 3 and isinstance(message, bytes):
@@ -82,8 +84,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
 def read_sentencepiece_vocabulary(path: Path) -> Vocabulary:
     """The vocabulary of a `tokenizer.model`; raises as `read_sentencepiece` does.
 
-    Ids equal those of the sentencepiece library for text without control tokens or user-defined pieces. Between
-    such pieces each stretch of text gets its own space in front, as llama.cpp does it.
+    Ids equal those of the sentencepiece library, but for three cases. Between control tokens and user-defined pieces
+    each stretch of text gets its own space in front, as llama.cpp does it. Of two unigram segmentations with equal
+    scores the other may be taken. And a unigram model with bytes reads the text "<0x0A>" as that byte.
     """
     model = read_sentencepiece(path)
     if model.unigram:
@@ -100,17 +103,23 @@ def read_sentencepiece_vocabulary(path: Path) -> Vocabulary:
         visible=(text for text, kind in kinds if kind == TokenType.USER_DEFINED),
     )
     engine.normalizer = _normalizer(model)
+    bos_id, eos_id = (i if 0 <= i < len(model.texts) else None for i in (model.bos_id, model.eos_id))
     return Vocabulary(
         engine=engine,
         spelling=Spelling(
             byte_level=False,
             space_mark=SPACE_MARK,
             byte_tokens=model.byte_fallback,
-            leading_space=model.dummy_prefix,
+            leading_space=model.dummy_prefix or model.remove_extra_spaces,
         ),
-        raw=frozenset(i for i, kind in enumerate(model.types) if kind in (TokenType.CONTROL, TokenType.UNKNOWN)),
-        bos_id=model.bos_id if 0 <= model.bos_id < len(model.texts) else None,
-        eos_ids=frozenset({model.eos_id} & set(range(len(model.texts)))),
+        raw=frozenset(
+            i
+            for i, kind in enumerate(model.types)
+            if kind in (TokenType.CONTROL, TokenType.UNKNOWN, TokenType.USER_DEFINED)
+        ),
+        bos_id=bos_id,
+        eos_id=eos_id,
+        eos_ids=frozenset(() if eos_id is None else (eos_id,)),
         add_bos=not model.unigram,
         size=len(model.texts),
     )
@@ -121,7 +130,7 @@ def _normalizer(model: SentencePieceModel) -> normalizers.Normalizer:
     if model.character_map:
         steps.append(normalizers.Precompiled(model.character_map))
     if model.remove_extra_spaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if model.dummy_prefix:
         steps.append(normalizers.Prepend(SPACE_MARK))
     return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE_MARK)])

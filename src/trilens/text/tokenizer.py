@@ -21,6 +21,7 @@ class Tokenizer:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.bos_id = vocabulary.bos_id
+        self.eos_id = vocabulary.eos_id
         self.eos_ids = vocabulary.eos_ids
         self.add_bos = vocabulary.add_bos and vocabulary.bos_id is not None
         added = vocabulary.engine.get_added_tokens_decoder()
@@ -46,6 +47,11 @@ class Tokenizer:
     def bos(self) -> str:
         """The text of the BOS token, as chat templates want it; empty if there is none."""
         return "" if self.bos_id is None else self.text_of(self.bos_id)
+
+    @property
+    def eos(self) -> str:
+        """The text of the EOS token, as chat templates want it; empty if there is none."""
+        return "" if self.eos_id is None else self.text_of(self.eos_id)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text. BOS and EOS are never added: templates write them, and plain prompts see `add_bos`.

@@ -26,7 +26,8 @@ class TokenType(IntEnum):
 class Vocabulary:
     """What every kind of tokenizer file comes down to.
 
-    `raw` are ids whose text is written as it stands, whatever the spelling. `eos_ids` end an answer. `add_bos` is
+    `raw` are ids whose text is written as it stands, whatever the spelling. `eos_ids` end an answer; `eos_id` is the
+    one that templates write. `add_bos` is
     what a plain prompt wants; chat templates write their own. `size` is one more than the highest id; the engine
     may know more, for bytes that the vocabulary cannot write, which encoding leaves out.
     """
@@ -35,6 +36,7 @@ class Vocabulary:
     spelling: Spelling
     raw: frozenset[int]
     bos_id: int | None
+    eos_id: int | None
     eos_ids: frozenset[int]
     add_bos: bool
     size: int
@@ -131,10 +133,10 @@ def merges_by_rank(texts: Iterable[str], known: Mapping[str, int]) -> list[tuple
     depend on nothing outside it, so two different pairs for one text never stand in each other's way.
     """
     return [
-        (text[:cut], text[cut:])
+        (left, right)
         for text in texts
         for cut in range(1, len(text))
-        if text[:cut] in known and text[cut:] in known
+        if (left := text[:cut]) in known and (right := text[cut:]) in known
     ]
 
 

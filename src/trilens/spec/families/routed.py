@@ -76,9 +76,7 @@ def qwen3_moe(k: Keys) -> ModelSpec:
     else:
         mask = Full()
         k.ignore("sliding_window")
-    spec = decoder_only(
-        k, "qwen3_moe", qkv_bias=bias, out_bias=bias, mask=lambda i: mask, feed_forward=feed_forward
-    )
+    spec = decoder_only(k, "qwen3_moe", qkv_bias=bias, out_bias=bias, mask=lambda i: mask, feed_forward=feed_forward)
     return head_norms(spec)
 
 

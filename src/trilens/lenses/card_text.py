@@ -1,0 +1,181 @@
+"""A card as text: a heading, then the three lenses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trilens.lenses.layout import paragraph, ranges, spaced, table, terminal_width
+from trilens.lenses.moe import MoeLens
+from trilens.lenses.reasoning import THOUGHT
+from trilens.spec.model import Chunk, Full, LatentAttention, ModelSpec, Window
+from trilens.units import big, data, flop
+
+if TYPE_CHECKING:
+    from trilens.lenses.card import Card, StatedCard
+
+
+def card_text(card: Card, width: int | None = None) -> str:
+    width = width or terminal_width()
+    lines = _heading(card, width)
+    lines += ["", *_dense(card, width), "", *_moe(card, width), "", *_reasoning(card, width)]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def stated_text(card: StatedCard, width: int | None = None) -> str:
+    width = width or terminal_width()
+    stated = card.entry.inference
+    thinking = stated.kind + (f" ({', '.join(stated.levels)})" if stated.levels else "")
+    thinking += f", {stated.default} unless asked for otherwise" if stated.default else ""
+    thinking += f"; {stated.note}" if stated.note else ""
+    lines = [f"{card.name}  [{card.tag}]"]
+    lines += paragraph("what it is", card.entry.description + (f", served by {card.entry.vendor}" * card.entry.hosted), width)
+    lines += paragraph("backbone", card.entry.backbone, width)
+    lines += paragraph("inference", thinking, width)
+    lines += paragraph("look up next", card.look_up, width)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _heading(card: Card, width: int) -> list[str]:
+    spec = card.spec
+    wiring = (
+        f"{spec.family} · {len(spec.layers)} layers of width {spec.width} · {_heads(spec)} · "
+        f"vocabulary {spec.vocab} · context {spec.context}"
+    )
+    lines = [f"{card.name}  [{card.tag}]"]
+    lines += paragraph("from", card.origin, width)
+    lines += paragraph("wiring", wiring, width)
+    lines += paragraph("attention", _masks(spec), width)
+    for title, names in (
+        ("unread", card.reading.unread),
+        ("defaults", tuple(f"{k}={v}" for k, v in card.reading.defaults.items())),
+        ("not counted", tuple(f"{k} {spaced(v)}" for k, v in card.reading.not_counted.items())),
+    ):
+        if names:
+            lines += paragraph(title, ", ".join(names), width)
+    return lines
+
+
+# ------------------------------------------------------------------------------------------------ dense
+
+
+def _dense(card: Card, width: int) -> list[str]:
+    p, lens = card.parameters, card.dense
+    count = f"{spaced(p.total)} total ({big(p.total)}), {spaced(p.active)} active per token ({big(p.active)}): "
+    count += f"{100 * lens.ratio:.1f} %"
+    if p.active_with_embeddings != p.active:
+        count += f"; with whole tables {spaced(p.active_with_embeddings)} active"
+    lines = ["dense lens", *paragraph("parameters", count, width)]
+    for compared in card.published:
+        lines += paragraph("published", compared.as_line(), width)
+    lines += paragraph("per token", "operations, a multiply-add counted as two, by what a token sees", width)
+    parts = next(iter(lens.costs.values())).flops_by_part()
+    shown = [name for name in parts if any(cost.flops_by_part()[name] for cost in lens.costs.values())]
+    rows = [[name.replace("_", " "), *(flop(c.flops_by_part()[name]) for c in lens.costs.values())] for name in shown]
+    rows.append([f"cache, {card.kv_type}", *(data(card.kv_bytes(n)) for n in lens.costs)])
+    lines += table(["context", *(str(n) for n in lens.costs)], rows, width, indent=4)
+    for term in lens.terms:
+        lines += paragraph("feed-forward", f"{term.what} (layers {ranges(term.layers)}): {term.formula} = {flop(term.flops)}", width)
+    if lens.beside_the_sum:
+        lines += paragraph("", f"and {flop(lens.beside_the_sum)} beside this sum", width)
+    kv = f"{data(card.kv_bytes(card.context) / card.context)} a token at context {card.context}, "
+    kv += f"{data(card.kv_bytes(card.spec.context))} at {card.spec.context} ({card.kv_type})"
+    lines += paragraph("KV cache", kv, width)
+    for weights in card.weights:
+        size = "unknown" if weights.bytes is None else data(weights.bytes)
+        lines += paragraph("weights" if weights is card.weights[0] else "", f"{weights.type} {size}: {weights.meaning}", width)
+    for prop in lens.properties:
+        lines += paragraph("property", f"{prop.name}: {prop.answer}; {prop.why}", width)
+    return lines
+
+
+# -------------------------------------------------------------------------------------------------- moe
+
+
+def _moe(card: Card, width: int) -> list[str]:
+    if card.moe is None:
+        return ["MoE lens", *paragraph("", "no layer is routed: nothing is chosen, all that is stored is used", width)]
+    lens, lines = card.moe, ["MoE lens"]
+    for g in lens.groups:
+        shared = f", a shared one of width {g.shared_width} always" if g.shared_width else ", none shared"
+        text = f"{g.chosen} of {g.experts} experts fire{shared}; {len(g.layers)} of {lens.layers} layers are so "
+        text += f"(layers {ranges(g.layers)}); one expert is {g.expert_width} wide, {spaced(g.expert_parameters)} parameters"
+        lines += paragraph("experts", text, width)
+        lines += paragraph("router", g.rule, width)
+    lines += paragraph("read", f"{100 * lens.share_read:.1f} % of the weights for a token alone", width)
+    lines += _neighbours(card, lens, width)
+    many = len(lens.groups) > 1
+    rows = [
+        [
+            str(b.batch),
+            " and ".join(f"{d:.1f} of {g.experts}" for d, g in zip(b.distinct, lens.groups, strict=True))
+            if many
+            else f"{b.distinct[0]:.1f} of {lens.groups[0].experts}",
+            data(b.weight_bytes),
+            data(b.weight_bytes_per_token),
+        ]
+        for b in lens.batches
+    ]
+    lines += paragraph("batches", "experts that fire in a layer and bf16 bytes read, expected if all are as likely", width)
+    return lines + table(["batch", "distinct", "read", "per token"], rows, width, indent=4)
+
+
+def _neighbours(card: Card, lens: MoeLens, width: int) -> list[str]:
+    rows = [["this model", big(card.parameters.total), data(lens.weight_bytes), flop(lens.flops)]]
+    rows += [[f"dense, {n.what}", big(n.parameters), data(n.weight_bytes), flop(n.flops)] for n in lens.neighbours]
+    lines = paragraph("beside", "the same wiring with dense feed-forwards (bf16, one token at context 1)", width)
+    return lines + table(["", "parameters", "memory", "compute"], rows, width, indent=4)
+
+
+# -------------------------------------------------------------------------------------------- reasoning
+
+
+def _reasoning(card: Card, width: int) -> list[str]:
+    lens, inference = card.reasoning, card.inference
+    lines = ["reasoning lens", *paragraph("thinking", lens.summary(), width)]
+    for line in lens.switches():
+        lines += paragraph("setting", line, width)
+    if inference.budget_variable:
+        lines += paragraph("budget", f"{inference.budget_variable}=tokens", width)
+    if inference.markers is not None:
+        shown = f"{inference.markers.open!r} ... {inference.markers.close!r}"
+        lines += paragraph("markers", shown, width)
+    if inference.kind == "always" and inference.settings:
+        opened = inference.settings[0].start == "opened"
+        lines += paragraph("prompt", "opens the thinking" if opened else "leaves it to the model to open its thinking", width)
+    if inference.kind not in ("never", "unknown"):
+        cost = f"{THOUGHT} tokens of it are {flop(lens.thought_flops)} and {data(lens.thought_kv_bytes)} of cache"
+        lines += paragraph("cost", f"{cost}; no weight changes", width)
+    if inference.source != "no chat template" and inference.kind != "unknown":
+        sure = "" if inference.certain else ", which does not say it for certain"
+        lines += paragraph("known from", inference.source + sure, width)
+    return lines
+
+
+# ----------------------------------------------------------------------------------------------- wiring
+
+
+def _heads(spec: ModelSpec) -> str:
+    kinds: dict[str, None] = {}
+    for layer in spec.layers:
+        a = layer.attention
+        match a:
+            case LatentAttention():
+                kinds[f"{a.heads} heads on a latent of {a.kv_rank} + {a.rope_dim}"] = None
+            case _:
+                kinds[f"{a.heads} heads of {a.cache.key_dim} on {a.cache.kv_heads} of keys and values"] = None
+    return " or ".join(kinds)
+
+
+def _masks(spec: ModelSpec) -> str:
+    """full on 8 layers, window 512 on 40"""
+    counts: dict[str, int] = {}
+    for layer in spec.layers:
+        match layer.attention.mask:
+            case Full():
+                word = "full"
+            case Window(size):
+                word = f"window {size}"
+            case Chunk(size):
+                word = f"chunks of {size}"
+        counts[word] = counts.get(word, 0) + 1
+    return ", ".join(f"{word} on {count} layers" for word, count in counts.items())

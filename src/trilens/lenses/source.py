@@ -1,0 +1,136 @@
+"""Where a card's facts come from: a model's small files, or the catalog's data file where no file is here."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trilens.checkpoints.find import HUB_ID, Found, find
+from trilens.checkpoints.load import read_spec
+from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+from trilens.spec.catalog import CatalogEntry, StatedInference, lookup, of_hub
+from trilens.spec.huggingface import read_config
+from trilens.spec.model import Reading
+from trilens.text.thinking import Inference, Markers, Setting, completed, read_inference
+
+
+@dataclass(frozen=True)
+class CardSource:
+    """`reading` is None for a model of which nobody knows the wiring; `entry` is then what is known of it."""
+
+    title: str
+    origin: str
+    reading: Reading | None
+    inference: Inference
+    found: Found | None = None
+    entry: CatalogEntry | None = None
+    config: Mapping[str, Any] | None = None
+
+
+def card_source(name: str | Found, *, offline: bool) -> CardSource:
+    """What is to be read for the card of `name`: files that are here or fetched from the hub, else the catalog."""
+    if isinstance(name, Found):
+        return _from_files(str(name.path), name, None)
+    if not os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # Path.exists raises for a name that is too long
+        entry, hub = lookup(name), HUB_ID.fullmatch(name)
+        if entry is not None:
+            return _from_catalog(entry, offline=offline)
+        if hub is not None and hub["choice"] is None and (entry := of_hub(hub["repo"])) is not None:
+            return _from_hub(name, entry, offline=offline)
+    return _from_files(name, find(name, offline=offline, only_small=True), None)
+
+
+def _from_catalog(entry: CatalogEntry, *, offline: bool) -> CardSource:
+    """Files that are here already, else the entry's own configuration, else the hub."""
+    if entry.config is None and entry.hub is None and entry.source is None:
+        return CardSource(entry.name, "the catalog", None, stated_inference(entry.inference), entry=entry)
+    if entry.config is None:
+        return _from_files(entry.name, find(entry.name, offline=offline, only_small=True), entry)
+    if _may_be_here(entry):
+        try:
+            return _from_files(entry.name, find(entry.name, offline=True, only_small=True), entry)
+        except (ModelNotFound, BadCheckpoint):
+            pass
+    return _from_data(entry.name, entry, "no file of the model is here")
+
+
+def _from_hub(name: str, entry: CatalogEntry, *, offline: bool) -> CardSource:
+    try:
+        return _from_files(name, find(name, offline=offline, only_small=True), entry)
+    except ModelNotFound as problem:
+        if entry.config is None:
+            raise
+        return _from_data(name, entry, str(problem))
+
+
+def _from_data(title: str, entry: CatalogEntry, why: str) -> CardSource:
+    assert entry.config is not None
+    try:
+        reading = read_config(entry.config, f"catalog {entry.name}")
+    except UnsupportedModel as problem:
+        raise UnsupportedModel(f"{problem}{_what_is_known(entry)}") from None
+    origin = f"the catalog's data file ({why})"
+    return CardSource(title, origin, reading, stated_inference(entry.inference), None, entry, entry.config)
+
+
+def _from_files(title: str, found: Found, entry: CatalogEntry | None) -> CardSource:
+    inference = read_inference(found)
+    if entry is not None:
+        inference = completed(inference, stated_inference(entry.inference))
+    origin = str(found.path) if found.origin == "path" else found.origin
+    try:
+        reading = read_spec(found)
+    except UnsupportedModel as problem:
+        raise UnsupportedModel(f"{problem}{'' if entry is None else _what_is_known(entry)}") from None
+    return CardSource(title, origin, reading, inference, found, entry, _config_of(found))
+
+
+def _config_of(found: Found) -> Mapping[str, Any] | None:
+    if found.kind != "config":
+        return None
+    config = json.loads(found.path.read_text("utf-8"))
+    return config if isinstance(config, dict) else None
+
+
+def _what_is_known(entry: CatalogEntry) -> str:
+    sizes = [f"{p.says or p.exact} {p.what}" for p in entry.published if p.what != "files"]
+    said = f"; its publisher says {', '.join(sizes)}" if sizes else ""
+    return f"{said}; the catalog has it as {entry.backbone} · {entry.inference.word}"
+
+
+def _may_be_here(entry: CatalogEntry) -> bool:
+    """Whether looking for files is worth the import of the hub's client (a third of a second)."""
+    if entry.source is not None or entry.hub is None:
+        return True
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
+    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    return (cache / f"models--{entry.hub.replace('/', '--')}").is_dir()
+
+
+def stated_inference(stated: StatedInference) -> Inference:
+    """The catalog's word as an `Inference`: what to pass is known where the switch is a plain yes or no."""
+    settings: list[Setting] = []
+    boolean = stated.variable in ("enable_thinking", "thinking")
+    on = {stated.variable: True} if boolean and stated.variable else {}
+    if stated.off or stated.kind == "switchable":
+        settings.append(Setting("off", {stated.variable: False} if boolean and stated.variable else {}, "free"))
+    for level in stated.levels:
+        given = {stated.level_variable: level} if stated.level_variable else {}
+        settings.append(Setting(level, {**on, **given}, "free"))
+    if stated.kind in ("always", "switchable"):
+        settings.append(Setting("on", on, "free"))
+    return Inference(
+        stated.kind,
+        variable=stated.variable,
+        level_variable=stated.level_variable,
+        default=stated.default or ("on" if stated.kind == "always" else None),
+        settings=tuple(settings),
+        markers=None if stated.markers is None else Markers(*stated.markers),
+        source="the catalog" + (f": {stated.note}" if stated.note else ""),
+    )
+
+

@@ -1,0 +1,103 @@
+"""Bytes of weights: at the usual widths, and as the model's own files hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import prod
+from typing import Any
+
+from trilens.checkpoints.find import Found
+from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.errors import TrilensError
+from trilens.spec.model import ModelSpec
+
+GROUP = 32  # numbers that share one 16-bit scale in the common 8- and 4-bit formats
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """`bytes` is None where it cannot be told, and `meaning` then says why."""
+
+    type: str
+    bytes: int | None
+    meaning: str
+
+
+def weight_bytes(spec: ModelSpec) -> tuple[WeightBytes, ...]:
+    """Every weight of the text decoder at the usual widths. Vectors stay at 16 bits where groups are used."""
+    every = list({p.name: p for p in parameters(decoder_weights(spec))}.values())
+    total = sum(p.size for p in every)
+    vectors = sum(p.size for p in every if len(p.shape) < 2)
+    scaled = total - vectors
+    return (
+        WeightBytes("bf16", 2 * total, "2 bytes a weight"),
+        WeightBytes("fp8", total, "1 byte a weight, scales left out"),
+        WeightBytes("8-bit", 2 * vectors + _with_scales(scaled, 8), f"with a 16-bit scale for every {GROUP}: 8.5 bits"),
+        WeightBytes("4-bit", 2 * vectors + _with_scales(scaled, 4), f"with a 16-bit scale for every {GROUP}: 4.5 bits"),
+    )
+
+
+def _with_scales(numbers: int, bits: int) -> int:
+    return round(Fraction(numbers) * (Fraction(bits, 8) + Fraction(2, GROUP)))
+
+
+def own_bytes(found: Found | None, config: Mapping[str, Any] | None, spec: ModelSpec) -> WeightBytes | None:
+    """At the checkpoint's own types: summed from its headers, else worked out from what its config says of them."""
+    if found is not None and found.kind in ("gguf", "directory"):
+        return _in_files(found)
+    return None if config is None else _as_configured(config, spec)
+
+
+def _in_files(found: Found) -> WeightBytes | None:
+    from trilens.checkpoints.checkpoint import Checkpoint
+    from trilens.checkpoints.gguf import read_gguf
+    from trilens.checkpoints.safetensors import read_safetensors
+
+    try:
+        checkpoint: Checkpoint = read_gguf(found.path) if found.kind == "gguf" else read_safetensors(found.path)
+    except TrilensError as problem:
+        return WeightBytes("own", None, str(problem))
+    by_type: dict[str, int] = {}
+    for tensor in checkpoint.tensors.values():
+        by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.nbytes
+    checkpoint.close()
+    most = max(by_type, key=lambda t: by_type[t]) if by_type else "nothing"
+    return WeightBytes("own", sum(by_type.values()), f"in the files, mostly {most}")
+
+
+def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
+    inner = config.get("text_config") or {}
+    dtype = str(_first(config, inner, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
+    width = {"float32": 4, "float16": 2, "bfloat16": 2}.get(dtype)
+    if width is None:
+        return WeightBytes("own", None, f"its type {dtype} is not known here")
+    rules = config.get("quantization_config") or inner.get("quantization_config")
+    every = list({p.name: p for p in parameters(decoder_weights(spec))}.values())
+    if not rules:
+        return WeightBytes("own", width * sum(p.size for p in every), f"{dtype}, as its config says")
+    method, block = rules.get("quant_method"), rules.get("weight_block_size")
+    if method == "fp8" and block:
+        rows, columns = block
+        sizes = [_fp8(p, rows, columns) if _is_inner(p) else width * p.size for p in every]
+        return WeightBytes("own", sum(sizes), f"fp8 with a 32-bit scale for every {rows} x {columns}, the rest {dtype}")
+    if method == "mxfp4":
+        sizes = [p.size * 17 // 32 if ".experts." in p.name and len(p.shape) == 3 else width * p.size for p in every]
+        return WeightBytes("own", sum(sizes), f"experts in mxfp4 (4.25 bits with scales), the rest {dtype}")
+    return WeightBytes("own", None, f"quantised by {method or 'an unnamed method'}: not worked out, its files say")
+
+
+def _is_inner(p: Parameter) -> bool:
+    """Matrices of the layers but for the router: what block-quantised checkpoints hold in 8 bits."""
+    return p.name.startswith("layers.") and len(p.shape) > 1 and not p.name.endswith("router")
+
+
+def _fp8(p: Parameter, rows: int, columns: int) -> int:
+    *stack, out, inner = p.shape
+    blocks = prod(stack) * -(-out // rows) * -(-inner // columns)
+    return p.size + 4 * blocks
+
+
+def _first(outer: Mapping[str, Any], inner: Mapping[str, Any], *names: str) -> Any:
+    return next((place[name] for place in (outer, inner) for name in names if place.get(name)), None)
