@@ -186,6 +186,37 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
 
 @commands.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="A list of cards as JSON.")
+def compare(models: tuple[str, ...], context: int, picture: Path | None, offline: bool, as_json: bool) -> None:
+    """Cards side by side: memory against compute per token."""
+    from trilens.lenses.compare import compare as make_comparison
+
+    result = make_comparison(models, context=context, offline=offline)
+    if picture is not None:
+        from trilens.lenses.plot import plot
+
+        plot(result, picture)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def tag(file: str, as_json: bool) -> None:
+    """Backbone and inference for the model names of FILE, one a line as people write them; - is standard input."""
+    from trilens.lenses.tag import read_names, tag_as_dict, tag_names, tags_as_text
+
+    tags = tag_names(read_names(_text_of(file)))
+    if not tags:
+        raise UsageError(f"{file}: holds no names; expected one model name a line")
+    print(json.dumps([tag_as_dict(t) for t in tags], ensure_ascii=False) if as_json else tags_as_text(tags))
+
+
+@commands.command()
 @click.argument("model")
 def pull(model: str) -> None:
     """Fetch MODEL's files and say where they are."""
@@ -219,6 +250,17 @@ def _prompt_text(prompt: str | None) -> str:
     if not prompt.strip():
         raise UsageError("the prompt is empty; give one as an argument, on standard input, or with --file")
     return prompt
+
+
+def _text_of(file: str) -> str:
+    """A text file's content, or standard input's for "-"."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return content.decode("utf-8")
+    except OSError as problem:
+        raise UsageError(f"{file}: cannot be read ({problem.strerror}); expected a text file, or -") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: is not UTF-8 text; expected one model name a line") from None
 
 
 def _prompts_of(path: Path) -> list[Prompt]:

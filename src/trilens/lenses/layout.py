@@ -40,6 +40,24 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, inde
     return lines
 
 
+def table_in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """A table whose columns go below each other where they do not fit beside each other, the first one repeated."""
+    sizes = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    parts: list[list[int]] = [[]]
+    for i in range(1, len(header)):
+        taken = sizes[0] + sum(2 + sizes[j] for j in parts[-1])
+        if parts[-1] and taken + 2 + sizes[i] > width:
+            parts.append([])
+        parts[-1].append(i)
+    lines: list[str] = []
+    for part in parts:
+        if lines:
+            lines.append("")
+        columns = [0, *part]
+        lines += table([header[i] for i in columns], [[row[i] for i in columns] for row in rows], width, indent=0)
+    return lines
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """0-2, 5 for consecutive ones; "1, 3, ... 47" where they are evenly spaced."""
     steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
