@@ -22,7 +22,8 @@ PASSAGE = (
     "might have changed its mind. 'They had the wind behind them,' said the baker, who had never sailed. Someone "
     "fetched bread; someone else fetched rope. The church bell rang a quarter past seven and then, because the ringer "
     "had lost count, rang it again. Out past the breakwater a light moved, stopped, and moved on: it could have been a "
-    "lantern, or a star, or the reflection of one. The boy said, 'Twenty-two,' and everybody turned their heads."
+    "lantern, or a star, or the reflection of one. The boy said, 'Twenty-two,' and everybody turned their heads. "
+    "Then the rain began, softly, as if it too were counting, and nobody went home."
 )
 
 
@@ -37,7 +38,7 @@ def test_logits_equal_transformers_on_the_same_file(model: Model, smollm2: Path)
         str(smollm2.parent), gguf_file=smollm2.name, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     tokens = model.text.tokenizer.encode(PASSAGE)[:200]
-    assert len(tokens) == 200 - max(0, 200 - len(tokens)), "the passage must be long enough"
+    assert len(tokens) == 200
     executor = model.executor
     assert isinstance(executor, TorchExecutor)
     with torch.no_grad():

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
 from trilens.checkpoints.find import find
+from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
@@ -60,19 +61,33 @@ def load(
     offline: bool = False,
     ignore_keys: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
+    executor: str = "native",
+    **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
 
     `ignore_keys` names configuration keys that may be left unread; `progress` is called with (bytes read, bytes in
-    all). Raises ModelNotFound, BadCheckpoint or UnsupportedModel.
+    all). `executor` is "native" or "torch"; `options` are for the native one: `threads` (default: this process's
+    physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
+    `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
+    Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
     """
+    if executor not in ("native", "torch"):
+        raise UsageError(f"executor is {executor!r}; expected 'native' or 'torch'")
+    unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
+    if unknown:
+        raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found)
-        executor = torch_executor(files, progress)
+        runner: Executor
+        if executor == "native":
+            runner = native_executor(files, progress, **options)
+        else:
+            runner = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
-    return Model(name, files, executor, text)
+    return Model(name, files, runner, text)
 
 
 class Model:
@@ -94,7 +109,7 @@ class Model:
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""
         made = card(self.files.found, context=context)
-        assert isinstance(made, Card), "a loaded model has files, so its wiring is known"
+        assert isinstance(made, Card), "files that were loaded have a spec"
         return made
 
     @overload
@@ -141,7 +156,7 @@ class Model:
         StopMatcher(stops)  # refuses here, not in the middle of the answer
         for prompt in encoded:
             answer_limit(self.spec.context, len(prompt), max_tokens)
-        return self._events(encoded, options, max_tokens, stops)
+        return self._events(encoded, options, max_tokens, stops, continues=raw)
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
@@ -154,7 +169,12 @@ class Model:
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
 
     def _events(
-        self, prompts: Sequence[Sequence[int]], options: Sampling, max_tokens: int | None, stops: tuple[str, ...]
+        self,
+        prompts: Sequence[Sequence[int]],
+        options: Sampling,
+        max_tokens: int | None,
+        stops: tuple[str, ...],
+        continues: bool,
     ) -> Iterator[Event]:
         scheduler = Scheduler(self.executor)
         with self._lock:
@@ -163,7 +183,7 @@ class Model:
         try:
             for i, prompt in enumerate(prompts):
                 generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, kept)
-                writers[id(generation)] = _Writer(i, generation, self.text, stops)
+                writers[id(generation)] = _Writer(i, generation, self.text, stops, continues)
             while scheduler.running:
                 for generation, token in scheduler.step():
                     writer = writers[id(generation)]
@@ -187,12 +207,14 @@ class Model:
 class _Writer:
     """Turns one generation's tokens into text, and ends it at a stop string."""
 
-    def __init__(self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...]) -> None:
+    def __init__(
+        self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
+    ) -> None:
         self.index = index
         self.generation = generation
         self.control = 0
         self._is_control = text.tokenizer.is_special
-        self._stream = TextStream(text.tokenizer)
+        self._stream = TextStream(text.tokenizer, continues=continues)
         self._matcher = StopMatcher(stops)
 
     def push(self, token: int) -> str:

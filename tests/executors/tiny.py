@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from trilens.decoder.weights import decoder_weights, parameters
@@ -146,6 +148,13 @@ def latent() -> ModelSpec:
 
 
 MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent)}
+
+
+def wide() -> ModelSpec:
+    """Rows of 256, which every type's blocks fit; routed, so that stacks are packed too."""
+    cache = Cache(0, 2, 64, 64, Full())
+    layers = [layer(attention(cache), Routed(Router(4, 2, Scoring.SOFTMAX), 256, SILU))]
+    return replace(model(layers), width=256)
 
 
 def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@
 enum { EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE,
        SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS };
 
-typedef struct { int op, wanted, part, layer, width, in_width, out[2], in[3], param[6], i[8]; } instruction;
+typedef struct { int op, wanted, part, layer, width, in_width, out[3], in[3], param[6], i[8]; } instruction;
 typedef struct { const float *data; int rows, cols, size; } parameter;  /* rows x cols: of one matrix of a stack */
 typedef struct { int kv_heads, key_dim, value_dim, latent; float *keys, *values; } cache;
 typedef struct { const float *frequencies; float factor; } rope;

@@ -142,6 +142,8 @@ def test_a_small_vocabulary() -> None:
         ({"eos_token_id": 258}, BadCheckpoint, "258"),
         ({"eos_token_id": "x"}, BadCheckpoint, "'x'"),
         ({"model": "llama", "scores": [0.0]}, BadCheckpoint, "scores"),
+        ({"model": "llama", "scores": ["x"] * 258}, BadCheckpoint, "not all numbers"),
+        ({"pre": ["gpt-2"]}, UnsupportedModel, "['gpt-2']"),
     ],
 )
 def test_faults_are_named(changes: dict[str, Any], error: type[Exception], says: str) -> None:
@@ -154,15 +156,16 @@ def spaced_tables(**changes: Any) -> dict[str, Any]:
     """A SentencePiece-style vocabulary with its bytes."""
     control = ["<unk>", "<s>", "</s>", "<|user|>"]
     texts = ["▁", "a", "b", "▁a", "ab", "\n", "\n\n"]
-    return tables(
-        model="llama",
-        pre=None,
-        tokens=[*control, *(f"<0x{byte:02X}>" for byte in range(256)), *texts],
-        token_type=[2, 3, 3, 3] + [6] * 256 + [1] * len(texts),
-        scores=[0.0] * 260 + [0, 0, 0, -1, -2, 0, -3],
-        eos_token_id=2,
-        **{"merges": None, **changes},
-    )
+    metadata = {
+        "model": "llama",
+        "pre": None,
+        "merges": None,
+        "tokens": [*control, *(f"<0x{byte:02X}>" for byte in range(256)), *texts],
+        "token_type": [2, 3, 3, 3] + [6] * 256 + [1] * len(texts),
+        "scores": [0.0] * 260 + [0, 0, 0, -1, -2, 0, -3],
+        "eos_token_id": 2,
+    }
+    return tables(**{**metadata, **changes})
 
 
 def test_a_spaced_vocabulary_falls_back_to_bytes() -> None:

@@ -123,8 +123,7 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
         text = keys
     if family not in FAMILIES:
         raise UnsupportedModel(
-            f"{where}: the family {family!r} is not known: {unknown_part(config)}. "
-            f"Known: {', '.join(sorted(FAMILIES))}"
+            f"{where}: the family {family!r} is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
         )
     return _reading(keys, text, FAMILIES[family])
 
@@ -137,5 +136,5 @@ def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Rea
         unread=tuple(unread),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
-        not_counted=not_counted(keys.values, text.values, spec),
+        not_counted=not_counted(keys.values, text.values, spec, keys.where),
     )

@@ -20,7 +20,7 @@ PARTS = {
     "attention_value_scale": "values scaled by a constant and of a width of their own (attention_value_scale)",
     "mlp_hidden_act": "feed-forwards without a gate",
     "ffn_config": "experts described by ffn_config",
-    "use_cla": "keys and values shared across layers (cla), rotary positions scaled by alpha",
+    "alpha": "rotary positions scaled by alpha",
     "moe_layer_start_index": "experts on a range of layers (moe_layer_start_index to moe_layer_end_index)",
     "attn_type_list": "a kind of attention for each layer (attn_type_list)",
     "qk_norm_type": "the kind of normalised queries and keys that qk_norm_type names",

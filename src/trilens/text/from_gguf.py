@@ -44,21 +44,22 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     visible = {i for i, kind in enumerate(types) if kind == TokenType.USER_DEFINED} - control
     unknown = next((texts[i] for i, kind in enumerate(types) if kind == TokenType.UNKNOWN), None)
 
-    add_bos = False
+    add_bos = metadata.get(_KEY + "add_bos_token")
     if model == "gpt2":
         pre = pretokenizer(metadata.get(_KEY + "pre", "default"))
         engine = byte_level_bpe(ids, _merges(metadata), pre)
-        spelling, add_bos = _BYTE_SPELLED, pre.add_bos
+        spelling, add_bos = _BYTE_SPELLED, pre.add_bos if add_bos is None else add_bos
     elif model == "gemma4":
         engine = spaced_bpe(ids, _merges(metadata), prefix=False, unknown=unknown, lines=True)
-        spelling, add_bos = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True), True
+        spelling = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True)
+        add_bos = True  # files in use say otherwise, and are wrong; llama.cpp overrides them too
     else:
         prefix = bool(metadata.get(_KEY + "add_space_prefix", True))
         scores = _numbers(metadata, "scores", len(texts), 0.0)
         merges = sentencepiece_merges(texts, scores, types)
         engine = spaced_bpe(ids, merges, prefix=prefix, unknown=unknown)
         spelling = Spelling(byte_level=False, space_mark=SPACE_MARK, byte_tokens=True, leading_space=prefix)
-        add_bos = True
+        add_bos = True if add_bos is None else add_bos
 
     add_tokens(
         engine,
@@ -74,7 +75,7 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         eos_id=_token(metadata, "eos", len(texts)),
         eos_ids=ends,
         size=len(texts),
-        add_bos=bool(metadata.get(_KEY + "add_bos_token", add_bos)),
+        add_bos=bool(add_bos),
     )
 
 
@@ -120,4 +121,7 @@ def _numbers(metadata: Mapping[str, Any], name: str, length: int, default: float
         return [default] * length
     if not isinstance(values, Sequence) or len(values) != length:
         raise BadCheckpoint(f"the GGUF tokenizer's {name} is not a list of {length} numbers, one for each token")
-    return [float(value) for value in values]
+    try:
+        return [float(value) for value in values]
+    except (TypeError, ValueError) as fault:
+        raise BadCheckpoint(f"the GGUF tokenizer's {name} is not all numbers: {fault}") from None

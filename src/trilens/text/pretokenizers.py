@@ -183,12 +183,11 @@ PRETOKENIZERS: dict[str, PreTokenizer] = {
 }
 
 
-def pretokenizer(name: str) -> PreTokenizer:
+def pretokenizer(name: object) -> PreTokenizer:
     """The entry of that name; raises UnsupportedModel for a name that is not in the table."""
-    try:
-        return PRETOKENIZERS[name]
-    except KeyError:
+    if not isinstance(name, str) or name not in PRETOKENIZERS:
         raise UnsupportedModel(
             f"pre-tokenizer {name!r} is not known here; known are {', '.join(sorted(PRETOKENIZERS))}; "
             "use the model's own tokenizer.json instead"
-        ) from None
+        )
+    return PRETOKENIZERS[name]

@@ -64,7 +64,7 @@ def read_tekken(path: Path) -> Vocabulary:
 
 
 def looks_like_tiktoken(path: Path) -> bool:
-    """Whether a file called tokenizer.model holds lines "base64 rank", as Llama 3's does, and no SentencePiece model."""
+    """Whether a file called tokenizer.model holds lines "base64 rank", as Llama 3's does; SentencePiece's do not."""
     with path.open("rb") as file:
         return re.match(rb"[A-Za-z0-9+/]+={0,2} \d+\s", file.read(200)) is not None
 

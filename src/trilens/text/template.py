@@ -23,7 +23,11 @@ OWN_NAMES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token"
 
 
 class ChatTemplate:
-    """One template, compiled. Renders from any number of threads at a time."""
+    """One template, compiled. Renders from any number of threads at a time.
+
+    Prints what transformers prints, but for `| safe`, which is here no more than the text itself: there it makes
+    what is added to it HTML, quotes and all.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,7 @@ class ChatTemplate:
         self.source = source
         self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
         self._now = now
-        self._typed = False
+        self._reads_parts = False
         try:
             self._template = environment().from_string(source)
             names = meta.find_undeclared_variables(environment().parse(source))
@@ -69,14 +73,14 @@ class ChatTemplate:
         texts = _checked(messages)
         given = _plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
         given["add_generation_prompt"] = add_generation_prompt
-        if self._typed:
+        if self._reads_parts:
             return self._render({**given, "messages": _typed(texts)})
         prompt = self._render({**given, "messages": texts})
         if _lost(texts, prompt):
             # Templates of models that also see images may read content only as a list of typed parts.
             again = self._render({**given, "messages": _typed(texts)})
             if not _lost(texts, again):
-                self._typed = True
+                self._reads_parts = True
                 return again
         return prompt
 

@@ -39,6 +39,10 @@ class Op(IntEnum):
     EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
     #               | chosen, weight on input, curve | clamp, slope, up offset
 
+    # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
+    LINEARS = 19  # x -> up to 3 results | weight, bias of each
+    GLU_LINEAR = 20  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -62,10 +66,12 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """Buffer b has a row per token of the step, `widths[b]` numbers of 4 bytes wide; `logits` is the result."""
+    """Buffer b has a row per token of the step, `widths[b]` numbers of 4 bytes wide (a row
+    only for each token whose logits are wanted, where `wanted[b]`); `logits` is the result."""
 
     instructions: tuple[Instruction, ...]
     widths: tuple[int, ...]
+    wanted: tuple[bool, ...]
     logits: int
     caches: tuple[Cache, ...]
     ropes: tuple[Rope, ...]
@@ -80,15 +86,18 @@ def share_buffers(program: Program) -> Program:
     last_use = {v: i for i, ins in enumerate(program.instructions) for v in (*ins.outputs, *ins.inputs)}
     last_use[program.logits] = len(program.instructions)
     widths: list[int] = []
+    wanted: list[bool] = []
     free: list[int] = []
     home: dict[int, int] = {}
 
     def settle(value: int) -> int:
         need = program.widths[value]
         # the tightest buffer that fits, else the widest one, made wider
-        at = min(free, key=lambda b: (widths[b] < need, abs(widths[b] - need)), default=None)
+        same_rows = [b for b in free if wanted[b] == program.wanted[value]]
+        at = min(same_rows, key=lambda b: (widths[b] < need, abs(widths[b] - need)), default=None)
         if at is None:
             widths.append(need)
+            wanted.append(program.wanted[value])
             return len(widths) - 1
         free.remove(at)
         widths[at] = max(widths[at], need)
@@ -102,4 +111,10 @@ def share_buffers(program: Program) -> Program:
             replace(ins, outputs=tuple(home[v] for v in ins.outputs), inputs=tuple(home[v] for v in ins.inputs))
         )
         free.extend(home[v] for v in {*ins.outputs, *ins.inputs} if last_use[v] == i)
-    return replace(program, instructions=tuple(placed), widths=tuple(widths), logits=home[program.logits])
+    return replace(
+        program,
+        instructions=tuple(placed),
+        widths=tuple(widths),
+        wanted=tuple(wanted),
+        logits=home[program.logits],
+    )

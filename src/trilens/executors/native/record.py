@@ -39,6 +39,7 @@ def record(spec: ModelSpec) -> Program:
     return Program(
         instructions=tuple(recorder.instructions),
         widths=tuple(recorder.widths),
+        wanted=tuple(recorder.wanted),
         logits=logits.buffer,
         caches=spec.caches,
         ropes=tuple(recorder.ropes),
@@ -65,6 +66,7 @@ class _Recorder:
     def __init__(self) -> None:
         self.instructions: list[Instruction] = []
         self.widths: list[int] = []
+        self.wanted: list[bool] = []
         self.ropes: list[Rope] = []
         self.position_scales: list[PositionScale] = []
         self._part: Part = Part.EMBEDDING
@@ -79,6 +81,7 @@ class _Recorder:
 
     def _new(self, width: int, wanted: bool) -> _Value:
         self.widths.append(width)
+        self.wanted.append(wanted)
         return _Value(len(self.widths) - 1, width, wanted)
 
     def _write(

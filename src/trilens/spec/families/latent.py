@@ -227,5 +227,3 @@ def _latent(
             for i, cache in enumerate(caches)
         ),
     )
-
-

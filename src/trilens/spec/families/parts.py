@@ -322,4 +322,3 @@ def query_growth(k: Keys) -> PositionScale | None:
         return None
     beta = rules.number("llama_4_scaling_beta")
     return PositionScale(beta, float(original_context(k, rules, k.integer("max_position_embeddings"))))
-

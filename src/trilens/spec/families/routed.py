@@ -76,9 +76,7 @@ def qwen3_moe(k: Keys) -> ModelSpec:
     else:
         mask = Full()
         k.ignore("sliding_window")
-    spec = decoder_only(
-        k, "qwen3_moe", qkv_bias=bias, out_bias=bias, mask=lambda i: mask, feed_forward=feed_forward
-    )
+    spec = decoder_only(k, "qwen3_moe", qkv_bias=bias, out_bias=bias, mask=lambda i: mask, feed_forward=feed_forward)
     return head_norms(spec)
 
 
@@ -128,6 +126,9 @@ def _phimoe_rope(k: Keys, context: int) -> Rope:
     rules = rope_rules(k)
     dim = stated_head_dim(k, k.integer("hidden_size"), k.integer("num_attention_heads"))
     rope = scaled_rope(k, rules, partial_dim(k, rules, dim), rope_theta(k, rules), context)
+    if rules is None and "original_max_position_embeddings" in k:
+        k.defaults["rope_scaling"] = "none"
+        k.ignore("original_max_position_embeddings")
     if rules is None or rope.scaling is None:
         return rope
     return replace(
@@ -166,7 +167,7 @@ def corrected_experts(
     glu, shared = Glu(activation(k)), k.integer("n_shared_experts", 0, least=0)
     routed = Routed(router, width, glu, shared=Dense(shared * width, glu) if shared else None)
     first, dense = k.integer("first_k_dense_replace", 0, least=0), Dense(k.integer("intermediate_size"), glu)
-    if (frequency := k.integer("moe_layer_freq", 1)) != 1:
+    if (frequency := k.raw("moe_layer_freq")) not in (None, 1):
         raise k.wrong("moe_layer_freq", frequency, "1: experts on every layer behind the first dense ones")
     # beside the decoder: the layers that predict further tokens, and how engines spread the experts
     k.ignore("num_nextn_predict_layers", "num_mtp_layers", "ep_size", "scoring_func", "topk_method", "mlp_layer_types")
@@ -226,7 +227,7 @@ def llama4(k: Keys) -> ModelSpec:
         feed_forward=_llama4_feed_forward(k, count),
     )
     plain = replace(spec.final_norm, weight=False)
-    norm = QueryKeyNorm(plain, after_rope=True) if k.flag("use_qk_norm", True) else None
+    norm = QueryKeyNorm(plain) if k.flag("use_qk_norm", True) else None
     tuned = k.flag("attn_temperature_tuning", True)
     growth = PositionScale(k.number("attn_scale"), k.number("floor_scale", positive=True), offset=1)
     by_turn: dict[bool, dict[str, Any]] = {

@@ -1,0 +1,209 @@
+// The face that Python sees. Every call that computes lets go of the interpreter's lock.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/map.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstring>
+
+#include "engine.h"
+
+namespace nb = nanobind;
+using namespace trilens;
+
+template <class T> using Rows = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T> using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T> using Out = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
+
+static Type type_named(const std::string& name) {
+  for (int t = 0; t < (int)Type::COUNT; t++)
+    if (name == layout((Type)t).name) return (Type)t;
+  throw Refused("no layout for the type " + name);
+}
+
+static const Kernels& kernels_named(const std::string& name) {
+  if (name == "portable") return portable_kernels;
+  if (name == "avx2" && avx2_kernels()) return *avx2_kernels();
+  throw Refused("this processor has no kernels named " + name);
+}
+
+NB_MODULE(_native, m) {
+  nb::set_leak_warnings(false);
+  nb::exception<Refused>(m, "Refused");
+
+  m.def("instruction_sets", [] {
+    std::vector<std::string> names;
+    if (avx2_kernels()) names.push_back("avx2");
+    names.push_back("portable");
+    return names;
+  });
+  m.def("types", [] {
+    std::map<std::string, std::tuple<int, int>> types;
+    for (int t = 0; t < (int)Type::COUNT; t++) types[layout((Type)t).name] = {layout((Type)t).file_block, layout((Type)t).file_bytes};
+    return types;
+  }, "name -> (values, bytes) of a block in the file");
+  m.def("packed_bytes", [](const std::string& type, int count, int rows, int columns) {
+    return Matrix{type_named(type), count, rows, columns, nullptr}.bytes();
+  });
+
+  nb::class_<Table>(m, "Table").def("__init__", [](Table* t, Rows<float> cos, Rows<float> sin) {
+    new (t) Table{{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, (int)cos.shape(1), (int)cos.shape(0)};
+  });
+
+  nb::class_<Pool>(m, "Pool")
+      .def("__init__", [](Pool* p, Rows<int32_t> shapes, const std::string& kind, size_t limit, int most_rows) {
+        std::vector<CacheShape> all;
+        for (size_t c = 0; c < shapes.shape(0); c++) {
+          const int32_t* s = shapes.data() + c * 6;
+          all.push_back({s[0], s[1], s[2], s[3] != 0, s[4], s[5]});
+        }
+        new (p) Pool(std::move(all), kind == "f32" ? KV::F32 : kind == "f16" ? KV::F16 : KV::I8, limit, most_rows);
+      })
+      .def_prop_ro("pages_in_use", &Pool::pages_in_use)
+      .def_prop_ro("reserved_bytes", &Pool::reserved)
+      .def("need", &Pool::need);
+
+  nb::class_<Sequence>(m, "Sequence")
+      .def("__init__", [](Sequence* s, std::shared_ptr<Pool> pool, int request_length, std::vector<std::shared_ptr<Table>> ropes,
+                          std::vector<std::shared_ptr<Table>> scales) {
+        new (s) Sequence(std::move(pool), request_length);
+        s->ropes = std::move(ropes);
+        s->scales = std::move(scales);
+      })
+      .def_ro("length", &Sequence::length)
+      .def_ro("request_length", &Sequence::request_length)
+      .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
+      .def("reach", [](Sequence& s, int tokens, std::vector<std::shared_ptr<Table>> ropes, std::vector<std::shared_ptr<Table>> scales) {
+        s.reach(tokens);
+        s.ropes = std::move(ropes);
+        s.scales = std::move(scales);
+      })
+      .def("rewind", &Sequence::rewind)
+      .def("free", &Sequence::free)
+      .def("fork", [](const Sequence& s, int to, int request_length, std::vector<std::shared_ptr<Table>> ropes,
+                      std::vector<std::shared_ptr<Table>> scales) {
+        auto copy = s.fork(to, request_length);
+        if (copy) {
+          copy->ropes = std::move(ropes);
+          copy->scales = std::move(scales);
+        }
+        return copy;
+      });
+
+  nb::class_<Engine>(m, "Engine")
+      .def("__init__", [](Engine* e, Rows<int32_t> integers, Rows<float> numbers, std::vector<int> widths, std::vector<bool> wanted,
+                          int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows, bool fine) {
+        std::vector<Instruction> program(integers.shape(0));
+        std::vector<Numbers> all(integers.shape(0));
+        if (integers.shape(1) * sizeof(int32_t) != sizeof(Instruction) || numbers.shape(1) != 4)
+          throw Refused("the program was encoded for another version of the extension");
+        memcpy(program.data(), integers.data(), program.size() * sizeof(Instruction));
+        memcpy(all.data(), numbers.data(), all.size() * sizeof(Numbers));
+        new (e) Engine(std::move(program), std::move(all), std::move(widths), std::move(wanted), logits, std::move(pool), kernels,
+                       threads, most_rows, fine);
+      })
+      .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {
+        e.add_matrix(place, type_named(type), count, rows, columns);
+      })
+      .def("pack", [](Engine& e, int place, int which, int first, Bytes rows) {
+        Matrix& m = const_cast<Matrix&>(e.matrix(place));
+        const Layout& l = layout(m.type);
+        if (rows.shape(1) != (size_t)m.columns / l.file_block * l.file_bytes || (rows.shape(1) && rows.stride(1) != 1) ||
+            which < 0 || which >= m.count || first < 0 || first + (int)rows.shape(0) > m.rows ||
+            first % 8 || (rows.shape(0) % 8 && first + (int)rows.shape(0) != m.rows))
+          throw Refused(std::to_string(rows.shape(0)) + " rows of " + std::to_string(rows.shape(1)) + " bytes from row " +
+                        std::to_string(first) + " on do not fit a " + l.name + " matrix of " +
+                        std::to_string(m.rows) + " x " + std::to_string(m.columns));
+        const uint8_t* data = rows.data();
+        nb::gil_scoped_release release;
+        pack_rows(m, which, first, data, rows.stride(0), (int)rows.shape(0));
+      })
+      .def("add_row", [](Engine& e, int place, Row<float> row) { e.add_row(place, {row.data(), row.data() + row.size()}); })
+      .def("unpack", [](const Engine& e, int place, int which, int row, Out<float> out) {
+        unpack_row(e.matrix(place), which, row, out.data());
+      })
+      .def("ready", &Engine::ready)
+      .def("step", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens,
+                       std::vector<bool> logits, bool all, Out<float> out) {
+        std::vector<Feed> feeds;
+        for (size_t i = 0; i < sequences.size(); i++) feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), logits[i]});
+        float* to = out.data();
+        nb::gil_scoped_release release;
+        e.step(feeds, all, to);
+      })
+      .def_prop_ro("threads", &Engine::threads)
+      .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })
+      .def_prop_ro("weight_bytes", &Engine::weight_bytes)
+      .def("counts", [](const Engine& e) {
+        nb::dict d;
+        d["steps"] = e.counts.steps;
+        d["tokens"] = e.counts.tokens;
+        d["seconds"] = std::vector<double>(e.counts.seconds.begin(), e.counts.seconds.end());
+        d["bytes"] = std::vector<uint64_t>(e.counts.bytes.begin(), e.counts.bytes.end());
+        d["experts"] = e.counts.experts;
+        return d;
+      })
+      .def("trace_routes", [](Engine& e, bool on) {
+        delete e.trace;
+        delete e.trace_weights;
+        e.trace = on ? new std::vector<std::vector<int32_t>>(e.counts.experts.size()) : nullptr;
+        e.trace_weights = on ? new std::vector<std::vector<float>>(e.counts.experts.size()) : nullptr;
+      })
+      .def("routes", [](Engine& e) {
+        std::vector<std::vector<int32_t>> ids;
+        std::vector<std::vector<float>> weights;
+        if (e.trace) {
+          ids.swap(*e.trace);
+          weights.swap(*e.trace_weights);
+          e.trace->resize(ids.size());
+          e.trace_weights->resize(ids.size());
+        }
+        return std::make_tuple(ids, weights);
+      });
+
+  // For tests: one kernel on its own.
+  m.def("quantise", [](const std::string& kernels, Row<float> x, nb::ndarray<int8_t, nb::ndim<1>> codes, nb::ndarray<float, nb::ndim<1>> scales) {
+    std::vector<int32_t> sums(scales.size());
+    std::vector<float> totals(scales.size());
+    kernels_named(kernels).quantise(x.data(), (int)x.size(), 0, {codes.data(), scales.data(), sums.data(), totals.data(), nullptr, nullptr, scales.size()}, 0);
+  });
+  m.def("product", [](const std::string& kernels, const std::string& type, Bytes rows, Rows<float> x, bool fine, Out<float> y) {
+    const Kernels& k = kernels_named(kernels);
+    Matrix w{type_named(type), 1, (int)rows.shape(0), (int)x.shape(1), nullptr};
+    std::vector<uint8_t> data(w.bytes() + 64);
+    w.data = data.data();
+    pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);
+    size_t n = x.shape(0), groups = (x.shape(1) + 31) / 32;
+    std::vector<int8_t> codes(n * groups * 32);
+    std::vector<float> scales(n * groups), totals(n * groups), result(n * w.tiles() * 8);
+    std::vector<int32_t> sums(n * groups), fine_sums(n * groups);
+    std::vector<int8_t> fine_codes(n * groups * 32);
+    Quantised q{codes.data(), scales.data(), sums.data(), totals.data(), fine ? fine_codes.data() : nullptr, fine_sums.data(), groups};
+    for (size_t r = 0; r < n; r++) k.quantise(x.data() + r * x.shape(1), (int)x.shape(1), r, q, 0);
+    Activations a{x.data(), x.shape(1), codes.data(), scales.data(), sums.data(), totals.data(), q.fine, q.fine_sums, groups, nullptr};
+    k.product(w, 0, 0, w.tiles(), a, (int)n, result.data(), w.tiles() * 8);
+    for (size_t r = 0; r < n; r++) memcpy(y.data() + r * w.rows, result.data() + r * w.tiles() * 8, w.rows * sizeof(float));
+  });
+  m.def("unpacked", [](const std::string& type, Bytes rows, Out<float> out) {
+    Matrix w{type_named(type), 1, (int)rows.shape(0), (int)out.shape(1), nullptr};
+    std::vector<uint8_t> data(w.bytes() + 64);
+    w.data = data.data();
+    pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);
+    for (int r = 0; r < w.rows; r++) unpack_row(w, 0, r, out.data() + (size_t)r * w.columns);
+  });
+  m.def("glu", [](const std::string& kernels, int curve, float clamp, float slope, float offset, Row<float> gate, Row<float> up,
+                  nb::ndarray<float, nb::ndim<1>> y) {
+    kernels_named(kernels).glu(gate.data(), up.data(), y.data(), (int)gate.size(), {(Curve)curve, clamp, slope, offset});
+  });
+  m.def("softcap", [](const std::string& kernels, float cap, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
+    kernels_named(kernels).softcap(x.data(), cap, y.data(), (int)x.size());
+  });
+  m.def("to_f16", [](const std::string& kernels, Row<float> x, nb::ndarray<uint16_t, nb::ndim<1>> y) {
+    kernels_named(kernels).store_kv(x.data(), (int)x.size(), KV::F16, (uint8_t*)y.data(), 1, nullptr);
+  });
+}

@@ -1,0 +1,135 @@
+// Replays a recorded program: one call, one step for a ragged batch of sequences.
+#pragma once
+#include <array>
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cache.h"
+#include "kernels.h"
+#include "team.h"
+
+namespace trilens {
+
+// The numbers are those of program.py.
+enum class Op : int32_t {
+  EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE, SOFTCAP, GLU,
+  WRITE_KV, ATTEND, ROUTE, EXPERTS, LINEARS, GLU_LINEAR, COUNT
+};
+
+struct Instruction {
+  Op op;
+  int32_t wanted, part, layer, width, input_width;
+  int32_t out[3], in[3], param[6], i[8];
+};
+struct Numbers { float f[4]; };
+
+struct Parameter {  // a matrix or a row
+  Matrix matrix;
+  std::vector<float> row;
+};
+
+struct Feed {
+  Sequence* sequence;
+  const int32_t* tokens;
+  int count;
+  bool logits;
+};
+
+struct Counts {
+  std::array<double, (size_t)Op::COUNT> seconds{};
+  std::array<uint64_t, (size_t)Op::COUNT> bytes{};
+  std::vector<std::vector<uint64_t>> experts;  // of each ROUTE: how often each expert fired
+  uint64_t steps = 0, tokens = 0;
+};
+
+class Engine : private Work {
+ public:
+  Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths, std::vector<bool> wanted,
+         int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows,
+         bool fine);
+  ~Engine();
+
+  Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
+  void add_row(int place, std::vector<float> row);
+  const Matrix& matrix(int place) const { return parameters_[place].matrix; }
+  void ready();  // every parameter is there
+
+  // Logits behind each feed's last token, or behind every token: rows x vocab at `out`.
+  void step(const std::vector<Feed>& feeds, bool all, float* out);
+
+  const std::shared_ptr<Pool> pool;
+  Counts counts;
+  std::vector<std::vector<int32_t>>* trace = nullptr;  // of each ROUTE: the ids, token after token
+  std::vector<std::vector<float>>* trace_weights = nullptr;
+  const Kernels& kernels() const { return k_; }
+  int threads() const { return team_.size(); }
+  size_t weight_bytes() const;
+
+ private:
+  struct Phase { int instruction, part; };
+  struct Token { int32_t id, position; const Sequence* sequence; };
+  struct Tile { int row, tokens, sequence; };
+  struct Slots;  // experts: tokens grouped by expert
+
+  int begin(int phase) override;
+  void run(int phase, int piece, int thread) override;
+
+  void sub_step(float*& out);
+  int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
+  float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
+  const float* row_of(int place) const { return place < 0 ? nullptr : parameters_[place].row.data(); }
+  Activations activations(const Instruction& s) const;
+  void rows_done(const Instruction& s, int b, int width, int first, int end);
+
+  void row_piece(const Instruction& s, const Numbers& n, int first, int end);
+  int begin_product(const Instruction& s);
+  void product_piece(const Instruction& s, const Numbers& n, int piece, int thread);
+  void finish_block(const Instruction& s, int output, int place, int bias, float* y, int row0, int rows, int column,
+                    int columns, int width);
+  int begin_attend(const Instruction& s, int part);
+  void attend_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
+  void write_kv(const Instruction& s, int first, int end);
+  int begin_experts(const Instruction& s, int part);
+  void experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
+  void route_rows(const Instruction& s, const Numbers& n, int first, int end);
+  uint64_t bytes_read(const Instruction& s) const;
+
+  const Kernels& k_;
+  std::vector<Instruction> program_;
+  std::vector<Numbers> numbers_;
+  std::vector<int> widths_;
+  const int logits_, most_rows_, most_wanted_ = 32;
+  const bool fine_;  // 16-bit activations
+  std::vector<bool> buffer_wanted_;
+  std::vector<Parameter> parameters_;
+  std::vector<Phase> phases_;
+  std::vector<char> quantise_out_;  // the instruction's result is read by a quantised matrix
+  std::vector<int> route_number_;
+  std::vector<std::vector<float>> buffers_;
+  struct QuantisedBuffer;
+  std::vector<std::unique_ptr<QuantisedBuffer>> quantised_;
+  std::vector<std::vector<float>> scratch_;
+  std::unique_ptr<Slots> slots_;
+
+  // the step
+  std::vector<Token> tokens_;
+  std::vector<int> wanted_rows_;
+  std::vector<const Sequence*> sequences_;
+
+  // the phase
+  int row_chunk_ = 1, blocks_ = 0, blocks_per_piece_ = 1, row_blocks_ = 1, row_block_ = 1;
+  std::vector<Tile> tiles_;
+  int heads_per_piece_ = 1, head_chunks_ = 1, spans_ = 1;
+  bool split_spans_ = false;
+  std::vector<float> span_values_;
+  std::vector<Partial> span_partials_;
+  std::chrono::steady_clock::time_point mark_;
+  int timed_ = -1;
+  long owner_;  // the process that started the threads
+
+  Team team_;  // last: its threads end first
+};
+
+}  // namespace trilens

@@ -1,0 +1,116 @@
+// The arithmetic, chosen at run time by what the processor has. `kernels.inl` is written once over lanes of eight and
+// compiled for each instruction set; every set gives the same bits.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+#include "layout.h"
+
+namespace trilens {
+
+// Rows of activations: floats, and the same rounded to 8 bits in groups of 32 where a quantised matrix reads them.
+// With `fine` codes, what 8 bits leave over is rounded to 8 bits more: value = scale * (code + fine / 254).
+struct Activations {
+  const float* f = nullptr;
+  size_t f_stride = 0;
+  const int8_t* codes = nullptr;    // [rows][q_stride * 32]
+  const float* scales = nullptr;    // [rows][q_stride], one per group
+  const int32_t* sums = nullptr;    // the codes' sums of 16 and 16 columns, two 16-bit numbers
+  const float* totals = nullptr;    // scale * sum of the codes
+  const int8_t* fine = nullptr;
+  const int32_t* fine_sums = nullptr;
+  size_t q_stride = 0;              // groups in a row
+  const int32_t* pick = nullptr;    // which rows, where not all in order
+
+  void skip(size_t rows, size_t columns) {
+    f += rows * f_stride + columns;
+    if (!codes) return;
+    size_t groups = rows * q_stride + columns / 32;
+    codes += groups * 32;
+    scales += groups;
+    sums += groups;
+    totals += groups;
+    if (!fine) return;
+    fine += groups * 32;
+    fine_sums += groups;
+  }
+};
+
+struct Quantised {  // where rows are written to
+  int8_t* codes = nullptr;
+  float* scales = nullptr;
+  int32_t* sums = nullptr;
+  float* totals = nullptr;
+  int8_t* fine = nullptr;
+  int32_t* fine_sums = nullptr;
+  size_t q_stride = 0;
+};
+
+enum class Curve { SILU, GELU, GELU_TANH };
+struct Glu { Curve curve; float clamp, slope, up_offset; };
+
+enum class KV { F32, F16, I8 };
+
+// 64 positions of one key-value head. Keys lie [key_dim][64], values [64][value_dim] (none: the keys' first value_dim
+// rows serve, as in latent attention). 8-bit codes have a scale for each position.
+constexpr int PAGE = 64;
+struct KVBlock {
+  const uint8_t* keys;
+  const uint8_t* values;
+  const float* key_scales;
+  const float* value_scales;
+};
+
+// The query rows of some tokens that share a key-value head, over the blocks that they see.
+struct AttendRows {
+  const float* q;  // row r of `rows` at q + (r / group) * q_stride + (r % group) * key_dim
+  size_t q_stride;
+  int rows, group, key_dim, value_dim;
+  KV kind;
+  bool latent;
+  float scale, softcap;
+  const int32_t* first;  // of each row r: the first position that it sees
+  const int32_t* last;
+};
+
+// A row's part of a softmax: the largest score, the sum of exponentials and the weighted values, over a span of positions.
+struct Partial { float best, sum; };
+
+constexpr int SPAN = 256;  // positions in a span; spans are summed by themselves and merged in ascending order
+
+struct RouteRule {
+  int experts, chosen, scoring;
+  bool renormalise;
+  int groups, groups_chosen, best;
+  float renormalise_eps, scale, jitter;
+  const float* correction_bias;
+  const float* expert_scale;
+};
+
+struct Kernels {
+  const char* name;
+  // y[row][0..8 * tiles) = x[row] @ tiles t0..t1 of matrix `which`, `rows` rows
+  void (*product)(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride);
+  void (*quantise)(const float* x, int columns, size_t row, const Quantised& to, int first_group);
+  void (*norm)(const float* x, float* y, int columns, int groups, bool centred, float eps, const float* weight, const float* bias);
+  void (*glu)(const float* gate, const float* up, float* y, int n, const Glu& glu);
+  void (*add)(const float* a, const float* b, float* y, int n);
+  void (*scale)(const float* a, float factor, float* y, int n);
+  void (*multiply)(const float* a, const float* factors, float* y, int n);
+  void (*fused_add)(const float* a, float factor, float* y, int n);  // y += a * factor
+  void (*clip)(const float* a, float limit, float* y, int n);
+  void (*softcap)(const float* a, float cap, float* y, int n);
+  void (*rope)(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos, const float* sin);
+  void (*store_kv)(const float* k, int n, KV kind, uint8_t* out, size_t step, float* scale);
+  // one span of one row set, blocks first_block..blocks_end with blocks[0] the first; out[r * out_stride ..] weighted values, partial[r]
+  void (*attend)(const AttendRows& a, const KVBlock* blocks, int first_block, int blocks_end, float* scratch, float* out,
+                 size_t out_stride, Partial* partial);
+  void (*merge)(Partial& into, float* sum, const Partial& from, const float* values, int n);
+  void (*finish)(Partial& total, const float* sum, const float* sink, float* y, int n);
+  void (*route)(const float* logits, float* scratch, int32_t* ids, float* weights, const RouteRule& rule);
+};
+
+extern const Kernels portable_kernels;
+const Kernels* avx2_kernels();  // null where the processor or the compiler has none
+
+}  // namespace trilens

@@ -1,0 +1,697 @@
+// Every kernel, over the lanes of the namespace it is included in. Floats are summed in one fixed order whatever else is
+// in the step; integers are exact in any order.
+
+// ------------------------------------------------------------------------------------------------- functions
+
+// e^x by a polynomial on [-ln 2 / 2, ln 2 / 2] (the coefficients of Cephes' expf); under 2 units in the last place.
+// Below -87 it is 0, above 88 infinite.
+static inline F8 exponential(F8 x) {
+  F8 y = smaller(larger(x, all(-87.0f)), all(88.0f));
+  F8 n = nearest(mul(y, all(1.44269504088896341f)));
+  F8 r = minus_fma(n, all(0.693359375f), y);
+  r = minus_fma(n, all(-2.12194440e-4f), r);
+  F8 p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  F8 e = mul(add(fma(p, mul(r, r), r), all(1.0f)), power_of_two(n));
+  return if_less(x, all(-87.0f), zero(), if_less(all(88.0f), x, all(INFINITY), e));
+}
+
+static inline F8 sigmoid(F8 x) { return div(all(1.0f), add(all(1.0f), exponential(sub(zero(), x)))); }
+
+static inline F8 tangent(F8 x) {  // tanh
+  return sub(all(1.0f), div(all(2.0f), add(exponential(mul(x, all(2.0f))), all(1.0f))));
+}
+
+// Abramowitz and Stegun 7.1.26, 1.5e-7 absolute.
+static inline F8 error_function(F8 x) {
+  F8 a = magnitude(x);
+  F8 t = div(all(1.0f), fma(a, all(0.3275911f), all(1.0f)));
+  F8 p = all(1.061405429f);
+  p = fma(p, t, all(-1.453152027f));
+  p = fma(p, t, all(1.421413741f));
+  p = fma(p, t, all(-0.284496736f));
+  p = fma(p, t, all(0.254829592f));
+  F8 y = minus_fma(mul(p, t), exponential(sub(zero(), mul(a, a))), all(1.0f));
+  return if_less(x, zero(), sub(zero(), y), y);
+}
+
+static inline F8 curve(F8 x, const Glu& glu) {
+  switch (glu.curve) {
+    case Curve::SILU: return mul(x, sigmoid(mul(x, all(glu.slope))));
+    case Curve::GELU: return mul(mul(x, all(0.5f)), add(all(1.0f), error_function(mul(x, all(0.70710678118654752f)))));
+    default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)
+      F8 u = mul(mul(x, all(1.5957691216057308f)), fma(mul(x, x), all(0.044715f), all(1.0f)));
+      return mul(x, sigmoid(u));
+    }
+  }
+}
+
+// The last few columns of a row, as eight lanes with zeros behind them.
+static inline F8 load_some(const float* p, int n) {
+  float full[8] = {0, 0, 0, 0, 0, 0, 0, 0};
+  for (int i = 0; i < n; i++) full[i] = p[i];
+  return load(full);
+}
+static inline void store_some(float* p, F8 a, int n) {
+  float full[8];
+  store(full, a);
+  for (int i = 0; i < n; i++) p[i] = full[i];
+}
+
+template <class F> static inline void each(const float* a, float* y, int n, F f) {
+  int i = 0;
+  for (; i + 8 <= n; i += 8) store(y + i, f(load(a + i)));
+  if (i < n) store_some(y + i, f(load_some(a + i, n - i)), n - i);
+}
+template <class F> static inline void each(const float* a, const float* b, float* y, int n, F f) {
+  int i = 0;
+  for (; i + 8 <= n; i += 8) store(y + i, f(load(a + i), load(b + i)));
+  if (i < n) store_some(y + i, f(load_some(a + i, n - i), load_some(b + i, n - i)), n - i);
+}
+
+// ------------------------------------------------------------------------------------------------- products
+
+template <int bits, Scales kind, int offset_, const int8_t* table_, bool signed_, int run_> struct Quant {
+  static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
+  static constexpr Scales KIND = kind;
+  static constexpr bool SIGNED = signed_;
+  static constexpr bool STEPS = kind == Scales::STEPS_16 || kind == Scales::STEPS_16_MIN || kind == Scales::STEPS_32_MIN;
+  static constexpr int CODES = 32 * bits;
+  static constexpr int GROUP = CODES + (kind == Scales::HALF_MIN || kind == Scales::STEPS_16_MIN ? 32 : 16);
+  static constexpr int HEADER = kind == Scales::STEPS_16 ? 16 : STEPS ? 32 : 0;
+
+  static inline void codes(const uint8_t* w, B32 out[8]) {
+    if constexpr (bits == 8) {
+      for (int j = 0; j < 8; j++) out[j] = load_b(w + 32 * j);
+    } else {
+      for (int j = 0; j < 4; j++) {
+        B32 b = load_b(w + 32 * j);
+        out[2 * j] = low_nibbles(b);
+        out[2 * j + 1] = high_nibbles(b);
+      }
+      if constexpr (bits == 6) {
+        for (int h = 0; h < 2; h++) {
+          B32 b = load_b(w + 128 + 32 * h);
+          out[4 * h] = either(out[4 * h], two_bits_high<0>(b));
+          out[4 * h + 1] = either(out[4 * h + 1], two_bits_high<1>(b));
+          out[4 * h + 2] = either(out[4 * h + 2], two_bits_high<2>(b));
+          out[4 * h + 3] = either(out[4 * h + 3], two_bits_high<3>(b));
+        }
+      }
+      if constexpr (table_ != nullptr)
+        for (int j = 0; j < 8; j++) out[j] = look_up(table_, out[j]);
+    }
+  }
+};
+
+struct Row {  // one row of 8-bit activations
+  const int8_t* codes;
+  const float* scales;
+  const int32_t* sums;
+  const float* totals;
+};
+
+// M rows; with fine codes, rows M to 2M of `x` are what the first M leave over, in 254ths.
+template <class Q, int M, bool FINE>
+static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8* result) {
+  constexpr int P = FINE ? 2 * M : M;
+  const F8 part = all(1.0f / 254.0f);
+  F8 acc[M];
+  for (int m = 0; m < M; m++) acc[m] = zero();
+  F8 d = zero(), least = zero();
+  for (int g = 0; g < groups; g++) {
+    if constexpr (Q::HEADER > 0) {
+      if (g % 8 == 0) {
+        d = load_f16((const uint16_t*)w);
+        if constexpr (Q::HEADER == 32) least = load_f16((const uint16_t*)(w + 16));
+        w += Q::HEADER;
+      }
+    }
+    const uint8_t* s = w + Q::CODES;
+    W16 low = all_w(1), high = all_w(1), steps = all_w(1);
+    if constexpr (Q::KIND == Scales::STEPS_32_MIN) {
+      low = high = each_twice_u8(s);
+    } else if constexpr (Q::STEPS) {
+      steps = widen_i8(s);
+      low = evens_twice(steps);
+      high = odds_twice(steps);
+    }
+    if constexpr (!Q::STEPS) {
+      d = Q::KIND == Scales::BFLOAT ? load_bf16((const uint16_t*)s) : load_f16((const uint16_t*)s);
+      if constexpr (Q::KIND == Scales::HALF_MIN) least = load_f16((const uint16_t*)(s + 16));
+    }
+    F8 minima = zero();
+    W16 minima_16 = all_w(0);
+    if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, load_u8(s + 8));
+    if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = widen_u8(s + 16);
+
+    B32 code[8];
+    Q::codes(w, code);
+    prefetch(w + 2048);
+    prefetch(w + 2112);
+    if constexpr (Q::GROUP > 144) prefetch(w + 2176);
+    if constexpr (Q::GROUP > 192) prefetch(w + 2240);
+
+    I8 total[P];
+    if constexpr (Q::SIGNED) {
+      for (int m = 0; m < P; m++) total[m] = zero_i();
+      for (int j = 0; j < 8; j++) {
+        B32 size = magnitude(code[j]);
+        for (int m = 0; m < P; m++) {
+          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), code[j]));
+          total[m] = add(total[m], dot(products, j < 4 ? low : high));
+        }
+      }
+    } else {
+      for (int m = 0; m < P; m++) {
+        const int8_t* xm = x[m].codes + g * 32;
+        for (int h = 0; h < 8; h += Q::RUN) {
+          W16 products = dot_unsigned(code[h], four_b(xm + 4 * h));
+          for (int j = h + 1; j < h + Q::RUN; j++) products = add(products, dot_unsigned(code[j], four_b(xm + 4 * j)));
+          I8 part = dot(products, h < 4 ? low : high);
+          total[m] = h == 0 ? part : add(total[m], part);
+        }
+      }
+    }
+    if constexpr (Q::OFFSET != 0) {
+      W16 offsets = Q::STEPS ? mul(steps, all_w(Q::OFFSET)) : all_w(Q::OFFSET);
+      for (int m = 0; m < P; m++) total[m] = sub(total[m], dot(offsets, pair_w(x[m].sums[g])));
+    }
+    for (int m = 0; m < M; m++) {
+      F8 scale = all(x[m].scales[g]), whole = to_float(total[m]);
+      if constexpr (FINE) whole = fma(to_float(total[M + m]), part, whole);
+      acc[m] = fma(whole, mul(d, scale), acc[m]);
+      if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, all(x[m].totals[g]), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, all(x[m].totals[g]), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
+        F8 below = to_float(dot(minima_16, pair_w(x[m].sums[g])));
+        if constexpr (FINE) below = fma(to_float(dot(minima_16, pair_w(x[M + m].sums[g]))), part, below);
+        acc[m] = minus_fma(below, mul(least, scale), acc[m]);
+      }
+    }
+    w += Q::GROUP;
+  }
+  for (int m = 0; m < M; m++) result[m] = acc[m];
+}
+
+template <class Q, int M, bool FINE>
+static inline void quantised_rows(const uint8_t* w, const Activations& x, int row, int groups, float* y, size_t y_stride) {
+  Row rows[2 * M];
+  for (int m = 0; m < M; m++) {
+    size_t from = (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
+    rows[m] = {x.codes + from * 32, x.scales + from, x.sums + from, x.totals + from};
+    if (FINE) rows[M + m] = {x.fine + from * 32, nullptr, x.fine_sums + from, nullptr};
+  }
+  F8 result[M];
+  quantised_tile<Q, M, FINE>(w, rows, groups, result);
+  for (int m = 0; m < M; m++) store(y + (row + m) * y_stride, result[m]);
+}
+
+template <class Q>
+static void quantised_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
+                              size_t y_stride) {
+  int groups = m.columns / 32;
+  size_t size = m.tile_size();
+  const uint8_t* w = m.tile(which, t0);
+  for (int t = t0; t < t1; t++, w += size, y += 8) {
+    int row = 0;
+    if (x.fine) {
+      for (; row + 2 <= rows; row += 2) quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride);
+      if (row < rows) quantised_rows<Q, 1, true>(w, x, row, groups, y, y_stride);
+      continue;
+    }
+    for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride);
+    if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, x, row, groups, y, y_stride); row += 2; }
+    if (row < rows) quantised_rows<Q, 1, false>(w, x, row, groups, y, y_stride);
+  }
+}
+
+template <Type type> static inline F8 weights_at(const uint8_t* w, size_t column) {
+  if constexpr (type == Type::F32) return load((const float*)w + column * 8);
+  else if constexpr (type == Type::F16) return load_f16((const uint16_t*)w + column * 8);
+  else return load_bf16((const uint16_t*)w + column * 8);
+}
+
+// Four sums by column modulo 4, then (0 + 1) + (2 + 3).
+template <Type type, int M>
+static inline void float_rows(const uint8_t* w, const Activations& x, int row, int columns, float* y, size_t y_stride) {
+  const float* from[M];
+  F8 acc[4][M];
+  for (int m = 0; m < M; m++) {
+    from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
+    for (int i = 0; i < 4; i++) acc[i][m] = zero();
+  }
+  int c = 0;
+  for (; c + 4 <= columns; c += 4) {
+    prefetch(w + (size_t)c * (type == Type::F32 ? 32 : 16) + 2048);
+    for (int i = 0; i < 4; i++) {
+      F8 v = weights_at<type>(w, c + i);
+      for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
+    }
+  }
+  for (int i = 0; c + i < columns; i++) {
+    F8 v = weights_at<type>(w, c + i);
+    for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
+  }
+  for (int m = 0; m < M; m++) store(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])));
+}
+
+template <Type type>
+static void float_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
+                          size_t y_stride) {
+  size_t size = m.tile_size();
+  const uint8_t* w = m.tile(which, t0);
+  for (int t = t0; t < t1; t++, w += size, y += 8) {
+    int row = 0;
+    for (; row + 3 <= rows; row += 3) float_rows<type, 3>(w, x, row, m.columns, y, y_stride);
+    for (; row < rows; row++) float_rows<type, 1>(w, x, row, m.columns, y, y_stride);
+  }
+}
+
+static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
+  using S = Scales;
+#define TRILENS_QUANT(type, ...) \
+  case Type::type: return quantised_product<Quant<__VA_ARGS__>>(m, which, t0, t1, x, rows, y, y_stride)
+  switch (m.type) {
+    case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
+    case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
+    case Type::BF16: return float_product<Type::BF16>(m, which, t0, t1, x, rows, y, y_stride);
+    TRILENS_QUANT(Q4_0, 4, S::HALF, 8, nullptr, false, 8);
+    TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, nullptr, false, 8);
+    TRILENS_QUANT(Q5_0, 6, S::HALF, 16, nullptr, false, 4);
+    TRILENS_QUANT(Q5_1, 6, S::HALF_MIN, 0, nullptr, false, 4);
+    TRILENS_QUANT(Q8_0, 8, S::HALF, 0, nullptr, true, 1);
+    TRILENS_QUANT(Q2_K, 4, S::STEPS_16_MIN, 0, nullptr, false, 4);
+    TRILENS_QUANT(Q3_K, 4, S::STEPS_16, 4, nullptr, false, 4);
+    TRILENS_QUANT(Q4_K, 4, S::STEPS_32_MIN, 0, nullptr, false, 8);
+    TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, nullptr, false, 4);
+    TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, nullptr, false, 2);
+    TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, IQ4_TABLE, true, 1);
+    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, IQ4_TABLE, true, 1);
+    TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, MXFP4_TABLE, false, 4);
+    case Type::COUNT: break;
+  }
+#undef TRILENS_QUANT
+}
+
+static inline int32_t two_numbers(float a, float b) {
+  return (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
+}
+
+// Groups of 32 columns from `first_group` on of row `row`: the largest magnitude becomes 127.
+static void quantise(const float* x, int columns, size_t row, const Quantised& to, int first_group) {
+  for (int g = 0; g * 32 < columns; g++) {
+    F8 v[4];
+    for (int i = 0; i < 4; i++) {
+      int left = columns - g * 32 - 8 * i;
+      v[i] = left >= 8 ? load(x + g * 32 + 8 * i) : load_some(x + g * 32 + 8 * i, left < 0 ? 0 : left);
+    }
+    F8 m = larger(larger(magnitude(v[0]), magnitude(v[1])), larger(magnitude(v[2]), magnitude(v[3])));
+    float most = largest(m);
+    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    size_t at = row * to.q_stride + first_group + g;
+    F8 sums[2], fine_sums[2] = {zero(), zero()};
+    for (int i = 0; i < 4; i++) {
+      F8 exact = mul(v[i], all(inverse)), n = nearest(exact);
+      store_i8(to.codes + at * 32 + 8 * i, n);
+      sums[i / 2] = i % 2 ? add(sums[i / 2], n) : n;
+      if (!to.fine) continue;
+      n = nearest(mul(sub(exact, n), all(254.0f)));
+      store_i8(to.fine + at * 32 + 8 * i, n);
+      fine_sums[i / 2] = i % 2 ? add(fine_sums[i / 2], n) : n;
+    }
+    float a = sum(sums[0]), b = sum(sums[1]), whole = a + b;  // whole numbers: exact
+    to.scales[at] = most / 127.0f;
+    to.sums[at] = two_numbers(a, b);
+    if (to.fine) {
+      a = sum(fine_sums[0]);
+      b = sum(fine_sums[1]);
+      to.fine_sums[at] = two_numbers(a, b);
+      whole = std::fma(a + b, 1.0f / 254.0f, whole);
+    }
+    to.totals[at] = to.scales[at] * whole;
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- rows
+
+static inline float row_sum(const float* x, int n) {
+  F8 acc = zero();
+  int i = 0;
+  for (; i + 8 <= n; i += 8) acc = add(acc, load(x + i));
+  if (i < n) acc = add(acc, load_some(x + i, n - i));
+  return sum(acc);
+}
+
+static void norm(const float* x, float* y, int columns, int groups, bool centred, float eps, const float* weight,
+                 const float* bias) {
+  int n = columns / groups;
+  for (int g = 0; g < groups; g++, x += n, y += n) {
+    const float* from = x;
+    if (centred) {
+      F8 mean = all(row_sum(x, n) / (float)n);
+      each(x, y, n, [&](F8 v) { return sub(v, mean); });
+      from = y;
+    }
+    F8 acc = zero();
+    int i = 0;
+    for (; i + 8 <= n; i += 8) acc = fma(load(from + i), load(from + i), acc);
+    if (i < n) acc = fma(load_some(from + i, n - i), load_some(from + i, n - i), acc);
+    F8 r = all(1.0f / std::sqrt(sum(acc) / (float)n + eps));
+    if (weight) each(from, weight, y, n, [&](F8 v, F8 w) { return mul(mul(v, r), w); });
+    else each(from, y, n, [&](F8 v) { return mul(v, r); });
+    if (bias) each(y, bias, y, n, [](F8 v, F8 b) { return add(v, b); });
+  }
+}
+
+static void glu(const float* gate, const float* up, float* y, int n, const Glu& glu) {
+  F8 limit = all(glu.clamp), least = all(-glu.clamp), offset = all(glu.up_offset);
+  each(gate, up, y, n, [&](F8 g, F8 u) {
+    return mul(curve(smaller(g, limit), glu), add(larger(smaller(u, limit), least), offset));
+  });
+}
+
+static void add_rows(const float* a, const float* b, float* y, int n) {
+  each(a, b, y, n, [](F8 v, F8 w) { return add(v, w); });
+}
+static void scale_row(const float* a, float factor, float* y, int n) {
+  each(a, y, n, [&](F8 v) { return mul(v, all(factor)); });
+}
+static void multiply(const float* a, const float* factors, float* y, int n) {
+  each(a, factors, y, n, [](F8 v, F8 w) { return mul(v, w); });
+}
+static void fused_add(const float* a, float factor, float* y, int n) {
+  each(a, y, y, n, [&](F8 v, F8 w) { return fma(v, all(factor), w); });
+}
+static void clip(const float* a, float limit, float* y, int n) {
+  each(a, y, n, [&](F8 v) { return smaller(larger(v, all(-limit)), all(limit)); });
+}
+static void softcap(const float* a, float cap, float* y, int n) {
+  each(a, y, n, [&](F8 v) { return mul(tangent(div(v, all(cap))), all(cap)); });
+}
+
+static void rope(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos,
+                 const float* sin) {
+  int half = dim / 2;
+  for (int h = 0; h < heads; h++, x += width, y += width) {
+    int i = 0;
+    if (!interleaved)
+      for (; i + 8 <= half; i += 8) {
+        F8 a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
+        store(y + i, minus_fma(b, s, mul(a, c)));
+        store(y + half + i, fma(a, s, mul(b, c)));
+      }
+    for (; i < half; i++) {
+      int at = interleaved ? 2 * i : i, other = interleaved ? at + 1 : at + half;
+      float a = x[at], b = x[other];
+      y[at] = std::fma(-b, sin[i], a * cos[i]);
+      y[other] = std::fma(a, sin[i], b * cos[i]);
+    }
+    for (int c = dim; c < width; c++) y[c] = x[c];
+  }
+}
+
+// ------------------------------------------------------------------------------------------------- attention
+
+// n numbers into the cache, `step` numbers apart; 8-bit ones with the scale that makes the largest 127.
+static void store_kv(const float* k, int n, KV kind, uint8_t* out, size_t step, float* scale) {
+  float inverse = 0;
+  if (kind == KV::I8) {
+    float most = 0;
+    for (int i = 0; i < n; i++) most = std::fabs(k[i]) > most ? std::fabs(k[i]) : most;
+    *scale = most / 127.0f;
+    inverse = most > 0 ? 127.0f / most : 0.0f;
+  }
+  for (int i = 0; i < n; i += 8) {
+    int m = n - i < 8 ? n - i : 8;
+    F8 v = m == 8 ? load(k + i) : load_some(k + i, m);
+    if (kind == KV::F32) {
+      float some[8];
+      store(some, v);
+      for (int j = 0; j < m; j++) ((float*)out)[(i + j) * step] = some[j];
+    } else if (kind == KV::F16) {
+      uint16_t some[8];
+      store_f16(some, v);
+      for (int j = 0; j < m; j++) ((uint16_t*)out)[(i + j) * step] = some[j];
+    } else {
+      int8_t some[8];
+      store_i8(some, nearest(mul(v, all(inverse))));
+      for (int j = 0; j < m; j++) ((int8_t*)out)[(i + j) * step] = some[j];
+    }
+  }
+}
+
+template <KV kind> static inline F8 cached(const uint8_t* p, size_t at) {
+  if constexpr (kind == KV::F32) return load((const float*)p + at);
+  else if constexpr (kind == KV::F16) return load_f16((const uint16_t*)p + at);
+  else return load_i8((const int8_t*)p + at);
+}
+template <KV kind> static inline float cached_one(const uint8_t* p, size_t at) {
+  if constexpr (kind == KV::F32) return ((const float*)p)[at];
+  else if constexpr (kind == KV::I8) return (float)((const int8_t*)p)[at];
+  else {
+    uint16_t h[8] = {((const uint16_t*)p)[at], 0, 0, 0, 0, 0, 0, 0};
+    float f[8];
+    store(f, load_f16(h));
+    return f[0];
+  }
+}
+
+// c[r][n] += sum over k of a[r][k] * b[k][n], k ascending, one chain for each element.
+template <KV kind, int R, int V>
+static inline void sums(const float* const* a, const uint8_t* b, size_t b_stride, int k0, int k1, float* const* c, int n) {
+  F8 acc[R][V];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) acc[r][v] = load(c[r] + n + 8 * v);
+  for (int k = k0; k < k1; k++) {
+    F8 row[V];
+    for (int v = 0; v < V; v++) row[v] = cached<kind>(b, k * b_stride + n + 8 * v);
+    for (int r = 0; r < R; r++) {
+      F8 factor = all(a[r][k]);
+      for (int v = 0; v < V; v++) acc[r][v] = fma(factor, row[v], acc[r][v]);
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) store(c[r] + n + 8 * v, acc[r][v]);
+}
+
+template <KV kind, int R>
+static inline void sums_of_rows(const float* const* a, const uint8_t* b, size_t b_stride, int k0, int k1, float* const* c,
+                                int n) {
+  constexpr int WIDE = R == 1 ? 8 : R == 2 ? 4 : 2;
+  int i = 0;
+  for (; i + 8 * WIDE <= n; i += 8 * WIDE) sums<kind, R, WIDE>(a, b, b_stride, k0, k1, c, i);
+  for (; i + 8 <= n; i += 8) sums<kind, R, 1>(a, b, b_stride, k0, k1, c, i);
+  for (; i < n; i++)
+    for (int r = 0; r < R; r++)
+      for (int k = k0; k < k1; k++) c[r][i] = std::fma(a[r][k], cached_one<kind>(b, k * b_stride + i), c[r][i]);
+}
+
+template <KV kind>
+static inline void sums_of_all(const float** a, const uint8_t* b, size_t b_stride, int k0, int k1, float** c, int rows, int n) {
+  int r = 0;
+  for (; r + 4 <= rows; r += 4) sums_of_rows<kind, 4>(a + r, b, b_stride, k0, k1, c + r, n);
+  if (r + 2 <= rows) { sums_of_rows<kind, 2>(a + r, b, b_stride, k0, k1, c + r, n); r += 2; }
+  if (r < rows) sums_of_rows<kind, 1>(a + r, b, b_stride, k0, k1, c + r, n);
+}
+
+// Latent values: c[d] += sum over positions of p * keys[d][position], by position modulo 8, then the eight together.
+template <KV kind> static inline void latent_values(const float* p, const uint8_t* keys, float* c, int n) {
+  F8 shares[8];
+  for (int v = 0; v < 8; v++) shares[v] = load(p + 8 * v);
+  for (int d = 0; d < n; d++) {
+    F8 acc = zero();
+    for (int v = 0; v < 8; v++) acc = fma(shares[v], cached<kind>(keys, (size_t)d * PAGE + 8 * v), acc);
+    c[d] += sum(acc);
+  }
+}
+
+constexpr int MOST_ROWS = 64;
+
+template <KV kind>
+static void attend_span(const AttendRows& a, const KVBlock* blocks, int first_block, int blocks_end, float* scratch,
+                        float* out, size_t out_stride, Partial* partial) {
+  for (int r = 0; r < a.rows; r++) {
+    partial[r] = {-INFINITY, 0};
+    for (int d = 0; d < a.value_dim; d++) out[r * out_stride + d] = 0;
+  }
+  const float* q[MOST_ROWS];
+  const float* shares[MOST_ROWS];
+  float* scores[MOST_ROWS];
+  float* values[MOST_ROWS];
+  for (int block = first_block; block < blocks_end; block++) {
+    int begin = block * PAGE, seen = 0, from = PAGE, to = 0;
+    for (int r = 0; r < a.rows; r++) {  // rows that see nothing of this block leave it out
+      int low = a.first[r] > begin ? a.first[r] - begin : 0, high = a.last[r] - begin + 1 < PAGE ? a.last[r] - begin + 1 : PAGE;
+      if (low >= high) continue;
+      from = low < from ? low : from;
+      to = high > to ? high : to;
+      q[seen] = a.q + r / a.group * a.q_stride + (size_t)(r % a.group) * a.key_dim;
+      scores[seen] = scratch + seen * PAGE;
+      shares[seen] = scores[seen];
+      values[seen] = out + r * out_stride;
+      for (int i = 0; i < PAGE; i++) scores[seen][i] = 0;
+      seen++;
+    }
+    if (seen == 0) continue;
+    const KVBlock& b = blocks[block - first_block];
+    sums_of_all<kind>(q, b.keys, PAGE, 0, a.key_dim, scores, seen, PAGE);
+    int n = 0;
+    for (int r = 0; r < a.rows; r++) {
+      int low = a.first[r] > begin ? a.first[r] - begin : 0, high = a.last[r] - begin + 1 < PAGE ? a.last[r] - begin + 1 : PAGE;
+      if (low >= high) continue;
+      float* s = scores[n];
+      F8 factor = all(a.scale), most = all(-INFINITY);
+      for (int i = 0; i < PAGE; i += 8) {
+        F8 v = mul(load(s + i), factor);
+        if (kind == KV::I8) v = mul(v, load(b.key_scales + i));
+        if (a.softcap != 0) v = mul(tangent(div(v, all(a.softcap))), all(a.softcap));
+        store(s + i, v);
+      }
+      for (int i = 0; i < low; i++) s[i] = -INFINITY;
+      for (int i = high; i < PAGE; i++) s[i] = -INFINITY;
+      for (int i = 0; i < PAGE; i += 8) most = larger(load(s + i), most);
+      float best = largest(most);
+      best = best > partial[r].best ? best : partial[r].best;
+      float* y = values[n];
+      if (best > partial[r].best && partial[r].best != -INFINITY) {
+        float shrunk[8];
+        store(shrunk, exponential(all(partial[r].best - best)));
+        partial[r].sum *= shrunk[0];
+        scale_row(y, shrunk[0], y, a.value_dim);
+      }
+      partial[r].best = best;
+      F8 total = zero();
+      for (int i = 0; i < PAGE; i += 8) {
+        F8 p = exponential(sub(load(s + i), all(best)));
+        total = add(total, p);
+        if (kind == KV::I8) p = mul(p, load((a.latent ? b.key_scales : b.value_scales) + i));
+        store(s + i, p);
+      }
+      partial[r].sum += sum(total);
+      n++;
+    }
+    if (a.latent)
+      for (int r = 0; r < seen; r++) latent_values<kind>(shares[r], b.keys, values[r], a.value_dim);
+    else
+      sums_of_all<kind>(shares, b.values, a.value_dim, from, to, values, seen, a.value_dim);
+  }
+}
+
+static void attend(const AttendRows& a, const KVBlock* blocks, int first_block, int blocks_end, float* scratch, float* out,
+                   size_t out_stride, Partial* partial) {
+  switch (a.kind) {
+    case KV::F32: return attend_span<KV::F32>(a, blocks, first_block, blocks_end, scratch, out, out_stride, partial);
+    case KV::F16: return attend_span<KV::F16>(a, blocks, first_block, blocks_end, scratch, out, out_stride, partial);
+    case KV::I8: return attend_span<KV::I8>(a, blocks, first_block, blocks_end, scratch, out, out_stride, partial);
+  }
+}
+
+static void merge(Partial& into, float* sum_, const Partial& from, const float* values, int n) {
+  if (from.best == -INFINITY) return;
+  if (into.best == -INFINITY) {
+    into = from;
+    for (int i = 0; i < n; i++) sum_[i] = values[i];
+    return;
+  }
+  float best = from.best > into.best ? from.best : into.best, factors[8];
+  float both[8] = {into.best - best, from.best - best, 0, 0, 0, 0, 0, 0};
+  store(factors, exponential(load(both)));
+  F8 a = all(factors[0]), b = all(factors[1]);
+  each(sum_, values, sum_, n, [&](F8 v, F8 w) { return fma(w, b, mul(v, a)); });
+  into = {best, std::fma(from.sum, factors[1], into.sum * factors[0])};
+}
+
+static void finish(Partial& total, const float* sum_, const float* sink, float* y, int n) {
+  float factor = 1, whole = total.sum;
+  if (sink) {
+    float best = *sink > total.best ? *sink : total.best, factors[8];
+    float both[8] = {total.best - best, *sink - best, 0, 0, 0, 0, 0, 0};
+    store(factors, exponential(load(both)));
+    factor = factors[0];
+    whole = std::fma(total.sum, factors[0], factors[1]);
+  }
+  F8 share = all(factor / whole);
+  each(sum_, y, n, [&](F8 v) { return mul(v, share); });
+}
+
+// ------------------------------------------------------------------------------------------------- routing
+
+static inline int best_of(const float* x, int n) {
+  int best = 0;
+  for (int i = 1; i < n; i++)
+    if (x[i] > x[best]) best = i;
+  return best;
+}
+
+static inline void softmax(float* x, int n) {
+  float best = x[best_of(x, n)];
+  each(x, x, n, [&](F8 v) { return exponential(sub(v, all(best))); });
+  float whole = row_sum(x, n);
+  each(x, x, n, [&](F8 v) { return div(v, all(whole)); });
+}
+
+// `scratch` holds 3 numbers an expert.
+static void route(const float* logits, float* scratch, int32_t* ids, float* weights, const RouteRule& rule) {
+  int n = rule.experts;
+  float *score = scratch, *pick = scratch + n, *copy = scratch + 2 * n;
+  for (int e = 0; e < n; e++) score[e] = logits[e];
+  if (rule.scoring == 0) softmax(score, n);
+  if (rule.scoring == 2) each(score, score, n, [](F8 v) { return sigmoid(v); });
+  for (int e = 0; e < n; e++) pick[e] = rule.correction_bias ? score[e] + rule.correction_bias[e] : score[e];
+  if (rule.groups > 0) {
+    int size = n / rule.groups;
+    float totals[256];
+    for (int e = 0; e < n; e++) copy[e] = pick[e];
+    for (int g = 0; g < rule.groups; g++) {
+      totals[g] = 0;
+      for (int b = 0; b < rule.best; b++) {
+        int e = g * size + best_of(copy + g * size, size);
+        totals[g] += copy[e];
+        copy[e] = -INFINITY;
+      }
+    }
+    bool kept[256] = {};
+    for (int b = 0; b < rule.groups_chosen; b++) {
+      int g = best_of(totals, rule.groups);
+      kept[g] = true;
+      totals[g] = -INFINITY;
+    }
+    for (int e = 0; e < n; e++)
+      if (!kept[e / size]) pick[e] = -INFINITY;
+  }
+  for (int r = 0; r < rule.chosen; r++) {
+    int e = best_of(pick, n);
+    ids[r] = e;
+    weights[r] = score[e];
+    if (rule.scoring == 3) {  // sparsemixer: a softmax over what is near the best that is left
+      float best = pick[e];
+      for (int o = 0; o < n; o++) {
+        float wide = std::fabs(logits[o]) > best ? std::fabs(logits[o]) : best;
+        bool far = (best - logits[o]) / wide > 2 * rule.jitter;
+        copy[o] = far ? -INFINITY : pick[o];
+      }
+      each(copy, copy, n, [&](F8 v) { return exponential(sub(v, all(best))); });
+      weights[r] = copy[e] / row_sum(copy, n);
+    }
+    pick[e] = -INFINITY;
+  }
+  if (rule.scoring == 1) softmax(weights, rule.chosen);
+  if (rule.renormalise) {
+    float whole = row_sum(weights, rule.chosen) + rule.renormalise_eps;
+    for (int r = 0; r < rule.chosen; r++) weights[r] /= whole;
+  }
+  for (int r = 0; r < rule.chosen; r++) {
+    if (rule.scale != 1.0f) weights[r] *= rule.scale;
+    if (rule.expert_scale) weights[r] *= rule.expert_scale[ids[r]];
+  }
+}
+
+static Kernels table(const char* name) {
+  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, clip, softcap, rope, store_kv,
+          attend, merge, finish, route};
+}

@@ -1,0 +1,17 @@
+// The kernels in plain C++, for every processor.
+#include <bit>
+#include <cmath>
+#include <cstring>
+
+#include "half.h"
+#include "kernels.h"
+
+namespace trilens {
+namespace portable {
+#include "lanes_portable.h"
+#include "kernels.inl"
+}  // namespace portable
+
+const Kernels portable_kernels = portable::table("portable");
+
+}  // namespace trilens

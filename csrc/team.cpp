@@ -1,0 +1,110 @@
+#include "team.h"
+
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace trilens {
+
+static void breathe() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+constexpr uint32_t EPOCHS = 1 << 24;
+constexpr auto PATIENCE = std::chrono::microseconds(50);  // before a waiting thread goes to sleep
+
+Team::Team(int threads) : size_(threads), slots_(new Slot[threads]) {
+  for (int t = 1; t < threads; t++) threads_.emplace_back([this, t] { live(t); });
+}
+
+Team::~Team() {
+  stop_ = true;
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (auto& thread : threads_) thread.join();
+}
+
+void Team::run(Work& work, int phases) {
+  work_ = &work;
+  phase_ = -1;
+  phases_ = phases;
+  finished_.store(false, std::memory_order_relaxed);
+  advance(0);
+  while (!finished_.load(std::memory_order_acquire)) {
+    uint32_t epoch = epoch_.load(std::memory_order_acquire);
+    drain(epoch, 0);
+    if (!finished_.load(std::memory_order_acquire)) wait(epoch);
+  }
+}
+
+void Team::live(int thread) {
+  uint32_t epoch = 0;
+  while (true) {
+    wait(epoch);
+    epoch = epoch_.load(std::memory_order_acquire);
+    if (stop_) return;
+    drain(epoch, thread);
+  }
+}
+
+bool Team::take(Slot& slot, uint32_t epoch, int& piece) {
+  uint64_t state = slot.state.load(std::memory_order_acquire);
+  while (state >> 40 == epoch % EPOCHS && (state >> 20 & MOST_PIECES) < (state & MOST_PIECES)) {
+    if (slot.state.compare_exchange_weak(state, state + (1 << 20), std::memory_order_acq_rel)) {
+      piece = (int)(state >> 20 & MOST_PIECES);
+      return true;
+    }
+  }
+  return false;
+}
+
+void Team::drain(uint32_t epoch, int thread) {
+  int piece;
+  for (int t = 0; t < size_; t++)  // first one's own share, then what is left of the others'
+    while (take(slots_[(thread + t) % size_], epoch, piece)) {
+      work_->run(phase_, piece, thread);
+      if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) return advance(thread);
+    }
+}
+
+void Team::advance(int thread) {
+  while (++phase_ < phases_) {
+    int pieces = work_->begin(phase_);
+    if (pieces == 0) continue;
+    if (pieces == 1) {
+      work_->run(phase_, 0, thread);
+      continue;
+    }
+    uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+    remaining_.store((uint32_t)pieces, std::memory_order_relaxed);
+    for (int t = 0; t < size_; t++) {
+      uint64_t first = (uint64_t)pieces * t / size_, end = (uint64_t)pieces * (t + 1) / size_;
+      slots_[t].state.store((uint64_t)(epoch % EPOCHS) << 40 | first << 20 | end, std::memory_order_release);
+    }
+    epoch_.store(epoch, std::memory_order_release);
+    epoch_.notify_all();
+    return;
+  }
+  finished_.store(true, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_acq_rel);
+  epoch_.notify_all();
+}
+
+void Team::wait(uint32_t epoch) {
+  auto start = std::chrono::steady_clock::now();
+  for (int i = 1; epoch_.load(std::memory_order_acquire) == epoch; i++) {
+    breathe();
+    if (i % 32 == 0 && std::chrono::steady_clock::now() - start > PATIENCE) {
+      epoch_.wait(epoch, std::memory_order_acquire);
+      return;
+    }
+  }
+}
+
+}  // namespace trilens

@@ -1,0 +1,292 @@
+"""The recorded program, its packed weights and its caches, behind the same face as every executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from trilens.decoder.weights import Parameter
+from trilens.errors import RequestRefused, UnsupportedModel
+from trilens.executors.accountant import count_parameters
+from trilens.executors.native.encode import encode
+from trilens.executors.native.fuse import fuse
+from trilens.executors.native.program import Op, share_buffers
+from trilens.executors.native.record import record
+from trilens.spec.model import Chunk, ModelSpec, PositionScale, Window
+from trilens.spec.rope import RopeTable, rope_table, tables_key
+
+try:
+    from trilens.executors.native import _native
+except ImportError as problem:  # a checkout that was not built, or built for another Python
+    raise UnsupportedModel(
+        f"the native executor is not built ({problem}); install trilens with a C++20 compiler at hand "
+        "(on Debian: apt install g++), or use the torch executor"
+    ) from None
+
+if TYPE_CHECKING:
+    from trilens.executors.executor import CachedSequence, Feed
+
+KVType = Literal["f32", "f16", "8bit"]
+Activations = Literal["8bit", "16bit"]
+
+MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
+SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
+MATRICES = {
+    Op.EMBED: (0,),
+    Op.LINEAR: (0,),
+    Op.HEAD_LINEAR: (0,),
+    Op.LINEARS: (0, 2, 4),
+    Op.GLU_LINEAR: (0, 2),
+    Op.EXPERTS: (0, 2, 4),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one parameter as a file has them, [n, bytes of a row]; the first is row `first` of matrix `which`."""
+
+    which: int
+    first: int
+    bytes: np.ndarray
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A matrix to be packed: its type in the file's words, and its rows in any order, piece by piece."""
+
+    type: str
+    rows: Iterable[Rows]
+
+
+class NativeSequence:
+    """One sequence's pages."""
+
+    def __init__(self, executor: NativeExecutor, inner: Any) -> None:
+        self.executor = executor
+        self.inner = inner
+
+    @property
+    def length(self) -> int:
+        return int(self.inner.length)
+
+    @property
+    def kv_bytes(self) -> int:
+        return int(self.inner.kv_bytes)
+
+    @property
+    def request_length(self) -> int:
+        return int(self.inner.request_length)
+
+    @request_length.setter
+    def request_length(self, tokens: int) -> None:
+        if tokens != self.inner.request_length:
+            _refusing(self.inner.reach, tokens, *self.executor.tables(tokens))
+
+    def rewind(self, length: int) -> bool:
+        return bool(self.inner.rewind(length))
+
+    def fork(self, length: int, request_length: int) -> NativeSequence | None:
+        """A new sequence that begins with the first `length` tokens of this one and shares their pages; None where a
+        window has dropped what it needs."""
+        tables = self.executor.tables(request_length)
+        inner = _refusing(self.inner.fork, length, request_length, *tables)
+        return None if inner is None else NativeSequence(self.executor, inner)
+
+    def free(self) -> None:
+        """Give the pages back now."""
+        self.inner.free()
+
+
+class NativeExecutor:
+    """Packed weights and the program that uses them. `weights` gives every parameter: `matrices` packed, others as
+    they are."""
+
+    name = "native"
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Iterable[tuple[Parameter, Packed | np.ndarray]],
+        *,
+        threads: int | None = None,
+        kv: KVType = "f16",
+        kv_limit: int | None = None,
+        activations: Activations | None = None,
+        kernels: str = "",
+        most_rows: int = MOST_ROWS,
+    ) -> None:
+        self.spec = spec
+        self.program = share_buffers(fuse(record(spec)))
+        self.kv = kv
+        self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
+        encoded = encode(self.program)
+        self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
+        limit = kv_limit if kv_limit is not None else _memory() // 2
+        shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
+        self.pool = _native.Pool(np.array(shapes, np.int32), kv, limit, most_rows)
+        self.engine = _refusing(
+            _native.Engine,
+            encoded.integers,
+            encoded.numbers,
+            list(self.program.widths),
+            list(self.program.wanted),
+            self.program.logits,
+            self.pool,
+            kernels,
+            threads or usable_cores(),
+            most_rows,
+            self.activations == "16bit",
+        )
+        self.converted: dict[str, str] = {}  # parameters that are not held as the file has them: from what to what
+        self._types: dict[str, str] = {}
+        self._bytes: dict[str, Fraction] = {}
+        self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
+        for parameter, weight in weights:
+            self._take(parameter, weight)
+        missing = sorted(set(self._places) - set(self._bytes))
+        if missing:
+            raise UnsupportedModel(
+                f"the native executor was given nothing for {missing[0]} and {len(missing) - 1} more"
+            )
+        _refusing(self.engine.ready)
+
+    def _take(self, parameter: Parameter, weight: Packed | np.ndarray) -> None:
+        place = self._places[parameter.name]
+        if isinstance(weight, np.ndarray):
+            self.engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
+            self._bytes[parameter.name] = Fraction(4)
+            return
+        count = parameter.shape[0] if len(parameter.shape) == 3 else 1
+        rows, columns = parameter.shape[-2:]
+        _refusing(self.engine.add_matrix, place, weight.type, count, rows, columns)
+        for piece in weight.rows:
+            _refusing(self.engine.pack, place, piece.which, piece.first, piece.bytes)
+        self._types[parameter.name] = weight.type
+        packed = _native.packed_bytes(weight.type, count, rows, columns)
+        self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
+
+    @property
+    def weight_bytes(self) -> int:
+        return int(self.engine.weight_bytes)
+
+    @property
+    def kv_element_bytes(self) -> int:
+        return {"f32": 4, "f16": 2, "8bit": 1}[self.kv]
+
+    @property
+    def threads(self) -> int:
+        return int(self.engine.threads)
+
+    def element_bytes(self, parameter: Parameter) -> Fraction:
+        return self._bytes[parameter.name]
+
+    def sequence(self, request_length: int) -> NativeSequence:
+        tables = self.tables(request_length)
+        return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables))
+
+    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
+        return tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
+
+    def step(self, batch: Sequence[Feed], every_row: bool = False) -> np.ndarray:
+        """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
+        rows = sum(len(f.tokens) if every_row else int(f.logits) for f in batch)
+        logits = np.empty((rows, self.spec.vocab), np.float32)
+        sequences = [_native_sequence(f.sequence).inner for f in batch]
+        tokens = [np.asarray(f.tokens, np.int32) for f in batch]
+        _refusing(self.engine.step, sequences, tokens, [f.logits for f in batch], every_row, logits)
+        return logits
+
+    def seconds_by_kind(self) -> dict[str, float]:
+        """Seconds that went into each kind of instruction so far."""
+        return {op.name.lower(): s for op, s in zip(Op, self.engine.counts()["seconds"], strict=True) if s}
+
+    def bytes_by_kind(self) -> dict[str, int]:
+        """Bytes of weights and cache that each kind of instruction has read so far."""
+        return {op.name.lower(): b for op, b in zip(Op, self.engine.counts()["bytes"], strict=True) if b}
+
+    def experts_fired(self) -> list[list[int]]:
+        """For each routed layer, how often each expert was chosen so far."""
+        return [list(counts) for counts in self.engine.counts()["experts"]]
+
+    def tables(self, request_length: int) -> tuple[list[Any], list[Any]]:
+        """Rotary tables and position factors that reach to `request_length`, in the program's order."""
+        ropes = [self._table(rope_table(rope, request_length), request_length) for rope in self.program.ropes]
+        return ropes, [self._table(rule, request_length) for rule in self.program.position_scales]
+
+    def _table(self, rule: RopeTable | PositionScale, request_length: int) -> Any:
+        reach, table = self._tables.get(rule, (0, None))
+        if reach < request_length:
+            reach = max(512, 1 << (request_length - 1).bit_length())
+            positions = np.arange(reach, dtype=np.float32)
+            if isinstance(rule, RopeTable):
+                # the product in float32, as the reference has it; the functions in float64, the same on every machine
+                angles = (positions[:, None] * np.array(rule.frequencies, np.float32)[None]).astype(np.float64)
+                cos, sin = (f(angles).astype(np.float32) * np.float32(rule.factor) for f in (np.cos, np.sin))
+            else:
+                periods = np.floor((positions + np.float32(rule.offset)) / np.float32(rule.period)).astype(np.float64)
+                cos = sin = (1 + rule.beta * np.log1p(periods)).astype(np.float32)[:, None]
+            table = _native.Table(cos, sin)
+            self._tables[rule] = reach, table
+        return table
+
+
+def native_types() -> dict[str, tuple[int, int]]:
+    """Types that have kernels: name -> (values, bytes) of a block in the file."""
+    types: dict[str, tuple[int, int]] = _native.types()
+    return types
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may run on."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    cores = set()
+    for cpu in allowed:
+        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+        try:
+            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
+        except OSError:
+            return len(allowed)
+    return max(1, len(cores))
+
+
+def matrices(spec: ModelSpec) -> set[str]:
+    """Names of the parameters that are packed; the others are rows of floats."""
+    return {
+        p.name
+        for ins in fuse(record(spec)).instructions
+        for at in MATRICES.get(ins.op, ())
+        if at < len(ins.parameters) and (p := ins.parameters[at]) is not None
+    }
+
+
+def _refusing(call: Any, *arguments: Any) -> Any:
+    """The call, with the engine's refusals as ours."""
+    try:
+        return call(*arguments)
+    except _native.Refused as refused:
+        raise RequestRefused(str(refused)) from None
+
+
+def _mask(mask: object) -> tuple[int, int]:
+    match mask:
+        case Window(size):
+            return 1, size
+        case Chunk(size):
+            return 2, size
+        case _:
+            return 0, 0
+
+
+def _memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _native_sequence(sequence: CachedSequence) -> NativeSequence:
+    assert isinstance(sequence, NativeSequence), "a sequence belongs to the executor that made it"
+    return sequence

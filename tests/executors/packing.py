@@ -1,0 +1,101 @@
+"""Tiny models' float tensors, quantised as a file would have them, for the native executor and for torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import gguf
+import numpy as np
+import torch
+
+from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices, native_types
+from trilens.spec.model import ModelSpec
+
+HALVES = {  # where a block keeps its scales
+    **dict.fromkeys(("Q4_0", "Q5_0", "Q8_0", "IQ4_NL", "IQ4_XS"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q6_K": (208,),
+}
+
+
+def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
+    """Rows as a file of that type has them, every code at random, with values of about that spread."""
+    rng = np.random.default_rng(seed)
+    floats = rng.standard_normal((rows, columns), np.float32) * np.float32(spread)
+    if kind == "F32":
+        return floats.view(np.uint8)
+    if kind == "F16":
+        return floats.astype(np.float16).view(np.uint8)
+    if kind == "BF16":
+        return (floats.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+    block, size = native_types()[kind]
+    blocks = rng.integers(0, 256, (rows, columns // block, size), np.uint8)
+    if kind == "MXFP4":
+        blocks[:, :, 0] = rng.integers(-2, 2, blocks.shape[:2]) + 124 + round(np.log2(spread))
+        return blocks.reshape(rows, -1)
+    for scale in (0.02, 0.02 * spread):  # the second time so that the values have the spread asked for
+        for at in HALVES[kind]:
+            halves = rng.uniform(0.5, 1, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2]) * scale
+            blocks[:, :, at : at + 2] = halves.astype(np.float16)[..., None].view(np.uint8)
+        if scale == 0.02:
+            spread /= values_of(kind, blocks.reshape(rows, -1), columns).std()
+    return blocks.reshape(rows, -1)
+
+
+def values_of(kind: str, raw: np.ndarray, columns: int) -> np.ndarray:
+    """What those rows stand for."""
+    return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]).reshape(-1, columns)
+
+
+def rows_of(kind: str, values: np.ndarray, seed: int) -> np.ndarray:
+    """The values quantised; random rows in their stead where the gguf package can only read the type."""
+    try:
+        return gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).view(np.uint8)
+    except NotImplementedError:
+        columns = values.shape[-1]
+        raw = random_rows(kind, values.size // columns, columns, seed, columns**-0.5)
+        return raw.reshape(*values.shape[:-1], -1)
+
+
+def quantised(tensors: dict[str, torch.Tensor], spec: ModelSpec, kind: str) -> dict[str, tuple[str, np.ndarray]]:
+    """Each matrix's type and its rows' bytes; a router, or a matrix of other rows, is F32."""
+    packed = matrices(spec)
+    result = {}
+    for p in parameters(decoder_weights(spec)):
+        if p.name not in packed:
+            continue
+        values = tensors[p.name].numpy()
+        block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
+        fits = p.shape[-1] % block == 0 and not p.name.endswith("router")
+        own = kind if fits else "F32"
+        result[p.name] = (own, rows_of(own, values, len(result)))
+    return result
+
+
+def native_executor(
+    spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str = "F32", **options: object
+) -> NativeExecutor:
+    stored = quantised(tensors, spec, kind)
+
+    def weights() -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
+        for p in parameters(decoder_weights(spec)):
+            if p.name not in stored:
+                yield p, tensors[p.name].numpy()
+                continue
+            own, raw = stored[p.name]
+            stack = raw if raw.ndim == 3 else raw[None]
+            yield p, Packed(own, [Rows(e, 0, stack[e]) for e in range(stack.shape[0])])
+
+    return NativeExecutor(spec, weights(), **options)
+
+
+def dequantised(spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
+    """The same tensors with the values that the quantised ones stand for."""
+    result = dict(tensors)
+    for name, (own, raw) in quantised(tensors, spec, kind).items():
+        values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[own])
+        result[name] = torch.from_numpy(np.array(values, np.float32).reshape(tensors[name].shape))
+    return result

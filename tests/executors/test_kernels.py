@@ -1,0 +1,142 @@
+"""Every layout against the gguf package's values; every kernel against plain arithmetic and its portable twin."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from tests.executors.packing import HALVES, random_rows, values_of
+from trilens.executors.native import _native as native
+
+SETS = native.instruction_sets()
+QUANTISED = [t for t, (block, _) in native.types().items() if block > 1]
+
+
+@pytest.mark.parametrize("kind", native.types())
+def test_packing_loses_nothing(kind: str) -> None:
+    raw = random_rows(kind, 19, 512)
+    if kind == "MXFP4":  # the two smallest exponents are subnormal numbers
+        raw[0, 0], raw[1, 0] = 0, 1
+    out = np.empty((19, 512), np.float32)
+    native.unpacked(kind, raw, out)
+    assert np.array_equal(out, values_of(kind, raw, 512))
+
+
+def quantised(x: np.ndarray, fine: bool = False) -> np.ndarray:
+    """The rows as the executor's 8-bit (or 16-bit) activations stand for them."""
+    groups = x.reshape(*x.shape[:-1], -1, 32)
+    most = np.abs(groups).max(-1, keepdims=True)
+    exact = groups * np.where(most > 0, np.float32(127) / np.where(most > 0, most, 1), 0).astype(np.float32)
+    codes = np.rint(exact)
+    if fine:
+        codes = codes + np.rint((exact - codes) * np.float32(254)).astype(np.float64) / 254
+    return (codes.astype(np.float64) * (most / np.float32(127))).reshape(x.shape)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+@pytest.mark.parametrize("kind", native.types())
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+@pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
+def test_a_product_equals_float_arithmetic_on_the_same_activations(
+    kernels: str, kind: str, rows: int, fine: bool
+) -> None:
+    raw = random_rows(kind, 21, 768)
+    x = np.random.default_rng(1).standard_normal((rows, 768), np.float32)
+    y = np.empty((rows, 21), np.float32)
+    native.product(kernels, kind, raw, x, fine, y)
+    given = quantised(x, fine) if kind in QUANTISED else x.astype(np.float64)
+    weights = values_of(kind, raw, 768).astype(np.float64)
+    expected = given @ weights.T
+    size = np.abs(given) @ np.abs(weights).T  # what the summands weigh before they cancel
+    assert (np.abs(y - expected) / size).max() < 1e-5 / 8
+    assert np.linalg.norm(y - expected) / np.linalg.norm(expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", native.types())
+@pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
+def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fine: bool) -> None:
+    raw = random_rows(kind, 21, 768)
+    x = np.random.default_rng(1).standard_normal((11, 768), np.float32)
+    x[3] = 0
+    together = np.empty((11, 21), np.float32)
+    native.product("portable", kind, raw, x, fine, together)
+    for kernels in SETS:
+        for n in (1, 2, 3, 4, 5, 11):
+            y = np.empty((n, 21), np.float32)
+            native.product(kernels, kind, raw, x[:n], fine, y)
+            assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32))
+
+
+def test_the_largest_codes_and_activations_do_not_overflow() -> None:
+    for kind in QUANTISED:
+        raw = random_rows(kind, 8, 256, seed=5)
+        size = native.types()[kind][1]
+        blocks = raw.reshape(8, -1, size)
+        whole = blocks.copy()
+        for fill in (0x00, 0x80, 0xFF, 0x7F):
+            blocks[...] = fill
+            for at in HALVES.get(kind, ()):
+                blocks[:, :, at : at + 2] = whole[:, :, at : at + 2]
+            if kind == "MXFP4":
+                blocks[:, :, 0] = 120
+            for sign in (1, -1):
+                x = np.full((1, 256), sign * 3.0, np.float32)
+                expected = x.astype(np.float64) @ values_of(kind, raw, 256).astype(np.float64).T
+                if not np.isfinite(expected).all():
+                    continue
+                for kernels in SETS:
+                    y = np.empty((1, 8), np.float32)
+                    native.product(kernels, kind, raw, x, False, y)
+                    assert np.allclose(y, expected, rtol=1e-4, atol=1e-2), (kind, fill, kernels)
+
+
+@pytest.mark.parametrize("kernels", SETS)
+def test_activations_are_rounded_to_eight_bits_by_groups(kernels: str) -> None:
+    x = np.random.default_rng(2).standard_normal(160).astype(np.float32) * 5
+    x[32:64] = 0
+    codes, scales = np.empty(160, np.int8), np.empty(5, np.float32)
+    native.quantise(kernels, x, codes, scales)
+    assert np.array_equal((codes.reshape(5, 32) * scales[:, None].astype(np.float64)).reshape(-1), quantised(x))
+
+
+def test_functions_are_close_to_the_real_ones_and_the_same_bits_everywhere() -> None:
+    x = np.concatenate([np.linspace(-100, 100, 4001), np.linspace(-1, 1, 999), [0.0, -0.0, 3e38, -3e38]]).astype(
+        np.float32
+    )
+    one, wide = np.ones_like(x), x.astype(np.float64)
+    erf = np.vectorize(math.erf)
+    with np.errstate(over="ignore"):
+        real = [
+            wide / (1 + np.exp(-wide)),
+            0.5 * wide * (1 + erf(wide / np.sqrt(2))),
+            0.5 * wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))),
+        ]
+    for curve, expected in enumerate(real):
+        results = []
+        for kernels in SETS:
+            y = np.empty_like(x)
+            native.glu(kernels, curve, np.inf, 1.0, 0.0, x, one, y)
+            assert np.allclose(y, expected, rtol=2e-6, atol=1e-6)
+            results.append(y.view(np.uint32))
+        assert all(np.array_equal(results[0], r) for r in results)
+    for kernels in SETS:
+        y = np.empty_like(x)
+        native.softcap(kernels, 30.0, x, y)
+        assert np.allclose(y, 30 * np.tanh(wide / 30), atol=2e-5)
+
+
+def test_halves_are_rounded_as_numpy_rounds_them() -> None:
+    every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    every = every[np.isfinite(every)]
+    with np.errstate(over="ignore"):
+        between = (every + np.nextafter(every.astype(np.float16), np.float16(np.inf)).astype(np.float32)) / 2
+    x = np.concatenate([every, between, np.nextafter(between, np.float32(0)), [1e-9, 65519.9, 65520.0, 1e30, -1e30]])
+    x = x[np.isfinite(x)].astype(np.float32)
+    with np.errstate(over="ignore"):
+        expected = x.astype(np.float16).view(np.uint16)
+    for kernels in SETS:
+        y = np.empty(len(x), np.uint16)
+        native.to_f16(kernels, x, y)
+        assert np.array_equal(y, expected)

@@ -1,0 +1,251 @@
+"""The native executor against torch, and against itself: the same bits whatever else is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from tests.executors.packing import dequantised, native_executor, quantised
+from tests.executors.tiny import MODELS, VOCAB, random_tensors, wide
+from trilens.decoder.decoder import decode
+from trilens.decoder.weights import LinearWeights, Parameter
+from trilens.errors import RequestRefused
+from trilens.executors.executor import Feed
+from trilens.executors.native import _native
+from trilens.executors.native.executor import NativeExecutor, NativeSequence
+from trilens.executors.torch import TorchExecutor, TorchOps, TorchRoutes
+from trilens.spec.model import ModelSpec, Router
+
+LENGTH = 150  # past every window, chunk and page edge
+
+
+def some_tokens(n: int, seed: int = 1) -> list[int]:
+    return torch.randint(0, VOCAB, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+# ------------------------------------------------------------------------------------------- against torch
+
+
+def rounded(x: torch.Tensor) -> torch.Tensor:
+    """Rows to 8 bits in groups of 32 and back, as the native executor does before a quantised matrix."""
+    groups = x.unflatten(-1, (-1, 32))
+    most = groups.abs().amax(-1, keepdim=True)
+    codes = (groups * torch.where(most > 0, 127 / most, 0)).round()
+    return (codes * (most / 127)).flatten(-2)
+
+
+class RoundingOps(TorchOps):
+    """TorchOps that rounds activations where the native executor does, and takes the experts it is told to take."""
+
+    packed: frozenset[str] = frozenset()
+    chosen: Iterator[torch.Tensor] | None = None
+
+    def _rounded(self, x: torch.Tensor, weight: Parameter) -> torch.Tensor:
+        return rounded(x) if weight.name in self.packed else x
+
+    def linear(self, x: torch.Tensor, w: LinearWeights) -> torch.Tensor:
+        return super().linear(self._rounded(x, w.weight), w)
+
+    def head_linear(self, x: torch.Tensor, weight: Parameter) -> torch.Tensor:
+        return super().head_linear(self._rounded(x, weight), weight)
+
+    def _expert(self, x: torch.Tensor, w: LinearWeights, expert: int) -> torch.Tensor:
+        return super()._expert(self._rounded(x, w.weight), w, expert)
+
+    def route(
+        self, logits: torch.Tensor, router: Router, bias: Parameter | None, scale: Parameter | None
+    ) -> TorchRoutes:
+        routes = super().route(logits, router, bias, scale)
+        if self.chosen is None:
+            return routes
+        ids, weights = next(self.chosen)
+        return TorchRoutes(ids, weights, routes.scores)
+
+
+def torch_logits(
+    spec: ModelSpec,
+    tensors: dict[str, torch.Tensor],
+    tokens: Sequence[int],
+    packed: frozenset[str] = frozenset(),
+    chosen: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
+) -> np.ndarray:
+    executor = TorchExecutor(spec, tensors)
+    with torch.inference_mode():
+        ops = RoundingOps(executor, [Feed(executor.sequence(len(tokens)), tokens)], every_row=True)
+        ops.packed, ops.chosen = packed, None if chosen is None else iter(chosen)
+        return decode(ops, spec, executor.weights).numpy()
+
+
+def taken_routes(executor: NativeExecutor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the native executor chose, layer by layer."""
+    ids, weights = executor.engine.routes()
+    chosen = [layer.router.chosen for _, layer in executor.spec.routed_layers()]
+    return [
+        (torch.tensor(i).view(-1, n), torch.tensor(w).view(-1, n)) for i, w, n in zip(ids, weights, chosen, strict=True)
+    ]
+
+
+def compare(spec: ModelSpec, kind: str, kv: str = "f32", activations: str = "8bit") -> tuple[float, float]:
+    """L2-relative distances of the logits: to torch with the same rounding and routes, and to plain torch.
+
+    The first is 1e-7 until somewhere an activation lies so close to the middle of two codes that the last bit of a
+    float32 decides. From then on, through attention, all later tokens round afresh: hence the room above 1e-7.
+    """
+    tensors = random_tensors(spec)
+    executor = native_executor(spec, tensors, kind, threads=2, kv=kv, activations=activations)
+    executor.engine.trace_routes(True)
+    tokens = some_tokens(LENGTH)
+    logits = executor.step([Feed(executor.sequence(LENGTH), tokens)], every_row=True)
+    values = dequantised(spec, tensors, kind)
+    packed = frozenset(n for n, (own, _) in quantised(tensors, spec, kind).items() if own not in ("F32", "F16", "BF16"))
+    routes = taken_routes(executor)
+    alike = torch_logits(spec, values, tokens, packed, routes)
+    plain = torch_logits(spec, values, tokens, frozenset(), routes)
+    return distance(logits, alike), distance(logits, plain)
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("kernels", _native.instruction_sets())
+@pytest.mark.parametrize("name", MODELS)
+def test_float_weights_give_torchs_logits(name: str, kernels: str) -> None:
+    spec = MODELS[name]()
+    tensors = random_tensors(spec)
+    executor = native_executor(spec, tensors, "F32", threads=2, kv="f32", kernels=kernels)
+    tokens = some_tokens(LENGTH)
+    sequence = executor.sequence(LENGTH)
+    rows = [executor.step([Feed(sequence, tokens[:90])], every_row=True)]
+    rows += [executor.step([Feed(sequence, [t])]) for t in tokens[90:]]
+    assert np.abs(np.concatenate(rows) - torch_logits(spec, tensors, tokens)).max() < 3e-5
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_four_bit_weights_give_the_logits_of_torch_with_the_same_rounding(name: str) -> None:
+    alike, plain = compare(MODELS[name](), "Q4_0")
+    assert alike < 1.5e-2
+    assert plain < 3e-2
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("name", MODELS)
+def test_sixteen_bit_activations_are_almost_as_good_as_floats(name: str, kind: str) -> None:
+    assert compare(MODELS[name](), kind, activations="16bit")[1] < 3e-4
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_half_weights_stay_close_to_torch(name: str) -> None:
+    assert compare(MODELS[name](), "F16")[1] < 2e-3
+
+
+@pytest.mark.parametrize("kind", _native.types())
+def test_every_type_runs_a_whole_model(kind: str) -> None:
+    alike, plain = compare(wide(), kind)
+    assert alike < 2e-3
+    # the codes of these two are random, with a few weights so large that a handful of activations decides
+    assert plain < (0.2 if kind in ("IQ4_XS", "Q6_K") else 2e-2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("kv", "most"), [("f16", 2e-3), ("8bit", 3e-2)])
+def test_a_smaller_cache_stays_close(name: str, kv: str, most: float) -> None:
+    assert compare(MODELS[name](), "F32", kv)[1] < most
+
+
+# ------------------------------------------------------------------------------------------- against itself
+
+
+def prefilled(executor: NativeExecutor, tokens: Sequence[int], piece: int) -> tuple[NativeSequence, np.ndarray]:
+    """A sequence fed piece by piece, and the logits behind every one of its tokens."""
+    sequence = executor.sequence(LENGTH + 20)
+    rows = [
+        executor.step([Feed(sequence, tokens[at : at + piece])], every_row=True) for at in range(0, len(tokens), piece)
+    ]
+    return sequence, np.concatenate(rows)
+
+
+def bits(x: np.ndarray) -> np.ndarray:
+    return x.view(np.uint32)
+
+
+@pytest.mark.parametrize(("kv", "activations"), [("f16", "8bit"), ("8bit", "16bit")])
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bits_do_not_depend_on_threads_pieces_batch_prefix_or_kernels(name: str, kv: str, activations: str) -> None:
+    spec, options = MODELS[name](), {"kv": kv, "activations": activations}
+    tensors = random_tensors(spec)
+    tokens = some_tokens(LENGTH)
+    _, expected = prefilled(native_executor(spec, tensors, "Q4_0", threads=1, **options), tokens, LENGTH)
+    for threads in (1, 2, 3, 4):
+        for kernels in _native.instruction_sets() if threads == 2 else [""]:
+            executor = native_executor(spec, tensors, "Q4_0", threads=threads, kernels=kernels, **options)
+            for piece in (1, 7, 64, LENGTH):
+                sequence, logits = prefilled(executor, tokens, piece)
+                assert np.array_equal(bits(logits), bits(expected)), (threads, kernels, piece)
+                sequence.free()
+            assert executor.pool.pages_in_use == 0
+    executor = native_executor(spec, tensors, "Q4_0", threads=2, **options)
+    for batch in (2, 3, 8):
+        sequences = [executor.sequence(LENGTH + 20) for _ in range(batch)]
+        others = [some_tokens(LENGTH, seed=10 + b) for b in range(batch)]
+        for b in range(batch - 1):  # the others are somewhere else in their text
+            executor.step([Feed(sequences[b], others[b][: 20 * b + 1])])
+        rows = []
+        for at in range(0, LENGTH, 30):
+            feeds = [
+                Feed(sequences[b], others[b][:3], logits=b % 2 == 0)
+                for b in range(batch - 1)
+                if sequences[b].length < 160
+            ]
+            logits = executor.step([*feeds, Feed(sequences[-1], tokens[at : at + 30])])
+            rows.append(logits[-1])
+        assert np.array_equal(bits(np.array(rows)), bits(expected[29::30]))
+    full, _ = prefilled(executor, tokens, 50)
+    for shared in (1, 64, 100, LENGTH - 1):
+        fork = full.fork(shared, LENGTH + 20)
+        if fork is None:  # a window has let go of what it needs
+            continue
+        rows = executor.step([Feed(fork, tokens[shared:])], every_row=True)
+        assert np.array_equal(bits(rows), bits(expected[shared:]))
+    assert full.rewind(LENGTH - 1)
+    again = executor.step([Feed(full, tokens[-1:])])
+    assert np.array_equal(bits(again), bits(expected[-1:]))
+
+
+# ------------------------------------------------------------------------------------------- faults
+
+
+def test_what_cannot_be_done_is_refused_and_harms_nobody() -> None:
+    spec = MODELS["plain"]()
+    tensors = random_tensors(spec)
+    executor = native_executor(spec, tensors, "Q4_0", threads=2, kv_limit=200_000)
+    tokens = some_tokens(20)
+    sequence = executor.sequence(30)
+    first = executor.step([Feed(sequence, tokens)])
+    with pytest.raises(RequestRefused, match="the page pool is full"):
+        executor.sequence(100_000)
+    for wrong, words in [
+        ([Feed(sequence, [VOCAB])], "is not one of the vocabulary"),
+        ([Feed(sequence, [1] * 11)], "11 more do not fit"),
+        ([Feed(sequence, [1]), Feed(sequence, [2])], "fed twice"),
+        ([Feed(sequence, [])], "no tokens"),
+    ]:
+        with pytest.raises(RequestRefused, match=words):
+            executor.step(wrong)
+    assert sequence.length == 20
+    with pytest.raises(RequestRefused, match="no kernels named"):
+        native_executor(spec, tensors, kernels="abacus")
+    assert sequence.rewind(0)
+    assert np.array_equal(executor.step([Feed(sequence, tokens)]), first)
+
+
+def test_experts_that_fired_are_counted() -> None:
+    executor = native_executor(MODELS["routed"](), random_tensors(MODELS["routed"]()), threads=2)
+    executor.step([Feed(executor.sequence(40), some_tokens(40))])
+    for counts, (_, layer) in zip(executor.experts_fired(), executor.spec.routed_layers(), strict=True):
+        assert sum(counts) == 40 * layer.router.chosen
+    assert executor.seconds_by_kind().keys() >= {"embed", "norm", "attend", "experts"}
+    assert executor.bytes_by_kind()["experts"] > 0
