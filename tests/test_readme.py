@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -33,7 +34,8 @@ def test_python_blocks_run(code: str) -> None:
 def test_console_blocks_print_what_they_show(block: str) -> None:
     command, expected = block.split("\n", 1)
     words = shlex.split(command.removeprefix("$ trilens "))
-    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True)
+    env = {**os.environ, "COLUMNS": "100"}
+    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
 
