@@ -27,6 +27,15 @@ class CachedSequence(Protocol):
         """Bytes of the cache that are in use now."""
         ...
 
+    def fork(self, length: int, request_length: int) -> CachedSequence | None:
+        """A new sequence that begins with this one's first `length` tokens and shares what it can with it; None when a
+        window has dropped what they need. Raises RequestRefused when there is no memory for it."""
+        ...
+
+    def free(self) -> None:
+        """Give its memory back now; it is not used again."""
+        ...
+
     def rewind(self, length: int) -> bool:
         """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they
         need."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -59,6 +60,16 @@ class TorchSequence:
     @property
     def kv_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+
+    def fork(self, length: int, request_length: int) -> TorchSequence | None:
+        """Shares its tensors with this one: none of them is ever written in place."""
+        other = copy(self)
+        other.starts, other.keys, other.values = list(self.starts), list(self.keys), list(self.values)
+        other.request_length = request_length
+        return other if other.rewind(length) else None
+
+    def free(self) -> None:
+        self.keys, self.values = [], []
 
     def rewind(self, length: int) -> bool:
         if length > self.length or any(
