@@ -226,6 +226,24 @@ def pull(model: str) -> None:
 
 
 @commands.command()
+@click.argument("model")
+@click.option("--prompt", default=256, show_default=True, help="Tokens of the prompt.")
+@click.option("--decode", default=32, show_default=True, help="Tokens of the answer.")
+@click.option("--threads", type=int, help="Default: the physical cores that this process may use.")
+@click.option("--repeat", default=3, show_default=True, help="Rounds that count; one more comes before them.")
+@click.option("--batch", default=1, show_default=True, help="Sequences that decode at once.")
+@click.option("--activations", type=click.Choice(["8bit", "16bit"]), default="8bit", show_default=True)
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make an unquantised model smaller first.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def bench(model: str, as_json: bool, **options: Any) -> None:
+    """How fast MODEL runs here, beside what this machine's memory and arithmetic give."""
+    from trilens.lenses.bench import as_text, measure
+
+    result = measure(model, **options)
+    print(json.dumps(result) if as_json else as_text(result))
+
+
+@commands.command()
 @click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
 def doctor(as_json: bool) -> None:
     """What is installed, what this machine has, and where files are kept."""
