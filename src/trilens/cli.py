@@ -78,6 +78,12 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 MODEL = _options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
+    click.option(
+        "--executor", type=click.Choice(["native", "torch"]), default="native", show_default=True, help="What computes."
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use."),
+    click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
+    click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = _options(
@@ -187,7 +193,7 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
 @commands.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="A list of cards as JSON.")

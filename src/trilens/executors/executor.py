@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
@@ -59,6 +59,17 @@ class Executor(Protocol):
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether a token's logits are the same bits whatever else is in the batch, however its prompt was cut, on any
+        number of threads, and with its beginning from the cache."""
+        ...
+
+    @property
+    def converted(self) -> Mapping[str, str]:
+        """Weights that are not held as the file has them: parameter -> from what to what."""
+        ...
 
     @property
     def weight_bytes(self) -> int:

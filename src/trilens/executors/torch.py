@@ -100,6 +100,7 @@ class TorchExecutor:
 
     name = "torch"
     kv_element_bytes = 4
+    same_bits = False  # its matrix products sum in an order that depends on their shape
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         self.spec = spec
@@ -110,6 +111,7 @@ class TorchExecutor:
                 found = tuple(self.tensors[p.name].shape) if p.name in self.tensors else "nothing"
                 raise BadCheckpoint(f"parameter {p.name} should have shape {p.shape}, found {found}")
         self.device = self.tensors[self.weights.embedding.name].device
+        self.converted: Mapping[str, str] = {}
         self._tables: dict[tuple[Rope, int], tuple[Tensor, float]] = {}
 
     @property

@@ -1,4 +1,4 @@
-"""The card: what a model is and what a token of it costs, from its small files alone. No weights, no numpy, no torch."""
+"""The card: what a model is and what a token of it costs, from its small files alone. Neither weights nor torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KV_TYPES = {"f32": Fraction(4), "f16": Fraction(2), "bf16": Fraction(2), "q8_0":
 
 @dataclass(frozen=True)
 class Card:
-    """Sizes in numbers and bytes, work in operations. What depends on it is stated at `context` tokens and `kv_type`."""
+    """Sizes in numbers and bytes, work in operations; at `context` tokens and `kv_type` where that matters."""
 
     name: str
     origin: str
@@ -191,5 +191,3 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
         weights=(*([] if own is None else [own]), *weight_bytes(spec)),
         published=compare_published(stated, parameters, reading),
     )
-
-

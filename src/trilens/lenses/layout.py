@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 
 NARROW = 60  # columns; below, a label stands on a line of its own
 LABEL = 14
@@ -23,6 +24,12 @@ def paragraph(label: str, text: str, width: int) -> list[str]:
     indent = " " * (LABEL + 2)
     lead = "  " + label.ljust(LABEL - 1) + " "
     return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False) or [lead]
+
+
+def heading(name: str, tag: str, width: int) -> list[str]:
+    """The first line of a card, or its first two."""
+    line = f"{name}  [{tag}]"
+    return [line] if len(line) <= width else [*textwrap.wrap(name, width), *textwrap.wrap(f"[{tag}]", width)]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, indent: int = 2) -> list[str]:
@@ -60,7 +67,7 @@ def table_in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: 
 
 def ranges(numbers: Sequence[int]) -> str:
     """0-2, 5 for consecutive ones; "1, 3, ... 47" where they are evenly spaced."""
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(numbers)}
     if len(numbers) > 3 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"every {step}. from {numbers[0]} to {numbers[-1]}"
     parts: list[tuple[int, int]] = []

@@ -155,7 +155,8 @@ def rule_in_words(ffn: Routed) -> str:
         steps.append("a learned correction is added for the choice only")
     if r.groups is not None:
         best = "its best expert's score" if r.groups.best == 1 else f"the sum of its {r.groups.best} best"
-        steps.append(f"only experts in the best {r.groups.chosen} of {r.groups.count} groups may fire (a group scores {best})")
+        groups = f"{r.groups.chosen} of {r.groups.count} groups"
+        steps.append(f"only experts in the best {groups} may fire (a group scores {best})")
     steps.append(f"the {r.chosen} highest of {r.experts} fire" if r.chosen > 1 else f"the highest of {r.experts} fires")
     steps.append(weighting)
     if r.renormalise:
@@ -181,5 +182,3 @@ def _scoring(r: Router) -> tuple[str, str]:
         case Scoring.SPARSEMIXER:
             near = f"one place after another, a softmax over the experts within {r.jitter:g} of the highest"
             return f"{logits}, {near}", "each weighted by its share there"
-
-

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from math import cos, pi, sin
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trilens.errors import UsageError
 from trilens.lenses.card import Card
 from trilens.lenses.compare import Comparison
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 ENDINGS = (".svg", ".png")
-LOOKS = {"dense": ("o", "#1b6ca8", "dense: every weight fires"), "routed": ("s", "#c8553d", "routed: a few experts fire")}
+LOOKS = {
+    "dense": ("o", "#1b6ca8", "dense: every weight fires"),
+    "routed": ("s", "#c8553d", "routed: a few experts fire"),
+}
 GAP = 3.0  # pixels between a label and whatever else there is
 
 
@@ -44,7 +44,7 @@ def plot(comparison: Comparison, path: Path) -> None:
         pyplot.close(figure)
 
 
-def _draw(axes: Axes, cards: Sequence[Card], context: int) -> None:
+def _draw(axes: Any, cards: Sequence[Card], context: int) -> None:
     axes.set(xscale="log", yscale="log", title="What a model holds, and what a token costs")
     axes.set_xlabel("memory: weights at bf16, GB")
     axes.set_ylabel(f"compute: GFLOP per token at {context} tokens of context")
@@ -58,10 +58,11 @@ def _draw(axes: Axes, cards: Sequence[Card], context: int) -> None:
     axes.legend(loc="upper left", frameon=False)
     _plain_numbers(axes)
     axes.figure.canvas.draw()
+    axes.set_autoscale_on(False)
     place_labels(axes, points, [c.name for c in cards])
 
 
-def _plain_numbers(axes: Axes) -> None:
+def _plain_numbers(axes: Any) -> None:
     """2, 5, 10, 20: an axis of one decade or two has too few labels otherwise."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -76,11 +77,12 @@ def _plain_numbers(axes: Axes) -> None:
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
 
 
-def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Box]:
-    """A name near each point, on no other name or point and inside the frame; a thin line where it stands off."""
-    from matplotlib.transforms import IdentityTransform
+def place_labels(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> list[Box]:
+    """A name near each point, on no other name or point and inside the frame; a thin line where it stands off.
 
-    renderer = axes.figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    Places are sought in pixels and kept in data coordinates, which hold at any resolution. Returns the boxes in pixels.
+    """
+    renderer = axes.figure.canvas.get_renderer()
     marks = [axes.transData.transform(p) for p in points]
     taken: list[Box] = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
     legend = axes.get_legend()
@@ -89,14 +91,14 @@ def place_labels(axes: Axes, points: Sequence[tuple[float, float]], names: Seque
     frame: Box = tuple(axes.get_window_extent(renderer).extents)
     placed = []
     for (x, y), name in zip(marks, names, strict=True):
-        label = axes.text(0, 0, name, fontsize=8, transform=IdentityTransform(), zorder=4)
+        label = axes.text(*axes.transData.inverted().transform((x, y)), name, fontsize=8, va="bottom", zorder=4)
         size = label.get_window_extent(renderer)
         box = _free_box((x, y), size.width, size.height, taken, frame)
-        label.set_position((box[0], box[1]))
+        label.set_position(axes.transData.inverted().transform((box[0], box[1])))
         nearest = (min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3]))
         if abs(nearest[0] - x) + abs(nearest[1] - y) > 16:
-            line = axes.plot([x, nearest[0]], [y, nearest[1]], color="#666666", linewidth=0.5, zorder=2)
-            line[0].set_transform(IdentityTransform())
+            ends = axes.transData.inverted().transform([(x, y), nearest])
+            axes.plot(ends[:, 0], ends[:, 1], color="#666666", linewidth=0.5, zorder=2)
         taken.append(box)
         placed.append(box)
     return placed

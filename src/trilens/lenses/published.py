@@ -34,9 +34,7 @@ class Compared:
         return f"{self.what} {self.says}, ours {ours} ({self.ours_is}): {self.why or 'no reason known'}"
 
 
-def compare_published(
-    stated: Iterable[Published], count: ParameterCount, reading: Reading
-) -> tuple[Compared, ...]:
+def compare_published(stated: Iterable[Published], count: ParameterCount, reading: Reading) -> tuple[Compared, ...]:
     head = reading.spec.vocab * reading.spec.width
     return tuple(_compare(one, count, sum(reading.not_counted.values()), head) for one in stated)
 

@@ -1,4 +1,4 @@
-"""Tags for a list of names as people write them: the backbone, the inference, and what to look up where one is unknown."""
+"""Tags for names as people write them: the backbone, the inference, and what to look up where one is unknown."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def tag_names(names: Iterable[str]) -> list[Recognised]:
 def tags_as_text(tags: list[Recognised], width: int | None = None) -> str:
     """A table, and under it a line for each name of which something is unknown."""
     width = width or terminal_width()
-    lines = table(("model", "backbone", "inference"), [(t.name, t.backbone, t.inference) for t in tags], width, indent=0)
+    rows = [(t.name, t.backbone, t.inference) for t in tags]
+    lines = table(("model", "backbone", "inference"), rows, width, indent=0)
     unknown = [t for t in tags if t.look_up]
     if unknown:
         lines += ["", "look up next"]
