@@ -122,9 +122,6 @@ def run(
     raw: bool,
     as_json: bool,
     quiet: bool,
-    model: str,
-    offline: bool,
-    ignore_keys: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Answer PROMPT, or standard input, or every prompt of a file."""
@@ -135,7 +132,7 @@ def run(
     prompts: list[Prompt] = [_prompt_text(prompt)] if prompts_file is None else _prompts_of(prompts_file)
     if system is not None:
         prompts = [_with_system(system, p) for p in prompts]
-    loaded = _load(model, offline, ignore_keys)
+    loaded = _load(options)
     if prompts_file is not None:
         for answer in loaded.generate(prompts, raw=raw, **options):
             print(json.dumps(_answer(answer), ensure_ascii=False))
@@ -152,11 +149,9 @@ def run(
 @click.option("--quiet", is_flag=True, help="No receipt on standard error.")
 @MODEL
 @GENERATION
-def chat(
-    system: str | None, quiet: bool, model: str, offline: bool, ignore_keys: tuple[str, ...], **options: Any
-) -> None:
+def chat(system: str | None, quiet: bool, **options: Any) -> None:
     """A conversation; an empty line or Ctrl-D ends it."""
-    loaded = _load(model, offline, ignore_keys)
+    loaded = _load(options)
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     while True:
         try:
@@ -318,10 +313,15 @@ def _with_system(system: str, prompt: Prompt) -> Prompt:
     return [{"role": "system", "content": system}, *messages]
 
 
-def _load(name: str, offline: bool, ignore_keys: tuple[str, ...]) -> Model:
+def _load(options: dict[str, Any]) -> Model:
+    """The model that the options name; takes the options of loading out, so that those of generating are left."""
     from trilens.model import load
 
-    return load(name, offline=offline, ignore_keys=ignore_keys, progress=_Progress(name))
+    name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
+    executor = options.pop("executor")
+    stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    progress = _Progress(name)
+    return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)
 
 
 class _Progress:

@@ -48,11 +48,11 @@ class Phase:
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
-    `finish` says why it stopped: stop (the model's own end), stop_string, length (max_tokens), context (the model's
-    context is full), cancelled. `weights_bytes` are held in memory, `bits_per_weight` on average; `converted` counts the
-    tensors that are not held as the file has them, by what was done. `same_bits`: the logits are the same to the bit in
-    any batch, on any number of threads, with any cutting of the prompt. `batch` is the most sequences that shared a step: their weights were read once for all.
-    `temperature` and `seed` are the ones used, so that the call can be repeated.
+    `weights_bytes` are held in memory, `bits_per_weight` on average; `converted` counts the tensors that are not held
+    as the file has them, by what was done. `same_bits`: the logits are the same to the bit in any batch, on any number
+    of threads, however the prompt was cut. `batch` is the most sequences that shared a step: their weights were read
+    once for all. `finish` says why it stopped: stop (the model's own end), stop_string, length (max_tokens), context
+    (the model's context is full), cancelled. `temperature` and `seed` are the ones used, so that it can be repeated.
     """
 
     model: str
