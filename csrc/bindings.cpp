@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "engine.h"
+#include "machine.h"
 
 namespace nb = nanobind;
 using namespace trilens;
@@ -50,6 +51,8 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", [](const std::string& type, int count, int rows, int columns) {
     return Matrix{type_named(type), count, rows, columns, nullptr}.bytes();
   });
+
+  m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<nb::gil_scoped_release>());
 
   nb::class_<Table>(m, "Table").def("__init__", [](Table* t, Rows<float> cos, Rows<float> sin) {
     new (t) Table{{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, (int)cos.shape(1), (int)cos.shape(0)};

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+WIDE = {**os.environ, "COLUMNS": "100"}
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -34,8 +35,7 @@ def test_python_blocks_run(code: str) -> None:
 def test_console_blocks_print_what_they_show(block: str) -> None:
     command, expected = block.split("\n", 1)
     words = shlex.split(command.removeprefix("$ trilens "))
-    env = {**os.environ, "COLUMNS": "100"}
-    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True, env=env)
+    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True, env=WIDE)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
 
