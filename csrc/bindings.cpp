@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "engine.h"
+#include "machine.h"
 
 namespace nb = nanobind;
 using namespace trilens;
@@ -50,6 +51,8 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", [](const std::string& type, int count, int rows, int columns) {
     return Matrix{type_named(type), count, rows, columns, nullptr}.bytes();
   });
+
+  m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<nb::gil_scoped_release>());
 
   nb::class_<Table>(m, "Table").def("__init__", [](Table* t, Rows<float> cos, Rows<float> sin) {
     new (t) Table{{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, (int)cos.shape(1), (int)cos.shape(0)};
@@ -97,7 +100,7 @@ NB_MODULE(_native, m) {
 
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* e, Rows<int32_t> integers, Rows<float> numbers, std::vector<int> widths, std::vector<bool> wanted,
-                          int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows) {
+                          int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows, bool fine) {
         std::vector<Instruction> program(integers.shape(0));
         std::vector<Numbers> all(integers.shape(0));
         if (integers.shape(1) * sizeof(int32_t) != sizeof(Instruction) || numbers.shape(1) != 4)
@@ -105,7 +108,7 @@ NB_MODULE(_native, m) {
         memcpy(program.data(), integers.data(), program.size() * sizeof(Instruction));
         memcpy(all.data(), numbers.data(), all.size() * sizeof(Numbers));
         new (e) Engine(std::move(program), std::move(all), std::move(widths), std::move(wanted), logits, std::move(pool), kernels,
-                       threads, most_rows);
+                       threads, most_rows, fine);
       })
       .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {
         e.add_matrix(place, type_named(type), count, rows, columns);
@@ -170,9 +173,9 @@ NB_MODULE(_native, m) {
   m.def("quantise", [](const std::string& kernels, Row<float> x, nb::ndarray<int8_t, nb::ndim<1>> codes, nb::ndarray<float, nb::ndim<1>> scales) {
     std::vector<int32_t> sums(scales.size());
     std::vector<float> totals(scales.size());
-    kernels_named(kernels).quantise(x.data(), (int)x.size(), 0, {codes.data(), scales.data(), sums.data(), totals.data(), scales.size()}, 0);
+    kernels_named(kernels).quantise(x.data(), (int)x.size(), 0, {codes.data(), scales.data(), sums.data(), totals.data(), nullptr, nullptr, scales.size()}, 0);
   });
-  m.def("product", [](const std::string& kernels, const std::string& type, Bytes rows, Rows<float> x, Out<float> y) {
+  m.def("product", [](const std::string& kernels, const std::string& type, Bytes rows, Rows<float> x, bool fine, Out<float> y) {
     const Kernels& k = kernels_named(kernels);
     Matrix w{type_named(type), 1, (int)rows.shape(0), (int)x.shape(1), nullptr};
     std::vector<uint8_t> data(w.bytes() + 64);
@@ -181,10 +184,11 @@ NB_MODULE(_native, m) {
     size_t n = x.shape(0), groups = (x.shape(1) + 31) / 32;
     std::vector<int8_t> codes(n * groups * 32);
     std::vector<float> scales(n * groups), totals(n * groups), result(n * w.tiles() * 8);
-    std::vector<int32_t> sums(n * groups);
-    Quantised q{codes.data(), scales.data(), sums.data(), totals.data(), groups};
+    std::vector<int32_t> sums(n * groups), fine_sums(n * groups);
+    std::vector<int8_t> fine_codes(n * groups * 32);
+    Quantised q{codes.data(), scales.data(), sums.data(), totals.data(), fine ? fine_codes.data() : nullptr, fine_sums.data(), groups};
     for (size_t r = 0; r < n; r++) k.quantise(x.data() + r * x.shape(1), (int)x.shape(1), r, q, 0);
-    Activations a{x.data(), x.shape(1), codes.data(), scales.data(), sums.data(), totals.data(), groups, nullptr};
+    Activations a{x.data(), x.shape(1), codes.data(), scales.data(), sums.data(), totals.data(), q.fine, q.fine_sums, groups, nullptr};
     k.product(w, 0, 0, w.tiles(), a, (int)n, result.data(), w.tiles() * 8);
     for (size_t r = 0; r < n; r++) memcpy(y.data() + r * w.rows, result.data() + r * w.tiles() * 8, w.rows * sizeof(float));
   });

@@ -19,19 +19,26 @@ constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's ro
 struct Engine::QuantisedBuffer {
   std::vector<int8_t> codes;
   std::vector<float> scales, totals;
-  std::vector<int32_t> sums;
+  std::vector<int32_t> sums, fine_sums;
+  std::vector<int8_t> fine;
   Quantised view;
 
-  void resize(size_t rows, int width) {
+  void resize(size_t rows, int width, bool with_fine) {
     size_t groups = (width + 31) / 32;
     codes.resize(rows * groups * 32);
     scales.resize(rows * groups);
     totals.resize(rows * groups);
     sums.resize(rows * groups);
-    view = {codes.data(), scales.data(), sums.data(), totals.data(), groups};
+    if (with_fine) {
+      fine.resize(rows * groups * 32);
+      fine_sums.resize(rows * groups);
+    }
+    view = {codes.data(), scales.data(), sums.data(), totals.data(), with_fine ? fine.data() : nullptr,
+            with_fine ? fine_sums.data() : nullptr, groups};
   }
   Activations activations(const float* f, size_t f_stride) const {
-    return {f, f_stride, codes.data(), scales.data(), sums.data(), totals.data(), view.q_stride, nullptr};
+    return {f, f_stride, codes.data(), scales.data(), sums.data(), totals.data(), view.fine, view.fine_sums, view.q_stride,
+            nullptr};
   }
 };
 
@@ -53,9 +60,9 @@ static const Kernels& choose_kernels(const std::string& name) {
 
 Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths,
                std::vector<bool> wanted, int logits, std::shared_ptr<Pool> pool_, const std::string& kernels, int threads,
-               int most_rows)
+               int most_rows, bool fine)
     : pool(std::move(pool_)), k_(choose_kernels(kernels)), program_(std::move(program)), numbers_(std::move(numbers)),
-      widths_(std::move(widths)), logits_(logits), most_rows_(most_rows), buffer_wanted_(std::move(wanted)),
+      widths_(std::move(widths)), logits_(logits), most_rows_(most_rows), fine_(fine), buffer_wanted_(std::move(wanted)),
       owner_(getpid()), team_(threads) {
   int places = 0;
   for (const Instruction& s : program_)
@@ -114,7 +121,7 @@ void Engine::ready() {
           quantise_out_[w] |= (char)(1 << (at - writer.out));
           if (!quantised_[s.in[0]]) {
             quantised_[s.in[0]] = std::make_unique<QuantisedBuffer>();
-            quantised_[s.in[0]]->resize(buffer_wanted_[s.in[0]] ? most_wanted_ : most_rows_, widths_[s.in[0]]);
+            quantised_[s.in[0]]->resize(buffer_wanted_[s.in[0]] ? most_wanted_ : most_rows_, widths_[s.in[0]], fine_);
           }
           break;
         }
@@ -144,8 +151,8 @@ void Engine::ready() {
     slots_->hidden.resize(most_hidden);
     slots_->results.resize(most_result);
     slots_->inputs.resize(most_inputs);
-    slots_->hidden_q.resize(most_slots, (int)(most_hidden / most_slots));
-    slots_->inputs_q.resize(most_inputs ? most_slots : 0, most_inputs ? (int)(most_inputs / most_slots) : 32);
+    slots_->hidden_q.resize(most_slots, (int)(most_hidden / most_slots), fine_);
+    slots_->inputs_q.resize(most_inputs ? most_slots : 0, most_inputs ? (int)(most_inputs / most_slots) : 32, fine_);
   }
   for (size_t i = 0; i < program_.size(); i++) {
     const Instruction& s = program_[i];
@@ -410,14 +417,7 @@ void Engine::product_piece(const Instruction& s, const Numbers& n, int piece, in
   int row0 = piece % row_blocks_ * row_block_, count = std::min(row_block_, rows(s) - row0);
   int first = piece / row_blocks_ * blocks_per_piece_, end = std::min(blocks_, first + blocks_per_piece_);
   Activations x = activations(s);
-  x.f += row0 * x.f_stride;
-  if (x.codes) {
-    size_t skip = row0 * x.q_stride;
-    x.codes += skip * 32;
-    x.scales += skip;
-    x.sums += skip;
-    x.totals += skip;
-  }
+  x.skip(row0, 0);
   float *y = scratch_[thread].data(), *up = y + MOST_BLOCK_ROWS * BLOCK;
   int output = 0;
   const Matrix* m = &parameters_[s.param[0]].matrix;
@@ -429,16 +429,7 @@ void Engine::product_piece(const Instruction& s, const Numbers& n, int piece, in
     int which = (block - before) / blocks_of(*m), own = (block - before) % blocks_of(*m);
     int t0 = own * TILES, t1 = std::min(m->tiles(), t0 + TILES), columns = std::min(BLOCK, m->rows - own * BLOCK);
     Activations from = x;
-    if (which) {  // a head reads its own columns
-      from.f += which * m->columns;
-      if (x.codes) {
-        from.codes += which * m->columns;
-        size_t skip = which * m->columns / 32;
-        from.scales += skip;
-        from.sums += skip;
-        from.totals += skip;
-      }
-    }
+    from.skip(0, which * m->columns);  // a head reads its own columns
     k_.product(*m, which, t0, t1, from, count, y, BLOCK);
     int width = s.op == Op::LINEARS ? m->rows : s.width;
     int column = which * m->rows + own * BLOCK;
@@ -648,11 +639,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
       } else {
         Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows);
         x.q_stride = (gate.rows + 31) / 32;
-        x.f += (size_t)slot * gate.rows;
-        x.codes += (size_t)slot * x.q_stride * 32;
-        x.scales += slot * x.q_stride;
-        x.sums += slot * x.q_stride;
-        x.totals += slot * x.q_stride;
+        x.skip(slot, 0);
         k_.product(down, group.expert, t0, t1, x, some, y, BLOCK);
         const float* bias = row_of(s.param[5]);
         for (int i = 0; i < some; i++) {

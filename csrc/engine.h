@@ -47,7 +47,8 @@ struct Counts {
 class Engine : private Work {
  public:
   Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths, std::vector<bool> wanted,
-         int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows);
+         int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows,
+         bool fine);
   ~Engine();
 
   Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
@@ -100,6 +101,7 @@ class Engine : private Work {
   std::vector<Numbers> numbers_;
   std::vector<int> widths_;
   const int logits_, most_rows_, most_wanted_ = 32;
+  const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
   std::vector<Parameter> parameters_;
   std::vector<Phase> phases_;

@@ -9,6 +9,7 @@
 namespace trilens {
 
 // Rows of activations: floats, and the same rounded to 8 bits in groups of 32 where a quantised matrix reads them.
+// With `fine` codes, what 8 bits leave over is rounded to 8 bits more: value = scale * (code + fine / 254).
 struct Activations {
   const float* f = nullptr;
   size_t f_stride = 0;
@@ -16,8 +17,23 @@ struct Activations {
   const float* scales = nullptr;    // [rows][q_stride], one per group
   const int32_t* sums = nullptr;    // the codes' sums of 16 and 16 columns, two 16-bit numbers
   const float* totals = nullptr;    // scale * sum of the codes
+  const int8_t* fine = nullptr;
+  const int32_t* fine_sums = nullptr;
   size_t q_stride = 0;              // groups in a row
   const int32_t* pick = nullptr;    // which rows, where not all in order
+
+  void skip(size_t rows, size_t columns) {
+    f += rows * f_stride + columns;
+    if (!codes) return;
+    size_t groups = rows * q_stride + columns / 32;
+    codes += groups * 32;
+    scales += groups;
+    sums += groups;
+    totals += groups;
+    if (!fine) return;
+    fine += groups * 32;
+    fine_sums += groups;
+  }
 };
 
 struct Quantised {  // where rows are written to
@@ -25,6 +41,8 @@ struct Quantised {  // where rows are written to
   float* scales = nullptr;
   int32_t* sums = nullptr;
   float* totals = nullptr;
+  int8_t* fine = nullptr;
+  int32_t* fine_sums = nullptr;
   size_t q_stride = 0;
 };
 

@@ -115,7 +115,11 @@ struct Row {  // one row of 8-bit activations
   const float* totals;
 };
 
-template <class Q, int M> static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8* result) {
+// M rows; with fine codes, rows M to 2M of `x` are what the first M leave over, in 254ths.
+template <class Q, int M, bool FINE>
+static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8* result) {
+  constexpr int P = FINE ? 2 * M : M;
+  const F8 part = all(1.0f / 254.0f);
   F8 acc[M];
   for (int m = 0; m < M; m++) acc[m] = zero();
   F8 d = zero(), least = zero();
@@ -152,18 +156,18 @@ template <class Q, int M> static inline void quantised_tile(const uint8_t* w, co
     if constexpr (Q::GROUP > 144) prefetch(w + 2176);
     if constexpr (Q::GROUP > 192) prefetch(w + 2240);
 
-    I8 total[M];
+    I8 total[P];
     if constexpr (Q::SIGNED) {
-      for (int m = 0; m < M; m++) total[m] = zero_i();
+      for (int m = 0; m < P; m++) total[m] = zero_i();
       for (int j = 0; j < 8; j++) {
         B32 size = magnitude(code[j]);
-        for (int m = 0; m < M; m++) {
+        for (int m = 0; m < P; m++) {
           W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), code[j]));
           total[m] = add(total[m], dot(products, j < 4 ? low : high));
         }
       }
     } else {
-      for (int m = 0; m < M; m++) {
+      for (int m = 0; m < P; m++) {
         const int8_t* xm = x[m].codes + g * 32;
         for (int h = 0; h < 8; h += Q::RUN) {
           W16 products = dot_unsigned(code[h], four_b(xm + 4 * h));
@@ -173,32 +177,37 @@ template <class Q, int M> static inline void quantised_tile(const uint8_t* w, co
         }
       }
     }
+    if constexpr (Q::OFFSET != 0) {
+      W16 offsets = Q::STEPS ? mul(steps, all_w(Q::OFFSET)) : all_w(Q::OFFSET);
+      for (int m = 0; m < P; m++) total[m] = sub(total[m], dot(offsets, pair_w(x[m].sums[g])));
+    }
     for (int m = 0; m < M; m++) {
-      if constexpr (Q::OFFSET != 0) {
-        W16 offsets = Q::STEPS ? mul(steps, all_w(Q::OFFSET)) : all_w(Q::OFFSET);
-        total[m] = sub(total[m], dot(offsets, pair_w(x[m].sums[g])));
-      }
-      F8 scale = all(x[m].scales[g]);
-      acc[m] = fma(to_float(total[m]), mul(d, scale), acc[m]);
+      F8 scale = all(x[m].scales[g]), whole = to_float(total[m]);
+      if constexpr (FINE) whole = fma(to_float(total[M + m]), part, whole);
+      acc[m] = fma(whole, mul(d, scale), acc[m]);
       if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, all(x[m].totals[g]), acc[m]);
       if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, all(x[m].totals[g]), acc[m]);
-      if constexpr (Q::KIND == Scales::STEPS_16_MIN)
-        acc[m] = minus_fma(to_float(dot(minima_16, pair_w(x[m].sums[g]))), mul(least, scale), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
+        F8 below = to_float(dot(minima_16, pair_w(x[m].sums[g])));
+        if constexpr (FINE) below = fma(to_float(dot(minima_16, pair_w(x[M + m].sums[g]))), part, below);
+        acc[m] = minus_fma(below, mul(least, scale), acc[m]);
+      }
     }
     w += Q::GROUP;
   }
   for (int m = 0; m < M; m++) result[m] = acc[m];
 }
 
-template <class Q, int M>
+template <class Q, int M, bool FINE>
 static inline void quantised_rows(const uint8_t* w, const Activations& x, int row, int groups, float* y, size_t y_stride) {
-  Row rows[M];
+  Row rows[2 * M];
   for (int m = 0; m < M; m++) {
     size_t from = (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
     rows[m] = {x.codes + from * 32, x.scales + from, x.sums + from, x.totals + from};
+    if (FINE) rows[M + m] = {x.fine + from * 32, nullptr, x.fine_sums + from, nullptr};
   }
   F8 result[M];
-  quantised_tile<Q, M>(w, rows, groups, result);
+  quantised_tile<Q, M, FINE>(w, rows, groups, result);
   for (int m = 0; m < M; m++) store(y + (row + m) * y_stride, result[m]);
 }
 
@@ -210,9 +219,14 @@ static void quantised_product(const Matrix& m, int which, int t0, int t1, const 
   const uint8_t* w = m.tile(which, t0);
   for (int t = t0; t < t1; t++, w += size, y += 8) {
     int row = 0;
-    for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4>(w, x, row, groups, y, y_stride);
-    if (row + 2 <= rows) { quantised_rows<Q, 2>(w, x, row, groups, y, y_stride); row += 2; }
-    if (row < rows) quantised_rows<Q, 1>(w, x, row, groups, y, y_stride);
+    if (x.fine) {
+      for (; row + 2 <= rows; row += 2) quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride);
+      if (row < rows) quantised_rows<Q, 1, true>(w, x, row, groups, y, y_stride);
+      continue;
+    }
+    for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride);
+    if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, x, row, groups, y, y_stride); row += 2; }
+    if (row < rows) quantised_rows<Q, 1, false>(w, x, row, groups, y, y_stride);
   }
 }
 
@@ -284,6 +298,10 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 #undef TRILENS_QUANT
 }
 
+static inline int32_t two_numbers(float a, float b) {
+  return (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
+}
+
 // Groups of 32 columns from `first_group` on of row `row`: the largest magnitude becomes 127.
 static void quantise(const float* x, int columns, size_t row, const Quantised& to, int first_group) {
   for (int g = 0; g * 32 < columns; g++) {
@@ -296,16 +314,26 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
     float most = largest(m);
     float inverse = most > 0 ? 127.0f / most : 0.0f;
     size_t at = row * to.q_stride + first_group + g;
-    F8 sums[2];
+    F8 sums[2], fine_sums[2] = {zero(), zero()};
     for (int i = 0; i < 4; i++) {
-      F8 n = nearest(mul(v[i], all(inverse)));
+      F8 exact = mul(v[i], all(inverse)), n = nearest(exact);
       store_i8(to.codes + at * 32 + 8 * i, n);
       sums[i / 2] = i % 2 ? add(sums[i / 2], n) : n;
+      if (!to.fine) continue;
+      n = nearest(mul(sub(exact, n), all(254.0f)));
+      store_i8(to.fine + at * 32 + 8 * i, n);
+      fine_sums[i / 2] = i % 2 ? add(fine_sums[i / 2], n) : n;
     }
-    float a = sum(sums[0]), b = sum(sums[1]);  // whole numbers: exact
+    float a = sum(sums[0]), b = sum(sums[1]), whole = a + b;  // whole numbers: exact
     to.scales[at] = most / 127.0f;
-    to.sums[at] = (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
-    to.totals[at] = to.scales[at] * (a + b);
+    to.sums[at] = two_numbers(a, b);
+    if (to.fine) {
+      a = sum(fine_sums[0]);
+      b = sum(fine_sums[1]);
+      to.fine_sums[at] = two_numbers(a, b);
+      whole = std::fma(a + b, 1.0f / 254.0f, whole);
+    }
+    to.totals[at] = to.scales[at] * whole;
   }
 }
 

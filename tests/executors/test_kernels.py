@@ -24,23 +24,29 @@ def test_packing_loses_nothing(kind: str) -> None:
     assert np.array_equal(out, values_of(kind, raw, 512))
 
 
-def quantised(x: np.ndarray) -> np.ndarray:
-    """The rows as the executor's 8-bit activations stand for them."""
+def quantised(x: np.ndarray, fine: bool = False) -> np.ndarray:
+    """The rows as the executor's 8-bit (or 16-bit) activations stand for them."""
     groups = x.reshape(*x.shape[:-1], -1, 32)
     most = np.abs(groups).max(-1, keepdims=True)
-    codes = np.rint(groups * np.where(most > 0, np.float32(127) / np.where(most > 0, most, 1), 0).astype(np.float32))
+    exact = groups * np.where(most > 0, np.float32(127) / np.where(most > 0, most, 1), 0).astype(np.float32)
+    codes = np.rint(exact)
+    if fine:
+        codes = codes + np.rint((exact - codes) * np.float32(254)).astype(np.float64) / 254
     return (codes.astype(np.float64) * (most / np.float32(127))).reshape(x.shape)
 
 
 @pytest.mark.parametrize("kernels", SETS)
 @pytest.mark.parametrize("kind", native.types())
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])
-def test_a_product_equals_float_arithmetic_on_the_same_activations(kernels: str, kind: str, rows: int) -> None:
+@pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
+def test_a_product_equals_float_arithmetic_on_the_same_activations(
+    kernels: str, kind: str, rows: int, fine: bool
+) -> None:
     raw = random_rows(kind, 21, 768)
     x = np.random.default_rng(1).standard_normal((rows, 768), np.float32)
     y = np.empty((rows, 21), np.float32)
-    native.product(kernels, kind, raw, x, y)
-    given = quantised(x) if kind in QUANTISED else x.astype(np.float64)
+    native.product(kernels, kind, raw, x, fine, y)
+    given = quantised(x, fine) if kind in QUANTISED else x.astype(np.float64)
     weights = values_of(kind, raw, 768).astype(np.float64)
     expected = given @ weights.T
     size = np.abs(given) @ np.abs(weights).T  # what the summands weigh before they cancel
@@ -49,16 +55,17 @@ def test_a_product_equals_float_arithmetic_on_the_same_activations(kernels: str,
 
 
 @pytest.mark.parametrize("kind", native.types())
-def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str) -> None:
+@pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
+def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fine: bool) -> None:
     raw = random_rows(kind, 21, 768)
     x = np.random.default_rng(1).standard_normal((11, 768), np.float32)
     x[3] = 0
     together = np.empty((11, 21), np.float32)
-    native.product("portable", kind, raw, x, together)
+    native.product("portable", kind, raw, x, fine, together)
     for kernels in SETS:
         for n in (1, 2, 3, 4, 5, 11):
             y = np.empty((n, 21), np.float32)
-            native.product(kernels, kind, raw, x[:n], y)
+            native.product(kernels, kind, raw, x[:n], fine, y)
             assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32))
 
 
@@ -81,7 +88,7 @@ def test_the_largest_codes_and_activations_do_not_overflow() -> None:
                     continue
                 for kernels in SETS:
                     y = np.empty((1, 8), np.float32)
-                    native.product(kernels, kind, raw, x, y)
+                    native.product(kernels, kind, raw, x, False, y)
                     assert np.allclose(y, expected, rtol=1e-4, atol=1e-2), (kind, fill, kernels)
 
 

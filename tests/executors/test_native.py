@@ -88,14 +88,14 @@ def taken_routes(executor: NativeExecutor) -> list[tuple[torch.Tensor, torch.Ten
     ]
 
 
-def compare(spec: ModelSpec, kind: str, kv: str = "f32") -> tuple[float, float]:
+def compare(spec: ModelSpec, kind: str, kv: str = "f32", activations: str = "8bit") -> tuple[float, float]:
     """L2-relative distances of the logits: to torch with the same rounding and routes, and to plain torch.
 
     The first is 1e-7 until somewhere an activation lies so close to the middle of two codes that the last bit of a
     float32 decides. From then on, through attention, all later tokens round afresh: hence the room above 1e-7.
     """
     tensors = random_tensors(spec)
-    executor = native_executor(spec, tensors, kind, threads=2, kv=kv)
+    executor = native_executor(spec, tensors, kind, threads=2, kv=kv, activations=activations)
     executor.engine.trace_routes(True)
     tokens = some_tokens(LENGTH)
     logits = executor.step([Feed(executor.sequence(LENGTH), tokens)], every_row=True)
@@ -129,6 +129,12 @@ def test_four_bit_weights_give_the_logits_of_torch_with_the_same_rounding(name: 
     alike, plain = compare(MODELS[name](), "Q4_0")
     assert alike < 1.5e-2
     assert plain < 3e-2
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
+@pytest.mark.parametrize("name", MODELS)
+def test_sixteen_bit_activations_are_almost_as_good_as_floats(name: str, kind: str) -> None:
+    assert compare(MODELS[name](), kind, activations="16bit")[1] < 3e-4
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -166,22 +172,22 @@ def bits(x: np.ndarray) -> np.ndarray:
     return x.view(np.uint32)
 
 
-@pytest.mark.parametrize("kv", ["f16", "8bit"])
+@pytest.mark.parametrize(("kv", "activations"), [("f16", "8bit"), ("8bit", "16bit")])
 @pytest.mark.parametrize("name", MODELS)
-def test_the_bits_do_not_depend_on_threads_pieces_batch_prefix_or_kernels(name: str, kv: str) -> None:
-    spec = MODELS[name]()
+def test_the_bits_do_not_depend_on_threads_pieces_batch_prefix_or_kernels(name: str, kv: str, activations: str) -> None:
+    spec, options = MODELS[name](), {"kv": kv, "activations": activations}
     tensors = random_tensors(spec)
     tokens = some_tokens(LENGTH)
-    _, expected = prefilled(native_executor(spec, tensors, "Q4_0", threads=1, kv=kv), tokens, LENGTH)
+    _, expected = prefilled(native_executor(spec, tensors, "Q4_0", threads=1, **options), tokens, LENGTH)
     for threads in (1, 2, 3, 4):
         for kernels in _native.instruction_sets() if threads == 2 else [""]:
-            executor = native_executor(spec, tensors, "Q4_0", threads=threads, kv=kv, kernels=kernels)
+            executor = native_executor(spec, tensors, "Q4_0", threads=threads, kernels=kernels, **options)
             for piece in (1, 7, 64, LENGTH):
                 sequence, logits = prefilled(executor, tokens, piece)
                 assert np.array_equal(bits(logits), bits(expected)), (threads, kernels, piece)
                 sequence.free()
             assert executor.pool.pages_in_use == 0
-    executor = native_executor(spec, tensors, "Q4_0", threads=2, kv=kv)
+    executor = native_executor(spec, tensors, "Q4_0", threads=2, **options)
     for batch in (2, 3, 8):
         sequences = [executor.sequence(LENGTH + 20) for _ in range(batch)]
         others = [some_tokens(LENGTH, seed=10 + b) for b in range(batch)]

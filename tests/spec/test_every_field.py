@@ -59,8 +59,7 @@ class Seen:
         except (AssertionError, RuntimeError, IndexError, ValueError, ArithmeticError):
             return True  # such a model cannot be run
         return any(
-            not torch.isfinite(a).all() or (a - b).abs().max() > FELT
-            for a, b in zip(logits, self.logits, strict=True)
+            not torch.isfinite(a).all() or (a - b).abs().max() > FELT for a, b in zip(logits, self.logits, strict=True)
         )
 
     def run(self, spec: ModelSpec) -> list[torch.Tensor]:

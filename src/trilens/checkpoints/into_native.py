@@ -171,4 +171,5 @@ def _four_bits(values: np.ndarray) -> np.ndarray:
 
 def _divided(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
     """Rounded quotients; 0 where the scale is."""
-    return np.rint(np.divide(values, scales, out=np.zeros_like(values), where=scales != 0))
+    rounded: np.ndarray = np.rint(np.divide(values, scales, out=np.zeros_like(values), where=scales != 0))
+    return rounded

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from trilens.decoder.weights import Parameter
 from trilens.errors import RequestRefused, UnsupportedModel
+from trilens.executors.accountant import count_parameters
 from trilens.executors.native.encode import encode
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op, share_buffers
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
     from trilens.executors.executor import CachedSequence, Feed
 
 KVType = Literal["f32", "f16", "8bit"]
+Activations = Literal["8bit", "16bit"]
 
 MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
+SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
 MATRICES = {
     Op.EMBED: (0,),
     Op.LINEAR: (0,),
@@ -105,6 +108,7 @@ class NativeExecutor:
     they are."""
 
     name = "native"
+    same_bits = True
 
     def __init__(
         self,
@@ -114,12 +118,14 @@ class NativeExecutor:
         threads: int | None = None,
         kv: KVType = "f16",
         kv_limit: int | None = None,
+        activations: Activations | None = None,
         kernels: str = "",
         most_rows: int = MOST_ROWS,
     ) -> None:
         self.spec = spec
         self.program = share_buffers(fuse(record(spec)))
         self.kv = kv
+        self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else _memory() // 2
@@ -136,8 +142,9 @@ class NativeExecutor:
             kernels,
             threads or usable_cores(),
             most_rows,
+            self.activations == "16bit",
         )
-        self.converted: dict[str, str] = {}  # parameters that are not held as the file has them: from what to what
+        self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
