@@ -1,4 +1,4 @@
-"""The C++ alone under the address, undefined-behaviour and thread sanitizers: random requests against a tiny decoder."""
+"""The C++ alone under the address, undefined-behaviour and thread sanitizers: random requests, a tiny decoder."""
 
 from __future__ import annotations
 
