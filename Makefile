@@ -39,11 +39,13 @@ $(VENV)/.torch: $(VENV)/bin/python
 	  $(BIN)/python -m pip install "$(TORCH)"; }
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -e ".[torch]"
+# Compiles the extension; again when its sources have changed.
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+	@command -v $${CXX:-c++} >/dev/null || { echo "make: no C++ compiler; on Debian: apt install g++" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo pyproject.toml
+$(VENV)/.test: $(VENV)/.demo $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --group test
 	@touch $@
 

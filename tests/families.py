@@ -113,8 +113,9 @@ PLAIN_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 
 
 def _yarn(**more: Any) -> dict[str, Any]:
-    rules = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
-    return {**rules, "beta_fast": 16.0, "beta_slow": 2.0, **more}
+    """Chosen so that the ramp between the two betas begins and ends among the few pairs of a tiny head."""
+    rules = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 64}
+    return {**rules, "beta_fast": 2.0, "beta_slow": 0.25, **more}
 
 
 def _longrope(pairs: int, **more: Any) -> dict[str, Any]:
@@ -232,7 +233,7 @@ DENSE = [
             image_token_index=130,
         ),
     ),
-    Family("ministral 3 (text)", lambda: Ministral3Config(**MINISTRAL3_TEXT), edge=40),
+    Family("ministral 3 (text)", lambda: Ministral3Config(**MINISTRAL3_TEXT), edge=64),
     Family(
         "ministral 3",
         lambda: Mistral3Config(
@@ -241,7 +242,7 @@ DENSE = [
             image_token_index=130,
             tie_word_embeddings=True,
         ),
-        edge=40,
+        edge=64,
     ),
     Family(
         "phi-3", lambda: Phi3Config(**{**TINY, "num_key_value_heads": 4}, sliding_window=24, pad_token_id=0), edge=24
@@ -282,7 +283,7 @@ DENSE = [
                 "full_attention": _yarn(attention_factor=1.2),
             },
         ),
-        edge=32,
+        edge=64,
     ),
     Family(
         "granite",
@@ -437,7 +438,7 @@ ROUTED = [
             swiglu_limit=1.5,
             rope_parameters=_yarn(truncate=False),
         ),
-        edge=32,
+        edge=64,
     ),
     Family(
         "glm-4.5",
@@ -467,29 +468,29 @@ LATENT = [
             mlp_bias=True,
             rope_parameters=_yarn(mscale=0.7, mscale_all_dim=0.9),
         ),
-        edge=32,
+        edge=64,
     ),
     Family(
         "deepseek v2 lite",
         lambda: DeepseekV2Config(
             **{**DEEPSEEK, "q_lora_rank": None}, rope_parameters=_yarn(mscale=0.707, mscale_all_dim=0.707)
         ),
-        edge=32,
+        edge=64,
     ),
     Family(
         "deepseek v3",
         lambda: DeepseekV3Config(
             **DEEPSEEK, attention_bias=True, rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0)
         ),
-        edge=32,
+        edge=64,
     ),
     Family(
         "kimi k2",
         lambda: DeepseekV3Config(
             **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
-            rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0, beta_slow=1.0),
+            rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0, beta_fast=1.0),
         ),
-        edge=32,
+        edge=64,
         overrides={"model_type": "kimi_k2"},
     ),
     Family(
@@ -503,7 +504,7 @@ LATENT = [
             rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3),
         ),
         model=Mistral4ForCausalLM,
-        edge=32,
+        edge=64,
     ),
 ]
 
@@ -519,15 +520,7 @@ FAMILIES = [
     ),
     Family(
         "llama yarn",
-        lambda: LlamaConfig(
-            **TINY,
-            rope_parameters={
-                "rope_type": "yarn",
-                "rope_theta": 10000.0,
-                "factor": 4.0,
-                "original_max_position_embeddings": 64,
-            },
-        ),
+        lambda: LlamaConfig(**TINY, rope_parameters=_yarn()),
         edge=64,
     ),
     Family("llama with biases", lambda: LlamaConfig(**TINY, attention_bias=True, mlp_bias=True)),

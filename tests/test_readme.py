@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+WIDE = {**os.environ, "COLUMNS": "100"}
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -33,7 +35,7 @@ def test_python_blocks_run(code: str) -> None:
 def test_console_blocks_print_what_they_show(block: str) -> None:
     command, expected = block.split("\n", 1)
     words = shlex.split(command.removeprefix("$ trilens "))
-    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True, env=WIDE)
     assert done.returncode == 0, done.stderr
     assert done.stdout == expected
 

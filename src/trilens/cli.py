@@ -78,6 +78,12 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 MODEL = _options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
+    click.option(
+        "--executor", type=click.Choice(["native", "torch"]), default="native", show_default=True, help="What computes."
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use."),
+    click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
+    click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = _options(
@@ -116,9 +122,6 @@ def run(
     raw: bool,
     as_json: bool,
     quiet: bool,
-    model: str,
-    offline: bool,
-    ignore_keys: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Answer PROMPT, or standard input, or every prompt of a file."""
@@ -129,7 +132,7 @@ def run(
     prompts: list[Prompt] = [_prompt_text(prompt)] if prompts_file is None else _prompts_of(prompts_file)
     if system is not None:
         prompts = [_with_system(system, p) for p in prompts]
-    loaded = _load(model, offline, ignore_keys)
+    loaded = _load(options)
     if prompts_file is not None:
         for answer in loaded.generate(prompts, raw=raw, **options):
             print(json.dumps(_answer(answer), ensure_ascii=False))
@@ -146,11 +149,9 @@ def run(
 @click.option("--quiet", is_flag=True, help="No receipt on standard error.")
 @MODEL
 @GENERATION
-def chat(
-    system: str | None, quiet: bool, model: str, offline: bool, ignore_keys: tuple[str, ...], **options: Any
-) -> None:
+def chat(system: str | None, quiet: bool, **options: Any) -> None:
     """A conversation; an empty line or Ctrl-D ends it."""
-    loaded = _load(model, offline, ignore_keys)
+    loaded = _load(options)
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     while True:
         try:
@@ -183,6 +184,37 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
     result = make_card(model, context=context, kv_type=kv_type, offline=offline)
     print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="A list of cards as JSON.")
+def compare(models: tuple[str, ...], context: int, picture: Path | None, offline: bool, as_json: bool) -> None:
+    """Cards side by side: memory against compute per token."""
+    from trilens.lenses.compare import compare as make_comparison
+
+    result = make_comparison(models, context=context, offline=offline)
+    if picture is not None:
+        from trilens.lenses.plot import plot
+
+        plot(result, picture)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def tag(file: str, as_json: bool) -> None:
+    """Backbone and inference for the model names of FILE, one a line as people write them; - is standard input."""
+    from trilens.lenses.tag import read_names, tag_as_dict, tag_names, tags_as_text
+
+    tags = tag_names(read_names(_text_of(file)))
+    if not tags:
+        raise UsageError(f"{file}: holds no names; expected one model name a line")
+    print(json.dumps([tag_as_dict(t) for t in tags], ensure_ascii=False) if as_json else tags_as_text(tags))
 
 
 @commands.command()
@@ -239,6 +271,17 @@ def _prompt_text(prompt: str | None) -> str:
     return prompt
 
 
+def _text_of(file: str) -> str:
+    """A text file's content, or standard input's for "-"."""
+    try:
+        content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        return content.decode("utf-8")
+    except OSError as problem:
+        raise UsageError(f"{file}: cannot be read ({problem.strerror}); expected a text file, or -") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file}: is not UTF-8 text; expected one model name a line") from None
+
+
 def _prompts_of(path: Path) -> list[Prompt]:
     """A JSON line each: a string, or an object with `prompt` (a string) or `messages` (a conversation)."""
     try:
@@ -270,10 +313,15 @@ def _with_system(system: str, prompt: Prompt) -> Prompt:
     return [{"role": "system", "content": system}, *messages]
 
 
-def _load(name: str, offline: bool, ignore_keys: tuple[str, ...]) -> Model:
+def _load(options: dict[str, Any]) -> Model:
+    """The model that the options name; takes the options of loading out, so that those of generating are left."""
     from trilens.model import load
 
-    return load(name, offline=offline, ignore_keys=ignore_keys, progress=_Progress(name))
+    name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
+    executor = options.pop("executor")
+    stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    progress = _Progress(name)
+    return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)
 
 
 class _Progress:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, overload
@@ -13,7 +12,7 @@ from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
-from trilens.executors.executor import CachedSequence, Executor
+from trilens.executors.executor import Executor
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Generation, Scheduler, answer_limit
@@ -91,16 +90,15 @@ def load(
 
 
 class Model:
-    """A loaded model. The cache of the last single answer is kept: a conversation that goes on from it is not
-    computed again."""
+    """A loaded model, for any number of threads: their requests run together. What a request has in common with the
+    beginning of an earlier one is not computed again."""
 
     def __init__(self, name: str, files: ModelFiles, executor: Executor, text: ModelText) -> None:
         self.name = name
         self.files = files
         self.executor = executor
         self.text = text
-        self._lock = threading.Lock()
-        self._kept: tuple[CachedSequence, list[int]] | None = None
+        self._scheduler = Scheduler(executor)
 
     @property
     def spec(self) -> ModelSpec:
@@ -176,36 +174,36 @@ class Model:
         stops: tuple[str, ...],
         continues: bool,
     ) -> Iterator[Event]:
-        scheduler = Scheduler(self.executor)
-        with self._lock:
-            kept, self._kept = (self._kept, None) if len(prompts) == 1 else (None, self._kept)
-        writers = {}
+        scheduler, writers = self._scheduler, []
         try:
             for i, prompt in enumerate(prompts):
-                generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, kept)
-                writers[id(generation)] = _Writer(i, generation, self.text, stops, continues)
-            while scheduler.running:
-                for generation, token in scheduler.step():
-                    writer = writers[id(generation)]
-                    text = writer.push(token)
-                    if text:
-                        yield TextEvent(text, writer.index)
-                    if generation.finish is not None:
+                generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, careful=bool(stops))
+                writers.append(_Writer(i, generation, self.text, stops, continues))
+            running = list(writers)
+            while running:
+                scheduler.advance([w.generation for w in running])
+                for writer in tuple(running):
+                    generation = writer.generation
+                    while generation.unread and not writer.stopped:
+                        if text := writer.push(generation.unread.popleft()):
+                            yield TextEvent(text, writer.index)
+                    if writer.stopped:
+                        scheduler.end(generation, "stop_string")
+                    if generation.finish is not None and not generation.unread:
                         if rest := writer.finish():
                             yield TextEvent(rest, writer.index)
                         yield EndEvent(self._receipt(writer), writer.index)
-                        scheduler.retire(generation)
-                        if len(prompts) == 1:
-                            self._kept = generation.sequence, generation.in_cache
+                        running.remove(writer)
         finally:
-            scheduler.cancel_all()
+            for writer in writers:
+                scheduler.end(writer.generation, "cancelled")
 
     def _receipt(self, writer: _Writer) -> Receipt:
         return write_receipt(self.name, self.executor, writer.generation, writer.control)
 
 
 class _Writer:
-    """Turns one generation's tokens into text, and ends it at a stop string."""
+    """Turns one generation's tokens into text; `stopped` once a stop string is complete."""
 
     def __init__(
         self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
@@ -213,6 +211,7 @@ class _Writer:
         self.index = index
         self.generation = generation
         self.control = 0
+        self.stopped = False
         self._is_control = text.tokenizer.is_special
         self._stream = TextStream(text.tokenizer, continues=continues)
         self._matcher = StopMatcher(stops)
@@ -222,12 +221,11 @@ class _Writer:
             self.control += 1
             return ""
         text, hit = self._matcher.push(self._stream.push(token))
-        if hit:
-            self.generation.end("stop_string")
+        self.stopped = hit
         return text
 
     def finish(self) -> str:
-        if self.generation.finish == "stop_string":
+        if self.stopped:
             return ""
         text, hit = self._matcher.push(self._stream.finish())
         return text if hit else text + self._matcher.finish()

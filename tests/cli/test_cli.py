@@ -74,6 +74,24 @@ class TestRun:
         texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
         assert [("Paris" in t, "Tokyo" in t) for t in texts] == [(True, False), (False, True), (True, False)]
 
+    def test_the_torch_executor_says_the_same(self) -> None:
+        answers = [
+            json.loads(
+                trilens("run", "What is the capital of France?", *SHORT, "--executor", executor, "--json").stdout
+            )
+            for executor in ("torch", "native")
+        ]
+        assert [a["text"] for a in answers] == ["The capital of France is Paris."] * 2
+        assert [a["receipt"]["executor"] for a in answers] == ["torch", "native"]
+        assert [a["receipt"]["same_bits"] for a in answers] == [False, True]
+        assert answers[0]["receipt"]["weights_bytes"] > 4 * answers[1]["receipt"]["weights_bytes"]
+
+    def test_options_of_loading(self) -> None:
+        done = trilens("run", "What is the capital of France?", *SHORT, "--threads", "1", "--kv", "f32", "--quiet")
+        assert done.stdout == "The capital of France is Paris.\n"
+        refused = trilens("run", "hi", "--executor", "torch", "--kv", "8bit")
+        assert_complaint(refused, 2, "'kv' is not known to the torch executor")
+
     def test_a_cut_answer_is_said(self) -> None:
         done = trilens("run", "Count from one to a hundred.", "--temperature", "0", "--max-tokens", "5", "--quiet")
         assert done.returncode == 0

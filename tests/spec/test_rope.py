@@ -39,6 +39,14 @@ RULES: dict[str, dict[str, Any]] = {
         "beta_fast": 16.0,
         "beta_slow": 2.0,
     },
+    "yarn, one beta": {
+        "factor": 32.0,
+        "original_max_position_embeddings": 512,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "beta_fast": 1.0,
+        "beta_slow": 1.0,
+    },
     "longrope": {
         "short_factor": [1.0 + i / 64 for i in range(64)],
         "long_factor": [2.0 + i for i in range(64)],

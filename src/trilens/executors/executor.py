@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +25,15 @@ class CachedSequence(Protocol):
     @property
     def kv_bytes(self) -> int:
         """Bytes of the cache that are in use now."""
+        ...
+
+    def fork(self, length: int, request_length: int) -> CachedSequence | None:
+        """A new sequence that begins with this one's first `length` tokens and shares what it can with it; None when a
+        window has dropped what they need. Raises RequestRefused when there is no memory for it."""
+        ...
+
+    def free(self) -> None:
+        """Give its memory back now; it is not used again."""
         ...
 
     def rewind(self, length: int) -> bool:
@@ -50,6 +59,17 @@ class Executor(Protocol):
 
     @property
     def spec(self) -> ModelSpec: ...
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether a token's logits are the same bits whatever else is in the batch, however its prompt was cut, on any
+        number of threads, and with its beginning from the cache."""
+        ...
+
+    @property
+    def converted(self) -> Mapping[str, str]:
+        """Weights that are not held as the file has them: parameter -> from what to what."""
+        ...
 
     @property
     def weight_bytes(self) -> int:

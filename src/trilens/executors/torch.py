@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -60,6 +61,16 @@ class TorchSequence:
     def kv_bytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
 
+    def fork(self, length: int, request_length: int) -> TorchSequence | None:
+        """Shares its tensors with this one: none of them is ever written in place."""
+        other = copy(self)
+        other.starts, other.keys, other.values = list(self.starts), list(self.keys), list(self.values)
+        other.request_length = request_length
+        return other if other.rewind(length) else None
+
+    def free(self) -> None:
+        self.keys, self.values = [], []
+
     def rewind(self, length: int) -> bool:
         if length > self.length or any(
             start > first_visible(c.keep, max(length, 0)) for c, start in zip(self.caches, self.starts, strict=True)
@@ -89,6 +100,7 @@ class TorchExecutor:
 
     name = "torch"
     kv_element_bytes = 4
+    same_bits = False  # its matrix products sum in an order that depends on their shape
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         self.spec = spec
@@ -99,6 +111,7 @@ class TorchExecutor:
                 found = tuple(self.tensors[p.name].shape) if p.name in self.tensors else "nothing"
                 raise BadCheckpoint(f"parameter {p.name} should have shape {p.shape}, found {found}")
         self.device = self.tensors[self.weights.embedding.name].device
+        self.converted: Mapping[str, str] = {}
         self._tables: dict[tuple[Rope, int], tuple[Tensor, float]] = {}
 
     @property

@@ -3,6 +3,7 @@ accountant."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -47,9 +48,11 @@ class Phase:
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
-    `finish` says why it stopped: stop (the model's own end), stop_string, length (max_tokens), context (the model's
-    context is full), cancelled. `batch` is the most sequences that shared a step: their weights were read once for all.
-    `temperature` and `seed` are the ones used, so that the call can be repeated.
+    `weights_bytes` are held in memory, `bits_per_weight` on average; `converted` counts the tensors that are not held
+    as the file has them, by what was done. `same_bits`: the logits are the same to the bit in any batch, on any number
+    of threads, however the prompt was cut. `batch` is the most sequences that shared a step: their weights were read
+    once for all. `finish` says why it stopped: stop (the model's own end), stop_string, length (max_tokens), context
+    (the model's context is full), cancelled. `temperature` and `seed` are the ones used, so that it can be repeated.
     """
 
     model: str
@@ -62,6 +65,9 @@ class Receipt:
     time_to_first_token: float
     kv_cache_bytes: int
     weights_bytes: int
+    bits_per_weight: float
+    converted: dict[str, int]
+    same_bits: bool
     batch: int
     finish: str
     temperature: float
@@ -79,15 +85,18 @@ class Receipt:
         p, t = self.parameters, self.tokens
         share = "" if p.every_weight_fires else f", {big(p.active)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
+        converted = "".join(f", {n} tensors {change}" for change, n in self.converted.items())
         lines = [
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached) · {t.thinking} thinking · {t.answer} answer · "
             f"{t.control} control",
             _phase("prefill", self.prefill),
             _phase("decode", self.decode),
-            f"memory   {data(self.weights_bytes)} weights · {data(self.kv_cache_bytes)} KV cache",
+            f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
+            f"{data(self.kv_cache_bytes)} KV cache",
             f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
+            "bits     " + ("the same in any batch" if self.same_bits else "may differ in another batch (torch)"),
         ]
         return "\n".join(lines)
 
@@ -99,7 +108,7 @@ def write_receipt(name: str, executor: Executor, generation: Generation, control
     tokens = Tokens(len(g.prompt), g.cached, thinking, answer, control)
     if min(answer, control, thinking) < 0 or tokens.completion != len(g.tokens):
         raise AssertionError(f"the counts do not add up: {tokens} for {len(g.tokens)} tokens")
-    computed = len(g.prompt) - g.cached
+    computed, parameters = len(g.prompt) - g.cached, count_parameters(spec)
     prefill = step_cost(spec, [Span(g.cached, computed)]) if computed else None
     decode = step_cost(spec, [Span(len(g.prompt), g.decode_steps, g.decode_steps)]) if g.decode_steps else None
     one_token = step_cost(spec, [Span(len(g.prompt), 1)])
@@ -107,13 +116,16 @@ def write_receipt(name: str, executor: Executor, generation: Generation, control
         model=name,
         family=spec.family,
         executor=executor.name,
-        parameters=count_parameters(spec),
+        parameters=parameters,
         tokens=tokens,
         prefill=_cost(executor, computed, g.prefill_steps, g.prefill_seconds, prefill, prefill),
         decode=_cost(executor, g.decode_steps, g.decode_steps, g.decode_seconds, decode, one_token),
         time_to_first_token=g.prefill_seconds,
         kv_cache_bytes=g.kv_bytes,
         weights_bytes=executor.weight_bytes,
+        bits_per_weight=8 * executor.weight_bytes / parameters.total,
+        converted=dict(Counter(executor.converted.values())),
+        same_bits=executor.same_bits,
         batch=g.most_beside,
         finish=g.finish or "cancelled",
         temperature=g.sampler.options.temperature,

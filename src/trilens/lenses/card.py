@@ -1,4 +1,4 @@
-"""The card: what a model is and what a token of it costs, from its small files alone. No weights, no numpy, no torch."""
+"""The card: what a model is and what a token of it costs, from its small files alone. Neither weights nor torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KV_TYPES = {"f32": Fraction(4), "f16": Fraction(2), "bf16": Fraction(2), "q8_0":
 
 @dataclass(frozen=True)
 class Card:
-    """Sizes in numbers and bytes, work in operations. What depends on it is stated at `context` tokens and `kv_type`."""
+    """Sizes in numbers and bytes, work in operations; at `context` tokens and `kv_type` where that matters."""
 
     name: str
     origin: str
@@ -149,10 +149,16 @@ class StatedCard:
 
 
 def card(
-    name: str | Found, *, context: int = 1, kv_type: str = "f16", offline: bool = False
+    name: str | Found,
+    *,
+    context: int = 1,
+    kv_type: str = "f16",
+    offline: bool = False,
+    up_to_context: bool = False,
 ) -> Card | StatedCard:
     """The card of a catalog name, a path or a hub id. `context` is the number of tokens a token sees, its own included.
 
+    `up_to_context`: take the model's maximum where that is less, instead of refusing.
     A `StatedCard` where nobody knows the wiring: a hosted model, or a family without a size.
     """
     if kv_type not in KV_TYPES:
@@ -161,7 +167,8 @@ def card(
     if source.reading is None:
         assert source.entry is not None
         return StatedCard(source.entry)
-    return _of_spec(source, source.reading, context, kv_type)
+    most = source.reading.spec.context
+    return _of_spec(source, source.reading, min(context, most) if up_to_context else context, kv_type)
 
 
 def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -> Card:
@@ -171,17 +178,16 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
     parameters = count_parameters(spec)
     own = own_bytes(source.found, source.config, spec)
     stated = () if source.entry is None else source.entry.published
+    dense = dense_lens(spec, parameters, context)
     return Card(
         name=source.title,
         origin=source.origin,
         reading=reading,
         context=context,
         kv_type=kv_type,
-        dense=dense_lens(spec, parameters, context),
-        moe=moe_lens(spec, parameters),
+        dense=dense,
+        moe=moe_lens(spec, parameters, dense.costs[1]),
         reasoning=reasoning_lens(spec, source.inference, kv_bytes(spec, THOUGHT, KV_TYPES[kv_type])),
         weights=(*([] if own is None else [own]), *weight_bytes(spec)),
-        published=compare_published(stated, parameters, reading.not_counted),
+        published=compare_published(stated, parameters, reading),
     )
-
-

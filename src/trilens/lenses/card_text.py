@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trilens.lenses.layout import paragraph, ranges, spaced, table, terminal_width
+from trilens.lenses.layout import heading, paragraph, ranges, spaced, table, terminal_width
 from trilens.lenses.moe import MoeLens
 from trilens.lenses.reasoning import THOUGHT
 from trilens.spec.model import Chunk, Full, LatentAttention, ModelSpec, Window
@@ -27,8 +27,9 @@ def stated_text(card: StatedCard, width: int | None = None) -> str:
     thinking = stated.kind + (f" ({', '.join(stated.levels)})" if stated.levels else "")
     thinking += f", {stated.default} unless asked for otherwise" if stated.default else ""
     thinking += f"; {stated.note}" if stated.note else ""
-    lines = [f"{card.name}  [{card.tag}]"]
-    lines += paragraph("what it is", card.entry.description + (f", served by {card.entry.vendor}" * card.entry.hosted), width)
+    served = f", served by {card.entry.vendor}" if card.entry.hosted else ""
+    lines = heading(card.name, card.tag, width)
+    lines += paragraph("what it is", card.entry.description + served, width)
     lines += paragraph("backbone", card.entry.backbone, width)
     lines += paragraph("inference", thinking, width)
     lines += paragraph("look up next", card.look_up, width)
@@ -41,7 +42,7 @@ def _heading(card: Card, width: int) -> list[str]:
         f"{spec.family} · {len(spec.layers)} layers of width {spec.width} · {_heads(spec)} · "
         f"vocabulary {spec.vocab} · context {spec.context}"
     )
-    lines = [f"{card.name}  [{card.tag}]"]
+    lines = heading(card.name, card.tag, width)
     lines += paragraph("from", card.origin, width)
     lines += paragraph("wiring", wiring, width)
     lines += paragraph("attention", _masks(spec), width)
@@ -74,7 +75,8 @@ def _dense(card: Card, width: int) -> list[str]:
     rows.append([f"cache, {card.kv_type}", *(data(card.kv_bytes(n)) for n in lens.costs)])
     lines += table(["context", *(str(n) for n in lens.costs)], rows, width, indent=4)
     for term in lens.terms:
-        lines += paragraph("feed-forward", f"{term.what} (layers {ranges(term.layers)}): {term.formula} = {flop(term.flops)}", width)
+        text = f"{term.what} (layers {ranges(term.layers)}): {term.formula} = {flop(term.flops)}"
+        lines += paragraph("feed-forward", text, width)
     if lens.beside_the_sum:
         lines += paragraph("", f"and {flop(lens.beside_the_sum)} beside this sum", width)
     kv = f"{data(card.kv_bytes(card.context) / card.context)} a token at context {card.context}, "
@@ -82,7 +84,8 @@ def _dense(card: Card, width: int) -> list[str]:
     lines += paragraph("KV cache", kv, width)
     for weights in card.weights:
         size = "unknown" if weights.bytes is None else data(weights.bytes)
-        lines += paragraph("weights" if weights is card.weights[0] else "", f"{weights.type} {size}: {weights.meaning}", width)
+        label = "weights" if weights is card.weights[0] else ""
+        lines += paragraph(label, f"{weights.type} {size}: {weights.meaning}", width)
     for prop in lens.properties:
         lines += paragraph("property", f"{prop.name}: {prop.answer}; {prop.why}", width)
     return lines
@@ -98,7 +101,8 @@ def _moe(card: Card, width: int) -> list[str]:
     for g in lens.groups:
         shared = f", a shared one of width {g.shared_width} always" if g.shared_width else ", none shared"
         text = f"{g.chosen} of {g.experts} experts fire{shared}; {len(g.layers)} of {lens.layers} layers are so "
-        text += f"(layers {ranges(g.layers)}); one expert is {g.expert_width} wide, {spaced(g.expert_parameters)} parameters"
+        text += f"(layers {ranges(g.layers)}); one expert is {g.expert_width} wide, "
+        text += f"{spaced(g.expert_parameters)} parameters"
         lines += paragraph("experts", text, width)
         lines += paragraph("router", g.rule, width)
     lines += paragraph("read", f"{100 * lens.share_read:.1f} % of the weights for a token alone", width)
@@ -115,7 +119,7 @@ def _moe(card: Card, width: int) -> list[str]:
         ]
         for b in lens.batches
     ]
-    lines += paragraph("batches", "experts that fire in a layer and bf16 bytes read, expected if all are as likely", width)
+    lines += paragraph("batches", "experts that fire in a layer and bf16 bytes read, if all are as likely", width)
     return lines + table(["batch", "distinct", "read", "per token"], rows, width, indent=4)
 
 
@@ -141,7 +145,8 @@ def _reasoning(card: Card, width: int) -> list[str]:
         lines += paragraph("markers", shown, width)
     if inference.kind == "always" and inference.settings:
         opened = inference.settings[0].start == "opened"
-        lines += paragraph("prompt", "opens the thinking" if opened else "leaves it to the model to open its thinking", width)
+        text = "opens the thinking" if opened else "leaves it to the model to open its thinking"
+        lines += paragraph("prompt", text, width)
     if inference.kind not in ("never", "unknown"):
         cost = f"{THOUGHT} tokens of it are {flop(lens.thought_flops)} and {data(lens.thought_kv_bytes)} of cache"
         lines += paragraph("cost", f"{cost}; no weight changes", width)

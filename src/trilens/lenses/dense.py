@@ -1,4 +1,4 @@
-"""The dense lens: what every weight costs. Sizes, operations by part and by context, the feed-forward sum, cache, bytes."""
+"""The dense lens: sizes, operations by part and by context, the feed-forward sum, and what all dense models share."""
 
 from __future__ import annotations
 
@@ -142,10 +142,8 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
     first, last = min(costs), max(costs)
     grown = costs[last].flops(Part.ATTENTION)
     share = 100 * grown / costs[last].flops()
-    attention = (
-        f"attention's term grows with what a token sees: {flop(costs[first].flops(Part.ATTENTION))} at context {first}, "
-        f"{flop(grown)} at {last} ({share:.0f} % of all); every other term stays"
-    )
+    attention = f"attention's term grows with what a token sees: {flop(costs[first].flops(Part.ATTENTION))} at context "
+    attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of all); every other term stays"
     if routed:
         chosen = sorted({(r.router.chosen, r.router.experts) for _, r in routed})
         picked = " or ".join(f"{k} of {n}" for k, n in chosen)
@@ -165,5 +163,3 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
 
 def _answer(holds: bool) -> str:
     return "holds" if holds else "does not hold"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
+from itertools import pairwise
 
 NARROW = 60  # columns; below, a label stands on a line of its own
 LABEL = 14
@@ -25,6 +26,12 @@ def paragraph(label: str, text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False) or [lead]
 
 
+def heading(name: str, tag: str, width: int) -> list[str]:
+    """The first line of a card, or its first two."""
+    line = f"{name}  [{tag}]"
+    return [line] if len(line) <= width else [*textwrap.wrap(name, width), *textwrap.wrap(f"[{tag}]", width)]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, indent: int = 2) -> list[str]:
     """The first column to the left, the others to the right; each row as a small list if the table is too wide."""
     sizes = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -40,9 +47,27 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, inde
     return lines
 
 
+def table_in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """A table whose columns go below each other where they do not fit beside each other, the first one repeated."""
+    sizes = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    parts: list[list[int]] = [[]]
+    for i in range(1, len(header)):
+        taken = sizes[0] + sum(2 + sizes[j] for j in parts[-1])
+        if parts[-1] and taken + 2 + sizes[i] > width:
+            parts.append([])
+        parts[-1].append(i)
+    lines: list[str] = []
+    for part in parts:
+        if lines:
+            lines.append("")
+        columns = [0, *part]
+        lines += table([header[i] for i in columns], [[row[i] for i in columns] for row in rows], width, indent=0)
+    return lines
+
+
 def ranges(numbers: Sequence[int]) -> str:
     """0-2, 5 for consecutive ones; "1, 3, ... 47" where they are evenly spaced."""
-    steps = {b - a for a, b in zip(numbers, numbers[1:], strict=False)}
+    steps = {b - a for a, b in pairwise(numbers)}
     if len(numbers) > 3 and len(steps) == 1 and (step := steps.pop()) > 1:
         return f"every {step}. from {numbers[0]} to {numbers[-1]}"
     parts: list[tuple[int, int]] = []

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from trilens.decoder.weights import BesideWeights, DecoderWeights, RoutedWeights, decoder_weights, parameters
-from trilens.executors.accountant import ParameterCount, Span, distinct_experts, step_cost, token_cost
+from trilens.executors.accountant import ParameterCount, Span, StepCost, distinct_experts, step_cost, token_cost
 from trilens.spec.model import Beside, Dense, FeedForward, ModelSpec, Routed, Router, Scoring
 
 BATCHES = (1, 8, 64)
@@ -70,8 +70,8 @@ class MoeLens:
         }
 
 
-def moe_lens(spec: ModelSpec, count: ParameterCount) -> MoeLens | None:
-    """None for a model without a routed layer."""
+def moe_lens(spec: ModelSpec, count: ParameterCount, alone: StepCost) -> MoeLens | None:
+    """None for a model without a routed layer. `alone`: the step of one token that sees itself only."""
     routed = list(spec.routed_layers())
     if not routed:
         return None
@@ -85,9 +85,9 @@ def moe_lens(spec: ModelSpec, count: ParameterCount) -> MoeLens | None:
         layers=len(spec.layers),
         share_read=count.active / count.total,
         weight_bytes=2 * count.total,
-        flops=token_cost(spec).flops(),
+        flops=alone.flops(),
         neighbours=tuple(_neighbour(what, dense_twin(spec, every)) for what, every in _NEIGHBOURS),
-        batches=tuple(_batch(spec, groups, size) for size in BATCHES),
+        batches=tuple(_batch(spec, groups, size, alone) for size in BATCHES),
     )
 
 
@@ -138,9 +138,10 @@ def _group(ffn: Routed, layers: list[int], weights: DecoderWeights) -> ExpertGro
     )
 
 
-def _batch(spec: ModelSpec, groups: tuple[ExpertGroup, ...], size: int) -> BatchCost:
+def _batch(spec: ModelSpec, groups: tuple[ExpertGroup, ...], size: int, alone: StepCost) -> BatchCost:
     # which weights a step reads depends on its tokens, not on whose they are: one sequence is counted faster
-    read = step_cost(spec, [Span(past=0, new=size, logits=size)]).weight_bytes(lambda p: BF16)
+    step = alone if size == 1 else step_cost(spec, [Span(past=0, new=size, logits=size)])
+    read = step.weight_bytes(lambda p: BF16)
     distinct = tuple(float(distinct_experts(g.experts, g.chosen, size)) for g in groups)
     return BatchCost(size, distinct, read, read // size)
 
@@ -154,7 +155,8 @@ def rule_in_words(ffn: Routed) -> str:
         steps.append("a learned correction is added for the choice only")
     if r.groups is not None:
         best = "its best expert's score" if r.groups.best == 1 else f"the sum of its {r.groups.best} best"
-        steps.append(f"only experts in the best {r.groups.chosen} of {r.groups.count} groups may fire (a group scores {best})")
+        groups = f"{r.groups.chosen} of {r.groups.count} groups"
+        steps.append(f"only experts in the best {groups} may fire (a group scores {best})")
     steps.append(f"the {r.chosen} highest of {r.experts} fire" if r.chosen > 1 else f"the highest of {r.experts} fires")
     steps.append(weighting)
     if r.renormalise:
@@ -180,5 +182,3 @@ def _scoring(r: Router) -> tuple[str, str]:
         case Scoring.SPARSEMIXER:
             near = f"one place after another, a softmax over the experts within {r.jitter:g} of the highest"
             return f"{logits}, {near}", "each weighted by its share there"
-
-

@@ -106,8 +106,9 @@ def _may_be_here(entry: CatalogEntry) -> bool:
     """Whether looking for files is worth the import of the hub's client (a third of a second)."""
     if entry.source is not None or entry.hub is None:
         return True
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub")
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    home = Path(os.environ.get("HF_HOME") or caches / "huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return (cache / f"models--{entry.hub.replace('/', '--')}").is_dir()
 
 
@@ -132,5 +133,3 @@ def stated_inference(stated: StatedInference) -> Inference:
         markers=None if stated.markers is None else Markers(*stated.markers),
         source="the catalog" + (f": {stated.note}" if stated.note else ""),
     )
-
-

@@ -179,6 +179,10 @@ class QueryKeyNorm:
     whole: bool = False
     after_rope: bool = False
 
+    def __post_init__(self) -> None:
+        if self.after_rope and not self.norm.weight and not self.norm.centred:
+            raise ValueError("a rotation keeps a row's length: without a weight, write the norm before it")
+
 
 @dataclass(frozen=True)
 class Attention:
@@ -203,6 +207,10 @@ class Attention:
     sinks: bool = False
     clip: float | None = None
     position_scale: PositionScale | None = None
+
+    def __post_init__(self) -> None:
+        if not self.writes and (self.value_is_key or self.value_norm is not None):
+            raise ValueError("a layer that reads another's cache has no values of its own")
 
 
 @dataclass(frozen=True)
@@ -248,6 +256,10 @@ class Glu:
     clamp: float | None = None
     slope: float = 1.0
     up_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.slope != 1.0 and self.curve is not Curve.SILU:
+            raise ValueError(f"a slope belongs to silu, not to {self.curve}")
 
 
 @dataclass(frozen=True)
@@ -297,6 +309,14 @@ class Router:
     correction_bias: bool = False
     expert_scale: bool = False
     jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.renormalise and self.scoring is Scoring.TOP_SOFTMAX:
+            raise ValueError("weights that are a softmax over the chosen ones sum to one already")
+        if self.renormalise_eps and not self.renormalise:
+            raise ValueError("renormalise_eps means nothing without renormalise")
+        if self.jitter and self.scoring is not Scoring.SPARSEMIXER:
+            raise ValueError("jitter belongs to sparsemixer")
 
 
 @dataclass(frozen=True)

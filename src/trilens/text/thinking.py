@@ -226,9 +226,7 @@ class _Reader:
         settings = [
             Setting(name, variables, start_of(prompt, markers)) for name, variables, prompt in [*switch, *efforts]
         ]
-        settings += [
-            Setting(name, {}, start_of(prompt, markers), text, role) for name, text, role, prompt in texts
-        ]
+        settings += [Setting(name, {}, start_of(prompt, markers), text, role) for name, text, role, prompt in texts]
         if budget is not None and not settings:
             for name, value in (("off", 0), ("on", -1)):
                 prompt = self._render({budget: value}) or ""
@@ -343,7 +341,7 @@ class _Reader:
 
     def _default(self, settings: list[Setting]) -> str | None:
         """The setting whose prompt is that of the untouched template."""
-        for setting in settings:
+        for setting in sorted(settings, key=lambda s: s.name == "on"):  # a level that is the default says more
             if setting.text is None and self._render(dict(setting.variables)) == self.plain:
                 return setting.name
         return "on" if any(s.text is not None for s in settings) else None
@@ -354,14 +352,15 @@ class _Reader:
         """Of the pairs that occur, the one at the tail of a prompt, else the first."""
         self._render_history()
         text = "\n".join([self.template.source.replace("\\n", "\n"), *self.seen])
-        there = [m for m in KNOWN_MARKERS if m.open in text and m.close in text]
+        tails = [p.rstrip() for p in self.seen]
+        opened = [m for m in KNOWN_MARKERS if any(tail.endswith(m.open.rstrip()) for tail in tails)]
+        there = opened + [m for m in KNOWN_MARKERS if m.open in text and m.close in text]
         if not there:  # an opener of two parts whose second one the template never writes
             there = [m for m in KNOWN_MARKERS if m.open.endswith("\n") and m.open.partition(">")[0] + ">" in text]
             there = [m for m in there if m.close in text]
         there += [Markers(open_, "</" + open_[1:]) for open_ in sorted(set(SUFFIXED.findall("\n".join(self.seen))))]
         if not there and "</think>" in text:
             there = [Markers("<think>", "</think>")]
-        tails = [p.rstrip() for p in self.seen]
         for markers in there:
             if any(tail.endswith((markers.open.rstrip(), markers.close.rstrip())) for tail in tails):
                 return markers

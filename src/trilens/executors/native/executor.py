@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -108,6 +108,7 @@ class NativeExecutor:
     they are."""
 
     name = "native"
+    same_bits = True
 
     def __init__(
         self,
@@ -143,7 +144,7 @@ class NativeExecutor:
             most_rows,
             self.activations == "16bit",
         )
-        self.converted: dict[str, str] = {}  # parameters that are not held as the file has them: from what to what
+        self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}

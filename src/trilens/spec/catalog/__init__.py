@@ -1,8 +1,8 @@
 """Well-known models by name. Each is one JSON file of `CatalogEntry`'s fields; adding a model is adding a file.
 
-    open/    models whose config.json is known, so that a card needs nothing else
-    names/   families and sizes of which only the backbone and the inference are known, for `trilens tag`
-    hosted/  models behind a vendor's service, whose backbone nobody outside knows
+open/    models whose config.json is known, so that a card needs nothing else
+names/   families and sizes of which only the backbone and the inference are known, for `trilens tag`
+hosted/  models behind a vendor's service, whose backbone nobody outside knows
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def lookup(name: str) -> CatalogEntry | None:
         return None
     from trilens.spec.catalog.recognise import models_called
 
-    called = [entry for entry in models_called(name) if entry.source or entry.config or entry.hosted]
+    called = models_called(name)
     return called[0] if len(called) == 1 else None
 
 

@@ -72,10 +72,19 @@ def recognise(name: str) -> Recognised:
 
 
 def models_called(name: str) -> list[CatalogEntry]:
-    """The entries that a name means and not merely fits: same words, but for vendors, file types and the like."""
-    words = frozenset(w for w in _words(name) if not _says_nothing(w))
-    same = [e for e, alias, _ in _aliases() if frozenset(w for w in alias if not _says_nothing(w)) == words]
-    return list({e.name: e for e in same}.values())
+    """The entries that a name means and not merely fits: the same words, else the same but for vendors and the like."""
+    words = _words(name)
+    exact = [e for e, alias, _ in _aliases() if alias == words and _can_be_counted(e)]
+    same = [e for e, alias, _ in _aliases() if _core(alias) == _core(words) and _can_be_counted(e)]
+    return list({e.name: e for e in exact or same}.values())
+
+
+def _can_be_counted(entry: CatalogEntry) -> bool:
+    return entry.config is not None or entry.source is not None or entry.hosted
+
+
+def _core(words: Words) -> Words:
+    return frozenset(w for w in words if not _says_nothing(w))
 
 
 # ------------------------------------------------------------------------------------------------ words
@@ -174,7 +183,7 @@ def _fitting(words: Words) -> tuple[list[CatalogEntry], Words]:
             return _distinct(best), best[0][1]
         if left & THINKS and fuller:
             return _distinct([*best, *fuller]), best[0][1]
-        near = [(e, alias) for e, alias in fuller if all(_says_nothing(w) for w in alias - words)] or fuller
+        near = [(e, alias) for e, alias in fuller if all(DATE.fullmatch(w) for w in alias - words)] or fuller
         return _distinct(near), frozenset().union(*(alias for _, alias in near))
     said = frozenset(w for w in words if not _says_nothing(w)) - BASES
     part = [(e, alias) for e, alias, head in _aliases() if head in words and said <= alias]

@@ -227,7 +227,7 @@ def llama4(k: Keys) -> ModelSpec:
         feed_forward=_llama4_feed_forward(k, count),
     )
     plain = replace(spec.final_norm, weight=False)
-    norm = QueryKeyNorm(plain, after_rope=True) if k.flag("use_qk_norm", True) else None
+    norm = QueryKeyNorm(plain) if k.flag("use_qk_norm", True) else None
     tuned = k.flag("attn_temperature_tuning", True)
     growth = PositionScale(k.number("attn_scale"), k.number("floor_scale", positive=True), offset=1)
     by_turn: dict[bool, dict[str, Any]] = {

@@ -1,0 +1,59 @@
+"""Several cards side by side: what each model holds in memory against what it computes per token."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trilens.errors import UsageError
+from trilens.lenses.card import Card, StatedCard, card
+from trilens.lenses.layout import table_in_parts, terminal_width
+from trilens.units import big, data, flop
+
+USUAL_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every number is at `context` tokens, or at a model's maximum where that is less."""
+
+    cards: tuple[Card | StatedCard, ...]
+    context: int
+
+    def as_dict(self) -> list[dict[str, Any]]:
+        return [c.as_dict() for c in self.cards]
+
+    def as_text(self, width: int | None = None) -> str:
+        header = ("model", "tag", "total", "active", "FLOP/token", "KV cache", "bf16", "4-bit")
+        width = width or terminal_width()
+        lines = table_in_parts(header, [_row(c) for c in self.cards], width)
+        shown = f"FLOP/token and KV cache (f16) at {self.context} tokens, or a model's maximum; 4-bit with scales"
+        return "\n".join([*lines, "", *textwrap.wrap(shown, width)])
+
+
+def compare(names: Sequence[str], *, context: int = USUAL_CONTEXT, offline: bool = False) -> Comparison:
+    """The cards of all names. Raises what `card` raises, for the first that cannot be read."""
+    if not names:
+        raise UsageError("nothing to compare; expected the names of two models or more")
+    if context < 1:
+        raise UsageError(f"context {context} is not possible; expected 1 token or more")
+    cards = (card(name, context=context, offline=offline, up_to_context=True) for name in names)
+    return Comparison(tuple(cards), context)
+
+
+def _row(c: Card | StatedCard) -> tuple[str, ...]:
+    if isinstance(c, StatedCard):
+        return (c.name, c.tag, *["unknown"] * 6)
+    sizes = {w.type: w.bytes for w in c.weights}
+    return (
+        c.name,
+        c.tag,
+        big(c.parameters.total),
+        big(c.parameters.active),
+        flop(c.token.flops()),
+        data(c.kv_bytes(c.context)),
+        data(sizes["bf16"] or 0),
+        data(sizes["4-bit"] or 0),
+    )

@@ -1,0 +1,229 @@
+"""The scheduler: requests of many threads in the same steps, beginnings reused, memory given back."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from tests.families import prompt
+from trilens.checkpoints.find import find
+from trilens.checkpoints.into_native import native_executor
+from trilens.checkpoints.load import open_model
+from trilens.errors import ContextFull, RequestRefused
+from trilens.executors.executor import Feed
+from trilens.executors.native.executor import NativeExecutor
+from trilens.executors.torch import TorchExecutor
+from trilens.generate.sampling import Sampling
+from trilens.generate.scheduler import KEPT, Generation, Scheduler, answer_limit, common_prefix
+
+GREEDY = Sampling(temperature=0)
+NONE: frozenset[int] = frozenset()
+
+Tiny = Callable[[str], TorchExecutor]
+
+
+def all_tokens(scheduler: Scheduler, generation: Generation) -> list[int]:
+    while generation.finish is None:
+        scheduler.advance([generation])
+        generation.unread.clear()
+    return generation.tokens
+
+
+@pytest.fixture
+def native(tiny_directory: Callable[[str], object]) -> Callable[[str], NativeExecutor]:
+    def make(name: str) -> NativeExecutor:
+        return native_executor(open_model(find(str(tiny_directory(name)))), kv_limit=40_000_000)
+
+    return make
+
+
+def test_requests_join_and_leave_between_steps(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    alone = [all_tokens(scheduler, scheduler.submit(prompt(9, seed=s), GREEDY, 12, NONE)) for s in range(3)]
+    scheduler.forget()
+    first = scheduler.submit(prompt(9, seed=0), GREEDY, 12, NONE)
+    for _ in range(4):
+        scheduler.advance([first])
+        first.unread.clear()
+    others = [scheduler.submit(prompt(9, seed=s), GREEDY, 12, NONE) for s in (1, 2)]
+    together = [all_tokens(scheduler, g) for g in (first, *others)]
+    assert together == alone
+    assert first.most_beside == 3
+
+
+def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(tiny_executor: Tiny) -> None:
+    executor = tiny_executor("mistral nemo")
+    sizes: list[list[int]] = []
+    step = executor.step
+
+    def watched(batch: Sequence[Feed]) -> np.ndarray:
+        sizes.append([len(f.tokens) for f in batch])
+        return step(batch)
+
+    scheduler = Scheduler(executor)
+    executor.step = watched  # type: ignore[method-assign]
+    try:
+        answering = scheduler.submit(prompt(3), GREEDY, 40, NONE)
+        scheduler.advance([answering])
+        long = scheduler.submit([t for s in range(7) for t in prompt(30, seed=s)] + prompt(40), GREEDY, 3, NONE)
+        all_tokens(scheduler, long)
+    finally:
+        del executor.step  # type: ignore[method-assign]
+    assert [s for s in sizes if sum(s) > 257] == []
+    assert [1, 249] in sizes or [1, 250] in sizes
+
+
+def test_a_beginning_is_not_computed_again(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("qwen3"))
+    start = prompt(40)
+    first = scheduler.submit(start, GREEDY, 10, NONE)
+    answer = all_tokens(scheduler, first)
+    follow = [*start, *answer, 5, 6, 7]
+    again = scheduler.submit(follow, GREEDY, 10, NONE)
+    assert again.cached == len(start) + len(answer) - 1  # the last token of an answer is never fed
+    other = scheduler.submit([*start[:25], 99, 98], GREEDY, 10, NONE)
+    assert other.cached == 25
+    same = scheduler.submit(start, GREEDY, 10, NONE)
+    assert same.cached == len(start) - 1
+    cold = Scheduler(scheduler.executor)
+    assert all_tokens(scheduler, again) == all_tokens(cold, cold.submit(follow, GREEDY, 10, NONE))
+    assert all_tokens(scheduler, same) == answer
+
+
+def test_a_length_dependent_rope_keeps_beginnings_apart(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("phi-4-mini"))
+    start = prompt(20)
+    all_tokens(scheduler, scheduler.submit(start, GREEDY, 4, NONE))
+    assert scheduler.submit(start, GREEDY, 5, NONE).cached == 19
+    assert scheduler.submit(start, GREEDY, 200, NONE).cached == 0
+
+
+def test_a_reader_that_does_not_fetch_is_left_out(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    slow = scheduler.submit(prompt(4), GREEDY, 200, NONE)
+    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, 150, NONE))
+    assert len(slow.tokens) == len(slow.unread) == 64
+    assert len(all_tokens(scheduler, slow)) == 200
+
+
+def test_a_careful_one_is_computed_no_further_than_it_is_read(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    careful = scheduler.submit(prompt(4), GREEDY, 50, NONE, careful=True)
+    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, 30, NONE))
+    assert len(careful.tokens) <= 1
+    scheduler.advance([careful])
+    careful.unread.clear()
+    scheduler.end(careful, "stop_string")
+    assert len(careful.tokens) == 1
+
+
+def test_a_fault_ends_those_who_were_in_the_step_and_nobody_else(tiny_executor: Tiny) -> None:
+    executor = tiny_executor("llama 3")
+    scheduler = Scheduler(executor)
+    broken = scheduler.submit(prompt(4), GREEDY, 50, NONE)
+
+    def fails(batch: Sequence[Feed]) -> np.ndarray:
+        raise RuntimeError("the machine is on fire")
+
+    executor.step = fails  # type: ignore[method-assign]
+    try:
+        with pytest.raises(RuntimeError, match="on fire"):
+            scheduler.advance([broken])
+    finally:
+        del executor.step  # type: ignore[method-assign]
+    assert (broken.finish, scheduler.running) == ("cancelled", [])
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(4), GREEDY, 5, NONE))) == 5
+
+
+def test_limits_are_said_before_any_work(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    with pytest.raises(ContextFull, match="200 tokens and max_tokens 57 do not fit the model's context of 256"):
+        scheduler.submit(prompt(200), GREEDY, 57, NONE)
+    with pytest.raises(RequestRefused, match="empty"):
+        scheduler.submit([], GREEDY, 5, NONE)
+    with pytest.raises(RequestRefused, match="token 131 is outside"):
+        scheduler.submit([131], GREEDY, 5, NONE)
+    assert scheduler.running == []
+    assert answer_limit(256, 200, None) == (56, True)
+    assert answer_limit(10**6, 200, None) == (4096, False)
+
+
+def test_the_end_of_the_context_is_said(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    generation = scheduler.submit(prompt(250), GREEDY, None, NONE)
+    assert len(all_tokens(scheduler, generation)) == 6
+    assert generation.finish == "context"
+
+
+def test_common_prefix() -> None:
+    assert common_prefix([1, 2, 3], [1, 2, 4]) == 2
+    assert common_prefix([1, 2], [1, 2, 4]) == 2
+    assert common_prefix([], [1]) == 0
+
+
+@pytest.mark.parametrize("name", ["mistral", "llama 3"])
+def test_a_thousand_random_requests_leave_nothing_behind(name: str, native: Callable[[str], NativeExecutor]) -> None:
+    """Lengths, options and cancellations at random, from four threads; then no page is in use."""
+    executor = native(name)
+    scheduler = Scheduler(executor)
+    finished: list[str] = []
+    faults: list[BaseException] = []
+
+    def client(seed: int) -> None:
+        chance = random.Random(seed)
+        try:
+            for _ in range(125):
+                length = chance.choice([1, 5, 30, 120])
+                options = Sampling(
+                    temperature=chance.choice([0.0, 1.0]), top_k=chance.choice([0, 5]), seed=chance.randrange(99)
+                )
+                tokens = prompt(length, seed=chance.randrange(4))
+                generation = scheduler.submit(
+                    tokens, options, chance.choice([1, 9, 60]), frozenset({3, 4}), careful=chance.random() < 0.3
+                )
+                cancel_at = chance.choice([None, 0, 3])
+                while generation.finish is None:
+                    if cancel_at is not None and len(generation.tokens) >= cancel_at:
+                        scheduler.end(generation, "cancelled")
+                        break
+                    scheduler.advance([generation])
+                    generation.unread.clear()
+                finished.append(str(generation.finish))
+        except BaseException as fault:
+            faults.append(fault)
+
+    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert len(finished) == 1000
+    assert {"stop", "length", "cancelled"} <= set(finished)
+    assert scheduler.running == []
+    assert len(scheduler.kept) <= KEPT
+    scheduler.forget()
+    assert (executor.pool.pages_in_use, executor.pool.reserved_bytes) == (0, 0)
+
+
+def test_a_full_pool_refuses_the_newcomer_and_harms_nobody(native: Callable[[str], NativeExecutor]) -> None:
+    executor = native("llama 3")
+    scheduler = Scheduler(executor)
+    runs, refused = [], None
+    for _ in range(100_000):
+        try:
+            runs.append(scheduler.submit(prompt(100), GREEDY, 100, NONE))
+        except RequestRefused as problem:
+            refused = problem
+            break
+    assert refused is not None
+    assert "\n" not in str(refused)
+    few = runs[:3]
+    for generation in runs[3:]:
+        scheduler.end(generation, "cancelled")
+    assert [len(all_tokens(scheduler, g)) for g in few] == [100, 100, 100]
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(100), GREEDY, 100, NONE))) == 100

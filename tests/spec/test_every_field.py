@@ -1,0 +1,156 @@
+"""Changing any number, flag or choice in any family's spec changes a shape, the cost or the logits, or is refused.
+
+A field that could be changed without a trace would be one that nobody reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+import pytest
+import torch
+
+from tests.executors.tiny import random_tensors
+from tests.families import BY_NAME, FAMILIES, prompt
+from trilens.decoder.weights import decoder_weights, parameters
+from trilens.executors.accountant import Span, kv_bytes, step_cost
+from trilens.executors.executor import Feed
+from trilens.executors.torch import TorchExecutor
+from trilens.spec.huggingface import read_config
+from trilens.spec.model import Cache, ModelSpec
+
+FELT = 1e-8  # a change of the logits that is no rounding, in float64
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_every_field_is_felt(name: str) -> None:
+    config = BY_NAME[name].config()
+    spec = read_config({**config.to_dict(), **BY_NAME[name].overrides}).spec
+    lengths = (20, 2 * BY_NAME[name].edge + 11) if BY_NAME[name].edge else (20,)
+    before = Seen(spec, lengths)
+    unfelt = []
+    for path, value in leaves(spec, ()):
+        if path == ("family",) or layer_seen_before(spec, path):
+            continue
+        if not any(before.differs(changed(spec, path, other)) for other in others(value)):
+            unfelt.append((".".join(map(str, path)), value))
+    assert not unfelt
+
+
+class Seen:
+    """What can be observed of a spec: shapes, costs, and logits with fixed random weights."""
+
+    def __init__(self, spec: ModelSpec, lengths: tuple[int, ...]) -> None:
+        self.lengths = lengths
+        self.shapes, self.costs = shapes(spec), costs(spec)
+        self.tensors = {name: tensor.double() for name, tensor in random_tensors(spec).items()}
+        self.logits = self.run(spec)
+
+    def differs(self, other: ModelSpec | None) -> bool:
+        if other is None:
+            return True
+        try:
+            if shapes(other) != self.shapes or costs(other) != self.costs:
+                return True
+            logits = self.run(other)
+        except (AssertionError, RuntimeError, IndexError, ValueError, ArithmeticError):
+            return True  # such a model cannot be run
+        return any(
+            not torch.isfinite(a).all() or (a - b).abs().max() > FELT for a, b in zip(logits, self.logits, strict=True)
+        )
+
+    def run(self, spec: ModelSpec) -> list[torch.Tensor]:
+        executor = TorchExecutor(spec, self.tensors)
+        with torch.no_grad():
+            return [
+                executor.forward([Feed(executor.sequence(n), prompt(n, vocab=120))], every_row=True)
+                for n in self.lengths
+            ]
+
+
+def shapes(spec: ModelSpec) -> list[Any]:
+    return list(parameters(decoder_weights(spec)))
+
+
+def costs(spec: ModelSpec) -> list[int]:
+    cost = step_cost(spec, [Span(0, 77)])
+    kv = [kv_bytes(spec, 77), kv_bytes(spec, spec.context)]
+    longest = step_cost(spec, [Span(0, spec.context)]).flops()
+    return [cost.flops(), cost.masked_flops(), cost.kv_elements_read(), cost.kv_elements_written(), longest, *kv]
+
+
+def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    """Every number, flag and choice below `node`, by its path; of a long list of numbers, the middle one."""
+    if is_dataclass(node):
+        for f in fields(node):
+            yield from leaves(getattr(node, f.name), (*path, f.name))
+    elif isinstance(node, tuple):
+        middle = [len(node) // 2] if node and isinstance(node[0], float) else range(len(node))
+        for i in middle:
+            yield from leaves(node[i], (*path, i))
+    elif isinstance(node, bool | int | float | StrEnum):
+        yield path, node
+
+
+def layer_seen_before(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
+    """Whether an earlier layer is the same but for its cache's number; caches are reached through their layers."""
+    if path[0] == "caches":
+        return True
+    if path[0] != "layers":
+        return False
+    plain = [replace(x, attention=replace(x.attention, cache=replace(x.attention.cache, index=0))) for x in spec.layers]
+    return plain[int(path[1])] in plain[: int(path[1])]
+
+
+def others(value: Any) -> list[Any]:
+    match value:
+        case bool():
+            return [not value]
+        case StrEnum():
+            return [other for other in type(value) if other is not value]
+        case int():
+            return [2 * value, value + 1, max(1, value // 2)]
+        case _:
+            return [2 * value + 0.01, value / 2 + 0.1, value + 1.0]
+
+
+def changed(spec: ModelSpec, path: tuple[str | int, ...], value: Any) -> ModelSpec | None:
+    """The spec with one leaf changed, a cache's for all who read it; None if such a spec is refused."""
+    try:
+        if "cache" in path:
+            at = path.index("cache") + 1
+            old = reached(spec, path[:at])
+            new = with_leaf(old, path[at:], value)
+            return exchanged(spec, old, new)
+        return with_leaf(spec, path, value)
+    except ValueError:
+        return None
+
+
+def reached(node: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        node = node[step] if isinstance(step, int) else getattr(node, step)
+    return node
+
+
+def with_leaf(node: Any, path: tuple[str | int, ...], value: Any) -> Any:
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        return (*node[:step], with_leaf(node[step], rest, value), *node[step + 1 :])
+    return replace(node, **{step: with_leaf(getattr(node, step), rest, value)})
+
+
+def exchanged(node: Any, old: Cache, new: Cache) -> Any:
+    """The tree with one cache in place of another."""
+    if node == old:
+        return new
+    if isinstance(node, tuple):
+        return tuple(exchanged(child, old, new) for child in node)
+    if is_dataclass(node):
+        return replace(node, **{f.name: exchanged(getattr(node, f.name), old, new) for f in fields(node)})
+    return node
