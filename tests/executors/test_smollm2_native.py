@@ -17,9 +17,9 @@ from trilens.executors.executor import Executor, Feed
 
 TEXT = (
     "The river rises in the hills above the town and runs south for forty miles before it meets the sea. In spring the "
-    "water is high and brown, and the farmers who keep sheep on the low meadows move them to the slopes. In summer it is "
-    "so low that children walk across it on the stones. Nobody remembers who built the bridge. It has five arches of grey "
-    "stone, each a little different from the next, as if the mason had learned his trade while he was building it."
+    "water is high and brown, and the farmers who keep sheep on the low meadows move them to the slopes. In summer it "
+    "is so low that children walk across it on the stones. Nobody remembers who built the bridge. It has five arches of "
+    "grey stone, each a little different from the next, as if the mason had learned his trade while he was building it."
 )
 
 PEAK = """
@@ -61,5 +61,8 @@ def test_logits_and_perplexity_stay_close_to_torchs(smollm2: Path) -> None:
         ours = logits(native_executor(files, activations=activations))
         assert np.linalg.norm(ours - expected) / np.linalg.norm(expected) < far
         assert abs(perplexity(ours, tokens) / perplexity(expected, tokens) - 1) < worse
-        print(activations, np.linalg.norm(ours - expected) / np.linalg.norm(expected),
-              perplexity(ours, tokens) / perplexity(expected, tokens) - 1)
+        print(
+            activations,
+            np.linalg.norm(ours - expected) / np.linalg.norm(expected),
+            perplexity(ours, tokens) / perplexity(expected, tokens) - 1,
+        )
