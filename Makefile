@@ -1,13 +1,14 @@
 # make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
+# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp: ten minutes or more)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
@@ -46,6 +47,14 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/
 
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+bench: $(VENV)/.demo build/peer/.done
+	$(BIN)/python benchmarks/compare.py --peer-python build/peer/bin/python --folder build/models
+
+build/peer/.done:
+	$(PYTHON) -m venv build/peer
+	build/peer/bin/python -m pip install --quiet llama-cpp-python
 	@touch $@
 
 clean:

@@ -75,7 +75,9 @@ template <class F> static inline void each(const float* a, const float* b, float
 
 // ------------------------------------------------------------------------------------------------- products
 
-template <int bits, Scales kind, int offset_, const int8_t* table_, bool signed_, int run_> struct Quant {
+enum class Codes { PLAIN, IQ4, MXFP4 };  // what a code is looked up in
+
+template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_> struct Quant {
   static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
   static constexpr Scales KIND = kind;
   static constexpr bool SIGNED = signed_;
@@ -102,8 +104,8 @@ template <int bits, Scales kind, int offset_, const int8_t* table_, bool signed_
           out[4 * h + 3] = either(out[4 * h + 3], two_bits_high<3>(b));
         }
       }
-      if constexpr (table_ != nullptr)
-        for (int j = 0; j < 8; j++) out[j] = look_up(table_, out[j]);
+      if constexpr (table_ != Codes::PLAIN)
+        for (int j = 0; j < 8; j++) out[j] = look_up(table_ == Codes::IQ4 ? IQ4_TABLE : MXFP4_TABLE, out[j]);
     }
   }
 };
@@ -280,19 +282,19 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
     case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
     case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
     case Type::BF16: return float_product<Type::BF16>(m, which, t0, t1, x, rows, y, y_stride);
-    TRILENS_QUANT(Q4_0, 4, S::HALF, 8, nullptr, false, 8);
-    TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, nullptr, false, 8);
-    TRILENS_QUANT(Q5_0, 6, S::HALF, 16, nullptr, false, 4);
-    TRILENS_QUANT(Q5_1, 6, S::HALF_MIN, 0, nullptr, false, 4);
-    TRILENS_QUANT(Q8_0, 8, S::HALF, 0, nullptr, true, 1);
-    TRILENS_QUANT(Q2_K, 4, S::STEPS_16_MIN, 0, nullptr, false, 4);
-    TRILENS_QUANT(Q3_K, 4, S::STEPS_16, 4, nullptr, false, 4);
-    TRILENS_QUANT(Q4_K, 4, S::STEPS_32_MIN, 0, nullptr, false, 8);
-    TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, nullptr, false, 4);
-    TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, nullptr, false, 2);
-    TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, IQ4_TABLE, true, 1);
-    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, IQ4_TABLE, true, 1);
-    TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, MXFP4_TABLE, false, 4);
+    TRILENS_QUANT(Q4_0, 4, S::HALF, 8, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q5_0, 6, S::HALF, 16, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q5_1, 6, S::HALF_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q8_0, 8, S::HALF, 0, Codes::PLAIN, true, 1);
+    TRILENS_QUANT(Q2_K, 4, S::STEPS_16_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q3_K, 4, S::STEPS_16, 4, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q4_K, 4, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, Codes::PLAIN, false, 2);
+    TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, Codes::IQ4, true, 1);
+    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1);
+    TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, Codes::MXFP4, false, 4);
     case Type::COUNT: break;
   }
 #undef TRILENS_QUANT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -117,6 +118,15 @@ def _as_stored(files: ModelFiles, p: Parameter) -> Iterator[Rows]:
                 else:
                     piece = raw[which * rows + order[which, some]]
                 yield Rows(n if stored.stacked else which, first, piece)
+            _let_go(files, name, which * len(raw) // matrices * raw.shape[1], len(raw) // matrices * raw.shape[1])
+
+
+def _let_go(files: ModelFiles, name: str, start: int, nbytes: int) -> None:
+    """Take what was packed out of this process's memory; the system still has it if the file is read again."""
+    mapping = files.checkpoint.raw(name).obj
+    if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+        start = (files.checkpoint.tensors[name].offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        mapping.madvise(mmap.MADV_DONTNEED, start, nbytes)
 
 
 def _from_values(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:

@@ -1,0 +1,206 @@
+// The C++ of the native executor on its own, to be run under sanitizers: random programs of a tiny decoder's shape,
+// ragged batches, forks, rewinds and cancellations, with threads; results must not depend on any of it.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <cmath>
+#include <map>
+#include <random>
+#include <set>
+
+#include "../../csrc/engine.h"
+
+using namespace trilens;
+
+static std::mt19937 chance(7);
+static int below(int n) { return (int)(chance() % (unsigned)n); }
+
+constexpr int WIDTH = 64, HEADS = 4, KV_HEADS = 2, DIM = 16, VOCAB = 40, EXPERTS = 6, CHOSEN = 2, HIDDEN = 32;
+
+struct Builder {
+  std::vector<Instruction> program;
+  std::vector<Numbers> numbers;
+  std::vector<int> widths;
+  std::vector<bool> wanted;
+
+  int buffer(int width, bool only_wanted = false) {
+    widths.push_back(width);
+    wanted.push_back(only_wanted);
+    return (int)widths.size() - 1;
+  }
+  void add(Op op, int width, int input_width, std::vector<int> out, std::vector<int> in, std::vector<int> param,
+           std::vector<int> i, std::vector<float> f, bool on_wanted = false) {
+    Instruction s{};
+    s.op = op;
+    s.wanted = on_wanted;
+    s.layer = -1;
+    s.width = width;
+    s.input_width = input_width;
+    for (int k = 0; k < 3; k++) s.out[k] = k < (int)out.size() ? out[k] : -1;
+    for (int k = 0; k < 3; k++) s.in[k] = k < (int)in.size() ? in[k] : -1;
+    for (int k = 0; k < 6; k++) s.param[k] = k < (int)param.size() ? param[k] : -1;
+    for (int k = 0; k < 8; k++) s.i[k] = k < (int)i.size() ? i[k] : -1;
+    Numbers n{};
+    for (size_t k = 0; k < f.size(); k++) n.f[k] = f[k];
+    program.push_back(s);
+    numbers.push_back(n);
+  }
+};
+
+static void fill(Engine& e, int place, Type type, int count, int rows, int columns) {
+  Matrix& m = e.add_matrix(place, type, count, rows, columns);
+  size_t bytes = (size_t)columns / layout(type).file_block * layout(type).file_bytes;
+  std::vector<uint8_t> raw(bytes * rows);
+  std::mt19937 own(place);
+  for (int c = 0; c < count; c++) {
+    for (uint8_t& b : raw) b = (uint8_t)own();
+    for (size_t at = 0; at < raw.size(); at += layout(type).file_bytes) {
+      if (type == Type::F32) {
+        float value = (float)((int)(own() % 2001) - 1000) * 1e-4f;
+        memcpy(&raw[at], &value, 4);
+      } else {
+        uint16_t scale = (uint16_t)(0x1c00 + own() % 0x400);
+        memcpy(&raw[at], &scale, 2);
+      }
+    }
+    pack_rows(m, c, 0, raw.data(), bytes, rows);
+  }
+}
+
+static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* kernels, int threads, bool fine) {
+  Builder b;
+  int x = b.buffer(WIDTH), n = b.buffer(WIDTH), q = b.buffer(WIDTH), k = b.buffer(KV_HEADS * DIM), v = b.buffer(KV_HEADS * DIM);
+  int turned = b.buffer(WIDTH), turned_k = b.buffer(KV_HEADS * DIM), y = b.buffer(WIDTH), x2 = b.buffer(WIDTH);
+  int scores = b.buffer(EXPERTS), ids = b.buffer(CHOSEN), weights = b.buffer(CHOSEN), x3 = b.buffer(WIDTH), h = b.buffer(96);
+  int last = b.buffer(WIDTH, true), final_ = b.buffer(WIDTH, true), logits = b.buffer(VOCAB, true);
+  b.add(Op::EMBED, WIDTH, 0, {x}, {}, {0}, {}, {});
+  b.add(Op::NORM, WIDTH, WIDTH, {n}, {x}, {1, -1}, {1, 0}, {1e-5f});
+  b.add(Op::LINEARS, WIDTH, WIDTH, {q, k, v}, {n}, {2, -1, 3, -1, 4, -1}, {}, {});
+  b.add(Op::ROPE, WIDTH, WIDTH, {turned}, {q}, {}, {HEADS, 0, DIM, 0}, {});
+  b.add(Op::ROPE, KV_HEADS * DIM, KV_HEADS * DIM, {turned_k}, {k}, {}, {KV_HEADS, 0, DIM, 0}, {});
+  b.add(Op::WRITE_KV, 0, KV_HEADS * DIM, {}, {turned_k, v}, {}, {0}, {});
+  b.add(Op::ATTEND, WIDTH, WIDTH, {y}, {turned}, {-1}, {0, HEADS, 1, 100}, {0.25f, 0});
+  b.add(Op::LINEAR, WIDTH, WIDTH, {x2}, {y, x}, {5, -1}, {}, {});
+  b.add(Op::NORM, WIDTH, WIDTH, {n}, {x2}, {1, -1}, {1, 0}, {1e-5f});
+  b.add(Op::LINEAR, EXPERTS, WIDTH, {scores}, {n}, {6, -1}, {}, {});
+  b.add(Op::ROUTE, CHOSEN, EXPERTS, {ids, weights}, {scores}, {-1, -1}, {CHOSEN, 0, 1, 0, 0, 0}, {0, 1, 0});
+  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0}, {INFINITY, 1, 0});
+  b.add(Op::ADD, WIDTH, WIDTH, {x3}, {x2, y}, {}, {}, {});
+  b.add(Op::NORM, WIDTH, WIDTH, {n}, {x3}, {1, -1}, {1, 0}, {1e-5f});
+  b.add(Op::GLU_LINEAR, 96, WIDTH, {h}, {n}, {10, -1, 11, -1}, {2}, {INFINITY, 1, 0});
+  b.add(Op::LINEAR, WIDTH, 96, {x}, {h, x3}, {12, -1}, {}, {});
+  b.add(Op::LAST_ROWS, WIDTH, WIDTH, {last}, {x}, {}, {}, {}, true);
+  b.add(Op::NORM, WIDTH, WIDTH, {final_}, {last}, {1, -1}, {1, 0}, {1e-5f}, true);
+  b.add(Op::LINEAR, VOCAB, WIDTH, {logits}, {final_}, {0, -1}, {}, {}, true);
+  auto e = std::make_unique<Engine>(b.program, b.numbers, b.widths, b.wanted, logits, pool, kernels, threads, 48, fine);
+  fill(*e, 0, Type::Q8_0, 1, VOCAB, WIDTH);
+  e->add_row(1, std::vector<float>(WIDTH, 1.0f));
+  fill(*e, 2, Type::Q4_0, 1, WIDTH, WIDTH);
+  fill(*e, 3, Type::Q4_1, 1, KV_HEADS * DIM, WIDTH);
+  fill(*e, 4, Type::Q5_0, 1, KV_HEADS * DIM, WIDTH);
+  fill(*e, 5, Type::Q5_1, 1, WIDTH, WIDTH);
+  fill(*e, 6, Type::F32, 1, EXPERTS, WIDTH);
+  fill(*e, 7, Type::Q4_0, EXPERTS, HIDDEN, WIDTH);
+  fill(*e, 8, Type::IQ4_NL, EXPERTS, HIDDEN, WIDTH);
+  fill(*e, 9, Type::Q8_0, EXPERTS, WIDTH, HIDDEN);
+  fill(*e, 10, Type::Q4_0, 1, 96, WIDTH);
+  fill(*e, 11, Type::Q4_0, 1, 96, WIDTH);
+  fill(*e, 12, Type::Q8_0, 1, WIDTH, 96);
+  e->ready();
+  return e;
+}
+
+static std::shared_ptr<Table> table(int positions) {
+  auto t = std::make_shared<Table>();
+  t->columns = DIM / 2;
+  t->positions = positions;
+  for (int p = 0; p < positions; p++)
+    for (int i = 0; i < DIM / 2; i++) {
+      float angle = (float)p / (float)(1 << i);
+      t->cos.push_back(std::cos(angle));
+      t->sin.push_back(std::sin(angle));
+    }
+  return t;
+}
+
+struct Request {
+  std::unique_ptr<Sequence> sequence;
+  std::vector<int32_t> tokens;
+};
+
+int main(int, char** arguments) {
+  int requests = arguments[1] ? atoi(arguments[1]) : 300;
+  auto turn = table(512);
+  for (KV kind : {KV::F16, KV::I8, KV::F32}) {
+    auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48);
+    auto e = engine(pool, kind == KV::F16 ? "portable" : "", 3, kind != KV::F16);
+    auto alone = engine(pool, "", 1, kind != KV::F16);
+    std::vector<Request> running;
+    std::map<int, int> refused;
+    int done = 0, checked = 0;
+    while (done < requests) {
+      while ((int)running.size() < 1 + below(6)) {  // someone joins, at times on another's beginning
+        Request r;
+        try {
+          if (!running.empty() && below(3) == 0) {
+            const Request& other = running[below((int)running.size())];
+            int shared = below(other.sequence->length + 1);
+            r.sequence = other.sequence->fork(shared, 300);
+            if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
+          }
+          if (!r.sequence) r.sequence = std::make_unique<Sequence>(pool, 300);
+        } catch (const Refused&) {
+          refused[done]++;
+          break;
+        }
+        r.sequence->ropes = {turn};
+        running.push_back(std::move(r));
+      }
+      std::vector<std::vector<int32_t>> fresh(running.size());
+      std::vector<Feed> feeds;
+      for (size_t i = 0; i < running.size(); i++) {
+        int n = below(4) ? 1 : 1 + below(70);
+        n = std::min(n, 300 - running[i].sequence->length);
+        for (int k = 0; k < n; k++) fresh[i].push_back(below(VOCAB));
+        if (n) feeds.push_back({running[i].sequence.get(), fresh[i].data(), n, true});
+        running[i].tokens.insert(running[i].tokens.end(), fresh[i].begin(), fresh[i].end());
+      }
+      if (feeds.empty()) {
+        running.clear();
+        done++;
+        continue;
+      }
+      std::vector<float> logits(feeds.size() * VOCAB);
+      e->step(feeds, false, logits.data());
+      size_t which = (size_t)below((int)feeds.size());
+      Sequence* watched = feeds[which].sequence;
+      if (below(8) == 0)
+        for (Request& r : running)
+          if (r.sequence.get() == watched) {  // the same text, alone, on one thread
+            Sequence again(pool, 300);
+            again.ropes = {turn};
+            std::vector<float> expected(VOCAB);
+            alone->step({{&again, r.tokens.data(), (int)r.tokens.size(), true}}, false, expected.data());
+            if (memcmp(expected.data(), logits.data() + which * VOCAB, VOCAB * sizeof(float))) {
+              printf("different bits after %zu tokens\n", r.tokens.size());
+              return 1;
+            }
+            checked++;
+          }
+      for (size_t i = running.size(); i-- > 0;) {
+        Request& r = running[i];
+        if (below(10) == 0 || r.sequence->length >= 299) {  // cancelled, or done
+          running.erase(running.begin() + (long)i);
+          done++;
+        } else if (below(12) == 0) {
+          int to = below(r.sequence->length + 1);
+          if (r.sequence->rewind(to)) r.tokens.resize(to);
+        }
+      }
+    }
+    running.clear();
+    printf("%d requests, %d checked alone, %zu times refused, %zu pages left\n", done, checked, refused.size(), pool->pages_in_use());
+    if (pool->pages_in_use() || pool->reserved() || checked == 0) return 1;
+  }
+  return 0;
+}

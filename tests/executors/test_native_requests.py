@@ -1,0 +1,46 @@
+"""Requests that come, are cancelled and go, through the scheduler: no page and no memory stays behind."""
+
+from __future__ import annotations
+
+import resource
+
+import numpy as np
+
+from tests.executors.packing import native_executor
+from tests.executors.tiny import MODELS, VOCAB, random_tensors
+from trilens.errors import TrilensError
+from trilens.generate.sampling import Sampling
+from trilens.generate.scheduler import Scheduler
+
+
+def test_a_thousand_random_requests_leave_nothing_behind() -> None:
+    spec = MODELS["windowed"]()
+    executor = native_executor(spec, random_tensors(spec), "Q4_0", threads=2, kv_limit=1_000_000)
+    scheduler, rng, refused, peak = Scheduler(executor), np.random.default_rng(3), 0, 0
+    for request in range(1000):
+        prompt = rng.integers(0, VOCAB, int(rng.integers(1, 200))).tolist()
+        sampling = Sampling(
+            temperature=float(rng.choice([0.0, 0.7, 1.3])),
+            top_k=int(rng.choice([0, 5])),
+            top_p=float(rng.choice([1.0, 0.9])),
+            seed=int(rng.integers(1 << 30)),
+        )
+        try:
+            scheduler.submit(prompt, sampling, int(rng.integers(1, 300)), frozenset([3]))
+        except TrilensError:
+            refused += 1
+        for _ in range(int(rng.integers(0, 4))):
+            scheduler.step()
+            for generation in list(scheduler.running):
+                if rng.random() < 0.1:
+                    generation.end("cancelled")
+                if generation.finish is not None:
+                    scheduler.retire(generation)
+        if request == 300:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    scheduler.cancel_all()
+    generation = None
+    assert refused > 0
+    assert executor.pool.pages_in_use == 0
+    assert executor.pool.reserved_bytes == 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 1.05 * peak + 4096
