@@ -79,7 +79,7 @@ ONLY_HERE = [
         edge=64,
     ),
     Family(
-        "gguf: llama 4",
+        "gguf: llama 4 scout",
         lambda: Llama4TextConfig(
             **{
                 **f.LLAMA4_TEXT,
@@ -218,7 +218,7 @@ MODELS = [
     Gguf("gguf: glm-4.7-flash", "deepseek2"),
     Gguf("gguf: glm-4.5", "glm4moe"),
     Gguf("gguf: gpt-oss", "gpt-oss"),
-    Gguf("gguf: llama 4", "llama4"),
+    Gguf("gguf: llama 4 scout", "llama4"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
