@@ -19,7 +19,8 @@ TEXT = (
     "The river rises in the hills above the town and runs south for forty miles before it meets the sea. In spring the "
     "water is high and brown, and the farmers who keep sheep on the low meadows move them to the slopes. In summer it "
     "is so low that children walk across it on the stones. Nobody remembers who built the bridge. It has five arches "
-    "of grey stone, each a little different from the next, as if the mason had learned his trade while he was building it."
+    "of grey stone, each a little different from the next, as if the mason had learned his trade while he was "
+    "building it."
 )
 
 PEAK = """
