@@ -48,6 +48,25 @@ def test_min_p_is_relative_to_the_likeliest() -> None:
     assert (drawn(500, min_p=0.6) > 0).tolist() == [False, True, True, False, False]
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 30.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"top_p": 0.9}, {"top_k": 300}, {"min_p": 0.01}, {"top_p": 0.999, "min_p": 1e-4, "top_k": 5000}]
+)
+def test_a_draw_is_what_sorting_the_whole_vocabulary_gives(temperature: float, options: dict[str, Any]) -> None:
+    """Also where the 256 likeliest are not enough, and where many logits are equal."""
+    chance = np.random.default_rng(7)
+    logits = np.round(chance.standard_normal(9000).astype(np.float32) * 3, 1)
+    o = Sampling(**{"temperature": temperature, "top_p": 1.0, **options})
+    order = np.lexsort((np.arange(9000), -logits))[: o.top_k or 9000]
+    shares = np.exp((logits[order] - logits.max()) / np.float64(temperature))
+    kept = shares[: np.searchsorted(shares.cumsum(), o.top_p * shares.sum()) + 1] if o.top_p < 1 else shares
+    kept = kept[kept >= o.min_p]
+    for seed in range(60):
+        expected = order[np.searchsorted(kept.cumsum(), uniform(seed, 0) * kept.sum(), side="right")]
+        sampler = Sampler(Sampling(**{"temperature": temperature, "top_p": 1.0, **options, "seed": seed}), [])
+        assert sampler.choose(logits) == expected
+
+
 def test_penalties() -> None:
     logits = np.array([2.0, 1.9, -1.0], dtype=np.float32)
     once = Sampler(Sampling(temperature=0, presence_penalty=0.5), [])

@@ -12,6 +12,7 @@ import numpy as np
 
 from trilens.errors import RequestRefused
 
+SORTED_FIRST = 256  # of the vocabulary; nearly every draw ends among them
 _WORD = (1 << 64) - 1
 
 
@@ -60,7 +61,7 @@ class Sampler:
         """[vocab] float32 -> a token's id."""
         o = self.options
         logits = self._penalised(logits)
-        token = int(logits.argmax()) if o.temperature == 0 else self._draw(logits.astype(np.float64) / o.temperature)
+        token = int(logits.argmax()) if o.temperature == 0 else self._draw(logits)
         self.drawn += 1
         self._answer[token] += 1
         return token
@@ -79,19 +80,41 @@ class Sampler:
         return logits
 
     def _draw(self, logits: np.ndarray) -> int:
+        """Likeliest first, equal ones in the order of their ids, and no more of them sorted than the draw needs."""
         o = self.options
-        # A stable sort puts equal logits in the order of their ids, on every machine.
-        keep = min(o.top_k, logits.size) if o.top_k else logits.size
-        order = np.argsort(-logits, kind="stable")[:keep]
-        shares = np.exp(logits[order] - logits[order[0]])
-        shares /= shares.sum()
-        if o.top_p < 1.0:
-            shares = shares[: int(np.searchsorted(shares.cumsum(), o.top_p)) + 1]
-        if o.min_p > 0.0:
-            shares = shares[shares >= o.min_p * shares[0]]
-        reached = shares.cumsum()
-        place = int(np.searchsorted(reached, uniform(o.seed, self.drawn) * reached[-1], side="right"))
-        return int(order[min(place, shares.size - 1)])
+        weights = np.exp((logits - logits.max()) / np.float64(o.temperature))
+        among, total = logits.size, float(weights.sum())
+        if o.top_k and o.top_k < logits.size:
+            among = o.top_k
+            total = float(weights[likeliest(logits, among)].sum())
+        number, few = uniform(o.seed, self.drawn), SORTED_FIRST
+        while True:
+            few = min(few, among)
+            order = likeliest(logits, few)
+            reached = weights[order].cumsum()
+            kept = few
+            if o.top_p < 1.0:
+                kept = min(kept, int(np.searchsorted(reached, o.top_p * total)) + 1)
+            if o.min_p > 0.0:
+                kept = min(kept, int((weights[order] >= o.min_p).sum()))
+            whole = kept < few or few == among  # nothing further down can still belong to it
+            mass = float(reached[kept - 1]) if whole else total
+            place = int(np.searchsorted(reached[:kept], number * mass, side="right"))
+            if whole or (place < kept and o.top_p == 1.0 and o.min_p == 0.0):
+                return int(order[min(place, kept - 1)])
+            few *= 8
+
+
+def likeliest(logits: np.ndarray, n: int) -> np.ndarray:
+    """The ids of the n highest logits, highest first, equal ones in the order of their ids."""
+    if n < logits.size:
+        least = np.partition(logits, logits.size - n)[logits.size - n]
+        above = np.flatnonzero(logits > least)
+        ids = np.concatenate((above, np.flatnonzero(logits == least)[: n - above.size]))
+        ids.sort()
+    else:
+        ids = np.arange(logits.size)
+    return ids[np.argsort(-logits[ids], kind="stable")]
 
 
 def uniform(seed: int, n: int) -> float:
