@@ -69,7 +69,7 @@ class Family:
     """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one.
 
     `overrides` are put into the saved config.json.
-    `repair` mends what transformers gets wrong in the reference. `model`: its class, where AutoModel does not know it.
+    `repair` mends the reference. `model`: its class, where AutoModel does not know it.
     """
 
     name: str
@@ -81,6 +81,15 @@ class Family:
 
     def __str__(self) -> str:
         return self.name
+
+
+def _queries_of_usual_size(model: PreTrainedModel) -> None:
+    """Gemma 4 does not scale its scores: trained queries are as small as the others' are after scaling. Random ones of
+    size one make attention so sharp that rounding grows a thousandfold from layer to layer."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("q_norm.weight") and "vision" not in name:
+                parameter.mul_(parameter.shape[0] ** -0.5)
 
 
 def _phimoe_rope_sees_the_length(model: PreTrainedModel) -> None:
@@ -207,11 +216,13 @@ DENSE = [
     Family(
         "gemma 4 31B",
         lambda: Gemma4TextConfig(**GEMMA4_TEXT, attention_k_eq_v=True, num_global_key_value_heads=1),
+        repair=_queries_of_usual_size,
         edge=24,
     ),
     Family(
         "gemma 4 12B (unified)",
         lambda: Gemma4UnifiedTextConfig(**GEMMA4_TEXT, attention_k_eq_v=True, num_global_key_value_heads=1),
+        repair=_queries_of_usual_size,
         edge=24,
     ),
     Family(
@@ -222,6 +233,7 @@ DENSE = [
             num_kv_shared_layers=3,
             use_double_wide_mlp=True,
         ),
+        repair=_queries_of_usual_size,
         edge=24,
     ),
     Family(
@@ -404,6 +416,7 @@ ROUTED = [
             boi_token_id=129,
             eoi_token_id=128,
         ),
+        repair=_queries_of_usual_size,
         edge=24,
     ),
     Family(
@@ -555,13 +568,13 @@ def reference(name: str) -> PreTrainedModel:
     around = AutoModelForImageTextToText if hasattr(config, "text_config") else AutoModelForCausalLM
     own = BY_NAME[name].model
     model = (own(config) if own else around.from_config(config)).float().eval()
-    BY_NAME[name].repair(model)
     with torch.no_grad():
         for parameter in [*model.parameters(), *_persistent_buffers(model)]:
             if parameter.dim() == 1:
                 parameter.copy_(1 + 0.3 * torch.randn_like(parameter))
             else:
                 parameter.normal_(std=1.5 * parameter.shape[-1] ** -0.5)
+    BY_NAME[name].repair(model)
     return model
 
 

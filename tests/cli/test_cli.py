@@ -152,7 +152,7 @@ class TestCard:
         assert card["kv_bytes_per_token"] == 2 * 4 * 30 * 3 * 64
 
     def test_a_cold_card_is_quick_and_light(self, smollm2: Path, tmp_path: Path) -> None:
-        """Neither torch nor numpy is imported; the time is bounded loosely here, and is told in docs."""
+        """Neither torch nor numpy is imported. Processor time is bounded, which a busy machine does not stretch."""
         config = tmp_path / "config.json"
         config.write_text(
             json.dumps(
@@ -181,9 +181,11 @@ class TestCard:
             )
             best = float("inf")
             for _ in range(5):
-                start = time.perf_counter()
+                before = os.times()
                 done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
-                best = min(best, time.perf_counter() - start)
+                after = os.times()
+                spent = after.children_user - before.children_user + after.children_system - before.children_system
+                best = min(best, spent)
                 assert done.returncode == 0, done.stderr
                 assert done.stderr == "[]\n"
             assert best < 0.5

@@ -76,4 +76,5 @@ def _near(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), names, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    return f"the catalog has {listing(entries())}"
+    ready_first = sorted(entries().values(), key=lambda entry: entry.source is None)
+    return f"the catalog has {listing(entry.name for entry in ready_first)}"

@@ -147,19 +147,74 @@ LLAMA4 = _rows("""
 
 GGUF = _rows("""
     embedding                            token_embd.weight
+    per_layer_table                      per_layer_token_embd.weight
+    per_layer_projection                 per_layer_model_proj.weight
+    per_layer_norm                       per_layer_proj_norm.weight
     final_norm                           output_norm.weight
     head                                 output.weight
+    head.bias                            output.bias
     layers.{i}.attention_in              blk.{i}.attn_norm.weight
+    layers.{i}.attention_out             blk.{i}.post_attention_norm.weight
     layers.{i}.feed_forward_in           blk.{i}.ffn_norm.weight
+    layers.{i}.feed_forward_in           blk.{i}.post_attention_norm.weight
+    layers.{i}.feed_forward_out          blk.{i}.post_ffw_norm.weight
     layers.{i}.attention.q               blk.{i}.attn_q.weight
     layers.{i}.attention.k               blk.{i}.attn_k.weight
     layers.{i}.attention.v               blk.{i}.attn_v.weight
+    layers.{i}.attention.q               blk.{i}.attn_qkv.weight                                     fused_qkv
+    layers.{i}.attention.k               blk.{i}.attn_qkv.weight                                     fused_qkv
+    layers.{i}.attention.v               blk.{i}.attn_qkv.weight                                     fused_qkv
     layers.{i}.attention.out             blk.{i}.attn_output.weight
     layers.{i}.attention.q_norm          blk.{i}.attn_q_norm.weight
     layers.{i}.attention.k_norm          blk.{i}.attn_k_norm.weight
+    layers.{i}.attention.sinks           blk.{i}.attn_sinks.weight
+    layers.{i}.attention.q_down          blk.{i}.attn_q_a.weight
+    layers.{i}.attention.q_norm          blk.{i}.attn_q_a_norm.weight
+    layers.{i}.attention.q_up            blk.{i}.attn_q_b.weight
+    layers.{i}.attention.kv_down         blk.{i}.attn_kv_a_mqa.weight
+    layers.{i}.attention.kv_norm         blk.{i}.attn_kv_a_norm.weight
+    layers.{i}.attention.k_up            blk.{i}.attn_k_b.weight
+    layers.{i}.attention.v_up            blk.{i}.attn_v_b.weight
+    layers.{i}.attention.k_up            blk.{i}.attn_kv_b.weight                                    latent_up
+    layers.{i}.attention.v_up            blk.{i}.attn_kv_b.weight                                    latent_up
     layers.{i}.feed_forward.gate         blk.{i}.ffn_gate.weight
     layers.{i}.feed_forward.up           blk.{i}.ffn_up.weight
     layers.{i}.feed_forward.down         blk.{i}.ffn_down.weight
+    layers.{i}.feed_forward.router       blk.{i}.ffn_gate_inp.weight
+    layers.{i}.feed_forward.correction_bias blk.{i}.exp_probs_b.bias
+    layers.{i}.feed_forward.correction_bias blk.{i}.exp_probs_b
+    layers.{i}.feed_forward.experts.gate blk.{i}.ffn_gate_exps.weight
+    layers.{i}.feed_forward.experts.up   blk.{i}.ffn_up_exps.weight
+    layers.{i}.feed_forward.experts.down blk.{i}.ffn_down_exps.weight
+    layers.{i}.feed_forward.experts.gate blk.{i}.ffn_gate_up_exps.weight                             gate_up_halves
+    layers.{i}.feed_forward.experts.up   blk.{i}.ffn_gate_up_exps.weight                             gate_up_halves
+    layers.{i}.feed_forward.shared.gate  blk.{i}.ffn_gate_shexp.weight
+    layers.{i}.feed_forward.shared.up    blk.{i}.ffn_up_shexp.weight
+    layers.{i}.feed_forward.shared.down  blk.{i}.ffn_down_shexp.weight
+    layers.{i}.feed_forward.dense.gate   blk.{i}.ffn_gate.weight
+    layers.{i}.feed_forward.dense.up     blk.{i}.ffn_up.weight
+    layers.{i}.feed_forward.dense.down   blk.{i}.ffn_down.weight
+    layers.{i}.feed_forward.dense_out    blk.{i}.post_ffw_norm_1.weight
+    layers.{i}.feed_forward.routed_in    blk.{i}.pre_ffw_norm_2.weight
+    layers.{i}.feed_forward.routed_out   blk.{i}.post_ffw_norm_2.weight
+    layers.{i}.feed_forward.router_norm  blk.{i}.ffn_gate_inp.scale                                  root_of_width
+    layers.{i}.feed_forward.routed.router blk.{i}.ffn_gate_inp.weight
+    layers.{i}.feed_forward.routed.expert_scale blk.{i}.ffn_down_exps.scale
+    layers.{i}.feed_forward.routed.experts.gate blk.{i}.ffn_gate_up_exps.weight                      gate_up_halves
+    layers.{i}.feed_forward.routed.experts.up blk.{i}.ffn_gate_up_exps.weight                        gate_up_halves
+    layers.{i}.feed_forward.routed.experts.gate blk.{i}.ffn_gate_exps.weight
+    layers.{i}.feed_forward.routed.experts.up blk.{i}.ffn_up_exps.weight
+    layers.{i}.feed_forward.routed.experts.down blk.{i}.ffn_down_exps.weight
+    layers.{i}.scalar                    blk.{i}.layer_output_scale.weight
+    layers.{i}.per_layer_input.gate      blk.{i}.inp_gate.weight
+    layers.{i}.per_layer_input.out       blk.{i}.proj.weight
+    layers.{i}.per_layer_input.norm      blk.{i}.post_norm.weight
+""")
+
+# Feed-forwards whose gate and up are one matrix under the name of up.
+GGUF_FUSED_UP = _rows("""
+    layers.{i}.feed_forward.gate         blk.{i}.ffn_up.weight                                       gate_up_halves
+    layers.{i}.feed_forward.up           blk.{i}.ffn_up.weight                                       gate_up_halves
 """)
 
 # Architectures whose converters reorder the rows of q and k, from half-split rotary pairs to neighbouring ones.
@@ -168,7 +223,10 @@ GGUF_NEIGHBOURING_PAIRS = _rows("""
     layers.{i}.attention.k               blk.{i}.attn_k.weight                 half_split
 """)
 
-BY_ARCHITECTURE = {"llama": GGUF_NEIGHBOURING_PAIRS + GGUF}
+BY_ARCHITECTURE = {
+    "phi3": GGUF_FUSED_UP + GGUF,
+    **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
+}
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "gemma2": GEMMA_NORMS,
     "gemma3": GEMMA_NORMS,

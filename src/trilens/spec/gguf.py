@@ -7,7 +7,7 @@ What GGUF says by the presence of a tensor instead of a key (a tied head, biases
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
@@ -19,22 +19,53 @@ from trilens.spec.model import Reading
 COMMON = {
     "context_length": "max_position_embeddings",
     "embedding_length": "hidden_size",
+    "embedding_length_per_layer_input": "hidden_size_per_layer_input",
     "block_count": "num_hidden_layers",
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.layer_norm_epsilon": "rms_norm_eps",
     "attention.sliding_window": "sliding_window",
+    "attention.shared_kv_layers": "num_kv_shared_layers",
+    "attention.scale": "attention_multiplier",
+    "attention.q_lora_rank": "q_lora_rank",
+    "attention.kv_lora_rank": "kv_lora_rank",
+    "attention.temperature_scale": "rope_scaling.llama_4_scaling_beta",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "residual_scale": "residual_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "logit_scale": "logits_scaling",
+    "leading_dense_block_count": "first_k_dense_replace",
+    "interleave_moe_layer_step": "interleave_moe_layer_step",
+    "expert_count": "num_experts",
+    "expert_used_count": "num_experts_per_tok",
+    "expert_shared_count": "n_shared_experts",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_weights_scale": "routed_scaling_factor",
+    "expert_weights_norm": "norm_topk_prob",
+    "expert_group_count": "n_group",
+    "expert_group_used_count": "topk_group",
+    "nextn_predict_layers": "num_nextn_predict_layers",
     "rope.freq_base": "rope_theta",
+    "rope.freq_base_swa": "rope_local_base_freq",
     "rope.scaling.type": "rope_scaling.rope_type",
     "rope.scaling.factor": "rope_scaling.factor",
     "rope.scaling.original_context_length": "rope_scaling.original_max_position_embeddings",
+    "rope.scaling.yarn_beta_fast": "rope_scaling.beta_fast",
+    "rope.scaling.yarn_beta_slow": "rope_scaling.beta_slow",
     "vocab_size": "vocab_size",
 }
 
-# Said again by other keys, or of the file and not of the model.
-REPEATED = frozenset({"attention.value_length", "rope.dimension_count", "rope.scaling.finetuned"})
+# Said again by other keys, or of the file and not of the model, or read by the architecture's own function.
+REPEATED = frozenset(
+    "attention.value_length attention.key_length_mla attention.value_length_mla attention.key_length_swa "
+    "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
+    "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
+    "expert_shared_feed_forward_length attention.causal".split()
+)
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
 
 
@@ -65,51 +96,245 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
             _put(config, COMMON[name], value)
         elif name not in REPEATED:
             (unread if value not in (None, False, 0, "") else []).append(f"{arch}.{name}")
+    if own.get("rope.scaling.attn_factor", 1.0) != 1.0 and "rope_factors_long.weight" not in source.shapes:
+        unread.append(f"{arch}.rope.scaling.attn_factor")
     unread += [n for n in metadata if not n.startswith((arch + ".", *BESIDE_THE_MODEL))]
     config["tie_word_embeddings"] = "output.weight" not in source.shapes
-    _repair_rope(config, source)
-    family = ARCHITECTURES[arch](config, own, source)
+    _repair_rope(config, own, source, arch)
+    try:
+        family = ARCHITECTURES[arch](config, own, source)
+    except (KeyError, TypeError) as problem:
+        raise BadCheckpoint(f"{where}: {arch} has no {problem} among its keys, or not of the type expected") from None
     keys = Keys(config, where)
     spec = FAMILIES[family](keys)
     telling, empty = keys.unread()
     return Reading(
-        replace(spec, family=family),
+        spec,
         unread=tuple(unread + [n for n in telling if n != "head_dim"]),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
     )
 
 
-def _llama(config: dict[str, Any], own: Mapping[str, Any], source: Source) -> str:
+Config = dict[str, Any]
+
+
+def _llama(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
     config["mlp_bias"] = "blk.0.ffn_gate.bias" in source.shapes
     if own.get("expert_count"):
-        raise UnsupportedModel("routed models under the architecture 'llama' (Mixtral) are not read from GGUF yet")
-    # one architecture name for two families: the window is what tells them apart
+        return "mixtral"
+    # one architecture name for several families: the window is what tells them apart
     return "mistral" if config.get("sliding_window") else "llama"
 
 
-def _qwen2(config: dict[str, Any], own: Mapping[str, Any], source: Source) -> str:
-    return "qwen2"
+def _named(family: str) -> Callable[[Config, Mapping[str, Any], Source], str]:
+    """An architecture whose keys say all that its family wants to know."""
+    return lambda config, own, source: family
 
 
-def _qwen3(config: dict[str, Any], own: Mapping[str, Any], source: Source) -> str:
-    return "qwen3"
+def _biased(family: str) -> Callable[[Config, Mapping[str, Any], Source], str]:
+    """The same, with biases where their tensors are."""
+
+    def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
+        config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+        config["mlp_bias"] = "blk.0.ffn_gate.bias" in source.shapes
+        return family
+
+    return named
 
 
-ARCHITECTURES: dict[str, Callable[[dict[str, Any], Mapping[str, Any], Source], str]] = {
+def _mistral3(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    if own.get("expert_count"):
+        raise UnsupportedModel("routed models under the architecture 'mistral3' are not known")
+    return "ministral3"
+
+
+def _qwen3moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config.setdefault("norm_topk_prob", True)
+    return "qwen3_moe"
+
+
+def _phi3(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    _turned_part(config, own)
+    return "phi3"
+
+
+def _phimoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+    config["lm_head_bias"] = "output.bias" in source.shapes
+    rules = config.get("rope_scaling")
+    if rules:
+        rules["short_mscale"] = rules["long_mscale"] = rules.pop("attention_factor", 1.0)
+    return "phimoe"
+
+
+def _gemma2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    _gemma_scale(config, largest=46)
+    return "gemma2"
+
+
+def _gemma3(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    _gemma_scale(config, largest=62)
+    return "gemma3_text"
+
+
+def _gemma_scale(config: Config, largest: int) -> None:
+    """GGUF has no key for it: one over the root of a head's width, of width / heads in the largest model."""
+    whole = config["num_hidden_layers"] == largest
+    config["query_pre_attn_scalar"] = (
+        config["hidden_size"] // config["num_attention_heads"] if whole else config.get("head_dim", 256)
+    )
+
+
+def _gemma4(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["layer_types"] = _types(own, config["num_hidden_layers"])
+    sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
+    config["global_head_dim"] = config["head_dim"]
+    config["head_dim"] = own.get("attention.key_length_swa", config["head_dim"])
+    kv_heads = config["num_key_value_heads"]
+    if not isinstance(kv_heads, int):
+        by_type = dict(zip(sliding, kv_heads, strict=False))
+        config["num_global_key_value_heads"] = by_type.get(False)
+        config["num_key_value_heads"] = by_type.get(True, by_type.get(False))
+    config["attention_k_eq_v"] = any(
+        f"blk.{i}.attn_k.weight" in source.shapes and f"blk.{i}.attn_v.weight" not in source.shapes
+        for i in range(len(sliding))
+    )
+    widths = config["intermediate_size"]
+    if not isinstance(widths, int):
+        config["intermediate_size"], config["use_double_wide_mlp"] = widths[0], widths[-1] == 2 * widths[0]
+    config["enable_moe_block"] = bool(config.get("num_experts"))
+    config["top_k_experts"] = config.pop("num_experts_per_tok", None)
+    turned = [d for d in source.values("rope_freqs.weight") if d < 1e20] if "rope_freqs.weight" in source.shapes else []
+    share = 2 * len(turned) / config["global_head_dim"] if turned else 0.25
+    config["rope_parameters"] = {
+        "sliding_attention": {"rope_type": "default", "rope_theta": config.pop("rope_local_base_freq", 10000.0)},
+        "full_attention": {
+            "rope_type": "proportional",
+            "rope_theta": config.pop("rope_theta", 1000000.0),
+            "partial_rotary_factor": share,
+        },
+    }
+    config.pop("rope_scaling", None)
+    if "per_layer_token_embd.weight" in source.shapes:
+        config["vocab_size_per_layer_input"] = source.shapes["per_layer_token_embd.weight"][0]
+    return "gemma4_text"
+
+
+def _olmo2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    if not config.get("sliding_window"):
+        return "olmo2"
+    config["layer_types"] = _types(own, config["num_hidden_layers"])
+    return "olmo3"
+
+
+def _olmoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["norm_topk_prob"] = False
+    return "olmoe"
+
+
+def _deepseek2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """Latent attention in the absorbed form, or in the older one, where a single matrix holds both halves."""
+    rope = own["rope.dimension_count"]
+    config["qk_rope_head_dim"] = rope
+    config["qk_nope_head_dim"] = own.get("attention.key_length_mla", own.get("attention.key_length", 0)) - rope
+    config["v_head_dim"] = own.get("attention.value_length_mla", own.get("attention.value_length"))
+    config.setdefault("q_lora_rank", None)
+    config.setdefault("n_group", 1)
+    config.setdefault("topk_group", 1)
+    config.setdefault("first_k_dense_replace", 0)
+    config.setdefault("routed_scaling_factor", 1.0)
+    rules = config.get("rope_scaling")
+    if rules and own.get("rope.scaling.yarn_log_multiplier"):
+        rules["mscale"] = rules["mscale_all_dim"] = round(10 * own["rope.scaling.yarn_log_multiplier"], 6)
+    if own.get("expert_gating_func", 1) == SIGMOID:
+        config.setdefault("norm_topk_prob", False)
+        return "deepseek_v3"
+    return "deepseek_v2"
+
+
+def _glm4moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    _turned_part(config, own)
+    config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+    config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in source.shapes
+    # the layers that predict further tokens are counted as blocks
+    config["num_hidden_layers"] -= config.get("num_nextn_predict_layers", 0)
+    return "glm4_moe"
+
+
+def _gpt_oss(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+    config["intermediate_size"] = config.pop("moe_intermediate_size", config.get("intermediate_size"))
+    rules = config.get("rope_scaling")
+    if rules:
+        rules["truncate"] = False
+    return "gpt_oss"
+
+
+def _llama4(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """Chunks, temperature and the layers without positions have no keys: every model of the family has the same."""
+    config["intermediate_size_mlp"] = config["intermediate_size"]
+    config["intermediate_size"] = config.pop("moe_intermediate_size")
+    config["use_qk_norm"] = config["num_experts"] != 128  # the only trace that the larger model leaves
+    return "llama4_text"
+
+
+SIGMOID = 2  # of expert_gating_func
+
+ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
     "llama": _llama,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
+    "mistral3": _mistral3,
+    "qwen2": _named("qwen2"),
+    "qwen3": _named("qwen3"),
+    "qwen3moe": _qwen3moe,
+    "phi3": _phi3,
+    "phimoe": _phimoe,
+    "gemma2": _gemma2,
+    "gemma3": _gemma3,
+    "gemma4": _gemma4,
+    "smollm3": _biased("smollm3"),
+    "olmo2": _olmo2,
+    "olmoe": _olmoe,
+    "granite": _biased("granite"),
+    "granitemoe": _biased("granitemoe"),
+    "deepseek2": _deepseek2,
+    "glm4moe": _glm4moe,
+    "gpt-oss": _gpt_oss,
+    "llama4": _llama4,
 }
 
 
-def _repair_rope(config: dict[str, Any], source: Source) -> None:
-    """Scaling that GGUF writes as a tensor of divisors becomes the rule that has divisors."""
+def _types(own: Mapping[str, Any], count: int) -> list[str]:
+    """`sliding_window_pattern`, a flag for each layer, as names."""
+    pattern = own.get("attention.sliding_window_pattern")
+    if pattern is None or isinstance(pattern, int) or len(pattern) < count:
+        raise BadCheckpoint("attention.sliding_window_pattern is missing or too short; expected a flag for each layer")
+    return ["sliding_attention" if flag else "full_attention" for flag in list(pattern)[:count]]
+
+
+def _turned_part(config: Config, own: Mapping[str, Any]) -> None:
+    """The share of a head that turns, which GGUF gives as a number of dimensions."""
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    config["partial_rotary_factor"] = own.get("rope.dimension_count", head) / head
+
+
+def _repair_rope(config: Config, own: Mapping[str, Any], source: Source, arch: str) -> None:
+    """Scaling that GGUF writes as tensors of divisors becomes the rule that has divisors."""
     rules = config.get("rope_scaling", {})
     if rules.get("rope_type") == "none":
         rules["rope_type"] = "default"
-    if "rope_freqs.weight" in source.shapes:
+    if rules.get("rope_type") == "yarn" and arch == "mistral3" and own.get("rope.scaling.yarn_log_multiplier"):
+        rules["mscale"] = rules["mscale_all_dim"] = own["rope.scaling.yarn_log_multiplier"]
+    if "rope_factors_long.weight" in source.shapes:
+        rules |= {
+            "rope_type": "longrope",
+            "short_factor": list(source.values("rope_factors_short.weight")),
+            "long_factor": list(source.values("rope_factors_long.weight")),
+            "attention_factor": own.get("rope.scaling.attn_factor", 1.0),
+        }
+        config["rope_scaling"] = rules
+    elif "rope_freqs.weight" in source.shapes and arch != "gemma4":
         divisors = list(source.values("rope_freqs.weight"))
         config["rope_scaling"] = {
             "rope_type": "longrope",

@@ -103,7 +103,8 @@ def lookup(name: str) -> CatalogEntry | None:
     """The entry of that name or alias, whatever its case; else the one model that is written so, spaces and all."""
     wanted = name.lower()
     for entry in entries().values():
-        if wanted in (entry.name.lower(), *(alias.lower() for alias in entry.aliases)):
+        aliases = () if entry.sizes else entry.aliases  # with sizes, an alias is the beginning of a name
+        if wanted in (entry.name.lower(), *(alias.lower() for alias in aliases)):
             return entry
     if "/" in name or "\\" in name:
         return None

@@ -218,9 +218,11 @@ def read_rope(k: Keys, dim: int, context: int, *, interleaved: bool = False) -> 
 
 
 def rope_rules(k: Keys) -> Keys | None:
-    rules = k.mapping("rope_parameters") or k.mapping("rope_scaling")
-    k.ignore("rope_theta", "rope_parameters", "rope_scaling")
-    return rules
+    """The stated ones under either name; what a family assumes only where neither is there."""
+    names = ("rope_parameters", "rope_scaling")
+    k.ignore("rope_theta", *names)
+    stated = [name for name in names if name in k.values]
+    return next((rules for rules in map(k.mapping, stated or names) if rules is not None), None)
 
 
 def rope_theta(k: Keys, rules: Keys | None) -> float:
@@ -317,7 +319,7 @@ def original_context(k: Keys, rules: Keys, context: int) -> int:
 
 def query_growth(k: Keys) -> PositionScale | None:
     """`llama_4_scaling_beta` among the rope's rules: queries grow with every original context passed."""
-    rules = k.mapping("rope_parameters") or k.mapping("rope_scaling")
+    rules = rope_rules(k)
     if rules is None or "llama_4_scaling_beta" not in rules:
         return None
     beta = rules.number("llama_4_scaling_beta")

@@ -93,6 +93,7 @@ def granite_moe(k: Keys) -> ModelSpec:
     """Granite 3 with experts: the softmax is over the chosen ones."""
     k.assume(num_experts=8, num_experts_per_tok=2)
     bias = k.flag("attention_bias", False)
+    k.ignore("mlp_bias")
     router = Router(expert_count(k), _chosen(k), Scoring.TOP_SOFTMAX)
     spec = decoder_only(k, "granite_moe", qkv_bias=bias, out_bias=bias, feed_forward=_everywhere(k, router))
     return multiplied(k, spec)

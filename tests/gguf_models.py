@@ -1,0 +1,482 @@
+"""Tiny random models as GGUF files with llama.cpp's names, keys and layouts, as its converter writes them.
+
+Names come from the `gguf` package's own table; what the converter does to values and keys beyond renaming is below,
+architecture by architecture. `tests/checkpoints/test_gguf_models.py` has llama.cpp itself read the same files.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    DeepseekV2Config,
+    DeepseekV3Config,
+    Gemma2Config,
+    Gemma3TextConfig,
+    Glm4MoeConfig,
+    Glm4MoeLiteConfig,
+    GptOssConfig,
+    Llama4TextConfig,
+    LlamaConfig,
+    Ministral3Config,
+    MixtralConfig,
+    Olmo2Config,
+    Olmo3Config,
+    OlmoeConfig,
+    PhimoeConfig,
+    Qwen3MoeConfig,
+    SmolLM3Config,
+)
+
+from tests import families as f
+from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
+
+Tensors = dict[str, torch.Tensor]
+
+# What GGUF has no key for, or llama.cpp no branch, is left out here: windows under 'llama', biases where it expects
+# none, layers in other patterns than the one it knows.
+YARN = f._yarn
+ONLY_HERE = [
+    Family("gguf: llama with biases", lambda: LlamaConfig(**TINY, attention_bias=True)),
+    Family(
+        "gguf: phi-3.5-moe",
+        lambda: PhimoeConfig(
+            **TINY,
+            num_local_experts=8,
+            attention_bias=True,
+            lm_head_bias=True,
+            router_jitter_noise=0.01,
+            original_max_position_embeddings=32,
+            rope_parameters=f._longrope(6, short_mscale=1.2, long_mscale=1.2),
+        ),
+        edge=32,
+        repair=f._phimoe_rope_sees_the_length,
+    ),
+    Family(
+        "gguf: gemma 2",
+        lambda: Gemma2Config(
+            **GEMMA, query_pre_attn_scalar=20, attn_logit_softcapping=3.0, final_logit_softcapping=5.0
+        ),
+        edge=24,
+    ),
+    Family(  # llama.cpp rounds the ramp's ends to whole pairs; with so small a theta they lie outside anyway
+        "gguf: gpt-oss",
+        lambda: GptOssConfig(
+            **{**TINY, "intermediate_size": 48, "hidden_size": 64},
+            **LOCAL_EXPERTS,
+            head_dim=20,
+            sliding_window=24,
+            rope_parameters=YARN(truncate=False, beta_fast=32.0, beta_slow=1.0, rope_theta=3.0),
+        ),
+        edge=64,
+    ),
+    Family(
+        "gguf: llama 4 scout",
+        lambda: Llama4TextConfig(
+            **{
+                **f.LLAMA4_TEXT,
+                "attention_bias": False,
+                "attention_chunk_size": 8192,
+                "floor_scale": 8192,
+                "attn_scale": 0.1,
+                "num_experts_per_tok": 1,
+            }
+        ),
+        edge=32,
+    ),
+    Family("gguf: mixtral", lambda: MixtralConfig(**TINY, **LOCAL_EXPERTS)),
+    Family(
+        "gguf: ministral 3",
+        lambda: Ministral3Config(
+            **TINY,
+            head_dim=16,
+            rope_parameters=YARN(
+                llama_4_scaling_beta=0.3, mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0
+            ),
+        ),
+        edge=64,
+    ),
+    Family(
+        "gguf: qwen3 moe",
+        lambda: Qwen3MoeConfig(**TINY, **EXPERTS, head_dim=20, moe_intermediate_size=24, norm_topk_prob=True),
+    ),
+    Family("gguf: olmoe", lambda: OlmoeConfig(**{**TINY, "num_key_value_heads": 4}, **EXPERTS)),
+    Family("gguf: olmo 2", lambda: Olmo2Config(**TINY)),
+    Family(
+        "gguf: olmo 3",
+        lambda: Olmo3Config(
+            **TINY,
+            sliding_window=24,
+            rope_parameters={"sliding_attention": PLAIN_ROPE, "full_attention": {**PLAIN_ROPE}},
+        ),
+        edge=24,
+    ),
+    Family("gguf: smollm3", lambda: SmolLM3Config(**TINY, pad_token_id=0, rope_parameters=PLAIN_ROPE)),
+    Family(
+        "gguf: gemma 3",
+        lambda: Gemma3TextConfig(
+            **{**GEMMA, "num_hidden_layers": 7},
+            query_pre_attn_scalar=20,
+            rope_parameters={
+                "sliding_attention": PLAIN_ROPE,
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+            },
+        ),
+        edge=24,
+    ),
+    Family(
+        "gguf: deepseek v2",
+        lambda: DeepseekV2Config(**{**DEEPSEEK, "n_group": 1, "topk_group": 1}, topk_method="greedy"),
+    ),
+    Family(
+        "gguf: deepseek v2 lite",
+        lambda: DeepseekV2Config(
+            **{**DEEPSEEK, "q_lora_rank": None, "n_group": 1, "topk_group": 1},
+            rope_parameters=YARN(mscale=0.707, mscale_all_dim=0.707, beta_fast=32.0, beta_slow=1.0),
+        ),
+        edge=64,
+    ),
+    Family("gguf: deepseek v3", lambda: DeepseekV3Config(**DEEPSEEK)),
+    Family(
+        "gguf: kimi k2",
+        lambda: DeepseekV3Config(
+            **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
+            rope_parameters=YARN(mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0),
+        ),
+        edge=64,
+        overrides={"model_type": "kimi_k2"},
+    ),
+    Family("gguf: glm-4.7-flash", lambda: Glm4MoeLiteConfig(**{**DEEPSEEK, "n_group": 1, "topk_group": 1})),
+    Family(
+        "gguf: glm-4.5",
+        lambda: Glm4MoeConfig(
+            **TINY,
+            **{**SHARED_EXPERTS, "n_group": 1, "topk_group": 1, "n_shared_experts": 1},
+            attention_bias=True,
+            use_qk_norm=True,
+            head_dim=20,
+            first_k_dense_replace=2,
+        ),
+    ),
+]
+BY_NAME.update({family.name: family for family in ONLY_HERE})
+
+
+@dataclass(frozen=True)
+class Gguf:
+    """A family, and the architecture under which llama.cpp knows it."""
+
+    family: str
+    architecture: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        options = "".join(f", {k}" for k in self.options)
+        return f"{self.family.removeprefix('gguf: ')} ({self.architecture}{options})"
+
+
+MODELS = [
+    Gguf("llama 2", "llama"),
+    Gguf("llama 3.1", "llama"),
+    Gguf("llama 3.2", "llama"),
+    Gguf("llama linear", "llama"),
+    Gguf("gguf: llama with biases", "llama"),
+    Gguf("mistral nemo", "llama"),
+    Gguf("mistral small 3", "llama"),
+    Gguf("gguf: mixtral", "llama"),
+    Gguf("gguf: ministral 3", "mistral3"),
+    Gguf("qwen2", "qwen2"),
+    Gguf("qwen3", "qwen3"),
+    Gguf("gguf: qwen3 moe", "qwen3moe"),
+    Gguf("phi-4", "phi3"),
+    Gguf("phi-4-mini", "phi3"),
+    Gguf("gguf: phi-3.5-moe", "phimoe"),
+    Gguf("gguf: gemma 2", "gemma2"),
+    Gguf("gguf: gemma 3", "gemma3"),
+    Gguf("gemma 4 31B", "gemma4"),
+    Gguf("gemma 4 E2B", "gemma4"),
+    Gguf("gemma 4 26B-A4B", "gemma4"),
+    Gguf("gguf: smollm3", "smollm3"),
+    Gguf("gguf: olmo 2", "olmo2"),
+    Gguf("gguf: olmo 3", "olmo2"),
+    Gguf("gguf: olmoe", "olmoe"),
+    Gguf("granite", "granite"),
+    Gguf("granite moe", "granitemoe"),
+    Gguf("gguf: deepseek v2", "deepseek2"),
+    Gguf("gguf: deepseek v2 lite", "deepseek2"),
+    Gguf("gguf: deepseek v3", "deepseek2"),
+    Gguf("gguf: deepseek v3", "deepseek2", {"one kv_b": True}),
+    Gguf("gguf: kimi k2", "deepseek2"),
+    Gguf("gguf: glm-4.7-flash", "deepseek2"),
+    Gguf("gguf: glm-4.5", "glm4moe"),
+    Gguf("gguf: gpt-oss", "gpt-oss"),
+    Gguf("gguf: llama 4 scout", "llama4"),
+]
+# What llama.cpp does otherwise than the models' authors, or cannot load so small.
+UNCONFIRMED = {
+    "phi-3.5-moe (phimoe)": "llama.cpp routes by a softmax over all experts, the model's authors by sparsemixer",
+    "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
+}
+PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe")
+PLUS_ONE = ("gemma2", "gemma3")
+
+
+@cache
+def text_config(directory: Path) -> dict[str, Any]:
+    config = json.loads((directory / "config.json").read_text())
+    return {**config, **config.get("text_config", {})}
+
+
+def write(model: Gguf, source: Path, path: Path, *, wide: bool = False) -> Path:
+    """The saved model in `source` as a GGUF file; matrices in F16, in F32 where `wide`."""
+    config, arch = text_config(source), model.architecture
+    writer = gguf.GGUFWriter(path, arch)
+    write_keys(writer, config, arch, model.options)
+    layers = config["num_hidden_layers"]
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), layers)
+    for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
+        known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
+        assert known is not None, f"llama.cpp has no name for {name}"
+        keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", ".bias"))
+        writer.add_tensor(known, tensor.contiguous().numpy().astype(np.float32 if keep else np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[str, Any]) -> None:
+    layers, heads = c["num_hidden_layers"], c["num_attention_heads"]
+    head_dim = c.get("head_dim") or c["hidden_size"] // heads
+    kv_heads = c.get("num_key_value_heads") or heads
+    w.add_block_count(layers)
+    w.add_context_length(c["max_position_embeddings"])
+    w.add_embedding_length(c["hidden_size"])
+    w.add_vocab_size(c["vocab_size"])
+    if not c.get("use_double_wide_mlp"):
+        w.add_feed_forward_length(c.get("intermediate_size_mlp") or c["intermediate_size"])
+    w.add_head_count(heads)
+    if arch == "deepseek2" and not options:
+        kv_heads = 1  # the latent row
+    if arch != "gemma4":
+        w.add_head_count_kv(kv_heads)
+    if arch == "phimoe":
+        w.add_layer_norm_eps(c["rms_norm_eps"])
+    w.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    w.add_tokenizer_model("no_vocab")
+    rope = c["rope_parameters"]
+    whole = rope.get("full_attention", rope)
+    w.add_rope_freq_base(whole.get("rope_theta", 10000.0))
+    if arch not in ("deepseek2", "gemma4"):
+        w.add_key_length(head_dim)
+        w.add_value_length(head_dim)
+        w.add_rope_dimension_count(int(head_dim * whole.get("partial_rotary_factor", 1.0)))
+    kind = whole.get("rope_type", "default")
+    if kind in ("linear", "yarn"):
+        w.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        w.add_rope_scaling_factor(whole["factor"])
+    if kind == "yarn":
+        w.add_rope_scaling_orig_ctx_len(whole["original_max_position_embeddings"])
+        w.add_rope_scaling_yarn_beta_fast(whole["beta_fast"])
+        w.add_rope_scaling_yarn_beta_slow(whole["beta_slow"])
+        if whole.get("mscale_all_dim"):
+            scale = 0.1 if arch == "deepseek2" else 1.0
+            w.add_rope_scaling_yarn_log_mul(scale * whole["mscale_all_dim"])
+    if kind == "longrope":
+        w.add_rope_scaling_orig_ctx_len(whole["original_max_position_embeddings"])
+        w.add_rope_scaling_attn_factors(whole.get("short_mscale") or longrope_factor(c, whole))
+    if "llama_4_scaling_beta" in whole:
+        w.add_attn_temperature_scale(whole["llama_4_scaling_beta"])
+    if arch in ("gemma2", "gemma3", "gemma4", "gpt-oss") or (arch == "olmo2" and c.get("sliding_window")):
+        w.add_sliding_window(c["sliding_window"])
+    if arch == "olmo2" and c.get("sliding_window"):
+        w.add_sliding_window_pattern([t == "sliding_attention" for t in c["layer_types"]])
+    for key, add in (
+        ("attn_logit_softcapping", w.add_attn_logit_softcapping),
+        ("final_logit_softcapping", w.add_final_logit_softcapping),
+        ("attention_multiplier", w.add_attention_scale),
+        ("residual_multiplier", w.add_residual_scale),
+        ("embedding_multiplier", w.add_embedding_scale),
+        ("logits_scaling", w.add_logit_scale),
+        ("num_experts_per_tok", w.add_expert_used_count),
+        ("n_shared_experts", w.add_expert_shared_count),
+        ("first_k_dense_replace", w.add_leading_dense_block_count),
+        ("routed_scaling_factor", w.add_expert_weights_scale),
+        ("norm_topk_prob", w.add_expert_weights_norm),
+    ):
+        if c.get(key) is not None and not (arch == "olmoe" and key == "norm_topk_prob"):
+            add(c[key])
+    experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
+    if experts:
+        w.add_expert_count(experts)
+    if arch == "llama4":
+        w.add_interleave_moe_layer_step(c["interleave_moe_layer_step"])
+        w.add_expert_feed_forward_length(c["intermediate_size"])
+    elif c.get("moe_intermediate_size") or arch == "gpt-oss":
+        w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
+    if arch == "gemma4":
+        gemma4_keys(w, c)
+    if arch in ("deepseek2", "glm4moe"):
+        sigmoid = c["model_type"] != "deepseek_v2"
+        w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
+    if arch == "deepseek2":
+        deepseek_keys(w, c, options)
+
+
+def gemma4_keys(w: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    sliding = [t == "sliding_attention" for t in c["layer_types"]]
+    full = next(iter(c["per_layer_config"].values()))
+    w.add_rope_freq_base_swa(c["rope_parameters"]["sliding_attention"]["rope_theta"])
+    w.add_sliding_window_pattern(sliding)
+    w.add_shared_kv_layers(c["num_kv_shared_layers"])
+    w.add_embedding_length_per_layer_input(c["hidden_size_per_layer_input"])
+    w.add_key_length(full["head_dim"])
+    w.add_value_length(full["head_dim"])
+    w.add_key_length_swa(c["head_dim"])
+    w.add_value_length_swa(c["head_dim"])
+    w.add_rope_dimension_count(full["head_dim"])
+    w.add_rope_dimension_count_swa(c["head_dim"])
+    by_layer = [
+        c["num_key_value_heads"] if s else full.get("num_key_value_heads", c["num_key_value_heads"]) for s in sliding
+    ]
+    w.add_head_count_kv(by_layer if len(set(by_layer)) > 1 else by_layer[0])
+    if c.get("use_double_wide_mlp"):
+        own = len(sliding) - c["num_kv_shared_layers"]
+        w.add_feed_forward_length([c["intermediate_size"] * (1 if i < own else 2) for i in range(len(sliding))])
+    if c.get("top_k_experts"):
+        w.add_expert_used_count(c["top_k_experts"])
+
+
+def deepseek_keys(w: gguf.GGUFWriter, c: dict[str, Any], options: dict[str, Any]) -> None:
+    head, value = c["qk_nope_head_dim"] + c["qk_rope_head_dim"], c["v_head_dim"]
+    w.add_kv_lora_rank(c["kv_lora_rank"])
+    w.add_rope_dimension_count(c["qk_rope_head_dim"])
+    if c.get("q_lora_rank"):
+        w.add_q_lora_rank(c["q_lora_rank"])
+    if c.get("n_group", 1) > 1:
+        w.add_expert_group_count(c["n_group"])
+        w.add_expert_group_used_count(c["topk_group"])
+    if options:  # before the absorbed form
+        w.add_key_length(head)
+        w.add_value_length(value)
+        return
+    w.add_key_length(c["kv_lora_rank"] + c["qk_rope_head_dim"])
+    w.add_value_length(c["kv_lora_rank"])
+    w.add_key_length_mla(head)
+    w.add_value_length_mla(value)
+
+
+def longrope_factor(c: dict[str, Any], rules: dict[str, Any]) -> float:
+    original = rules["original_max_position_embeddings"]
+    return float(np.sqrt(1 + np.log(c["max_position_embeddings"] / original) / np.log(original)))
+
+
+def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, Any]) -> Tensors:
+    """The tensors that the converter hands to the table of names."""
+    out: Tensors = {}
+    heads, kv_heads = c["num_attention_heads"], c.get("num_key_value_heads") or c["num_attention_heads"]
+    for name, tensor in tensors.items():
+        name = (
+            name.replace("language_model.lm_head.", "lm_head.")
+            .replace("language_model.model.", "model.")
+            .replace("model.language_model.", "model.")
+        )
+        if not name.startswith(("model.layers", "model.embed_tokens", "model.norm", "model.per_layer", "lm_head")):
+            continue
+        if arch in PERMUTED and ".q_proj." in name:
+            tensor = neighbouring(tensor, heads)
+        if arch in PERMUTED and ".k_proj." in name:
+            tensor = neighbouring(tensor, kv_heads)
+        if arch in PLUS_ONE and name.endswith("norm.weight"):
+            tensor = tensor + 1
+        out |= one(name, tensor, c, arch, options)
+    out = stacked(out)
+    rope = c["rope_parameters"]
+    if rope.get("rope_type") == "llama3":
+        out["rope_freqs.weight"] = llama3_divisors(c, rope)
+    if rope.get("rope_type") == "longrope":
+        out["rope_factors_long.weight"] = torch.tensor(rope["long_factor"])
+        out["rope_factors_short.weight"] = torch.tensor(rope["short_factor"])
+    if arch == "gemma4":
+        dim = next(iter(c["per_layer_config"].values()))["head_dim"]
+        turned = int(dim * rope["full_attention"]["partial_rotary_factor"] / 2)
+        out["rope_freqs.weight"] = torch.tensor([1.0] * turned + [1e30] * (dim // 2 - turned))
+    return out
+
+
+def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: dict[str, Any]) -> Tensors:
+    """What becomes of one tensor."""
+    layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+    if arch == "deepseek2" and name.endswith("kv_b_proj.weight") and not options:
+        by_head = tensor.view(c["num_attention_heads"], c["qk_nope_head_dim"] + c["v_head_dim"], -1)
+        k_b, v_b = by_head.split((c["qk_nope_head_dim"], c["v_head_dim"]), 1)
+        return {f"blk.{layer}.attn_k_b.weight": k_b.transpose(1, 2), f"blk.{layer}.attn_v_b.weight": v_b}
+    if arch == "gemma4":
+        if name.endswith("router.scale"):
+            return {f"blk.{layer}.ffn_gate_inp.scale": tensor}
+        if name.endswith("per_expert_scale"):
+            return {f"blk.{layer}.ffn_down_exps.scale": tensor}
+        if name.endswith("layer_scalar") or ".experts." in name:
+            return {name + ".weight": tensor}
+    if arch == "gpt-oss":
+        if name.endswith("sinks"):
+            return {name + ".weight": tensor}
+        if ".experts." in name:
+            base, bias = f"blk.{layer}.ffn_", ".bias" if name.endswith("_bias") else ".weight"
+            right = tensor if bias == ".bias" else tensor.transpose(1, 2)
+            if ".down_proj" in name:
+                return {base + "down_exps" + bias: right}
+            return {base + "gate_exps" + bias: right[:, 0::2], base + "up_exps" + bias: right[:, 1::2]}
+    if arch == "llama4" and ".experts." in name:
+        right = tensor.transpose(1, 2)
+        if "down_proj" in name:
+            return {f"blk.{layer}.ffn_down_exps.weight": right}
+        gate, up = right.chunk(2, 1)
+        return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if arch == "granitemoe" and "input_linear" in name:
+        gate, up = tensor.chunk(2, 1)
+        return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if "e_score_correction_bias" in name:
+        return {f"blk.{layer}.exp_probs_b.bias": tensor}
+    return {name: tensor}
+
+
+def stacked(tensors: Tensors) -> Tensors:
+    """Experts one by one as one tensor a layer."""
+    parts = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
+    out: Tensors = {}
+    pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
+    for name, tensor in tensors.items():
+        head, found, tail = name.partition(".experts.")
+        if found and tail[0].isdigit():
+            expert, part, _ = tail.split(".")
+            layer = head.split(".")[2]
+            pieces.setdefault(f"blk.{layer}.ffn_{parts[part]}_exps.weight", []).append((int(expert), tensor))
+        else:
+            out[name] = tensor
+    out |= {name: torch.stack([t for _, t in sorted(some, key=lambda p: p[0])]) for name, some in pieces.items()}
+    return out
+
+
+def neighbouring(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Rotary rows (0, d/2), (1, d/2 + 1), ... as neighbours (0, 1), (2, 3), ..."""
+    halves = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
+    return halves.transpose(1, 2).reshape(tensor.shape)
+
+
+def llama3_divisors(c: dict[str, Any], rope: dict[str, Any]) -> torch.Tensor:
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{k: c[k] for k in c if k != "model_type"}), "cpu")
+    plain = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2).float() / dim))
+    return plain / scaled
