@@ -97,10 +97,9 @@ Sequence::Sequence(std::shared_ptr<Pool> pool, int request_length_)
 
 void Sequence::reach(int tokens) {
   size_t bytes = pool_->need(tokens);
-  if (bytes > reserved_) {
-    pool_->reserve(bytes - reserved_);
-    reserved_ = bytes;
-  }
+  if (bytes > reserved_) pool_->reserve(bytes - reserved_);
+  else pool_->release(reserved_ - bytes);
+  reserved_ = bytes;
   request_length = tokens;
 }
 

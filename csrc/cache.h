@@ -79,7 +79,7 @@ class Sequence {
   int length = 0;
   std::vector<std::shared_ptr<Table>> ropes, scales;
 
-  void reach(int tokens);      // another request length
+  void reach(int tokens);      // another request length, not below the tokens that are in it
   void make_room(int tokens);  // pages for the next tokens, its own where they were shared
   void drop_unseen();
   bool rewind(int to);

@@ -30,16 +30,18 @@ def test_a_thousand_random_requests_leave_nothing_behind() -> None:
         except TrilensError:
             refused += 1
         for _ in range(int(rng.integers(0, 4))):
-            scheduler.step()
+            if scheduler.running:
+                watched = scheduler.running[int(rng.integers(len(scheduler.running)))]
+                scheduler.advance([watched])
+                watched.unread.clear()
             for generation in list(scheduler.running):
                 if rng.random() < 0.1:
-                    generation.end("cancelled")
-                if generation.finish is not None:
-                    scheduler.retire(generation)
+                    scheduler.end(generation, "cancelled")
         if request == 300:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    scheduler.cancel_all()
-    generation = None
+    for generation in list(scheduler.running):
+        scheduler.end(generation, "cancelled")
+    scheduler.forget()
     assert refused > 0
     assert executor.pool.pages_in_use == 0
     assert executor.pool.reserved_bytes == 0
