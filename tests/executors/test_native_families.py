@@ -1,0 +1,35 @@
+"""The native executor on every family of the table: its logits are the torch executor's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.executors.test_parity import logits_in_pieces
+from tests.families import BY_NAME, FAMILIES, prompt
+from trilens.checkpoints.find import find
+from trilens.checkpoints.into_native import native_executor
+from trilens.checkpoints.load import open_model
+from trilens.executors.executor import Feed
+from trilens.executors.torch import TorchExecutor
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_logits(
+    name: str, tiny_directory: Callable[[str], Path], tiny_executor: Callable[[str], TorchExecutor]
+) -> None:
+    """Float32 weights and cache, so nothing is rounded: a prompt in pieces beyond every edge, then one by one."""
+    edge = BY_NAME[name].edge
+    tokens = prompt(2 * edge + 11 if edge else 24, seed=3)
+    native = native_executor(open_model(find(str(tiny_directory(name)))), kv="f32", threads=2)
+    sequence = native.sequence(len(tokens))
+    rows = [
+        torch.from_numpy(native.step([Feed(sequence, piece)], every_row=True))
+        for piece in (tokens[:9], tokens[9:-4], *([t] for t in tokens[-4:]))
+    ]
+    theirs = logits_in_pieces(tiny_executor(name), tokens, 1000, len(tokens))
+    assert (torch.cat(rows) - theirs).abs().max() < 1e-3
+    assert (torch.cat(rows) - theirs).norm() / theirs.norm() < 1e-4
