@@ -106,6 +106,8 @@ class TestRun:
             [*TRILENS, "run", "Write a very long story.", "--max-tokens", "3000", "--temperature", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # a run started in the background ignores interrupts, and hands that on
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert running.stdout is not None
         assert running.stdout.read(1)
