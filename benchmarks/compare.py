@@ -30,10 +30,12 @@ class Case:
     type: str
     decode: float
     prefill: float
+    activations: str = "8bit"
 
 
 CASES = (
     Case("SmolLM2-135M Q4_1", "", "Q4_1", 2.0, 3.5),
+    Case("SmolLM2-135M Q4_1, 16-bit activations, as `trilens run` has it", "", "Q4_1", 2.0, 3.5, "16bit"),
     Case("dense 1B Q4_0", "dense", "Q4_0", 1.45, 1.6),
     Case("dense 1B Q8_0", "dense", "Q8_0", 1.3, 1.6),
     Case("routed, 32 experts, Q4_0", "routed", "Q4_0", 1.6, 2.0),
@@ -73,7 +75,8 @@ def compare(case: Case, file: Path, peer_python: str, threads: int, rounds: int)
     options = ["--prompt", "256", "--decode", "32", "--threads", str(threads), "--repeat", "2"]
     ours, theirs = [], []
     for _ in range(rounds):
-        ours.append(line_of_json([sys.executable, "-m", "trilens", "bench", str(file), *options, "--json"]))
+        own = [*options, "--activations", case.activations, "--json"]
+        ours.append(line_of_json([sys.executable, "-m", "trilens", "bench", str(file), *own]))
         theirs.append(line_of_json([peer_python, str(HERE / "peer.py"), str(file), *options]))
     return {
         "case": case.name,

@@ -61,6 +61,11 @@ class Executor(Protocol):
     def spec(self) -> ModelSpec: ...
 
     @property
+    def arithmetic(self) -> str:
+        """What is rounded on the way, in words."""
+        ...
+
+    @property
     def same_bits(self) -> bool:
         """Whether a token's logits are the same bits whatever else is in the batch, however its prompt was cut, on any
         number of threads, and with its beginning from the cache."""

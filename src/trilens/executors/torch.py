@@ -100,6 +100,7 @@ class TorchExecutor:
 
     name = "torch"
     kv_element_bytes = 4
+    arithmetic = "float32"
     same_bits = False  # its matrix products sum in an order that depends on their shape
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:

@@ -49,10 +49,11 @@ class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
     `weights_bytes` are held in memory, `bits_per_weight` on average; `converted` counts the tensors that are not held
-    as the file has them, by what was done. `same_bits`: the logits are the same to the bit in any batch, on any number
-    of threads, however the prompt was cut. `batch` is the most sequences that shared a step: their weights were read
-    once for all. `finish` says why it stopped: stop (the model's own end), stop_string, length (max_tokens), context
-    (the model's context is full), cancelled. `temperature` and `seed` are the ones used, so that it can be repeated.
+    as the file has them, by what was done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are
+    the same to the bit in any batch, on any number of threads, however the prompt was cut. `batch` is the most
+    sequences that shared a step: their weights were read once for all. `finish` says why it stopped: stop (the model's
+    own end), stop_string, length (max_tokens), context (the model's context is full), cancelled. `temperature` and
+    `seed` are the ones used, so that the call can be repeated.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Receipt:
     weights_bytes: int
     bits_per_weight: float
     converted: dict[str, int]
+    arithmetic: str
     same_bits: bool
     batch: int
     finish: str
@@ -96,7 +98,8 @@ class Receipt:
             f"{data(self.kv_cache_bytes)} KV cache",
             f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
-            "bits     " + ("the same in any batch" if self.same_bits else "may differ in another batch (torch)"),
+            f"bits     {self.arithmetic}; "
+            + ("the same bits in any batch" if self.same_bits else "the bits may differ in another batch"),
         ]
         return "\n".join(lines)
 
@@ -125,6 +128,7 @@ def write_receipt(name: str, executor: Executor, generation: Generation, control
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
         converted=dict(Counter(executor.converted.values())),
+        arithmetic=executor.arithmetic,
         same_bits=executor.same_bits,
         batch=g.most_beside,
         finish=g.finish or "cancelled",

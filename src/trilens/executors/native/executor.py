@@ -173,6 +173,10 @@ class NativeExecutor:
         self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
 
     @property
+    def arithmetic(self) -> str:
+        return f"{self.activations.removesuffix('bit')}-bit activations for quantised weights, {self.kv} cache"
+
+    @property
     def weight_bytes(self) -> int:
         return int(self.engine.weight_bytes)
 
