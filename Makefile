@@ -1,7 +1,7 @@
 # make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
-# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp: ten minutes or more)
+# make bench   (PEER_CMAKE_ARGS=... for another build of llama.cpp) trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp: ten minutes or more)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -54,7 +54,7 @@ bench: $(VENV)/.demo build/peer/.done
 
 build/peer/.done:
 	$(PYTHON) -m venv build/peer
-	build/peer/bin/python -m pip install --quiet llama-cpp-python
+	CMAKE_ARGS="$(PEER_CMAKE_ARGS)" build/peer/bin/python -m pip install --quiet --no-cache-dir llama-cpp-python
 	@touch $@
 
 clean:
