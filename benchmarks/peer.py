@@ -15,6 +15,8 @@ from typing import Any
 
 import llama_cpp
 
+PIECE = 512  # tokens of a prompt in one call
+
 
 class Peer:
     """A model and a context of llama.cpp, silent."""
@@ -27,10 +29,10 @@ class Peer:
         options = llama_cpp.llama_context_default_params()
         options.n_ctx = length * sequences
         options.n_seq_max = sequences
-        options.n_batch = options.n_ubatch = 512
+        options.n_batch = options.n_ubatch = PIECE
         options.n_threads = options.n_threads_batch = threads
         self.context = llama_cpp.llama_init_from_model(self.model, options)
-        self.batch = llama_cpp.llama_batch_init(512, 0, 1)
+        self.batch = llama_cpp.llama_batch_init(PIECE, 0, 1)
 
     def forget(self) -> None:
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
@@ -44,7 +46,14 @@ class Peer:
         failure = llama_cpp.llama_decode(self.context, self.batch)
         if failure:
             raise RuntimeError(f"llama_decode answered {failure}")
-        llama_cpp.llama_get_logits_ith(self.context, -1)  # waits until they are there
+        if entries[-1][3]:
+            llama_cpp.llama_get_logits_ith(self.context, -1)  # waits until they are there
+
+    def read(self, prompt: int, sequence: int) -> None:
+        """A prompt, in pieces of a batch; the logits of its last token."""
+        entries = [(100 + i % 1000, i, sequence, i == prompt - 1) for i in range(prompt)]
+        for at in range(0, prompt, PIECE):
+            self.step(entries[at : at + PIECE])
 
 
 def measure(path: str, prompt: int, decode: int, threads: int, repeat: int, batch: int) -> dict[str, Any]:
@@ -55,10 +64,10 @@ def measure(path: str, prompt: int, decode: int, threads: int, repeat: int, batc
     for _ in range(repeat + 1):
         peer.forget()
         start = time.perf_counter()
-        peer.step([(100 + i % 1000, i, 0, i == prompt - 1) for i in range(prompt)])
+        peer.read(prompt, 0)
         prefills.append(prompt / (time.perf_counter() - start))
         for other in range(1, batch):
-            peer.step([(100 + i % 1000, i, other, i == prompt - 1) for i in range(prompt)])
+            peer.read(prompt, other)
         start = time.perf_counter()
         for i in range(decode):
             peer.step([(100 + i, prompt + i, s, True) for s in range(batch)])
