@@ -167,7 +167,7 @@ def test_common_prefix() -> None:
 
 @pytest.mark.parametrize("name", ["mistral", "llama 3"])
 def test_a_thousand_random_requests_leave_nothing_behind(name: str, native: Callable[[str], NativeExecutor]) -> None:
-    """Lengths, options and cancellations at random, from four threads; then no page is in use."""
+    """Lengths, options and cancellations at random, from eight threads; then no page is in use."""
     executor = native(name)
     scheduler = Scheduler(executor)
     finished: list[str] = []

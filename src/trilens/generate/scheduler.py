@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -208,9 +207,8 @@ class Scheduler:
             shared = min(common_prefix(prefix.tokens, prompt), len(prompt) - 1)
             begun = prefix.sequence.fork(shared, request_length) if shared else None
             if begun is not None:
-                with suppress(ValueError):
-                    self.kept.remove(prefix)
-                    self.kept.append(prefix)
+                self.kept.remove(prefix)
+                self.kept.append(prefix)
                 return begun
         return None
 
