@@ -12,10 +12,11 @@ from typing import Any
 from trilens.checkpoints.find import HUB_ID, Found, find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
-from trilens.spec.catalog import CatalogEntry, StatedInference, lookup, of_hub
+from trilens.spec.catalog import CatalogEntry, lookup, of_hub
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Reading
-from trilens.text.thinking import Inference, Markers, Setting, completed, read_inference
+from trilens.text.read_template import read_inference
+from trilens.text.thinking import Inference, completed, stated_inference
 
 
 @dataclass(frozen=True)
@@ -110,26 +111,3 @@ def _may_be_here(entry: CatalogEntry) -> bool:
     home = Path(os.environ.get("HF_HOME") or caches / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     return (cache / f"models--{entry.hub.replace('/', '--')}").is_dir()
-
-
-def stated_inference(stated: StatedInference) -> Inference:
-    """The catalog's word as an `Inference`: what to pass is known where the switch is a plain yes or no."""
-    settings: list[Setting] = []
-    boolean = stated.variable in ("enable_thinking", "thinking")
-    on = {stated.variable: True} if boolean and stated.variable else {}
-    if stated.off or stated.kind == "switchable":
-        settings.append(Setting("off", {stated.variable: False} if boolean and stated.variable else {}, "free"))
-    for level in stated.levels:
-        given = {stated.level_variable: level} if stated.level_variable else {}
-        settings.append(Setting(level, {**on, **given}, "free"))
-    if stated.kind in ("always", "switchable"):
-        settings.append(Setting("on", on, "free"))
-    return Inference(
-        stated.kind,
-        variable=stated.variable,
-        level_variable=stated.level_variable,
-        default=stated.default or ("on" if stated.kind == "always" else None),
-        settings=tuple(settings),
-        markers=None if stated.markers is None else Markers(*stated.markers),
-        source="the catalog" + (f": {stated.note}" if stated.note else ""),
-    )

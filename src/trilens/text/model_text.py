@@ -9,8 +9,9 @@ from typing import Any
 
 from trilens.checkpoints.find import Found
 from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.text.read_template import inference_of
 from trilens.text.template import ChatTemplate, directory_template, gguf_template
-from trilens.text.thinking import Inference, inference_of
+from trilens.text.thinking import Inference
 from trilens.text.tokenizer import Tokenizer
 
 # generation_config.json's names that are also `Sampling`'s.

@@ -45,7 +45,6 @@ class StopMatcher:
         if not all(stops):
             raise RequestRefused("a stop string is empty; expected at least one character")
         self._stops = sorted(set(stops), key=len, reverse=True)
-        self._longest = max(map(len, stops), default=0)
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
@@ -55,7 +54,7 @@ class StopMatcher:
         if found:
             self._held = ""
             return text[: min(found)[1]], True
-        keep = next((n for n in range(min(self._longest - 1, len(text)), 0, -1) if self._may_begin(text[-n:])), 0)
+        keep = partial(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
 
@@ -64,5 +63,9 @@ class StopMatcher:
         held, self._held = self._held, ""
         return held
 
-    def _may_begin(self, tail: str) -> bool:
-        return any(stop.startswith(tail) for stop in self._stops)
+
+def partial(text: str, wanted: Sequence[str]) -> int:
+    """How many characters at the end of `text` may still become one of `wanted`."""
+    longest = max(map(len, wanted), default=0)
+    lengths = range(min(longest - 1, len(text)), 0, -1)
+    return next((n for n in lengths if any(w.startswith(text[-n:]) for w in wanted)), 0)

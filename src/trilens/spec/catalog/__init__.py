@@ -54,6 +54,7 @@ class StatedInference:
     default: str | None = None
     off: bool | None = None  # whether levels include none at all
     markers: tuple[str, str] | None = None
+    closing_phrase: str = ""  # what the publisher writes before a thinking is cut short
     note: str | None = None
 
     @property

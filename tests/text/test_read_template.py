@@ -13,7 +13,8 @@ import pytest
 
 from trilens.spec.catalog import StatedInference, entries
 from trilens.text.template import ChatTemplate
-from trilens.text.thinking import Inference, Markers, completed, inference_of, start_of
+from trilens.text.read_template import inference_of
+from trilens.text.thinking import Inference, Markers, completed, start_of
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
 KEPT = (

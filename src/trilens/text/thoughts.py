@@ -1,0 +1,238 @@
+"""Text as it comes -> thoughts, answer, and what is neither: markers and the white space around them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from trilens.text.stream import partial
+from trilens.text.thinking import Markers, Start
+
+Part = Literal["thinking", "answer", "control"]
+RANK: dict[Part, int] = {"control": 0, "thinking": 1, "answer": 2}  # a token that holds several parts is the highest
+HEADER = 200  # characters between a thinking and its answer, at most, where a marker opens the answer
+
+
+@dataclass(frozen=True)
+class Piece:
+    part: Part
+    text: str
+
+
+class ThoughtSplitter:
+    """Splits one output. The pieces that come out are, joined, the text that went in; only what may still become a
+    marker is held back, and white space that may turn out to stand beside one.
+
+    `start`: where the output begins, as the prompt leaves it. `closers` end a thinking as its close marker does, and
+    belong to the answer (a tool call). `reopens`: a second thinking may follow, because the open marker is a control
+    token that no quotation holds; elsewhere markers inside an answer are text, and `marked` says that one was there.
+    """
+
+    def __init__(
+        self, markers: Markers | None, start: Start = "free", *, closers: Sequence[str] = (), reopens: bool = False
+    ) -> None:
+        self.markers = markers
+        self.thought = start == "opened"  # whether it ever was inside a thinking
+        self.closed = False  # whether the output itself closed one
+        self.marked = False
+        self._reopens = reopens
+        self._held = ""
+        self._tail = ""
+        self._state: Literal["before", "thinking", "answer"] = "before"
+        self._strip = start == "closed"  # white space here stands between a marker and the answer
+        self._fresh = start == "opened"  # the same at the beginning of a thinking
+        self._header = False
+        if markers is None:
+            self._state = "answer"
+            return
+        self._closers = (markers.close, *closers)
+        self._answers = () if markers.answer is None else (markers.answer, _without_turn(markers))
+        if start == "opened":
+            self._state = "thinking"
+
+    @property
+    def thinking(self) -> bool:
+        return self._state == "thinking"
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer has begun."""
+        return self._state == "answer"
+
+    def push(self, text: str) -> list[Piece]:
+        self._held += text
+        out: list[Piece] = []
+        while self._held and self._advance(out):
+            pass
+        return out
+
+    def finish(self) -> list[Piece]:
+        """What was held back, once no more text comes."""
+        held, self._held = self._held, ""
+        if not held:
+            return []
+        if self._state == "before":
+            return [Piece("control" if self._strip and held.isspace() else "answer", held)]
+        if self._state == "answer":
+            return [Piece("answer", held)]
+        body = held.rstrip() if not self._fresh else held.strip()
+        at = held.find(body) if body else 0
+        parts: Iterable[tuple[Part, str]] = (
+            ("control", held[:at]),
+            ("thinking", body),
+            ("control", held[at + len(body) :]),
+        )
+        return [Piece(part, text) for part, text in parts if text]
+
+    def _advance(self, out: list[Piece]) -> bool:
+        """One move; False when more text is needed."""
+        if self._state == "before":
+            return self._before(out)
+        return self._inside(out) if self._state == "thinking" else self._after(out)
+
+    def _before(self, out: list[Piece]) -> bool:
+        assert self.markers is not None
+        body = self._held.lstrip()
+        if not body:
+            return False
+        space = len(self._held) - len(body)
+        for marker in (*self._answers, self.markers.open, self.markers.close):
+            if body.startswith(marker):
+                self._take(out, "control", space + len(marker))
+                if marker == self.markers.open:
+                    self._open()
+                elif marker == self.markers.close:
+                    self._strip = True
+                else:
+                    self._state = "answer"
+                return True
+        if any(marker.startswith(body) for marker in (*self._answers, self.markers.open, self.markers.close)):
+            return False
+        if self._header and len(body) < HEADER:
+            found = [at for m in (*self._answers, self.markers.open) if (at := body.find(m)) >= 0]
+            if not found:
+                return False
+            self._take(out, "control", space + min(found))
+            return True
+        if self._strip:
+            self._take(out, "control", space)
+        self._state = "answer"
+        return True
+
+    def _inside(self, out: list[Piece]) -> bool:
+        assert self.markers is not None
+        if self._fresh:
+            body = self._held.lstrip()
+            if not body or (len(body) < len(self.markers.open) and self.markers.open.startswith(body)):
+                return False
+            again = len(self.markers.open) if body.startswith(self.markers.open) else 0
+            self._fresh = again > 0
+            self._take(out, "control", len(self._held) - len(body) + again)
+            if not self._held or again:
+                return True
+        found = [(at, marker) for marker in self._closers if (at := self._held.find(marker)) >= 0]
+        if found:
+            at, marker = min(found)
+            thought = len(self._held[:at].rstrip())
+            self._take(out, "thinking", thought)
+            self._take(out, "control", at - thought)
+            if marker == self.markers.close:
+                self._take(out, "control", len(marker))
+            self._state, self._strip, self.closed = "before", True, True
+            self._header = bool(self._answers)
+            return True
+        kept = partial(self._held, self._closers)
+        self._take(out, "thinking", len(self._held[: len(self._held) - kept].rstrip()))
+        return False
+
+    def _after(self, out: list[Piece]) -> bool:
+        if self.markers is None:
+            self._take(out, "answer", len(self._held))
+            return False
+        open_ = self.markers.open
+        if not self._reopens:
+            seen = self._tail + self._held
+            self.marked = self.marked or open_ in seen
+            self._tail = seen[max(0, len(seen) - len(open_) + 1) :]
+            self._take(out, "answer", len(self._held))
+            return False
+        at = self._held.find(open_)
+        if at >= 0:
+            self._take(out, "answer", at)
+            self._take(out, "control", len(open_))
+            self._open()
+            return True
+        self._take(out, "answer", len(self._held) - partial(self._held, (open_,)))
+        return False
+
+    def _open(self) -> None:
+        self._state, self._fresh, self.thought = "thinking", True, True
+
+    def _take(self, out: list[Piece], part: Part, count: int) -> None:
+        if count:
+            out.append(Piece(part, self._held[:count]))
+            self._held = self._held[count:]
+
+
+class TokenCounts:
+    """How many tokens thought, answered or controlled: each is counted once, as the highest part its text has part in.
+
+    A token without text of its own is a piece of the character that comes next.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[Part, int] = {"thinking": 0, "answer": 0, "control": 0}
+        self._waiting: deque[list[int]] = deque()  # tokens, their characters that are still to come out
+        self._silent = 0
+        self._part: Part = "control"
+
+    @property
+    def undecided(self) -> int:
+        """Tokens whose text is still held back."""
+        return self._silent + sum(tokens for tokens, _ in self._waiting)
+
+    def control(self, tokens: int = 1) -> None:
+        """Tokens that write no text: end markers, and what was put in from outside."""
+        self.counts["control"] += tokens
+
+    def push(self, text: str, pieces: Iterable[Piece]) -> None:
+        """One token's text went in, and these pieces came out."""
+        self._silent += 1
+        if text:
+            self._waiting.append([self._silent, len(text)])
+            self._silent = 0
+        self._out(pieces)
+
+    def finish(self, text: str, pieces: Iterable[Piece]) -> None:
+        """The end: `text` is what the last, silent tokens came to."""
+        if text and self._silent:
+            self._waiting.append([self._silent, len(text)])
+            self._silent = 0
+        self._out(pieces)
+        self.control(self.undecided)
+        self._waiting.clear()
+        self._silent = 0
+
+    def _out(self, pieces: Iterable[Piece]) -> None:
+        for piece in pieces:
+            left = len(piece.text)
+            while left and self._waiting:
+                first = self._waiting[0]
+                taken = min(left, first[1])
+                first[1] -= taken
+                left -= taken
+                if RANK[piece.part] > RANK[self._part]:
+                    self._part = piece.part
+                if not first[1]:
+                    self.counts[self._part] += first[0]
+                    self._part = "control"
+                    self._waiting.popleft()
+
+
+def _without_turn(markers: Markers) -> str:
+    """The answer's marker from where it begins like the thinking's: a prompt may have opened the turn already."""
+    assert markers.answer is not None
+    first = markers.open[: markers.open.find(">") + 1] or markers.open[: markers.open.find("=") + 1]
+    return markers.answer[max(0, markers.answer.find(first)) :]
