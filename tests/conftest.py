@@ -19,6 +19,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.executors.torch import TorchExecutor
+from trilens.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
 
@@ -50,3 +51,9 @@ def tiny_executor(tiny_directory: Callable[[str], Path]) -> Callable[[str], Torc
 def smollm2() -> Path:
     """The real SmolLM2-135M-Instruct file; fetched once into the cache."""
     return find("smollm2").path
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    """Of the small models that come with trilens: digits alone, every byte, few words."""
+    return Tokenizer.from_directory(find("tiny-dense").path)

@@ -83,16 +83,16 @@ def test_a_conversation_reuses_its_prefix(model: Model) -> None:
 def test_the_receipt_counts_what_was_done(model: Model) -> None:
     fresh = trilens.model.Model(model.name, model.files, model.executor, model.text)
     receipt = fresh.generate("What is the capital of France?", temperature=0).receipt
-    prompt = len(model.text.encode("What is the capital of France?", raw=False, variables={}))
+    prompt = len(model.text.encode("What is the capital of France?", Strategy(None, "off"), raw=False, variables={}).ids)
     tokens = receipt.tokens
     assert (tokens.prompt, tokens.cached, tokens.thinking, tokens.control) == (prompt, 0, 0, 1)
     assert tokens.answer == len(model.text.tokenizer.encode("The capital of France is Paris."))
-    assert receipt.decode.tokens == receipt.decode.steps == tokens.completion - 1
+    assert receipt.work.answer.tokens == receipt.work.answer.steps == tokens.completion - 1
     # linears by hand: every weight but the embedding's rows and the norms, twice a token; the head once a logit row
     per_token = 2 * 30 * (576 * (576 + 192 + 192) + 576 * 576 + 3 * 576 * 1536)
     pairs = prompt * (prompt + 1) // 2
     attention = 30 * 9 * 2 * (64 + 64) * pairs
-    assert receipt.prefill.flops == prompt * per_token + attention + 2 * 576 * 49152
+    assert receipt.work.prefill.flops == prompt * per_token + attention + 2 * 576 * 49152
     assert receipt.kv_cache_bytes == (prompt + tokens.completion - 1) * 30 * 2 * 192 * 2
     matrices, floats = 134_515_008 - 61 * 576, 61 * 576
     # Q4_1 is packed with a scale and a minimum of 16 bits for every 32 codes, two matrices of the file are Q8_0

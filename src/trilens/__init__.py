@@ -19,7 +19,7 @@ from trilens.errors import (
 if TYPE_CHECKING:
     from trilens.executors.accountant import dense_ffn_flops_per_token
     from trilens.lenses.card import card
-    from trilens.model import Answer, Model, call_model, load
+    from trilens.model import Answer, EndEvent, Model, Stream, TextEvent, ThinkingEvent, call_model, load
 
 __version__ = "0.1.0"
 
@@ -28,9 +28,13 @@ __all__ = [
     "BadCheckpoint",
     "BadTemplate",
     "ContextFull",
+    "EndEvent",
     "Model",
     "ModelNotFound",
     "RequestRefused",
+    "Stream",
+    "TextEvent",
+    "ThinkingEvent",
     "TrilensError",
     "UnsupportedModel",
     "UsageError",
@@ -41,10 +45,9 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "Answer": "trilens.model",
-    "Model": "trilens.model",
-    "call_model": "trilens.model",
-    "load": "trilens.model",
+    **dict.fromkeys(
+        ("Answer", "EndEvent", "Model", "Stream", "TextEvent", "ThinkingEvent", "call_model", "load"), "trilens.model"
+    ),
     "card": "trilens.lenses.card",
     "dense_ffn_flops_per_token": "trilens.executors.accountant",
 }

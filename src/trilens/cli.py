@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,9 +20,10 @@ import click
 
 from trilens import __version__
 from trilens.errors import TrilensError, UsageError
+from trilens.text.strategy import as_thinking
 
 if TYPE_CHECKING:
-    from trilens.model import Answer, Model, Prompt
+    from trilens.model import Answer, Model, Prompt, Stream
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -87,6 +90,12 @@ MODEL = _options(
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = _options(
+    click.option(
+        "--thinking",
+        metavar="WORD",
+        help="on, off, a level (minimal to max), off-or-least, or the most tokens of it. Default: the model's own.",
+    ),
+    click.option("--hide-thinking", is_flag=True, help="Do not show the thinking on standard error."),
     click.option("--temperature", type=float, help="0 takes the likeliest token every time."),
     click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all."),
     click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this share together."),
@@ -129,10 +138,12 @@ def run(
         raise UsageError("both a prompt and --file were given; expected one of them")
     if system is not None and raw:
         raise UsageError("--system needs the chat template; leave out --raw")
+    hide = options.pop("hide_thinking")
     prompts: list[Prompt] = [_prompt_text(prompt)] if prompts_file is None else _prompts_of(prompts_file)
     if system is not None:
         prompts = [_with_system(system, p) for p in prompts]
     loaded = _load(options)
+    options["thinking"] = as_thinking(options["thinking"])
     if prompts_file is not None:
         for answer in loaded.generate(prompts, raw=raw, **options):
             print(json.dumps(_answer(answer), ensure_ascii=False))
@@ -141,7 +152,7 @@ def run(
         [answer] = loaded.generate(prompts, raw=raw, **options)
         print(json.dumps(_answer(answer), ensure_ascii=False))
         return
-    _print_stream(loaded, prompts[0], quiet, raw=raw, **options)
+    _print_stream(loaded.stream(prompts[0], raw=raw, **options), quiet, hide)
 
 
 @commands.command()
@@ -150,8 +161,10 @@ def run(
 @MODEL
 @GENERATION
 def chat(system: str | None, quiet: bool, **options: Any) -> None:
-    """A conversation; an empty line or Ctrl-D ends it."""
+    """A conversation; an empty line or Ctrl-D ends it. Ctrl-C ends a thinking, once more the answer."""
+    hide = options.pop("hide_thinking")
     loaded = _load(options)
+    options["thinking"] = as_thinking(options["thinking"])
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     while True:
         try:
@@ -164,12 +177,14 @@ def chat(system: str | None, quiet: bool, **options: Any) -> None:
             return
         messages.append({"role": "user", "content": line.strip()})
         try:
-            text = _print_stream(loaded, messages, quiet, **options)
+            stream = loaded.stream(messages, **options)
+            with _interrupts(stream):
+                said = _print_stream(stream, quiet, hide)
         except KeyboardInterrupt:
             print("\n(interrupted; the answer is not kept)", file=sys.stderr)
             messages.pop()
             continue
-        messages.append({"role": "assistant", "content": text})
+        messages.append(said)
 
 
 @commands.command()
@@ -342,16 +357,24 @@ class _Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _print_stream(model: Model, prompt: Prompt, quiet: bool, **options: Any) -> str:
-    """Print an answer as it comes, its receipt behind it; the whole text."""
-    from trilens.model import EndEvent, TextEvent
+def _print_stream(stream: Stream, quiet: bool, hide: bool) -> dict[str, Any]:
+    """Print an answer as it comes, its thinking beside it and its receipt behind it; the message for the next turn."""
+    from trilens.model import EndEvent, TextEvent, ThinkingEvent
 
-    pieces, terminal = [], sys.stdout.isatty()
-    for event in model.stream(prompt, **options):
+    said: dict[str, list[str]] = {"content": [], "thinking": []}
+    answers, errors = sys.stdout.isatty(), sys.stderr.isatty()
+    for event in stream:
         match event:
+            case ThinkingEvent(text):
+                said["thinking"].append(text)
+                if not hide:
+                    shown = f"\033[2m{text.translate(UNSAFE)}\033[0m" if errors else text
+                    print(shown, end="", file=sys.stderr, flush=True)
             case TextEvent(text):
-                pieces.append(text)
-                print(text.translate(UNSAFE) if terminal else text, end="", flush=True)
+                if said["thinking"] and not said["content"] and not hide:
+                    print("\n", file=sys.stderr)
+                said["content"].append(text)
+                print(text.translate(UNSAFE) if answers else text, end="", flush=True)
             case EndEvent(receipt):
                 print(flush=True)
                 if receipt.finish in ("length", "context"):
@@ -359,7 +382,26 @@ def _print_stream(model: Model, prompt: Prompt, quiet: bool, **options: Any) -> 
                     print(f"(cut off: {why})", file=sys.stderr)
                 if not quiet:
                     print("\n" + receipt.as_text(), file=sys.stderr)
-    return "".join(pieces)
+    return {"role": "assistant", **{part: "".join(pieces) for part, pieces in said.items()}}
+
+
+@contextmanager
+def _interrupts(stream: Stream) -> Iterator[None]:
+    """Ctrl-C asks for the answer first, and ends it the second time."""
+    asked = False
+
+    def on_interrupt(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked or not stream.thinking:
+            raise KeyboardInterrupt
+        asked = True
+        stream.answer_now()
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _answer(answer: Answer) -> dict[str, Any]:

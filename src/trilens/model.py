@@ -13,22 +13,33 @@ from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
 from trilens.executors.executor import Executor
+from trilens.generate.answer import AnswerWriter, Closing
+from trilens.generate.limits import Limits, request_limits
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Generation, Scheduler, answer_limit
+from trilens.generate.scheduler import Generation, Scheduler
 from trilens.lenses.card import Card, card
+from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
-from trilens.text.model_text import ModelText, read_model_text
-from trilens.text.stream import StopMatcher, TextStream
+from trilens.text.model_text import Encoded, ModelText, read_model_text
+from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking
+from trilens.text.stream import StopMatcher
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
-Thinking = bool | str | int | None
 
 
 @dataclass(frozen=True)
 class TextEvent:
     """A piece of an answer; `index` tells whose, when several prompts run together."""
+
+    text: str
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class ThinkingEvent:
+    """A piece of the thinking before an answer."""
 
     text: str
     index: int = 0
@@ -42,7 +53,7 @@ class EndEvent:
     index: int = 0
 
 
-Event = TextEvent | EndEvent
+Event = ThinkingEvent | TextEvent | EndEvent
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,12 @@ class Answer:
     text: str
     thinking: str
     receipt: Receipt
+
+    @property
+    def message(self) -> dict[str, str]:
+        """For the next turn of the conversation; the template decides whether the model sees the thinking again."""
+        said = {"role": "assistant", "content": self.text}
+        return {**said, "thinking": self.thinking} if self.thinking else said
 
 
 def load(
@@ -78,7 +95,7 @@ def load(
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
-        text = read_model_text(files.found)
+        text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
         runner: Executor
         if executor == "native":
             runner = native_executor(files, progress, **options)
@@ -125,8 +142,9 @@ class Model:
         answers = fold(self.stream_all(prompts, **options), len(prompts))
         return answers[0] if single else answers
 
-    def stream(self, prompt: Prompt, **options: Any) -> Iterator[Event]:
-        """The same answer piece by piece: `TextEvent`s, then one `EndEvent` with the receipt. See `stream_all`."""
+    def stream(self, prompt: Prompt, **options: Any) -> Stream:
+        """The same answer piece by piece: `ThinkingEvent`s, `TextEvent`s, then one `EndEvent` with the receipt. See
+        `stream_all`."""
         return self.stream_all([prompt], **options)
 
     def stream_all(
@@ -137,24 +155,56 @@ class Model:
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
+        tools: Sequence[Message] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         **sampling: Any,
-    ) -> Iterator[Event]:
+    ) -> Stream:
         """Events of several prompts, as they come.
 
-        `max_tokens` None lets the answer run to 4096 tokens or the end of the context. `stop` strings end the answer
-        and are not part of it. `raw` sends a string as it is, without the chat template. `template_variables` go to the
-        template. The rest are `Sampling`'s fields; what is left out comes from the model's own generation_config.json.
-        Raises RequestRefused or ContextFull before any work is done. Closing the iterator cancels what still runs.
+        `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
+        a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
+        answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
+        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole. `tools`
+        and `template_variables` go to the template. The rest are `Sampling`'s fields; what is left out comes from the
+        model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
+        stream cancels what still runs.
         """
-        self.text.check_thinking(thinking)
+        strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        encoded = [self.text.encode(prompt, raw=raw, variables=template_variables or {}) for prompt in prompts]
         StopMatcher(stops)  # refuses here, not in the middle of the answer
-        for prompt in encoded:
-            answer_limit(self.spec.context, len(prompt), max_tokens)
-        return self._events(encoded, options, max_tokens, stops, continues=raw)
+        variables = template_variables or {}
+        encoded = [self.text.encode(p, strategy, raw=raw, variables=variables, tools=tools) for p in prompts]
+        limits = [self._limits(strategy, e, max_tokens) for e in encoded]
+        writers = [self._writer(strategy, e, own, stops) for e, own in zip(encoded, limits, strict=True)]
+        return Stream(self._events([e.ids for e in encoded], writers, limits, options), writers)
+
+    def _limits(self, strategy: Strategy, encoded: Encoded, max_tokens: int | None) -> Limits:
+        thinks = self.text.inference.markers is not None and strategy.effective != "off" and not encoded.raw
+        return request_limits(
+            self.spec.context,
+            len(encoded.ids),
+            max_tokens,
+            thinks=thinks,
+            budget=strategy.budget,
+            extra=len(self.text.opening_ids) + len(self.text.closing_ids),
+        )
+
+    def _writer(self, strategy: Strategy, encoded: Encoded, limits: Limits, stops: tuple[str, ...]) -> AnswerWriter:
+        text = self.text
+        closable = limits.answer < limits.total  # an unasked thinking is not closed: it is reported
+        return AnswerWriter(
+            text.tokenizer,
+            text.splitter(encoded),
+            strategy,
+            limits,
+            Closing(text.closing_ids, text.opening_ids) if closable else None,
+            start=encoded.start,
+            end_ids=text.end_ids,
+            shown=frozenset() if encoded.raw else text.shown,
+            stops=stops,
+            continues=encoded.raw,
+        )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
@@ -169,82 +219,75 @@ class Model:
     def _events(
         self,
         prompts: Sequence[Sequence[int]],
+        writers: Sequence[AnswerWriter],
+        limits: Sequence[Limits],
         options: Sampling,
-        max_tokens: int | None,
-        stops: tuple[str, ...],
-        continues: bool,
     ) -> Iterator[Event]:
-        scheduler, writers = self._scheduler, []
+        scheduler, generations = self._scheduler, list[Generation]()
         try:
-            for i, prompt in enumerate(prompts):
-                generation = scheduler.submit(prompt, options, max_tokens, self.text.end_ids, careful=bool(stops))
-                writers.append(_Writer(i, generation, self.text, stops, continues))
-            running = list(writers)
+            for prompt, writer, own in zip(prompts, writers, limits, strict=True):
+                generations.append(scheduler.submit(prompt, options, own, self.text.end_ids, writer))
+            running = dict(enumerate(generations))
             while running:
-                scheduler.advance([w.generation for w in running])
-                for writer in tuple(running):
-                    generation = writer.generation
-                    while generation.unread and not writer.stopped:
-                        if text := writer.push(generation.unread.popleft()):
-                            yield TextEvent(text, writer.index)
-                    if writer.stopped:
-                        scheduler.end(generation, "stop_string")
+                scheduler.advance(list(running.values()))
+                for i, generation in tuple(running.items()):
+                    while generation.unread:
+                        piece = generation.unread.popleft()
+                        kind = ThinkingEvent if piece.part == "thinking" else TextEvent
+                        yield kind(piece.text, i)
                     if generation.finish is not None and not generation.unread:
-                        if rest := writer.finish():
-                            yield TextEvent(rest, writer.index)
-                        yield EndEvent(self._receipt(writer), writer.index)
-                        running.remove(writer)
+                        yield EndEvent(write_receipt(self.name, self.executor, generation, writers[i]), i)
+                        del running[i]
         finally:
-            for writer in writers:
-                scheduler.end(writer.generation, "cancelled")
-
-    def _receipt(self, writer: _Writer) -> Receipt:
-        return write_receipt(self.name, self.executor, writer.generation, writer.control)
+            for generation in generations:
+                scheduler.end(generation, "cancelled")
 
 
-class _Writer:
-    """Turns one generation's tokens into text; `stopped` once a stop string is complete."""
+class Stream(Iterator[Event]):
+    """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
-    def __init__(
-        self, index: int, generation: Generation, text: ModelText, stops: tuple[str, ...], continues: bool
-    ) -> None:
-        self.index = index
-        self.generation = generation
-        self.control = 0
-        self.stopped = False
-        self._is_control = text.tokenizer.is_special
-        self._stream = TextStream(text.tokenizer, continues=continues)
-        self._matcher = StopMatcher(stops)
+    def __init__(self, events: Iterator[Event], writers: Sequence[AnswerWriter]) -> None:
+        self._events = events
+        self._writers = writers
 
-    def push(self, token: int) -> str:
-        if token in self.generation.end_ids or self._is_control(token):
-            self.control += 1
-            return ""
-        text, hit = self._matcher.push(self._stream.push(token))
-        self.stopped = hit
-        return text
+    def __next__(self) -> Event:
+        return next(self._events)
 
-    def finish(self) -> str:
-        if self.stopped:
-            return ""
-        text, hit = self._matcher.push(self._stream.finish())
-        return text if hit else text + self._matcher.finish()
+    @property
+    def thinking(self) -> bool:
+        """Whether one of the prompts is being thought about."""
+        return any(writer.thinking for writer in self._writers)
+
+    def answer_now(self, index: int | None = None) -> None:
+        """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
+        for i, writer in enumerate(self._writers):
+            if index in (None, i):
+                writer.close_now = True
+
+    def close(self) -> None:
+        close = getattr(self._events, "close", None)
+        if close is not None:
+            close()
 
 
 def fold(events: Iterable[Event], count: int) -> list[Answer]:
     """A stream's events -> whole answers, in the order of their prompts."""
     texts: list[list[str]] = [[] for _ in range(count)]
+    thoughts: list[list[str]] = [[] for _ in range(count)]
     receipts: list[Receipt | None] = [None] * count
     for event in events:
         match event:
+            case ThinkingEvent(text, index):
+                thoughts[index].append(text)
             case TextEvent(text, index):
                 texts[index].append(text)
             case EndEvent(receipt, index):
                 receipts[index] = receipt
-    return [Answer("".join(t), "", r) for t, r in zip(texts, receipts, strict=True) if r is not None]
+    parts = zip(texts, thoughts, receipts, strict=True)
+    return [Answer("".join(text), "".join(thought), r) for text, thought, r in parts if r is not None]
 
 
-def call_model(model: Model | str, prompt: Prompt, thinking: Thinking = "off-or-least", **options: Any) -> Answer:
+def call_model(model: Model | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Any) -> Answer:
     """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes."""
     loaded = load(model) if isinstance(model, str) else model
     return loaded.generate(prompt, thinking=thinking, **options)

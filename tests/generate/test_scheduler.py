@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,17 +15,22 @@ from tests.families import prompt
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
-from trilens.errors import ContextFull, RequestRefused
+from trilens.errors import RequestRefused
 from trilens.executors.executor import Feed
 from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
+from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import KEPT, Generation, Scheduler, answer_limit, common_prefix
+from trilens.generate.scheduler import KEPT, Finish, Generation, Scheduler, common_prefix
 
 GREEDY = Sampling(temperature=0)
 NONE: frozenset[int] = frozenset()
 
 Tiny = Callable[[str], TorchExecutor]
+
+
+def most(tokens: int) -> Limits:
+    return Limits(tokens, tokens)
 
 
 def all_tokens(scheduler: Scheduler, generation: Generation) -> list[int]:
@@ -43,13 +50,13 @@ def native(tiny_directory: Callable[[str], object]) -> Callable[[str], NativeExe
 
 def test_requests_join_and_leave_between_steps(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    alone = [all_tokens(scheduler, scheduler.submit(prompt(9, seed=s), GREEDY, 12, NONE)) for s in range(3)]
+    alone = [all_tokens(scheduler, scheduler.submit(prompt(9, seed=s), GREEDY, most(12), NONE)) for s in range(3)]
     scheduler.forget()
-    first = scheduler.submit(prompt(9, seed=0), GREEDY, 12, NONE)
+    first = scheduler.submit(prompt(9, seed=0), GREEDY, most(12), NONE)
     for _ in range(4):
         scheduler.advance([first])
         first.unread.clear()
-    others = [scheduler.submit(prompt(9, seed=s), GREEDY, 12, NONE) for s in (1, 2)]
+    others = [scheduler.submit(prompt(9, seed=s), GREEDY, most(12), NONE) for s in (1, 2)]
     together = [all_tokens(scheduler, g) for g in (first, *others)]
     assert together == alone
     assert first.most_beside == 3
@@ -67,9 +74,9 @@ def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(tiny_executor
     scheduler = Scheduler(executor)
     executor.step = watched  # type: ignore[method-assign]
     try:
-        answering = scheduler.submit(prompt(3), GREEDY, 40, NONE)
+        answering = scheduler.submit(prompt(3), GREEDY, most(40), NONE)
         scheduler.advance([answering])
-        long = scheduler.submit([t for s in range(7) for t in prompt(30, seed=s)] + prompt(40), GREEDY, 3, NONE)
+        long = scheduler.submit([t for s in range(7) for t in prompt(30, seed=s)] + prompt(40), GREEDY, most(3), NONE)
         all_tokens(scheduler, long)
     finally:
         del executor.step  # type: ignore[method-assign]
@@ -80,51 +87,94 @@ def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(tiny_executor
 def test_a_beginning_is_not_computed_again(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("qwen3"))
     start = prompt(40)
-    first = scheduler.submit(start, GREEDY, 10, NONE)
+    first = scheduler.submit(start, GREEDY, most(10), NONE)
     answer = all_tokens(scheduler, first)
     follow = [*start, *answer, 5, 6, 7]
-    again = scheduler.submit(follow, GREEDY, 10, NONE)
+    again = scheduler.submit(follow, GREEDY, most(10), NONE)
     assert again.cached == len(start) + len(answer) - 1  # the last token of an answer is never fed
-    other = scheduler.submit([*start[:25], 99, 98], GREEDY, 10, NONE)
+    other = scheduler.submit([*start[:25], 99, 98], GREEDY, most(10), NONE)
     assert other.cached == 25
-    same = scheduler.submit(start, GREEDY, 10, NONE)
+    same = scheduler.submit(start, GREEDY, most(10), NONE)
     assert same.cached == len(start) - 1
     cold = Scheduler(scheduler.executor)
-    assert all_tokens(scheduler, again) == all_tokens(cold, cold.submit(follow, GREEDY, 10, NONE))
+    assert all_tokens(scheduler, again) == all_tokens(cold, cold.submit(follow, GREEDY, most(10), NONE))
     assert all_tokens(scheduler, same) == answer
 
 
 def test_a_length_dependent_rope_keeps_beginnings_apart(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("phi-4-mini"))
     start = prompt(20)
-    all_tokens(scheduler, scheduler.submit(start, GREEDY, 4, NONE))
-    assert scheduler.submit(start, GREEDY, 5, NONE).cached == 19
-    assert scheduler.submit(start, GREEDY, 200, NONE).cached == 0
+    all_tokens(scheduler, scheduler.submit(start, GREEDY, most(4), NONE))
+    assert scheduler.submit(start, GREEDY, most(5), NONE).cached == 19
+    assert scheduler.submit(start, GREEDY, most(200), NONE).cached == 0
 
 
 def test_a_reader_that_does_not_fetch_is_left_out(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    slow = scheduler.submit(prompt(4), GREEDY, 200, NONE)
-    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, 150, NONE))
+    slow = scheduler.submit(prompt(4), GREEDY, most(200), NONE)
+    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(150), NONE))
     assert len(slow.tokens) == len(slow.unread) == 64
     assert len(all_tokens(scheduler, slow)) == 200
 
 
-def test_a_careful_one_is_computed_no_further_than_it_is_read(tiny_executor: Tiny) -> None:
+class Interrupting:
+    """Ends, or puts tokens in, behind the n-th token that is drawn."""
+
+    def __init__(self, at: int, what: Finish | tuple[int, ...]) -> None:
+        self.at, self.what, self.taken = at, what, 0
+
+    def begin(self) -> tuple[int, ...]:
+        return ()
+
+    def take(self, token: int, unread: deque[Any]) -> Finish | tuple[int, ...] | None:
+        unread.append(token)
+        self.taken += 1
+        return self.what if self.taken == self.at else None
+
+    def end(self, finish: Finish, unread: deque[Any]) -> None:
+        unread.append(finish)
+
+
+def test_a_writer_ends_its_request_and_nothing_more_is_computed(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    careful = scheduler.submit(prompt(4), GREEDY, 50, NONE, careful=True)
-    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, 30, NONE))
-    assert len(careful.tokens) <= 1
-    scheduler.advance([careful])
-    careful.unread.clear()
-    scheduler.end(careful, "stop_string")
-    assert len(careful.tokens) == 1
+    ending = scheduler.submit(prompt(4), GREEDY, most(50), NONE, Interrupting(3, "stop_string"))
+    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(30), NONE))
+    assert (ending.finish, len(ending.tokens), ending.sequence.length) == ("stop_string", 3, 4 + 2)
+    assert list(ending.unread) == [*ending.tokens, "stop_string"]
+
+
+@pytest.mark.parametrize("name", ["llama 3", "mistral"])
+def test_tokens_from_outside_are_like_a_prompt_that_held_them(
+    name: str, native: Callable[[str], NativeExecutor]
+) -> None:
+    scheduler = Scheduler(native(name))
+    put = scheduler.submit(prompt(9), GREEDY, most(20), NONE, Interrupting(4, (11, 12, 13)))
+    tokens = all_tokens(scheduler, put)
+    assert tokens[4:7] == [11, 12, 13] and len(tokens) == 20
+    scheduler.forget()
+    whole = scheduler.submit([*prompt(9), *tokens[:7]], GREEDY, most(13), NONE)
+    assert all_tokens(scheduler, whole) == tokens[7:]
+    fed = [(s.past, s.fed, s.draws) for s in put.steps[:6]]
+    assert fed == [(0, 9, True), (9, 1, True), (10, 1, True), (11, 1, True), (12, 4, True), (16, 1, True)]
+
+
+def test_a_fault_in_one_writer_ends_its_request_alone(tiny_executor: Tiny) -> None:
+    class Broken(Interrupting):
+        def take(self, token: int, unread: deque[Any]) -> None:
+            raise ValueError("no such character")
+
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    broken = scheduler.submit(prompt(4), GREEDY, most(50), NONE, Broken(1, ()))
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(6), NONE))) == 6
+    with pytest.raises(ValueError, match="no such character"):
+        scheduler.advance([broken])
+    assert scheduler.running == []
 
 
 def test_a_fault_ends_those_who_were_in_the_step_and_nobody_else(tiny_executor: Tiny) -> None:
     executor = tiny_executor("llama 3")
     scheduler = Scheduler(executor)
-    broken = scheduler.submit(prompt(4), GREEDY, 50, NONE)
+    broken = scheduler.submit(prompt(4), GREEDY, most(50), NONE)
 
     def fails(batch: Sequence[Feed]) -> np.ndarray:
         raise RuntimeError("the machine is on fire")
@@ -136,25 +186,19 @@ def test_a_fault_ends_those_who_were_in_the_step_and_nobody_else(tiny_executor: 
     finally:
         del executor.step  # type: ignore[method-assign]
     assert (broken.finish, scheduler.running) == ("cancelled", [])
-    assert len(all_tokens(scheduler, scheduler.submit(prompt(4), GREEDY, 5, NONE))) == 5
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(4), GREEDY, most(5), NONE))) == 5
 
 
-def test_limits_are_said_before_any_work(tiny_executor: Tiny) -> None:
+def test_bad_prompts_are_refused_before_any_work(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    with pytest.raises(ContextFull, match="200 tokens and max_tokens 57 do not fit the model's context of 256"):
-        scheduler.submit(prompt(200), GREEDY, 57, NONE)
-    with pytest.raises(RequestRefused, match="empty"):
-        scheduler.submit([], GREEDY, 5, NONE)
     with pytest.raises(RequestRefused, match="token 131 is outside"):
-        scheduler.submit([131], GREEDY, 5, NONE)
+        scheduler.submit([131], GREEDY, most(5), NONE)
     assert scheduler.running == []
-    assert answer_limit(256, 200, None) == (56, True)
-    assert answer_limit(10**6, 200, None) == (4096, False)
 
 
 def test_the_end_of_the_context_is_said(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    generation = scheduler.submit(prompt(250), GREEDY, None, NONE)
+    generation = scheduler.submit(prompt(250), GREEDY, Limits(6, 6, context_bound=True), NONE)
     assert len(all_tokens(scheduler, generation)) == 6
     assert generation.finish == "context"
 
@@ -182,9 +226,9 @@ def test_a_thousand_random_requests_leave_nothing_behind(name: str, native: Call
                     temperature=chance.choice([0.0, 1.0]), top_k=chance.choice([0, 5]), seed=chance.randrange(99)
                 )
                 tokens = prompt(length, seed=chance.randrange(4))
-                generation = scheduler.submit(
-                    tokens, options, chance.choice([1, 9, 60]), frozenset({3, 4}), careful=chance.random() < 0.3
-                )
+                limits = most(chance.choice([1, 9, 60]))
+                writer = Interrupting(5, (7, 8)) if chance.random() < 0.3 else None
+                generation = scheduler.submit(tokens, options, limits, frozenset({3, 4}), writer)
                 cancel_at = chance.choice([None, 0, 3])
                 while generation.finish is None:
                     if cancel_at is not None and len(generation.tokens) >= cancel_at:
@@ -216,7 +260,7 @@ def test_a_full_pool_refuses_the_newcomer_and_harms_nobody(native: Callable[[str
     runs, refused = [], None
     for _ in range(100_000):
         try:
-            runs.append(scheduler.submit(prompt(100), GREEDY, 100, NONE))
+            runs.append(scheduler.submit(prompt(100), GREEDY, most(100), NONE))
         except RequestRefused as problem:
             refused = problem
             break
@@ -226,4 +270,4 @@ def test_a_full_pool_refuses_the_newcomer_and_harms_nobody(native: Callable[[str
     for generation in runs[3:]:
         scheduler.end(generation, "cancelled")
     assert [len(all_tokens(scheduler, g)) for g in few] == [100, 100, 100]
-    assert len(all_tokens(scheduler, scheduler.submit(prompt(100), GREEDY, 100, NONE))) == 100
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(100), GREEDY, most(100), NONE))) == 100

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from trilens.spec.catalog import StatedInference, entries
-from trilens.text.template import ChatTemplate
 from trilens.text.read_template import inference_of
+from trilens.text.template import ChatTemplate
 from trilens.text.thinking import Inference, Markers, completed, start_of
 
 TURNS = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"

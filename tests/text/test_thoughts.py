@@ -115,7 +115,8 @@ def test_channels_in_any_order() -> None:
     assert parts(list(late), m, reopens=True) == ("b", "Hm.Hi.")
 
 
-alphabet = st.sampled_from([*"<think>/|ab \n\u00e9", "<think>", "</think>", "<|end|>", HARMONY.open, HARMONY.answer or ""])
+PARTS = [*"<think>/|ab \n\u00e9", "<think>", "</think>", "<|end|>", HARMONY.open, HARMONY.answer or ""]
+alphabet = st.sampled_from(PARTS)
 
 
 @given(st.lists(alphabet, max_size=30).map("".join), st.sampled_from([THINK, HARMONY]), st.data())

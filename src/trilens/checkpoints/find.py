@@ -16,6 +16,7 @@ from trilens.spec.catalog import CatalogEntry, entries, lookup
 __all__ = ["Found", "find"]
 
 HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<choice>[^:]+))?", re.ASCII)
+PACKAGE = Path(__file__).resolve().parents[1]
 FILE = re.compile(r"(?:[~/\\]|\.{1,2}[/\\]).*|[^:]*\.(?:gguf|json|safetensors)|.*[/\\]", re.DOTALL)
 
 
@@ -47,6 +48,9 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
 
 
 def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revision: str | None) -> Found:
+    if entry.comes_with is not None:
+        _no_revision(entry.name, revision)
+        return at_path(PACKAGE / entry.comes_with, f"catalog {entry.name} (comes with trilens)", only_small=only_small)
     if entry.source is not None:
         from trilens.checkpoints.pinned import obtain
 
@@ -76,5 +80,5 @@ def _near(name: str) -> str:
     near = difflib.get_close_matches(name.lower(), names, n=3)
     if near:
         return f"did you mean {' or '.join(near)}?"
-    ready_first = sorted(entries().values(), key=lambda entry: entry.source is None)
+    ready_first = sorted(entries().values(), key=lambda entry: entry.source is None and entry.comes_with is None)
     return f"the catalog has {listing(entry.name for entry in ready_first)}"

@@ -4,14 +4,14 @@ accountant."""
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any
 
-from trilens.decoder.weights import Parameter
-from trilens.executors.accountant import ParameterCount, Span, StepCost, count_parameters, step_cost
+from trilens.executors.accountant import ParameterCount, Span, count_parameters, step_cost
 from trilens.executors.executor import Executor
-from trilens.generate.scheduler import Generation
+from trilens.generate.answer import AnswerWriter, ThinkingReport
+from trilens.generate.scheduler import Generation, StepShare
 from trilens.units import big, data, flop
 
 
@@ -45,6 +45,28 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Work:
+    """A call's phases: the prompt, the thinking with what opens and closes it, the answer."""
+
+    prefill: Phase
+    thinking: Phase
+    answer: Phase
+
+    @property
+    def flops(self) -> int:
+        return sum(phase.flops for phase in (self.prefill, self.thinking, self.answer))
+
+    @property
+    def decode(self) -> Phase:
+        """Thinking and answer together."""
+        t, a = self.thinking, self.answer
+        tokens, seconds = t.tokens + a.tokens, t.seconds + a.seconds
+        rate = tokens / seconds if seconds else 0.0
+        kv, weights = t.kv_bytes + a.kv_bytes, t.weight_bytes + a.weight_bytes
+        return Phase(tokens, t.steps + a.steps, seconds, rate, t.flops + a.flops, weights, kv)
+
+
+@dataclass(frozen=True)
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
@@ -61,8 +83,8 @@ class Receipt:
     executor: str
     parameters: ParameterCount
     tokens: Tokens
-    prefill: Phase
-    decode: Phase
+    thinking: ThinkingReport
+    work: Work
     time_to_first_token: float
     kv_cache_bytes: int
     weights_bytes: int
@@ -79,7 +101,7 @@ class Receipt:
         """For JSON: every field by name, and the sums `tokens.completion` and `flops`."""
         data = asdict(self)
         data["tokens"]["completion"] = self.tokens.completion
-        data["flops"] = self.prefill.flops + self.decode.flops
+        data["flops"] = self.work.flops
         return data
 
     def as_text(self) -> str:
@@ -92,8 +114,10 @@ class Receipt:
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached) · {t.thinking} thinking · {t.answer} answer · "
             f"{t.control} control",
-            _phase("prefill", self.prefill),
-            _phase("decode", self.decode),
+            *_thinking(self.thinking),
+            _phase("prefill", self.work.prefill),
+            *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
+            _phase("answer", self.work.answer),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
             f"{data(self.kv_cache_bytes)} KV cache",
             f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
@@ -104,26 +128,29 @@ class Receipt:
         return "\n".join(lines)
 
 
-def write_receipt(name: str, executor: Executor, generation: Generation, control: int, thinking: int = 0) -> Receipt:
-    """The receipt of a finished generation; `control` of its tokens carry no text of their own."""
-    g, spec = generation, executor.spec
-    answer = len(g.tokens) - control - thinking
-    tokens = Tokens(len(g.prompt), g.cached, thinking, answer, control)
-    if min(answer, control, thinking) < 0 or tokens.completion != len(g.tokens):
+def write_receipt(name: str, executor: Executor, generation: Generation, writer: AnswerWriter) -> Receipt:
+    """The receipt of a finished generation, whose tokens `writer` has counted."""
+    g, spec, counts = generation, executor.spec, writer.counts.counts
+    tokens = Tokens(len(g.prompt), g.cached, counts["thinking"], counts["answer"], counts["control"])
+    if tokens.completion != len(g.tokens):
         raise AssertionError(f"the counts do not add up: {tokens} for {len(g.tokens)} tokens")
-    computed, parameters = len(g.prompt) - g.cached, count_parameters(spec)
-    prefill = step_cost(spec, [Span(g.cached, computed)]) if computed else None
-    decode = step_cost(spec, [Span(len(g.prompt), g.decode_steps, g.decode_steps)]) if g.decode_steps else None
-    one_token = step_cost(spec, [Span(len(g.prompt), 1)])
+    parameters = count_parameters(spec)
+    begun = len(g.tokens) if writer.before_answer is None else writer.before_answer
+    answer_from = len(g.prompt) + begun
+    prompt = [s for s in g.steps if s.past < len(g.prompt)]
+    decode = [s for s in g.steps if s.past >= len(g.prompt)]
+    # a step behind `past` tokens draws the token of that number and those it was fed
+    thinking = [s for s in decode if s.past + s.fed < answer_from]
+    answer = [s for s in decode if s.past + s.fed >= answer_from]
     return Receipt(
         model=name,
         family=spec.family,
         executor=executor.name,
         parameters=parameters,
         tokens=tokens,
-        prefill=_cost(executor, computed, g.prefill_steps, g.prefill_seconds, prefill, prefill),
-        decode=_cost(executor, g.decode_steps, g.decode_steps, g.decode_seconds, decode, one_token),
-        time_to_first_token=g.prefill_seconds,
+        thinking=writer.report,
+        work=Work(_cost(executor, prompt), _cost(executor, thinking), _cost(executor, answer)),
+        time_to_first_token=sum(s.seconds for s in prompt),
         kv_cache_bytes=g.kv_bytes,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
@@ -137,26 +164,55 @@ def write_receipt(name: str, executor: Executor, generation: Generation, control
     )
 
 
-def _cost(
-    executor: Executor, tokens: int, steps: int, seconds: float, work: StepCost | None, step: StepCost | None
-) -> Phase:
-    """`work` is the whole phase's arithmetic, `step` one of its steps, whose weights every step reads again."""
-
-    def width(p: Parameter) -> Fraction:
-        return executor.element_bytes(p)
-
-    if work is None or step is None:
-        return Phase(0, steps, seconds, 0.0, 0, 0, 0)
-    one_by_one = tokens == steps
+def _cost(executor: Executor, steps: Sequence[StepShare]) -> Phase:
+    """What these steps came to, each of which read its weights anew."""
+    if not steps:
+        return Phase(0, 0, 0.0, 0.0, 0, 0, 0)
+    pieces = [s for s in steps if s.fed > 1 or not s.draws]
+    singles = [s for s in steps if s.fed == 1 and s.draws]
+    work = [step_cost(executor.spec, [Span(s.past, s.fed, int(s.draws))]) for s in pieces]
+    flops, kv = sum(w.flops() for w in work), sum(w.kv_elements_read(singly=False) for w in work)
+    weights = sum(w.weight_bytes(executor.element_bytes) for w in work)
+    for first, count in _runs(singles):
+        whole = step_cost(executor.spec, [Span(first, count, count)])
+        flops, kv = flops + whole.flops(), kv + whole.kv_elements_read(singly=True)
+    if singles:
+        weights += len(singles) * step_cost(executor.spec, [Span(singles[0].past, 1)]).weight_bytes(
+            executor.element_bytes
+        )
+    tokens, seconds = sum(s.fed for s in steps), sum(s.seconds for s in steps)
     return Phase(
         tokens=tokens,
-        steps=steps,
+        steps=len(steps),
         seconds=seconds,
         tokens_per_second=tokens / seconds if seconds else 0.0,
-        flops=work.flops(),
-        weight_bytes=steps * step.weight_bytes(width),
-        kv_bytes=work.kv_elements_read(singly=one_by_one) * executor.kv_element_bytes,
+        flops=flops,
+        weight_bytes=weights,
+        kv_bytes=kv * executor.kv_element_bytes,
     )
+
+
+def _runs(singles: Sequence[StepShare]) -> Iterator[tuple[int, int]]:
+    """(first position, how many) of steps of one token each that follow one another."""
+    first, count = singles[0].past if singles else 0, 0
+    for step in singles:
+        if step.past != first + count:
+            yield first, count
+            first, count = step.past, 0
+        count += 1
+    if count:
+        yield first, count
+
+
+def _thinking(report: ThinkingReport) -> list[str]:
+    """Nothing for a call without any thinking."""
+    if report.requested is None and not report.thought and not report.unasked:
+        return []
+    budget = "" if report.budget is None else f" · budget {report.budget}"
+    closed = "" if report.closed_by is None else f" · closed by {report.closed_by}"
+    unasked = " · it thought though it was told not to" if report.unasked else ""
+    asked = "by default" if report.requested is None else f"asked for {report.requested}"
+    return [f"thinking {report.effective}, {asked}{budget}{closed}{unasked}"]
 
 
 def _phase(name: str, p: Phase) -> str:

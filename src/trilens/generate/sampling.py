@@ -66,6 +66,10 @@ class Sampler:
         self._answer[token] += 1
         return token
 
+    def note(self, tokens: Sequence[int]) -> None:
+        """Tokens that were put into the answer without being drawn."""
+        self._answer.update(tokens)
+
     def _penalised(self, logits: np.ndarray) -> np.ndarray:
         o = self.options
         if o.repetition_penalty == 1.0 and not o.presence_penalty and not o.frequency_penalty:

@@ -12,46 +12,83 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Protocol
 
-from trilens.errors import ContextFull, RequestRefused
+from trilens.errors import RequestRefused
 from trilens.executors.executor import CachedSequence, Executor, Feed
+from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampler, Sampling
 
 STEP_TOKENS = 256  # prompt tokens in one step, all requests together; bounds the pause of those who are answering
 UNREAD = 64  # tokens that wait for their reader; more, and the request is left out of the steps
 KEPT = 8  # finished sequences whose beginnings may be reused
-DEFAULT_MAX_TOKENS = 4096
 
 Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
 
 
+class Writer(Protocol):
+    """What becomes of a request's tokens. It is told of each as soon as it is drawn, and says how to go on."""
+
+    def begin(self) -> Sequence[int]:
+        """Tokens that stand before anything is drawn."""
+        ...
+
+    def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
+        """Put what there is to read into `unread`. To end here: why. To go on behind more tokens: those."""
+        ...
+
+    def end(self, finish: Finish, unread: deque[Any]) -> None:
+        """No more tokens come."""
+        ...
+
+
+class Tokens:
+    """The plainest writer: the tokens themselves."""
+
+    def begin(self) -> Sequence[int]:
+        return ()
+
+    def take(self, token: int, unread: deque[Any]) -> None:
+        unread.append(token)
+
+    def end(self, finish: Finish, unread: deque[Any]) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class StepShare:
+    """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
+    step took `seconds`."""
+
+    past: int
+    fed: int
+    draws: bool
+    seconds: float
+    beside: int
+
+
 @dataclass(eq=False)
 class Generation:
-    """One request: its prompt, its tokens so far, what of them was not fetched yet, and where its time went.
-
-    A `careful` one is computed no further than its reader has read: the reader may find that it has to end here.
-    """
+    """One request: its prompt, its tokens so far, what of them was not fetched yet, and where its time went."""
 
     prompt: tuple[int, ...]
-    max_tokens: int
+    limits: Limits
     end_ids: frozenset[int]
     sampler: Sampler
     sequence: CachedSequence
     cached: int
-    context_bound: bool
-    careful: bool = False
-    asked: bool = False
+    writer: Writer
     tokens: list[int] = field(default_factory=list)
-    unread: deque[int] = field(default_factory=deque)
+    unread: deque[Any] = field(default_factory=deque)
     finish: Finish | None = None
     failure: BaseException | None = None
-    prefill_steps: int = 0
-    decode_steps: int = 0
-    prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
-    most_beside: int = 1
+    steps: list[StepShare] = field(default_factory=list)
     kv_bytes: int = 0
+
+    @property
+    def most_beside(self) -> int:
+        """The most requests that shared a step with this one, itself counted."""
+        return max((step.beside for step in self.steps), default=1)
 
 
 @dataclass(frozen=True)
@@ -75,35 +112,33 @@ class Scheduler:
         self,
         prompt: Sequence[int],
         sampling: Sampling,
-        max_tokens: int | None,
+        limits: Limits,
         end_ids: frozenset[int],
-        careful: bool = False,
+        writer: Writer | None = None,
     ) -> Generation:
         """Admit a request; what an earlier one has in common with its beginning is not computed again.
 
-        Raises ContextFull when prompt and answer cannot fit the context, RequestRefused for an empty prompt, a token
-        outside the vocabulary, or when there is no memory left for its cache.
+        Raises RequestRefused for an empty prompt, a token outside the vocabulary, or when there is no memory left for
+        its cache.
         """
-        spec = self.executor.spec
-        most, bound = answer_limit(spec.context, len(prompt), max_tokens)
-        bad = next((t for t in prompt if not 0 <= t < spec.vocab), None)
+        vocabulary = self.executor.spec.vocab
+        bad = next((t for t in prompt if not 0 <= t < vocabulary), None)
         if bad is not None:
-            raise RequestRefused(f"token {bad} is outside the model's vocabulary of {spec.vocab}")
-        sampler = Sampler(sampling, prompt)
+            raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
+        sampler, writer = Sampler(sampling, prompt), writer or Tokens()
         with self._lock:
-            sequence = self._sequence(tuple(prompt), len(prompt) + most)
-            generation = Generation(tuple(prompt), most, end_ids, sampler, sequence, sequence.length, bound, careful)
+            sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
+            generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
+            self._put(generation, writer.begin())
             self.running.append(generation)
         return generation
 
     def advance(self, generations: Sequence[Generation]) -> None:
-        """Return once one of these has a token to fetch, or none of them will have any more.
+        """Return once one of these has something to fetch, or none of them will have any more.
 
         Raises what stopped the step that one of them was part of.
         """
         with self._lock:
-            for generation in generations:
-                generation.asked = True
             while not any(g.unread for g in generations) and any(g.finish is None for g in generations):
                 self._step()
         failure = next((g.failure for g in generations if g.failure is not None), None)
@@ -130,7 +165,7 @@ class Scheduler:
             seconds = time.perf_counter() - start
             row = 0
             for generation, feed in feeds:
-                self._count(generation, seconds, len(feeds))
+                self._count(generation, feed, seconds, len(feeds))
                 if feed.logits:
                     self._append(generation, generation.sampler.choose(logits[row]))
                     row += 1
@@ -140,44 +175,56 @@ class Scheduler:
                 self._end(generation, "cancelled")
 
     def _feeds(self) -> list[tuple[Generation, Feed]]:
-        """What goes into the next step: a token of each that answers, and pieces of the prompts in order of arrival."""
+        """What goes into the next step: what is new of each that answers, and pieces of the prompts in order of
+        arrival."""
         feeds, room = [], STEP_TOKENS
         for generation in self.running:
-            if generation.tokens:
-                if generation.asked if generation.careful else len(generation.unread) < UNREAD:
-                    feeds.append((generation, Feed(generation.sequence, generation.tokens[-1:])))
+            done, prompt = generation.sequence.length, len(generation.prompt)
+            if done >= prompt:
+                if len(generation.unread) < UNREAD:
+                    feeds.append((generation, Feed(generation.sequence, generation.tokens[done - prompt :])))
             elif room:
-                done = generation.sequence.length
-                piece = generation.prompt[done : done + room]
+                wanted = (*generation.prompt[done : done + room], *generation.tokens)
+                piece = wanted[:room]
                 room -= len(piece)
-                whole = done + len(piece) == len(generation.prompt)
+                whole = done + len(piece) == prompt + len(generation.tokens)
                 feeds.append((generation, Feed(generation.sequence, piece, logits=whole)))
         return feeds
 
-    def _count(self, generation: Generation, seconds: float, beside: int) -> None:
-        if generation.tokens:
-            generation.decode_steps += 1
-            generation.decode_seconds += seconds
-        else:
-            generation.prefill_steps += 1
-            generation.prefill_seconds += seconds
-        generation.most_beside = max(generation.most_beside, beside)
+    def _count(self, generation: Generation, feed: Feed, seconds: float, beside: int) -> None:
+        past = generation.sequence.length - len(feed.tokens)
+        generation.steps.append(StepShare(past, len(feed.tokens), feed.logits, seconds, beside))
         generation.kv_bytes = max(generation.kv_bytes, generation.sequence.kv_bytes)
 
     def _append(self, generation: Generation, token: int) -> None:
+        """The token that was drawn, and what its writer makes of it."""
         generation.tokens.append(token)
-        generation.unread.append(token)
-        generation.asked = False
+        try:
+            follows = generation.writer.take(token, generation.unread)
+        except Exception as fault:  # a fault in one request's text is no other's
+            generation.failure = fault
+            return self._end(generation, "cancelled")
         if token in generation.end_ids:
             self._end(generation, "stop")
-        elif len(generation.tokens) == generation.max_tokens:
-            self._end(generation, "context" if generation.context_bound else "length")
+        elif isinstance(follows, str):
+            self._end(generation, follows)
+        elif len(generation.tokens) >= generation.limits.total:
+            self._end(generation, "context" if generation.limits.context_bound else "length")
+        elif follows:
+            self._put(generation, follows)
+        return None
+
+    def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
+        """Tokens from outside, as if the model had written them."""
+        generation.tokens.extend(tokens)
+        generation.sampler.note(tokens)
 
     def _end(self, generation: Generation, why: Finish) -> None:
         if generation.finish is not None:
             return
         generation.finish = why
         self.running.remove(generation)
+        generation.writer.end(why, generation.unread)
         if generation.failure is not None:
             generation.sequence.free()
             return
@@ -211,24 +258,6 @@ class Scheduler:
                 self.kept.append(prefix)
                 return begun
         return None
-
-
-def answer_limit(context: int, prompt: int, max_tokens: int | None) -> tuple[int, bool]:
-    """(most tokens the answer may have, whether it is the context that says so). Nothing is ever cut silently."""
-    if prompt == 0:
-        raise RequestRefused("the prompt is empty; expected at least one token")
-    if max_tokens is not None and max_tokens < 1:
-        raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 1")
-    room = context - prompt
-    if room < 1 or (max_tokens is not None and max_tokens > room):
-        wanted = "" if max_tokens is None else f" and max_tokens {max_tokens}"
-        raise ContextFull(
-            f"the prompt's {prompt} tokens{wanted} do not fit the model's context of {context}; "
-            f"shorten the prompt or ask for fewer tokens"
-        )
-    if max_tokens is not None:
-        return max_tokens, False
-    return (room, True) if room <= DEFAULT_MAX_TOKENS else (DEFAULT_MAX_TOKENS, False)
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:

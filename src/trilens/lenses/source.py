@@ -47,7 +47,7 @@ def card_source(name: str | Found, *, offline: bool) -> CardSource:
 
 def _from_catalog(entry: CatalogEntry, *, offline: bool) -> CardSource:
     """Files that are here already, else the entry's own configuration, else the hub."""
-    if entry.config is None and entry.hub is None and entry.source is None:
+    if entry.config is None and entry.hub is None and entry.source is None and entry.comes_with is None:
         return CardSource(entry.name, "the catalog", None, stated_inference(entry.inference), entry=entry)
     if entry.config is None:
         return _from_files(entry.name, find(entry.name, offline=offline, only_small=True), entry)
@@ -105,7 +105,7 @@ def _what_is_known(entry: CatalogEntry) -> str:
 
 def _may_be_here(entry: CatalogEntry) -> bool:
     """Whether looking for files is worth the import of the hub's client (a third of a second)."""
-    if entry.source is not None or entry.hub is None:
+    if entry.source is not None or entry.comes_with is not None or entry.hub is None:
         return True
     caches = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     home = Path(os.environ.get("HF_HOME") or caches / "huggingface")

@@ -5,17 +5,41 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from trilens.checkpoints.find import Found
 from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.spec.catalog import CatalogEntry
 from trilens.text.read_template import inference_of
+from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
 from trilens.text.template import ChatTemplate, directory_template, gguf_template
-from trilens.text.thinking import Inference
+from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
+from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
 
 # generation_config.json's names that are also `Sampling`'s.
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+# What opens a tool call; a thinking that is still open ends there.
+TOOL_CALLS = (
+    "<tool_call>",
+    "<|tool_call>",
+    "<|tool_calls_section_begin|>",
+    "<\uff5ctool\u2581calls\u2581begin\uff5c>",
+    "<\uff5cDSML\uff5c",
+    "[TOOL_CALLS]",
+)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt's tokens, and where the output begins behind them."""
+
+    ids: list[int]
+    start: Start
+    raw: bool = False
 
 
 @dataclass(frozen=True)
@@ -32,9 +56,23 @@ class ModelText:
         """Tokens that end an answer."""
         return self.tokenizer.eos_ids
 
+    def strategy(self, thinking: Thinking, *, raw: bool) -> Strategy:
+        """Raises RequestRefused, before any work, for what this model cannot do."""
+        if not raw:
+            return choose(self.inference, thinking)
+        if thinking not in (None, OFF_OR_LEAST):
+            raise RequestRefused("a raw prompt carries its own switch; leave thinking out, or raw")
+        return Strategy(thinking, "unknown")
+
     def encode(
-        self, prompt: str | Sequence[Mapping[str, Any]], *, raw: bool, variables: Mapping[str, Any]
-    ) -> list[int]:
+        self,
+        prompt: str | Sequence[Mapping[str, Any]],
+        strategy: Strategy,
+        *,
+        raw: bool,
+        variables: Mapping[str, Any],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Encoded:
         """A string or a conversation -> token ids; a string is the user's message unless `raw`, or without a template.
 
         Control tokens are recognised in what the template wrote, never in a raw prompt.
@@ -42,27 +80,56 @@ class ModelText:
         if isinstance(prompt, str):
             if raw or self.template is None:
                 start = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
-                return start + self.tokenizer.encode(prompt, special=False)
+                return Encoded(start + self.tokenizer.encode(prompt, special=False), "free", raw=True)
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
             raise RequestRefused("a conversation cannot be sent raw; expected a string")
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
-        return self.tokenizer.encode(self.template.render(prompt, **variables))
+        messages, variables = render_with(strategy, self.inference, prompt, variables)
+        text = self.template.render(messages, tools=tools, **variables)
+        check_start(strategy, self.inference, text)
+        return Encoded(self.tokenizer.encode(text), start_of(text, self.inference.markers))
 
-    def check_thinking(self, thinking: bool | str | int | None) -> None:
-        """Refuse what cannot be promised: for now only models that never think take part in the switch."""
-        if thinking is None or (thinking in (False, "off-or-least") and self.inference.kind in ("never", "unknown")):
-            return
-        if self.inference.kind in ("never", "unknown"):
-            raise RequestRefused(f"this model does not think; thinking={thinking!r} is not possible, leave it out")
-        raise RequestRefused(
-            f"thinking={thinking!r} cannot be promised for this model yet; leave it out to use the model's own default"
+    def splitter(self, encoded: Encoded) -> ThoughtSplitter:
+        """Takes one output apart; a raw prompt's output stays whole."""
+        markers = None if encoded.raw else self.inference.markers
+        reopens = markers is not None and self.tokenizer.is_special(self.tokenizer.encode(markers.open)[0])
+        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=reopens)
+
+    @cached_property
+    def closing_ids(self) -> tuple[int, ...]:
+        """What closes a thinking from outside, the publisher's phrase before it where there is one."""
+        markers = self.inference.markers
+        if markers is None:
+            return ()
+        phrase = self.inference.closing_phrase
+        return tuple(self.tokenizer.encode(phrase + markers.closing))
+
+    @cached_property
+    def opening_ids(self) -> tuple[int, ...]:
+        """What opens a thinking that is closed again at once."""
+        markers = self.inference.markers
+        return () if markers is None else tuple(self.tokenizer.encode(markers.open))
+
+    @cached_property
+    def shown(self) -> frozenset[int]:
+        """Control tokens that markers are made of; all others are hidden."""
+        markers = self.inference.markers
+        texts = [] if markers is None else [markers.open, markers.close, markers.answer or ""]
+        return self.tokenizer.special_ids.intersection(
+            i for text in (*texts, *self._tool_calls) for i in self.tokenizer.encode(text)
         )
 
+    @cached_property
+    def _tool_calls(self) -> tuple[str, ...]:
+        source = "" if self.template is None else self.template.source
+        return tuple(marker for marker in TOOL_CALLS if marker in source)
 
-def read_model_text(found: Found) -> ModelText:
-    """From the header of a GGUF file, or the small files beside a checkpoint."""
+
+def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
+    """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says."""
+    fact = None if entry is None else stated_inference(entry.inference)
     if found.kind == "gguf":
         from trilens.checkpoints.gguf import read_gguf
 
@@ -70,10 +137,10 @@ def read_model_text(found: Found) -> ModelText:
         tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
         template = gguf_template(checkpoint.metadata, tokenizer)
         checkpoint.close()
-        return ModelText(tokenizer, template, inference_of(template))
+        return ModelText(tokenizer, template, completed(inference_of(template), fact))
     tokenizer = Tokenizer.from_directory(found.path)
     template = directory_template(found.path, tokenizer)
-    return ModelText(tokenizer, template, inference_of(template), _sampling_defaults(found))
+    return ModelText(tokenizer, template, completed(inference_of(template), fact), _sampling_defaults(found))
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:

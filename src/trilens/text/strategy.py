@@ -122,7 +122,7 @@ def _off(inference: Inference, requested: Thinking) -> Strategy:
 def _on(inference: Inference, requested: Thinking, budget: int | None = None) -> Strategy:
     _must_think(inference, requested)
     usual = inference.default if inference.default in inference.levels else None
-    for name in ("on", usual, "medium", *reversed(inference.levels), "auto"):
+    for name in (usual, "on", "medium", *reversed(inference.levels), "auto"):
         if name is not None and (setting := inference.setting(name)) is not None:
             return Strategy(requested, name, setting, budget)
     return Strategy(requested, "on", None, budget)

@@ -78,7 +78,10 @@ class ChatTemplate:
         prompt = self._render({**given, "messages": texts})
         if _lost(texts, prompt):
             # Templates of models that also see images may read content only as a list of typed parts.
-            again = self._render({**given, "messages": _typed(texts)})
+            try:
+                again = self._render({**given, "messages": _typed(texts)})
+            except (BadTemplate, RequestRefused):  # it changes what was said, and reads it as text all the same
+                return prompt
             if not _lost(texts, again):
                 self._reads_parts = True
                 return again

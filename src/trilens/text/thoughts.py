@@ -68,6 +68,17 @@ class ThoughtSplitter:
             pass
         return out
 
+    @property
+    def idle(self) -> bool:
+        """Whether a thinking was opened and no thought has come yet."""
+        return self._state == "thinking" and self._fresh
+
+    def close(self) -> list[Piece]:
+        """The thinking was closed from outside: what comes next is the answer."""
+        pieces = self.finish()
+        self._state, self._strip, self._fresh = "before", True, False
+        return pieces
+
     def finish(self) -> list[Piece]:
         """What was held back, once no more text comes."""
         held, self._held = self._held, ""
@@ -185,13 +196,13 @@ class TokenCounts:
     def __init__(self) -> None:
         self.counts: dict[Part, int] = {"thinking": 0, "answer": 0, "control": 0}
         self._waiting: deque[list[int]] = deque()  # tokens, their characters that are still to come out
-        self._silent = 0
+        self.silent = 0  # tokens at the end that wrote no character yet
         self._part: Part = "control"
 
     @property
     def undecided(self) -> int:
         """Tokens whose text is still held back."""
-        return self._silent + sum(tokens for tokens, _ in self._waiting)
+        return self.silent + sum(tokens for tokens, _ in self._waiting)
 
     def control(self, tokens: int = 1) -> None:
         """Tokens that write no text: end markers, and what was put in from outside."""
@@ -199,21 +210,21 @@ class TokenCounts:
 
     def push(self, text: str, pieces: Iterable[Piece]) -> None:
         """One token's text went in, and these pieces came out."""
-        self._silent += 1
+        self.silent += 1
         if text:
-            self._waiting.append([self._silent, len(text)])
-            self._silent = 0
+            self._waiting.append([self.silent, len(text)])
+            self.silent = 0
         self._out(pieces)
 
     def finish(self, text: str, pieces: Iterable[Piece]) -> None:
         """The end: `text` is what the last, silent tokens came to."""
-        if text and self._silent:
-            self._waiting.append([self._silent, len(text)])
-            self._silent = 0
+        if text and self.silent:
+            self._waiting.append([self.silent, len(text)])
+            self.silent = 0
         self._out(pieces)
         self.control(self.undecided)
         self._waiting.clear()
-        self._silent = 0
+        self.silent = 0
 
     def _out(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:

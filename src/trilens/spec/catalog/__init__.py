@@ -74,6 +74,7 @@ class CatalogEntry:
     aliases: tuple[str, ...] = ()
     licence: str | None = None  # an SPDX identifier
     source: PinnedFile | None = None  # where `find` gets it; without one, from `hub`
+    comes_with: str | None = None  # where it lies inside this package
     hub: str | None = None  # "org/name" on the Hugging Face hub
     config: Mapping[str, Any] | None = None  # its config.json or params.json, less what says nothing of the wiring
     published: tuple[Published, ...] = ()
@@ -118,6 +119,11 @@ def lookup(name: str) -> CatalogEntry | None:
 def of_hub(repo: str) -> CatalogEntry | None:
     """The entry whose files that repository of the hub holds."""
     return next((e for e in entries().values() if e.hub is not None and e.hub.lower() == repo.lower()), None)
+
+
+def catalogued(name: str) -> CatalogEntry | None:
+    """The entry of a name as `load` takes it: a catalog name, or a hub id with or without a choice of files."""
+    return lookup(name) or of_hub(name.partition(":")[0])
 
 
 def _entry(data: dict[str, Any]) -> CatalogEntry:

@@ -1,0 +1,173 @@
+"""One request's tokens -> pieces of its thinking and of its answer, each token counted, the thinking kept in budget."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from trilens.generate.limits import Limits
+from trilens.generate.scheduler import Finish
+from trilens.text.strategy import Strategy, Thinking
+from trilens.text.stream import StopMatcher, TextStream
+from trilens.text.thinking import Start
+from trilens.text.thoughts import Piece, ThoughtSplitter, TokenCounts
+from trilens.text.tokenizer import Tokenizer
+
+ClosedBy = Literal["model", "budget", "caller", "length"]
+
+
+@dataclass(frozen=True)
+class Closing:
+    """Tokens that close a thinking from outside; `opening` ones come before where the prompt has opened none."""
+
+    ids: tuple[int, ...]
+    opening: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ThinkingReport:
+    """What was asked of the thinking, and what the tokens show.
+
+    `effective` is the setting that was rendered: "off", "on", "auto", a level, or "unknown". `thought`: there were
+    thoughts. `unasked`: it thought though it was told not to, before the answer or, where markers show it, inside.
+    `closed_by`: who ended the thinking; None where there was none, or where it never ended.
+    """
+
+    requested: Thinking
+    effective: str
+    budget: int | None
+    thought: bool
+    unasked: bool
+    closed_by: ClosedBy | None
+
+
+class AnswerWriter:
+    """A scheduler's `Writer` that reads text. `unread` gets `Piece`s of thinking and answer, never of control."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        splitter: ThoughtSplitter,
+        strategy: Strategy,
+        limits: Limits,
+        closing: Closing | None,
+        *,
+        start: Start,
+        end_ids: frozenset[int],
+        shown: frozenset[int],
+        stops: Sequence[str],
+        continues: bool,
+    ) -> None:
+        """`shown` are the control tokens that markers are made of; `closing` is None where nothing can be closed."""
+        self.counts = TokenCounts()
+        self.tokens = 0
+        self.before_answer: int | None = None  # tokens before the answer's first
+        self.closed_by: ClosedBy | None = None
+        self.close_now = False  # set from any thread: end the thinking with the next token
+        self._tokenizer = tokenizer
+        self._splitter = splitter
+        self._strategy = strategy
+        self._limits = limits
+        self._closing = closing
+        self._start = start
+        self._end_ids = end_ids
+        self._hidden = tokenizer.special_ids - shown
+        self._stream = self._new_stream(continues)
+        self._matcher = StopMatcher(stops)
+        self._finished = False
+        self._note_answer(0)
+
+    @property
+    def thinking(self) -> bool:
+        return self._splitter.thinking and not self._finished
+
+    @property
+    def report(self) -> ThinkingReport:
+        thought = self.counts.counts["thinking"] > 0
+        unasked = self._strategy.effective == "off" and (self._splitter.thought or self._splitter.marked)
+        s = self._strategy
+        return ThinkingReport(s.requested, s.effective, s.budget, thought, unasked, self.closed_by)
+
+    def begin(self) -> Sequence[int]:
+        """A budget of nothing is used up at once."""
+        if self._strategy.budget != 0 or self._closing is None:
+            return ()
+        opening = () if self._start == "opened" else self._closing.opening
+        return (*self._forced(opening), *self._close("budget", deque()))
+
+    def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
+        self.tokens += 1
+        if token in self._end_ids or token in self._hidden:
+            self.counts.control()
+        else:
+            text = self._stream.push(token)
+            pieces = self._splitter.push(text)
+            self.counts.push(text, pieces)
+            if self._show(pieces, unread):
+                return "stop_string"
+        self._note_answer(1)
+        if self._splitter.thinking and self._closing is not None:
+            if self.close_now:
+                return self._close("caller", unread)
+            if self._thoughts() >= self._limits.thinking:
+                return self._close("budget" if self._strategy.budget is not None else "length", unread)
+        if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
+            return "context" if self._limits.context_bound else "length"
+        return None
+
+    def end(self, finish: Finish, unread: deque[Any]) -> None:
+        self._finished = True
+        if self.closed_by is None and self._splitter.thought:
+            ended: dict[Finish, ClosedBy | None] = {"length": "length", "context": "length", "stop": "model"}
+            self.closed_by = ended.get(finish) if self._splitter.thinking else "model"
+        rest = self._stream.finish()
+        pieces = [*self._splitter.push(rest), *self._splitter.finish()]
+        self.counts.finish(rest, pieces)
+        if finish != "stop_string" and not self._show(pieces, unread):
+            self._put("answer", self._matcher.finish(), unread)
+
+    def _thoughts(self) -> int:
+        """Tokens of thinking so far, those that are still held back taken as such."""
+        held = self.counts.silent if self._splitter.idle else self.counts.undecided
+        return self.counts.counts["thinking"] + held
+
+    def _close(self, by: ClosedBy, unread: deque[Any]) -> Sequence[int]:
+        assert self._closing is not None
+        self.closed_by = by
+        rest = self._stream.finish()
+        pieces = [*self._splitter.push(rest), *self._splitter.close()]
+        self.counts.finish(rest, pieces)
+        self._show(pieces, unread)
+        self._stream = self._new_stream(True)
+        return self._forced(self._closing.ids)
+
+    def _forced(self, ids: Sequence[int]) -> Sequence[int]:
+        self.tokens += len(ids)
+        self.counts.control(len(ids))
+        return ids
+
+    def _note_answer(self, newest: int) -> None:
+        """Remember where the answer began: with the newest token, or those before it whose text was held back."""
+        if self.before_answer is None and self._splitter.answering:
+            self.before_answer = self.tokens - max(newest, self.counts.counts["answer"] + self.counts.undecided)
+
+    def _show(self, pieces: Sequence[Piece], unread: deque[Any]) -> bool:
+        """Whether a stop string was completed. They are looked for in the answer alone."""
+        for piece in pieces:
+            if piece.part == "thinking":
+                unread.append(piece)
+            elif piece.part == "answer":
+                text, hit = self._matcher.push(piece.text)
+                self._put("answer", text, unread)
+                if hit:
+                    return True
+        return False
+
+    def _put(self, part: Literal["answer"], text: str, unread: deque[Any]) -> None:
+        if text:
+            unread.append(Piece(part, text))
+
+    def _new_stream(self, continues: bool) -> TextStream:
+        return TextStream(self._tokenizer, skip_special=False, continues=continues)

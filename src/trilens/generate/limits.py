@@ -1,0 +1,65 @@
+"""How many tokens a request may take, and for what. Nothing is ever cut silently."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trilens.errors import ContextFull, RequestRefused
+
+ANSWER = 4096  # tokens of an answer whose length nobody stated
+THINKING = 8192  # tokens of a thinking without a budget
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most tokens in `total`, of the `answer`, and of the `thinking` before it.
+
+    `answer` counts from where the answer begins, so that no thinking eats it. `context_bound`: it is the model's
+    context that says so, not the caller.
+    """
+
+    total: int
+    answer: int
+    thinking: int = 0
+    context_bound: bool = False
+
+
+def request_limits(
+    context: int,
+    prompt: int,
+    max_tokens: int | None,
+    *,
+    thinks: bool = False,
+    budget: int | None = None,
+    extra: int = 0,
+) -> Limits:
+    """Limits of a request with `prompt` tokens. `thinks`: it may think, `budget` tokens of it at most; `extra` tokens
+    are what opens and closes the thinking.
+
+    What is stated is kept or refused, what is not shrinks to the room there is. Raises ContextFull, RequestRefused.
+    """
+    if prompt == 0:
+        raise RequestRefused("the prompt is empty; expected at least one token")
+    if max_tokens is not None and max_tokens < 1:
+        raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 1")
+    room = context - prompt
+    around = extra if thinks else 0
+    stated = (max_tokens or 1) + (budget or 0) + around
+    if room < stated:
+        wanted = "" if max_tokens is None else f" and max_tokens {max_tokens}"
+        wanted += "" if not budget else f" and a thinking of {budget}"
+        raise ContextFull(
+            f"the prompt's {prompt} tokens{wanted} do not fit the model's context of {context}; "
+            f"shorten the prompt or ask for fewer tokens"
+        )
+    if not thinks:
+        answer = max_tokens or min(ANSWER, room)
+        return Limits(answer, answer, context_bound=max_tokens is None and room <= ANSWER)
+    thinking = budget
+    if thinking is None:
+        # where the context is short, half of it is kept for an answer of unstated length
+        kept = max_tokens if max_tokens is not None else min(ANSWER, (room - around + 1) // 2)
+        thinking = min(THINKING, room - around - kept)
+    left = room - around - thinking
+    answer = max_tokens or min(ANSWER, left)
+    return Limits(around + thinking + answer, answer, thinking, context_bound=max_tokens is None and left <= ANSWER)

@@ -1,0 +1,110 @@
+"""The idea as a table: the same questions through both backbones, with thinking and without, on the same weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import batched
+from typing import Any
+
+from trilens.errors import UsageError
+from trilens.lenses.questions import KINDS, Question, held_out, is_right
+from trilens.units import big, flop
+
+MODELS = ("tiny-dense", "tiny-routed")
+AT_ONCE = 32  # questions that run together
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One backbone, thinking or not. `seconds` is for all questions, `flops_per_answer` the mean of one call."""
+
+    backbone: str
+    thinking: bool
+    model: str
+    asked: int
+    correct: int
+    by_kind: dict[str, float]  # the share that was right
+    thinking_tokens: int
+    answer_tokens: int
+    seconds: float
+    flops_per_answer: int
+    parameters: dict[str, int]  # total, and active in a token
+
+
+def combine(count: int, kinds: Sequence[str] = KINDS, progress: Callable[[str, int], None] | None = None) -> list[Combination]:
+    """Ask `count` held-out questions of each of the four. Raises UsageError for a count below one."""
+    if count < 1:
+        raise UsageError(f"{count} questions were asked for; expected at least 1")
+    questions = held_out(count, tuple(kinds))
+    return [ask(name, questions, thinking, progress) for name in MODELS for thinking in (False, True)]
+
+
+def ask(
+    name: str, questions: Sequence[Question], thinking: bool, progress: Callable[[str, int], None] | None = None
+) -> Combination:
+    """All questions of one model in one mode, greedily."""
+    from trilens.model import load
+
+    model = load(name)
+    answers, started = [], time.perf_counter()
+    for some in batched(questions, AT_ONCE):
+        answers += model.generate([q.text for q in some], thinking=thinking, temperature=0)
+        if progress is not None:
+            progress(name, len(some))
+    seconds = time.perf_counter() - started
+    right = {q: is_right(q, a.text) for q, a in zip(questions, answers, strict=True)}
+    kinds = dict.fromkeys(q.kind for q in questions)
+    receipts = [a.receipt for a in answers]
+    parameters = receipts[0].parameters
+    return Combination(
+        backbone=model.card().tag.split(" ")[0],
+        thinking=thinking,
+        model=name,
+        asked=len(questions),
+        correct=sum(right.values()),
+        by_kind={k: _share([right[q] for q in questions if q.kind == k]) for k in kinds},
+        thinking_tokens=sum(r.tokens.thinking for r in receipts),
+        answer_tokens=sum(r.tokens.answer for r in receipts),
+        seconds=seconds,
+        flops_per_answer=round(sum(r.work.flops for r in receipts) / len(receipts)),
+        parameters={"total": parameters.total, "active": parameters.active},
+    )
+
+
+def as_dicts(rows: Sequence[Combination]) -> list[dict[str, Any]]:
+    return [asdict(row) for row in rows]
+
+
+def as_text(rows: Sequence[Combination]) -> str:
+    """The table, and what of each kind of question was right."""
+    head = ("backbone", "thinking", "correct", "thinking tokens", "answer tokens", "seconds", "FLOP an answer", "parameters")
+    body = [
+        (
+            row.backbone,
+            "on" if row.thinking else "off",
+            f"{row.correct} of {row.asked} ({row.correct / row.asked:.1%})",
+            f"{row.thinking_tokens:,}",
+            f"{row.answer_tokens:,}",
+            f"{row.seconds:.2f}",
+            flop(row.flops_per_answer),
+            f"{big(row.parameters['total'])}, {big(row.parameters['active'])} active",
+        )
+        for row in rows
+    ]
+    kinds = list(rows[0].by_kind)
+    shares = [
+        (row.backbone, "on" if row.thinking else "off", *(f"{row.by_kind[kind]:.1%}" for kind in kinds)) for row in rows
+    ]
+    return _table([head, *body]) + "\n\n" + _table([("right", "thinking", *kinds), *shares])
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _share(right: Sequence[bool]) -> float:
+    return sum(right) / len(right)
