@@ -16,6 +16,7 @@ from trilens.checkpoints.load import open_model
 from trilens.errors import ContextFull, RequestRefused, UsageError
 from trilens.executors.executor import Feed
 from trilens.model import EndEvent, Model, TextEvent
+from trilens.text.strategy import Strategy
 
 PASSAGE = (
     "The tide came in before the lamps were lit, and with it the small boats, one behind the other, low in the water. "
@@ -83,7 +84,9 @@ def test_a_conversation_reuses_its_prefix(model: Model) -> None:
 def test_the_receipt_counts_what_was_done(model: Model) -> None:
     fresh = trilens.model.Model(model.name, model.files, model.executor, model.text)
     receipt = fresh.generate("What is the capital of France?", temperature=0).receipt
-    prompt = len(model.text.encode("What is the capital of France?", Strategy(None, "off"), raw=False, variables={}).ids)
+    prompt = len(
+        model.text.encode("What is the capital of France?", Strategy(None, "off"), raw=False, variables={}).ids
+    )
     tokens = receipt.tokens
     assert (tokens.prompt, tokens.cached, tokens.thinking, tokens.control) == (prompt, 0, 0, 1)
     assert tokens.answer == len(model.text.tokenizer.encode("The capital of France is Paris."))

@@ -1,6 +1,6 @@
 """A trained model -> the ordinary Hugging Face layout, bfloat16, inside the package.
 
-    python recipes/tiny/export.py tiny-dense build/tiny
+python recipes/tiny/export.py tiny-dense build/tiny
 """
 
 from __future__ import annotations

@@ -233,6 +233,28 @@ def tag(file: str, as_json: bool) -> None:
 
 
 @commands.command()
+@click.option("--questions", default=120, show_default=True, help="Held-out questions for each of the four.")
+@click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
+@click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
+def combos(questions: int, stretch: bool, as_json: bool) -> None:
+    """The same questions through a dense and a routed model, thinking and not: the two that come with trilens."""
+    from trilens.lenses.combos import as_dicts, as_text, combine
+    from trilens.lenses.questions import KINDS, STRETCH
+
+    done = 0
+
+    def asked(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        if sys.stderr.isatty():
+            end = "\r\033[K" if done == 4 * questions else ""
+            print(f"\r{name} {done} of {4 * questions}{end}", end="", file=sys.stderr, flush=True)
+
+    rows = combine(questions, STRETCH if stretch else KINDS, asked)
+    print(json.dumps(as_dicts(rows)) if as_json else as_text(rows))
+
+
+@commands.command()
 @click.argument("model")
 def pull(model: str) -> None:
     """Fetch MODEL's files and say where they are."""

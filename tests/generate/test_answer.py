@@ -36,9 +36,7 @@ class Run:
         closing = () if markers is None else tuple(tokenizer.encode(markers.closing))
         opening = () if markers is None else tuple(tokenizer.encode(markers.open))
         thinks = effective != "off" and markers is not None
-        limits = request_limits(
-            2048, 10, max_tokens, thinks=thinks, budget=budget, extra=len(closing) + len(opening)
-        )
+        limits = request_limits(2048, 10, max_tokens, thinks=thinks, budget=budget, extra=len(closing) + len(opening))
         self.writer = AnswerWriter(
             tokenizer,
             ThoughtSplitter(markers, start),

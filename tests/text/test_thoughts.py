@@ -92,7 +92,7 @@ def test_a_marker_inside_the_answer_is_text_and_is_reported() -> None:
         splitter = ThoughtSplitter(THINK, "closed")
         pieces = joined([p for t in texts for p in splitter.push(t)] + splitter.finish())
         assert pieces == [Piece("answer", text)] and splitter.marked and not splitter.thought
-    assert not split(["Yes."], THINK, "closed")[0].part == "thinking"
+    assert split(["Yes."], THINK, "closed")[0].part == "answer"
 
 
 def test_only_the_first_close_marker_splits() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import batched
 from typing import Any
 
 from trilens.errors import UsageError
@@ -33,7 +32,9 @@ class Combination:
     parameters: dict[str, int]  # total, and active in a token
 
 
-def combine(count: int, kinds: Sequence[str] = KINDS, progress: Callable[[str, int], None] | None = None) -> list[Combination]:
+def combine(
+    count: int, kinds: Sequence[str] = KINDS, progress: Callable[[str, int], None] | None = None
+) -> list[Combination]:
     """Ask `count` held-out questions of each of the four. Raises UsageError for a count below one."""
     if count < 1:
         raise UsageError(f"{count} questions were asked for; expected at least 1")
@@ -49,7 +50,7 @@ def ask(
 
     model = load(name)
     answers, started = [], time.perf_counter()
-    for some in batched(questions, AT_ONCE):
+    for some in (questions[at : at + AT_ONCE] for at in range(0, len(questions), AT_ONCE)):
         answers += model.generate([q.text for q in some], thinking=thinking, temperature=0)
         if progress is not None:
             progress(name, len(some))
@@ -79,17 +80,17 @@ def as_dicts(rows: Sequence[Combination]) -> list[dict[str, Any]]:
 
 def as_text(rows: Sequence[Combination]) -> str:
     """The table, and what of each kind of question was right."""
-    head = ("backbone", "thinking", "correct", "thinking tokens", "answer tokens", "seconds", "FLOP an answer", "parameters")
+    head = ("backbone", "thinking", "correct", "thought", "answered", "seconds", "an answer", "parameters, active")
     body = [
         (
             row.backbone,
             "on" if row.thinking else "off",
             f"{row.correct} of {row.asked} ({row.correct / row.asked:.1%})",
-            f"{row.thinking_tokens:,}",
-            f"{row.answer_tokens:,}",
+            f"{row.thinking_tokens:,} tokens",
+            f"{row.answer_tokens:,} tokens",
             f"{row.seconds:.2f}",
             flop(row.flops_per_answer),
-            f"{big(row.parameters['total'])}, {big(row.parameters['active'])} active",
+            f"{big(row.parameters['total'])}, {big(row.parameters['active'])}",
         )
         for row in rows
     ]
