@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -98,6 +99,30 @@ NB_MODULE(_native, m) {
         return copy;
       });
 
+  nb::class_<Sampler>(m, "Sampler")
+      .def("__init__", [](Sampler* s, double temperature, int64_t top_k, double top_p, double min_p, double repetition,
+                          double presence, double frequency, uint64_t seed, Row<int32_t> prompt) {
+        new (s) Sampler({temperature, top_p, min_p, top_k, repetition, presence, frequency, seed}, prompt.data(), prompt.size());
+      })
+      .def("choose", [](Sampler& s, Row<float> logits) {
+        nb::gil_scoped_release release;
+        return s.choose(logits.data(), (int)logits.size());
+      })
+      .def("note", &Sampler::note)
+      .def("bias", &Sampler::bias)
+      .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
+      .def_rw("alternatives", &Sampler::alternatives)
+      .def_prop_ro("last", [](const Sampler& s) {
+        std::vector<std::tuple<int, double>> last;
+        for (const Alternative& a : s.last) last.emplace_back(a.token, a.log_probability);
+        return last;
+      }, "(token, log probability): the one chosen last, then the likeliest")
+      .def_ro("drawn", &Sampler::drawn)
+      .def_ro("chosen", &Sampler::chosen)
+      .def_ro("fault", &Sampler::fault);
+  m.def("uniform", &uniform);
+  m.def("exp_negative", &exp_negative);
+
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* e, Rows<int32_t> integers, Rows<float> numbers, std::vector<int> widths, std::vector<bool> wanted,
                           int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows, bool fine) {
@@ -138,6 +163,14 @@ NB_MODULE(_native, m) {
         float* to = out.data();
         nb::gil_scoped_release release;
         e.step(feeds, all, to);
+      })
+      .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens,
+                       std::vector<std::optional<Sampler*>> samplers) {
+        std::vector<Feed> feeds;
+        for (size_t i = 0; i < sequences.size(); i++)
+          feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(), samplers[i].value_or(nullptr)});
+        nb::gil_scoped_release release;
+        e.step(feeds, false, nullptr);
       })
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })

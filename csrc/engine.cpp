@@ -193,6 +193,7 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
   while (f < feeds.size()) {
     tokens_.clear();
     wanted_rows_.clear();
+    wanted_feeds_.clear();
     sequences_.clear();
     tiles_.clear();
     std::vector<std::pair<Sequence*, int>> taken;
@@ -206,14 +207,17 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
       Sequence& s = *feed.sequence;
       s.make_room(n);
       for (int i = 0; i < n; i++) {
-        if (all || (wanted && i == n - 1)) wanted_rows_.push_back((int)tokens_.size());
+        if (all || (wanted && i == n - 1)) {
+          wanted_rows_.push_back((int)tokens_.size());
+          wanted_feeds_.push_back((int)f);
+        }
         tokens_.push_back({feed.tokens[done + i], s.length + i, &s});
       }
       taken.push_back({&s, n});
       done += n;
       if (!last) break;
     }
-    sub_step(out);
+    sub_step(feeds, out);
     for (auto [sequence, n] : taken) {
       sequence->length += n;
       sequence->drop_unseen();
@@ -221,17 +225,28 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
   }
 }
 
-void Engine::sub_step(float*& out) {
+void Engine::sub_step(const std::vector<Feed>& feeds, float*& out) {
   counts.tokens += tokens_.size();
   mark_ = Clock::now();
   timed_ = -1;
   team_.run(*this, (int)phases_.size());
   counts.seconds[(int)program_[timed_].op] += std::chrono::duration<double>(Clock::now() - mark_).count();
-  int vocab = widths_[logits_];
-  const Instruction& last = program_.back();
-  vocab = last.width;
-  memcpy(out, buffers_[logits_].data(), wanted_rows_.size() * vocab * sizeof(float));
-  out += wanted_rows_.size() * vocab;
+  int vocab = program_.back().width;
+  for (size_t r = 0; r < wanted_rows_.size(); r++) {
+    const float* row = buffers_[logits_].data() + r * vocab;
+    Sampler* sampler = feeds[wanted_feeds_[r]].sampler;
+    if (!sampler) {
+      memcpy(out, row, vocab * sizeof(float));
+      out += vocab;
+      continue;
+    }
+    try {
+      sampler->chosen = sampler->choose(row, vocab);
+    } catch (const Refused& refused) {  // a fault of one request, not of the step
+      sampler->chosen = -1;
+      sampler->fault = refused.what();
+    }
+  }
 }
 
 int Engine::begin(int phase) {

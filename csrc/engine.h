@@ -8,6 +8,7 @@
 
 #include "cache.h"
 #include "kernels.h"
+#include "sampling.h"
 #include "team.h"
 
 namespace trilens {
@@ -35,6 +36,7 @@ struct Feed {
   const int32_t* tokens;
   int count;
   bool logits;
+  Sampler* sampler = nullptr;  // draws from these logits, which then are not handed out
 };
 
 struct Counts {
@@ -56,7 +58,8 @@ class Engine : private Work {
   const Matrix& matrix(int place) const { return parameters_[place].matrix; }
   void ready();  // every parameter is there
 
-  // Logits behind each feed's last token, or behind every token: rows x vocab at `out`.
+  // Logits behind each feed's last token, or behind every token: rows x vocab at `out`. Those of a feed with a sampler
+  // stay here: the sampler's `chosen` is what it made of them.
   void step(const std::vector<Feed>& feeds, bool all, float* out);
 
   const std::shared_ptr<Pool> pool;
@@ -76,7 +79,7 @@ class Engine : private Work {
   int begin(int phase) override;
   void run(int phase, int piece, int thread) override;
 
-  void sub_step(float*& out);
+  void sub_step(const std::vector<Feed>& feeds, float*& out);
   int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
   const float* row_of(int place) const { return place < 0 ? nullptr : parameters_[place].row.data(); }
@@ -115,7 +118,7 @@ class Engine : private Work {
 
   // the step
   std::vector<Token> tokens_;
-  std::vector<int> wanted_rows_;
+  std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
 
   // the phase

@@ -128,8 +128,33 @@ struct Request {
   std::vector<int32_t> tokens;
 };
 
+// Samplers of random options on random logits: what they choose is allowed and exists.
+static void check_samplers() {
+  for (int i = 0; i < 400; i++) {
+    int vocab = 1 + below(3000);
+    std::vector<float> logits(vocab);
+    for (float& l : logits) l = (float)(below(2000) - 1000) / (below(2) ? 50 : 1);
+    std::vector<int32_t> prompt{below(vocab), below(vocab), vocab + 5};
+    Sampler sampler({below(3) * 0.7, below(2) ? 1 : 0.9, below(2) ? 0 : 0.05, below(2) ? 0 : below(40), below(2) ? 1 : 1.2,
+                     below(2) * 0.5, below(2) * 0.5, (uint64_t)i}, prompt.data(), prompt.size());
+    sampler.alternatives = below(8) - 1;
+    if (below(2)) sampler.bias(below(2 * vocab), 3);
+    int only = below(vocab);
+    if (below(3) == 0) {
+      std::vector<uint32_t> words(only / 32 + 1);
+      words[only / 32] = 1u << (only % 32);
+      sampler.allow(words);
+    }
+    for (int n = 0; n < 20; n++) {
+      int32_t token = sampler.choose(logits.data(), vocab);
+      if (token < 0 || token >= vocab) throw std::runtime_error("a token outside the vocabulary was drawn");
+    }
+  }
+}
+
 int main(int, char** arguments) {
   int requests = arguments[1] ? atoi(arguments[1]) : 300;
+  check_samplers();
   auto turn = table(512);
   for (KV kind : {KV::F16, KV::I8, KV::F32}) {
     auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48);

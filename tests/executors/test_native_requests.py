@@ -9,6 +9,7 @@ import numpy as np
 from tests.executors.packing import native_executor
 from tests.executors.tiny import MODELS, VOCAB, random_tensors
 from trilens.errors import TrilensError
+from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Scheduler
 
@@ -26,7 +27,7 @@ def test_a_thousand_random_requests_leave_nothing_behind() -> None:
             seed=int(rng.integers(1 << 30)),
         )
         try:
-            scheduler.submit(prompt, sampling, int(rng.integers(1, 300)), frozenset([3]))
+            scheduler.submit(prompt, sampling, Limits(most := int(rng.integers(1, 300)), most), frozenset([3]))
         except TrilensError:
             refused += 1
         for _ in range(int(rng.integers(0, 4))):

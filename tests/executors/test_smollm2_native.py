@@ -51,9 +51,10 @@ def perplexity(logits: np.ndarray, tokens: list[int]) -> float:
 
 def test_logits_and_perplexity_stay_close_to_torchs(smollm2: Path) -> None:
     from trilens.text.model_text import read_model_text
+    from trilens.text.strategy import Strategy
 
     files = open_model(find(str(smollm2)))
-    tokens = list(read_model_text(files.found).encode(TEXT, raw=True, variables={}))
+    tokens = list(read_model_text(files.found).encode(TEXT, Strategy(None, "off"), raw=True, variables={}).ids)
 
     def logits(executor: Executor) -> np.ndarray:
         sequence = executor.sequence(len(tokens))

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from trilens.errors import RequestRefused
-from trilens.generate.sampling import Sampler, Sampling, uniform
+from trilens.executors.native.extension import _native
+from trilens.generate.sampling import Sampler, Sampling
+
+uniform = _native.uniform
 
 LOGITS = np.log(np.array([0.05, 0.4, 0.3, 0.2, 0.05], dtype=np.float32))
 
@@ -78,6 +81,43 @@ def test_penalties() -> None:
     assert logits.tolist() == pytest.approx([2.0, 1.9, -1.0])
 
 
+def test_the_exponential_is_right_to_the_last_bits() -> None:
+    x = -np.concatenate((np.linspace(0, 40, 20001), np.geomspace(1e-12, 699, 5000)))
+    ours = np.array([_native.exp_negative(v) for v in x])
+    assert np.abs(ours / np.exp(x) - 1).max() < 5e-16
+    assert _native.exp_negative(-701.0) == 0.0 and _native.exp_negative(0.0) == 1.0
+
+
+def test_bias_and_what_is_allowed() -> None:
+    assert Sampler(Sampling(temperature=0, logit_bias={4: 9.0}), []).choose(LOGITS) == 4
+    assert Sampler(Sampling(temperature=0, logit_bias={1: -100.0, 77: 5.0}), []).choose(LOGITS) == 2
+    for options in ({"temperature": 0.0}, {"temperature": 5.0, "top_p": 1.0}):
+        sampler = Sampler(Sampling(**options), [])
+        sampler.allow(np.array([0b11001], np.uint32))
+        assert {sampler.choose(LOGITS) for _ in range(100)} <= {0, 3, 4}
+    sampler.allow(np.array([0], np.uint32))
+    with pytest.raises(RequestRefused, match="no token is allowed next"):
+        sampler.choose(LOGITS)
+
+
+def test_logits_that_are_no_numbers_are_refused() -> None:
+    bad = np.full(5, np.nan, np.float32)
+    for temperature in (0.0, 1.0):
+        with pytest.raises(RequestRefused, match="the model's logits are no numbers"):
+            Sampler(Sampling(temperature=temperature), []).choose(bad)
+    some = np.array([np.nan, 1.0, -np.inf], np.float32)
+    assert {Sampler(Sampling(seed=s), []).choose(some) for s in range(20)} == {1}
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    sampler = Sampler(Sampling(temperature=0, logit_bias={4: 9.0}, logprobs=2), [])
+    assert sampler.choose(LOGITS) == 4
+    tokens, values = zip(*sampler.last, strict=True)
+    assert tokens == (4, 1, 2)
+    assert np.allclose(values, np.log([0.05, 0.4, 0.3]), atol=1e-6)
+    assert Sampler(Sampling(), []).last == []
+
+
 def test_a_seed_gives_the_same_tokens_and_another_seed_others() -> None:
     def tokens(seed: int) -> list[int]:
         sampler = Sampler(Sampling(temperature=1.0, top_p=1.0, seed=seed), [])
@@ -107,6 +147,9 @@ def test_the_random_numbers_are_spread_evenly_and_pinned() -> None:
         {"repetition_penalty": 0},
         {"seed": -1},
         {"seed": 1.5},
+        {"logprobs": 21},
+        {"logit_bias": {0: 101.0}},
+        {"logit_bias": {-1: 1.0}},
     ],
 )
 def test_options_out_of_range_are_refused_by_name(options: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from trilens.errors import RequestRefused
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +46,13 @@ class CachedSequence(Protocol):
 
 @dataclass(frozen=True)
 class Feed:
-    """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted."""
+    """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
+    token that `sampler` (see `generate.sampling`) draws from them."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
     logits: bool = True
+    sampler: Any = None
 
 
 class Executor(Protocol):
@@ -100,4 +104,8 @@ class Executor(Protocol):
 
     def step(self, batch: Sequence[Feed]) -> np.ndarray:
         """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
+        ...
+
+    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
+        """One forward pass: for each feed the token that its sampler draws, why it cannot, or None without one."""
         ...

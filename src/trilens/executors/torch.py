@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ from torch import Tensor
 from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
-from trilens.errors import BadCheckpoint
+from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.spec.model import (
     Cache,
     Chunk,
@@ -133,6 +134,10 @@ class TorchExecutor:
             logits = self.forward(batch)
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
+
+    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
+        rows = iter(self.step([replace(f, logits=f.sampler is not None) for f in batch]))
+        return [None if f.sampler is None else _drawn(f.sampler, next(rows)) for f in batch]
 
     def forward(self, batch: Sequence[Feed], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
@@ -402,6 +407,13 @@ def _sparsemixer(logits: Tensor, router: Router) -> tuple[Tensor, Tensor, Tensor
         weights.append(shares.gather(-1, index))
         remaining = remaining.scatter(-1, index, float("-inf"))
     return torch.cat(ids, -1), torch.cat(weights, -1), logits
+
+
+def _drawn(sampler: Any, logits: np.ndarray) -> int | RequestRefused:
+    try:
+        return int(sampler.choose(logits))
+    except RequestRefused as refused:
+        return refused
 
 
 def _torch_sequence(sequence: CachedSequence) -> TorchSequence:

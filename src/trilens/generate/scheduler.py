@@ -161,14 +161,15 @@ class Scheduler:
         feeds = self._feeds()
         start = time.perf_counter()
         try:
-            logits = self.executor.step([feed for _, feed in feeds])
+            drawn = self.executor.draw([feed for _, feed in feeds])
             seconds = time.perf_counter() - start
-            row = 0
-            for generation, feed in feeds:
+            for (generation, feed), token in zip(feeds, drawn, strict=True):
                 self._count(generation, feed, seconds, len(feeds))
-                if feed.logits:
-                    self._append(generation, generation.sampler.choose(logits[row]))
-                    row += 1
+                if isinstance(token, RequestRefused):
+                    generation.failure = token
+                    self._end(generation, "cancelled")
+                elif token is not None:
+                    self._append(generation, token)
         except BaseException as failure:
             for generation, _ in feeds:
                 generation.failure = failure
@@ -182,18 +183,24 @@ class Scheduler:
             done, prompt = generation.sequence.length, len(generation.prompt)
             if done >= prompt:
                 if len(generation.unread) < UNREAD:
-                    feeds.append((generation, Feed(generation.sequence, generation.tokens[done - prompt :])))
+                    feeds.append(
+                        (
+                            generation,
+                            Feed(generation.sequence, generation.tokens[done - prompt :], True, generation.sampler),
+                        )
+                    )
             elif room:
                 wanted = (*generation.prompt[done : done + room], *generation.tokens)
                 piece = wanted[:room]
                 room -= len(piece)
                 whole = done + len(piece) == prompt + len(generation.tokens)
-                feeds.append((generation, Feed(generation.sequence, piece, logits=whole)))
+                sampler = generation.sampler if whole else None
+                feeds.append((generation, Feed(generation.sequence, piece, whole, sampler)))
         return feeds
 
     def _count(self, generation: Generation, feed: Feed, seconds: float, beside: int) -> None:
         past = generation.sequence.length - len(feed.tokens)
-        generation.steps.append(StepShare(past, len(feed.tokens), feed.logits, seconds, beside))
+        generation.steps.append(StepShare(past, len(feed.tokens), feed.sampler is not None, seconds, beside))
         generation.kv_bytes = max(generation.kv_bytes, generation.sequence.kv_bytes)
 
     def _append(self, generation: Generation, token: int) -> None:

@@ -15,19 +15,12 @@ from trilens.decoder.weights import Parameter
 from trilens.errors import RequestRefused, UnsupportedModel
 from trilens.executors.accountant import count_parameters
 from trilens.executors.native.encode import encode
+from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op, share_buffers
 from trilens.executors.native.record import record
 from trilens.spec.model import Chunk, ModelSpec, PositionScale, Window
 from trilens.spec.rope import RopeTable, rope_table, tables_key
-
-try:
-    from trilens.executors.native import _native
-except ImportError as problem:  # a checkout that was not built, or built for another Python
-    raise UnsupportedModel(
-        f"the native executor is not built ({problem}); install trilens with a C++20 compiler at hand "
-        "(on Debian: apt install g++), or use the torch executor"
-    ) from None
 
 if TYPE_CHECKING:
     from trilens.executors.executor import CachedSequence, Feed
@@ -207,6 +200,13 @@ class NativeExecutor:
         _refusing(self.engine.step, sequences, tokens, [f.logits for f in batch], every_row, logits)
         return logits
 
+    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
+        """For each feed the token that its sampler draws inside the step, why it cannot, or None without a sampler."""
+        sequences = [_native_sequence(f.sequence).inner for f in batch]
+        tokens = [np.asarray(f.tokens, np.int32) for f in batch]
+        _refusing(self.engine.draw, sequences, tokens, [f.sampler and f.sampler.inner for f in batch])
+        return [None if f.sampler is None else _drawn(f.sampler.inner) for f in batch]
+
     def seconds_by_kind(self) -> dict[str, float]:
         """Seconds that went into each kind of instruction so far."""
         return {op.name.lower(): s for op, s in zip(Op, self.engine.counts()["seconds"], strict=True) if s}
@@ -239,6 +239,11 @@ class NativeExecutor:
             table = _native.Table(cos, sin)
             self._tables[rule] = reach, table
         return table
+
+
+def _drawn(sampler: Any) -> int | RequestRefused:
+    """What a sampler drew last, or why it could not."""
+    return int(sampler.chosen) if sampler.chosen >= 0 else RequestRefused(sampler.fault)
 
 
 def native_types() -> dict[str, tuple[int, int]]:

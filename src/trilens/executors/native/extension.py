@@ -1,0 +1,13 @@
+"""The compiled part, or one line about why it is not here."""
+
+from trilens.errors import UnsupportedModel
+
+try:
+    from trilens.executors.native import _native
+except ImportError as problem:  # a checkout that was not built, or built for another Python
+    raise UnsupportedModel(
+        f"the native executor is not built ({problem}); install trilens with a C++20 compiler at hand "
+        "(on Debian: apt install g++), or use the torch executor"
+    ) from None
+
+__all__ = ["_native"]
