@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -11,6 +11,8 @@ from tokenizers import Tokenizer
 from trilens.lenses.questions import Question, questions
 
 SHARES = {"product": 30, "chain": 26, "sum": 12, "difference": 12, "letters": 8, "comparison": 5, "product3": 7}
+# In the second stage: more of what is learnt last, copying rare letters and the third number of a chain.
+LATER = {"product": 12, "chain": 34, "sum": 8, "difference": 8, "letters": 26, "comparison": 5, "product3": 7}
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same
 EARLIER = 0.06  # with an earlier turn before it
 
@@ -23,11 +25,11 @@ class Example:
     learnt: int
 
 
-def examples(tokenizer: Tokenizer, seed: int) -> Iterator[Example]:
+def examples(tokenizer: Tokenizer, seed: int, shares: Mapping[str, int] = SHARES) -> Iterator[Example]:
     """Endless; a held-out question never comes."""
     random = Random(f"examples {seed}")
-    streams = {kind: _to_learn(kind, seed) for kind in SHARES}
-    kinds, weights = list(SHARES), list(SHARES.values())
+    streams = {kind: _to_learn(kind, seed) for kind in shares}
+    kinds, weights = list(shares), list(shares.values())
     while True:
         for thinking in (True, False):
             question = next(streams[random.choices(kinds, weights)[0]])

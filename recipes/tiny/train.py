@@ -8,13 +8,14 @@ Interrupt it at any time; the same command goes on where the last saved step was
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import click
 import torch
 import torch.nn.functional as F
-from examples import Example, examples
+from examples import LATER, SHARES, Example, examples
 from models import CONFIGS
 from packed import forward
 from tqdm import tqdm
@@ -25,10 +26,21 @@ from trilens.executors.torch import TorchExecutor
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import ModelSpec
 
+
+@dataclass(frozen=True)
+class Stage:
+    """So many steps, up to a `peak` learning rate and down again, on that share of each kind of question."""
+
+    steps: int
+    peak: float
+    shares: dict[str, int]
+
+
 SEED = 7
 PER_STEP = 64  # examples
 CHUNKS = 6  # of a step, by length, so that little is padding
-PEAK, LAST, WARM = 3e-3, 3e-5, 150  # learning rate, steps
+STAGES = (Stage(5000, 3e-3, SHARES), Stage(2200, 1.5e-3, LATER))
+LAST, WARM = 3e-5, 150  # learning rate at a stage's end, steps of its beginning
 BALANCE = 0.01  # weight of the experts' even use, as in Switch Transformers (arXiv 2101.03961, equation 4)
 SAVED_EVERY = 200
 
@@ -36,10 +48,10 @@ SAVED_EVERY = 200
 @click.command()
 @click.argument("name", type=click.Choice(list(CONFIGS)))
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--steps", default=5000, show_default=True)
 @click.option("--threads", default=1, show_default=True)
-def main(name: str, folder: Path, steps: int, threads: int) -> None:
+def main(name: str, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
+    steps = sum(stage.steps for stage in STAGES)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     config = {**CONFIGS[name], "vocab_size": tokenizer.get_vocab_size()}
@@ -63,9 +75,10 @@ def main(name: str, folder: Path, steps: int, threads: int) -> None:
     executor = TorchExecutor(spec, tensors)
     with tqdm(total=steps, initial=done, desc=name, smoothing=0.05) as bar:
         for step in range(done, steps):
+            stage, inside = stage_of(step)
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, steps)
-            batch = list(islice(examples(tokenizer, SEED * 1_000_000 + step), PER_STEP))
+                group["lr"] = rate(stage, inside)
+            batch = list(islice(examples(tokenizer, SEED * 1_000_000 + step, stage.shares), PER_STEP))
             loss = learn(executor, batch)
             torch.nn.utils.clip_grad_norm_(tensors.values(), 1.0)
             optimizer.step()
@@ -91,11 +104,20 @@ def initial(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def rate(step: int, steps: int) -> float:
+def stage_of(step: int) -> tuple[Stage, int]:
+    """The stage that a step belongs to, and its number there."""
+    for stage in STAGES:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    raise ValueError(f"no stage has {step} more steps")
+
+
+def rate(stage: Stage, step: int) -> float:
     """Up in a line, then down along a cosine."""
     if step < WARM:
-        return PEAK * (step + 1) / WARM
-    return LAST + (PEAK - LAST) * (1 + math.cos(math.pi * (step - WARM) / (steps - WARM))) / 2
+        return stage.peak * (step + 1) / WARM
+    return LAST + (stage.peak - LAST) * (1 + math.cos(math.pi * (step - WARM) / (stage.steps - WARM))) / 2
 
 
 def learn(executor: TorchExecutor, batch: list[Example]) -> float:
