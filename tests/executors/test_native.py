@@ -34,7 +34,8 @@ def rounded(x: torch.Tensor, activations: str = "8bit") -> torch.Tensor:
     it again with what the first left over."""
     groups = x.unflatten(-1, (-1, 32))
     most = groups.abs().amax(-1, keepdim=True)
-    exact = groups * torch.where(most > 0, 127 / most, 0)
+    # torch turns 127 / most into 127 times a rounded reciprocal, which moves what lies in the middle of two codes
+    exact = groups * torch.where(most > 0, torch.full_like(most, 127) / most, 0)
     codes = exact.round()
     if activations == "16bit":
         codes = codes + ((exact - codes) * 254).round() / 254
