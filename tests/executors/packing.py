@@ -74,7 +74,7 @@ def iq4_xs(values: np.ndarray) -> np.ndarray:
     whole = scales.max(-1) / 31
     steps = np.maximum(np.rint(scales / whole[:, None]), 1)
     exact = groups / (steps * whole[:, None])[..., None]
-    codes = np.abs(exact[..., None] - IQ4).argmin(-1).astype(np.uint8)
+    codes = np.searchsorted((IQ4[1:] + IQ4[:-1]) / 2, exact).astype(np.uint8)
     factors = steps.astype(np.uint8) + 32
     low = factors[:, 0::2] & 15 | (factors[:, 1::2] & 15) << 4
     high = ((factors >> 4).astype(np.uint16) << np.arange(0, 16, 2, dtype=np.uint16)).sum(1, dtype=np.uint16)
@@ -116,7 +116,13 @@ def quantised(tensors: dict[str, torch.Tensor], spec: ModelSpec, kind: str) -> d
 def native_executor(
     spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str = "F32", **options: object
 ) -> NativeExecutor:
-    stored = quantised(tensors, spec, kind)
+    return executor_of(spec, tensors, quantised(tensors, spec, kind), **options)
+
+
+def executor_of(
+    spec: ModelSpec, tensors: dict[str, torch.Tensor], stored: dict[str, tuple[str, np.ndarray]], **options: object
+) -> NativeExecutor:
+    """On matrices that are quantised already."""
 
     def weights() -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
         for p in parameters(decoder_weights(spec)):
@@ -132,8 +138,14 @@ def native_executor(
 
 def dequantised(spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
     """The same tensors with the values that the quantised ones stand for."""
+    return values_stored(tensors, quantised(tensors, spec, kind))
+
+
+def values_stored(
+    tensors: dict[str, torch.Tensor], stored: dict[str, tuple[str, np.ndarray]]
+) -> dict[str, torch.Tensor]:
     result = dict(tensors)
-    for name, (own, raw) in quantised(tensors, spec, kind).items():
+    for name, (own, raw) in stored.items():
         values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[own])
         result[name] = torch.from_numpy(np.array(values, np.float32).reshape(tensors[name].shape))
     return result

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pytest
 import torch
 
-from tests.executors.packing import dequantised, native_executor, quantised
+from tests.executors.packing import executor_of, native_executor, quantised, values_stored
 from tests.executors.tiny import MODELS, VOCAB, random_tensors, wide
 from trilens.decoder.decoder import decode
 from trilens.decoder.weights import LinearWeights, Parameter
@@ -96,8 +97,23 @@ def taken_routes(executor: NativeExecutor) -> list[tuple[torch.Tensor, torch.Ten
     ]
 
 
+@lru_cache(maxsize=1)
+def stored_model(
+    spec: ModelSpec, kind: str
+) -> tuple[dict[str, torch.Tensor], dict[str, tuple[str, np.ndarray]], dict[str, torch.Tensor]]:
+    """Random tensors, the matrices quantised, and the values that those stand for. Kept: quantising takes longest."""
+    tensors = random_tensors(spec)
+    stored = quantised(tensors, spec, kind)
+    return tensors, stored, values_stored(tensors, stored)
+
+
 def compare(
-    spec: ModelSpec, kind: str, kv: str = "f32", activations: str = "8bit", length: int = LENGTH
+    spec: ModelSpec,
+    kind: str,
+    kv: str = "f32",
+    activations: str = "8bit",
+    length: int = LENGTH,
+    seed: int = 1,
 ) -> tuple[float, float]:
     """L2-relative distances of the logits: to torch with the same rounding and routes, and to plain torch.
 
@@ -105,13 +121,12 @@ def compare(
     bit of a float32 decides. From then on, through attention, all later tokens round afresh, and the distance is that
     of any other rounding: the second one. With 16 bits such a step is 254 times smaller.
     """
-    tensors = random_tensors(spec)
-    executor = native_executor(spec, tensors, kind, threads=2, kv=kv, activations=activations)
+    tensors, stored, values = stored_model(spec, kind)
+    executor = executor_of(spec, tensors, stored, threads=2, kv=kv, activations=activations)
     executor.engine.trace_routes(True)
-    tokens = [t % spec.vocab for t in some_tokens(length)]
+    tokens = [t % spec.vocab for t in some_tokens(length, seed)]
     logits = executor.step([Feed(executor.sequence(length), tokens)], every_row=True)
-    values = dequantised(spec, tensors, kind)
-    packed = frozenset(n for n, (own, _) in quantised(tensors, spec, kind).items() if own not in ("F32", "F16", "BF16"))
+    packed = frozenset(n for n, (own, _) in stored.items() if own not in ("F32", "F16", "BF16"))
     routes = taken_routes(executor)
     alike = torch_logits(spec, values, tokens, packed, routes, activations)
     plain = torch_logits(spec, values, tokens, frozenset(), routes)
