@@ -45,10 +45,9 @@ BLOCKS = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_
 TYPES = sorted(_native.types())
 NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
-# Random weights in these amplify every difference, tenfold and more: a norm of queries and keys with a scale of one,
-# and a sum of many layers' inputs. Measured beside 16-bit activations, where the same models are within 1e-3.
-AMPLIFYING = {"gemma 4 31B": 0.4, "gemma 4 12B (unified)": 0.4, "gemma 4 26B-A4B": 0.3, "gemma 4 E2B": 0.25}
-OUTSIDE = 0.05  # for all others: what random, untrained weights make of 8 bits
+FAR = 3e-2  # from torch without rounding, with eight bits
+# Over the bound: 3.20 % and 3.16 % at Q4_0 over 40 tokens of random weights. Why these two, is not known.
+BEYOND = {"kimi k2": 4e-2, "mistral large 3": 4e-2}
 
 Directory = Callable[[str], Path]
 
@@ -82,7 +81,7 @@ def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Dire
     assert sum(own == "Q4_0" for own, _ in stored.values()) >= 0.75 * len(stored)
     alike, plain = compare(spec, "Q4_0", activations="16bit", length=40)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, "Q4_0", length=40)[1] < AMPLIFYING.get(name, OUTSIDE)
+    assert compare(spec, "Q4_0", length=40)[1] < BEYOND.get(name, FAR)
     assert compare(spec, "F16", length=40)[1] < 2e-3
 
 
@@ -104,7 +103,7 @@ def test_every_type_on_two_families(name: str, kind: str, tiny_directory: Direct
     spec = wide_spec(tiny_directory(name), 32 if kind in BLOCKS else 4)
     alike, plain = compare(spec, kind, activations="16bit", length=12)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, kind, length=12)[1] < 3e-2
+    assert compare(spec, kind, length=12)[1] < FAR
 
 
 @pytest.mark.slow
@@ -114,7 +113,7 @@ def test_every_type_on_every_family(name: str, kind: str, tiny_directory: Direct
     spec = wide_spec(tiny_directory(name), 32 if kind in BLOCKS else 4)
     alike, plain = compare(spec, kind, activations="16bit", length=12)
     assert alike < 1e-2 and plain < 3e-3
-    assert compare(spec, kind, length=12)[1] < AMPLIFYING.get(name, OUTSIDE)
+    assert compare(spec, kind, length=12)[1] < BEYOND.get(name, FAR)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if "moe" in n or n in ("mixtral", "gpt-oss", "deepseek v3")])
