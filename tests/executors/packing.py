@@ -50,8 +50,46 @@ def values_of(kind: str, raw: np.ndarray, columns: int) -> np.ndarray:
     return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]).reshape(-1, columns)
 
 
+def q6_k(values: np.ndarray) -> np.ndarray:
+    """Six-bit codes, an eight-bit scale for every 16 and a half for every 256, rounded to the nearest."""
+    groups = values.reshape(-1, 16, 16)
+    scales = np.abs(groups).max(-1) / 31
+    whole = scales.max(-1).astype(np.float32) / 127
+    eighths = np.maximum(np.rint(scales / whole[:, None]), 1)
+    codes = (np.rint(groups / (eighths * whole[:, None])[..., None]).clip(-32, 31) + 32).astype(np.uint8)
+    quarters = codes.reshape(-1, 2, 4, 32)
+    low = quarters[:, :, :2] & 15 | (quarters[:, :, 2:] & 15) << 4
+    high = (quarters >> 4 << np.array([0, 2, 4, 6], np.uint8)[:, None]).sum(2, dtype=np.uint8)
+    parts = (low.reshape(-1, 128), high.reshape(-1, 64), eighths.astype(np.int8).view(np.uint8))
+    return np.concatenate((*parts, whole.astype(np.float16)[:, None].view(np.uint8)), 1)
+
+
+IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def iq4_xs(values: np.ndarray) -> np.ndarray:
+    """Four-bit codes on an uneven scale, a six-bit factor for every 32 and a half for every 256."""
+    groups = values.reshape(-1, 8, 32)
+    scales = np.abs(groups).max(-1) / 127
+    whole = scales.max(-1) / 31
+    steps = np.maximum(np.rint(scales / whole[:, None]), 1)
+    exact = groups / (steps * whole[:, None])[..., None]
+    codes = np.searchsorted((IQ4[1:] + IQ4[:-1]) / 2, exact).astype(np.uint8)
+    factors = steps.astype(np.uint8) + 32
+    low = factors[:, 0::2] & 15 | (factors[:, 1::2] & 15) << 4
+    high = ((factors >> 4).astype(np.uint16) << np.arange(0, 16, 2, dtype=np.uint16)).sum(1, dtype=np.uint16)
+    nibbles = codes[..., :16] | codes[..., 16:] << 4
+    parts = (high[:, None].view(np.uint8), low, nibbles.reshape(-1, 128))
+    return np.concatenate((whole.astype(np.float16)[:, None].view(np.uint8), *parts), 1)
+
+
+OWN = {"Q6_K": q6_k, "IQ4_XS": iq4_xs}
+
+
 def rows_of(kind: str, values: np.ndarray, seed: int) -> np.ndarray:
-    """The values quantised; random rows in their stead where the gguf package can only read the type."""
+    """The values quantised; random rows in their stead where neither the gguf package nor we can write the type."""
+    if kind in OWN:
+        return OWN[kind](values).reshape(*values.shape[:-1], -1)
     try:
         return gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).view(np.uint8)
     except NotImplementedError:
@@ -78,7 +116,13 @@ def quantised(tensors: dict[str, torch.Tensor], spec: ModelSpec, kind: str) -> d
 def native_executor(
     spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str = "F32", **options: object
 ) -> NativeExecutor:
-    stored = quantised(tensors, spec, kind)
+    return executor_of(spec, tensors, quantised(tensors, spec, kind), **options)
+
+
+def executor_of(
+    spec: ModelSpec, tensors: dict[str, torch.Tensor], stored: dict[str, tuple[str, np.ndarray]], **options: object
+) -> NativeExecutor:
+    """On matrices that are quantised already."""
 
     def weights() -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
         for p in parameters(decoder_weights(spec)):
@@ -94,8 +138,14 @@ def native_executor(
 
 def dequantised(spec: ModelSpec, tensors: dict[str, torch.Tensor], kind: str) -> dict[str, torch.Tensor]:
     """The same tensors with the values that the quantised ones stand for."""
+    return values_stored(tensors, quantised(tensors, spec, kind))
+
+
+def values_stored(
+    tensors: dict[str, torch.Tensor], stored: dict[str, tuple[str, np.ndarray]]
+) -> dict[str, torch.Tensor]:
     result = dict(tensors)
-    for name, (own, raw) in quantised(tensors, spec, kind).items():
+    for name, (own, raw) in stored.items():
         values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[own])
         result[name] = torch.from_numpy(np.array(values, np.float32).reshape(tensors[name].shape))
     return result

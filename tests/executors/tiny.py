@@ -158,7 +158,11 @@ def wide() -> ModelSpec:
 
 
 def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Every parameter by name: matrices that keep a row's size, norms around one, biases around zero."""
+    """Every parameter by name: matrices that keep a row's size, norms around one, biases around zero.
+
+    Queries are so large that scores are of size one, whatever a family multiplies them with: attention that random
+    weights make sharp, as no trained model's is, amplifies every rounding tenfold.
+    """
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for p in parameters(decoder_weights(spec)):
@@ -169,4 +173,13 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
             tensors[p.name] = 1 + 0.1 * noise
         else:
             tensors[p.name] = noise * p.shape[-1] ** -0.5
+    for i, layer in enumerate(spec.layers):
+        match layer.attention:
+            case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
+                last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
+            case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
+                last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
+        name = f"layers.{i}.attention.{last}"
+        if name in tensors:  # a norm may have no weight
+            tensors[name] = tensors[name] / (scale * size**0.5)
     return tensors
