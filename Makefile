@@ -1,4 +1,4 @@
-# make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt
+# make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt; then the four combinations
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
 # make bench   (PEER_CMAKE_ARGS=... for another build of llama.cpp) trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp: ten minutes or more)
@@ -12,6 +12,7 @@ TORCH := torch==2.13.0
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
+	$(BIN)/trilens combos
 
 test: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2
