@@ -174,7 +174,7 @@ def test_no_room_that_knows_the_wiring() -> None:
 
 
 def test_combos_are_four_and_add_up() -> None:
-    from trilens.lenses.combos import as_dicts, combine
+    from trilens.trials.combos import as_dicts, combine
 
     rows: list[dict[str, Any]] = as_dicts(combine(24))
     assert [(r["backbone"], r["thinking"]) for r in rows] == [

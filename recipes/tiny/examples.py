@@ -8,7 +8,7 @@ from random import Random
 
 from tokenizers import Tokenizer
 
-from trilens.lenses.questions import Question, questions
+from trilens.trials.questions import Question, questions
 
 SHARES = {"product": 30, "chain": 26, "sum": 12, "difference": 12, "letters": 8, "comparison": 5, "product3": 7}
 # In the second stage: more of what is learnt last, copying rare letters and the third number of a chain.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trilens.lenses.questions import KINDS, STRETCH, questions
+from trilens.trials.questions import KINDS, STRETCH, questions
 
 SIZE = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

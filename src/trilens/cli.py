@@ -233,13 +233,59 @@ def tag(file: str, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("model")
+@click.argument("prompt")
+@click.option("--csv", "as_csv", is_flag=True, help="A line for each token, layer and rank.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option(
+    "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also a heat map: .svg or .png."
+)
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
+@click.option("--thinking", metavar="WORD", help="As for run.")
+@click.option("--max-tokens", type=int, help="Most tokens of the answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--seed", type=int, help="The same seed gives the same answer.")
+def trace(
+    model: str,
+    prompt: str,
+    as_csv: bool,
+    as_json: bool,
+    picture: Path | None,
+    offline: bool,
+    quantise: str | None,
+    thinking: str | None,
+    **options: Any,
+) -> None:
+    """Which experts of MODEL fire for PROMPT and its answer, token by token and layer by layer."""
+    import csv
+
+    from trilens.model import load
+    from trilens.trials.routing import trace as make_trace
+
+    loaded = load(model, offline=offline, progress=_Progress(model), **({"quantise": quantise} if quantise else {}))
+    result = make_trace(loaded, _prompt_text(prompt), thinking=as_thinking(thinking), **options)
+    if picture is not None:
+        from trilens.trials.heat_map import heat_map
+
+        heat_map(result, picture)
+    if as_csv:
+        rows = list(result.rows())
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else ["position"])
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
 @click.option("--questions", default=120, show_default=True, help="Held-out questions for each of the four.")
 @click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
 @click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
     """The same questions through a dense and a routed model, thinking and not: the two that come with trilens."""
-    from trilens.lenses.combos import as_dicts, as_text, combine
-    from trilens.lenses.questions import KINDS, STRETCH
+    from trilens.trials.combos import as_dicts, as_text, combine
+    from trilens.trials.questions import KINDS, STRETCH
 
     done = 0
 

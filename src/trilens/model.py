@@ -177,7 +177,13 @@ class Model:
         encoded = [self.text.encode(p, strategy, raw=raw, variables=variables, tools=tools) for p in prompts]
         limits = [self._limits(strategy, e, max_tokens) for e in encoded]
         writers = [self._writer(strategy, e, own, stops) for e, own in zip(encoded, limits, strict=True)]
-        return Stream(self._events([e.ids for e in encoded], writers, limits, options), writers)
+        generations: list[Generation] = []
+        events = self._events([e.ids for e in encoded], writers, limits, options, generations)
+        return Stream(events, writers, generations)
+
+    def forget(self) -> None:
+        """Give back the memory that finished requests keep for their successors."""
+        self._scheduler.forget()
 
     def _limits(self, strategy: Strategy, encoded: Encoded, max_tokens: int | None) -> Limits:
         thinks = self.text.inference.markers is not None and strategy.effective != "off" and not encoded.raw
@@ -222,8 +228,9 @@ class Model:
         writers: Sequence[AnswerWriter],
         limits: Sequence[Limits],
         options: Sampling,
+        generations: list[Generation],
     ) -> Iterator[Event]:
-        scheduler, generations = self._scheduler, list[Generation]()
+        scheduler = self._scheduler
         try:
             for prompt, writer, own in zip(prompts, writers, limits, strict=True):
                 generations.append(scheduler.submit(prompt, options, own, self.text.end_ids, writer))
@@ -246,7 +253,10 @@ class Model:
 class Stream(Iterator[Event]):
     """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
-    def __init__(self, events: Iterator[Event], writers: Sequence[AnswerWriter]) -> None:
+    def __init__(
+        self, events: Iterator[Event], writers: Sequence[AnswerWriter], generations: Sequence[Generation]
+    ) -> None:
+        self.generations = generations  # the requests themselves, once the first event was asked for
         self._events = events
         self._writers = writers
 

@@ -13,9 +13,9 @@ import torch
 
 import trilens
 from trilens.checkpoints.find import find
-from trilens.lenses.questions import KINDS, STRETCH, held_out, is_right, questions
 from trilens.model import Model
 from trilens.text.tokenizer import Tokenizer
+from trilens.trials.questions import KINDS, STRETCH, held_out, is_right, questions
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/tiny"
 STEP = re.compile(r"([\d+*-]+)=(\d+)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import cos, pi, sin
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,16 @@ GAP = 3.0  # pixels between a label and whatever else there is
 
 def plot(comparison: Comparison, path: Path) -> None:
     """Write the picture. Raises UsageError without matplotlib, for another ending, or with nothing to draw."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{path}: the picture's ending is {path.suffix or 'missing'}; expected {' or '.join(ENDINGS)}")
     cards = [c for c in comparison.cards if isinstance(c, Card)]
     if not cards:
         raise UsageError("none of these models has known sizes, so there is nothing to draw; name an open model")
+    draw_to(path, (9, 6), lambda axes: _draw(axes, cards, comparison.context))
+
+
+def draw_to(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
+    """A file with what `draw` puts on its axes; `size` in inches."""
+    if path.suffix.lower() not in ENDINGS:
+        raise UsageError(f"{path}: the picture's ending is {path.suffix or 'missing'}; expected {' or '.join(ENDINGS)}")
     try:
         import matplotlib
     except ImportError:
@@ -34,9 +39,9 @@ def plot(comparison: Comparison, path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "trilens"  # the same models give the same file
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     try:
-        _draw(axes, cards, comparison.context)
+        draw(axes)
         figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix.lower() == ".svg" else None)
     except OSError as problem:
         raise UsageError(f"{path}: cannot be written ({problem.strerror or problem}); choose another place") from None

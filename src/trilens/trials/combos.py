@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trilens.errors import UsageError
-from trilens.lenses.questions import KINDS, Question, held_out, is_right
+from trilens.model import load
+from trilens.trials.questions import KINDS, Question, held_out, is_right
 from trilens.units import big, flop
 
 MODELS = ("tiny-dense", "tiny-routed")
@@ -46,8 +47,6 @@ def ask(
     name: str, questions: Sequence[Question], thinking: bool, progress: Callable[[str, int], None] | None = None
 ) -> Combination:
     """All questions of one model in one mode, greedily."""
-    from trilens.model import load
-
     model = load(name)
     answers, started = [], time.perf_counter()
     for some in (questions[at : at + AT_ONCE] for at in range(0, len(questions), AT_ONCE)):
