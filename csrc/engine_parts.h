@@ -1,0 +1,55 @@
+// What the engine's files share: sizes of pieces, and its buffers.
+#pragma once
+#include <algorithm>
+
+#include "engine.h"
+
+namespace trilens {
+
+constexpr int BLOCK = 32;           // columns of a result that are finished together: one group of 8-bit activations
+constexpr int TILES = BLOCK / 8;    // tiles in a block
+constexpr int MOST_BLOCK_ROWS = 64;
+constexpr int WEIGHT_PIECE = 1 << 18;  // bytes of weights in a piece, at most (unless one block has more)
+constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits
+
+inline bool is_product(Op op) {
+  return op == Op::LINEAR || op == Op::LINEARS || op == Op::GLU_LINEAR || op == Op::HEAD_LINEAR;
+}
+inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
+
+struct Engine::QuantisedBuffer {
+  std::vector<int8_t> codes;
+  std::vector<float> scales, totals;
+  std::vector<int32_t> sums, fine_sums;
+  std::vector<int8_t> fine;
+  Quantised view;
+
+  void resize(size_t rows, int width, bool with_fine) {
+    size_t groups = (width + 31) / 32;
+    codes.resize(rows * groups * 32);
+    scales.resize(rows * groups);
+    totals.resize(rows * groups);
+    sums.resize(rows * groups);
+    if (with_fine) {
+      fine.resize(rows * groups * 32);
+      fine_sums.resize(rows * groups);
+    }
+    view = {codes.data(), scales.data(), sums.data(), totals.data(), with_fine ? fine.data() : nullptr,
+            with_fine ? fine_sums.data() : nullptr, groups};
+  }
+  Activations activations(const float* f, size_t f_stride) const {
+    return {f, f_stride, codes.data(), scales.data(), sums.data(), totals.data(), view.fine, view.fine_sums, view.q_stride,
+            nullptr};
+  }
+};
+
+struct Engine::Slots {  // one for each (token, rank), grouped by expert
+  struct Group { int expert, first, end; };
+  std::vector<Group> groups;
+  std::vector<int32_t> token, slot_of;  // slot -> token; token * chosen + rank -> slot
+  std::vector<int> counts;
+  std::vector<float> inputs, hidden, results;
+  QuantisedBuffer inputs_q, hidden_q;
+};
+
+}  // namespace trilens

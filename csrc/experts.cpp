@@ -1,0 +1,104 @@
+#include "engine_parts.h"
+
+#include <cstring>
+
+namespace trilens {
+
+// Routed feed-forwards: tokens grouped by expert, each expert's weights read once.
+
+int Engine::begin_experts(const Instruction& s, int part) {
+  if (part == 0) return 1;
+  const Matrix& m = parameters_[s.param[part == 1 ? 0 : 4]].matrix;
+  blocks_ = blocks_of(m) * (int)slots_->groups.size();
+  size_t block_bytes = m.tile_size() * TILES * (part == 1 ? 2 : 1);
+  int even = blocks_ / (team_.size() * 8), fits = (int)(WEIGHT_PIECE / block_bytes);
+  blocks_per_piece_ = std::clamp(std::min(even, fits), 1, blocks_);
+  return (blocks_ + blocks_per_piece_ - 1) / blocks_per_piece_;
+}
+
+void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread) {
+  Slots& slots = *slots_;
+  int chosen = s.i[0], count = rows(s);
+  const Matrix &gate = parameters_[s.param[0]].matrix, &up = parameters_[s.param[2]].matrix, &down = parameters_[s.param[4]].matrix;
+  if (part == 0) {  // group the tokens by expert
+    const int32_t* ids = (const int32_t*)buffers_[s.in[1]].data();
+    int route = route_number_[&s - program_.data()];
+    std::fill(slots.counts.begin(), slots.counts.end(), 0);
+    for (int i = 0; i < count * chosen; i++) slots.counts[ids[i] + 1]++;
+    slots.groups.clear();
+    for (int e = 0; e < gate.count; e++) {
+      counts.experts[route][e] += slots.counts[e + 1];
+      if (slots.counts[e + 1]) slots.groups.push_back({e, slots.counts[e], slots.counts[e] + slots.counts[e + 1]});
+      slots.counts[e + 1] += slots.counts[e];
+    }
+    for (int i = 0; i < count * chosen; i++) {
+      int slot = slots.counts[ids[i]]++;
+      slots.token[slot] = i / chosen;
+      slots.slot_of[i] = slot;
+    }
+    if (trace) (*trace)[route].insert((*trace)[route].end(), ids, ids + count * chosen);
+    if (trace_weights) {
+      const float* w = buffers_[s.in[2]].data();
+      (*trace_weights)[route].insert((*trace_weights)[route].end(), w, w + count * chosen);
+    }
+    if (s.i[1]) {
+      const float* weights = buffers_[s.in[2]].data();
+      Quantised view = slots.inputs_q.view;
+      view.q_stride = (s.input_width + 31) / 32;
+      for (int i = 0; i < count * chosen; i++) {
+        float* to = slots.inputs.data() + (size_t)slots.slot_of[i] * s.input_width;
+        k_.scale(buffer(s.in[0], i / chosen, s.input_width), weights[i], to, s.input_width);
+        if (!is_float(gate.type)) k_.quantise(to, s.input_width, slots.slot_of[i], view, 0);
+      }
+    }
+    counts.bytes[(int)Op::EXPERTS] += slots.groups.size() * (gate.one_size() + up.one_size() + down.one_size());
+    return;
+  }
+  const Matrix& m = part == 1 ? gate : down;
+  int first = piece * blocks_per_piece_, end = std::min(blocks_, first + blocks_per_piece_);
+  float *y = scratch_[thread].data(), *u = y + MOST_BLOCK_ROWS * BLOCK;
+  for (int block = first; block < end; block++) {
+    const Slots::Group& group = slots.groups[block / blocks_of(m)];
+    int own = block % blocks_of(m), t0 = own * TILES, t1 = std::min(m.tiles(), t0 + TILES);
+    int column = own * BLOCK, columns = std::min(BLOCK, m.rows - column);
+    for (int slot = group.first; slot < group.end; slot += MOST_BLOCK_ROWS) {
+      int some = std::min(MOST_BLOCK_ROWS, group.end - slot);
+      if (part == 1) {
+        Activations x = activations(s);
+        int32_t pick[MOST_BLOCK_ROWS];
+        if (s.i[1]) {
+          x = slots.inputs_q.activations(slots.inputs.data(), s.input_width);
+          x.q_stride = (s.input_width + 31) / 32;
+        }
+        for (int i = 0; i < some; i++) pick[i] = s.i[1] ? slot + i : slots.token[slot + i];
+        x.pick = pick;
+        k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
+        k_.product(up, group.expert, t0, t1, x, some, u, BLOCK);
+        const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
+        Quantised view = slots.hidden_q.view;
+        view.q_stride = (gate.rows + 31) / 32;
+        for (int i = 0; i < some; i++) {
+          float *g = y + i * BLOCK, *v = u + i * BLOCK, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
+          size_t bias = (size_t)group.expert * gate.rows + column;
+          if (gate_bias) k_.add(g, gate_bias + bias, g, columns);
+          if (up_bias) k_.add(v, up_bias + bias, v, columns);
+          k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2]});
+          if (!is_float(down.type)) k_.quantise(to, columns, slot + i, view, column / 32);
+        }
+      } else {
+        Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows);
+        x.q_stride = (gate.rows + 31) / 32;
+        x.skip(slot, 0);
+        k_.product(down, group.expert, t0, t1, x, some, y, BLOCK);
+        const float* bias = row_of(s.param[5]);
+        for (int i = 0; i < some; i++) {
+          float* to = slots.results.data() + (size_t)(slot + i) * s.width + column;
+          if (bias) k_.add(y + i * BLOCK, bias + (size_t)group.expert * down.rows + column, to, columns);
+          else memcpy(to, y + i * BLOCK, columns * sizeof(float));
+        }
+      }
+    }
+  }
+}
+
+}  // namespace trilens

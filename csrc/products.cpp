@@ -1,0 +1,91 @@
+#include "engine_parts.h"
+
+#include <cstring>
+
+namespace trilens {
+
+// Products of weights with rows of activations: tiles of weights, all rows at a time.
+
+// How many matrices a product goes through one after the other, block by block.
+static int outputs_of(const Instruction& s) {
+  int n = 1;
+  if (s.op == Op::LINEARS)
+    while (n < 3 && s.out[n] >= 0) n++;
+  return n;
+}
+
+int Engine::begin_product(const Instruction& s) {
+  size_t bytes = 0;
+  blocks_ = 0;
+  for (int o = 0; o < outputs_of(s); o++) {
+    const Matrix& m = parameters_[s.param[2 * o]].matrix;
+    blocks_ += blocks_of(m) * m.count;
+    bytes += m.bytes() * (s.op == Op::GLU_LINEAR ? 2 : 1);
+  }
+  int n = rows(s);
+  row_block_ = std::min(n, MOST_BLOCK_ROWS);
+  row_blocks_ = (n + row_block_ - 1) / row_block_;
+  size_t block_bytes = std::max<size_t>(bytes / blocks_, 1);
+  int even = blocks_ / (team_.size() * 8), fits = (int)(WEIGHT_PIECE / block_bytes);
+  blocks_per_piece_ = row_blocks_ > 1 ? 1 : std::clamp(std::min(even, fits), 1, blocks_);
+  return (blocks_ + blocks_per_piece_ - 1) / blocks_per_piece_ * row_blocks_;
+}
+
+void Engine::product_piece(const Instruction& s, const Numbers& n, int piece, int thread) {
+  int row0 = piece % row_blocks_ * row_block_, count = std::min(row_block_, rows(s) - row0);
+  int first = piece / row_blocks_ * blocks_per_piece_, end = std::min(blocks_, first + blocks_per_piece_);
+  Activations x = activations(s);
+  x.skip(row0, 0);
+  float *y = scratch_[thread].data(), *up = y + MOST_BLOCK_ROWS * BLOCK;
+  int output = 0;
+  const Matrix* m = &parameters_[s.param[0]].matrix;
+  for (int block = first, before = 0; block < end; block++) {
+    while (block - before >= blocks_of(*m) * m->count) {
+      before += blocks_of(*m) * m->count;
+      m = &parameters_[s.param[2 * ++output]].matrix;
+    }
+    int which = (block - before) / blocks_of(*m), own = (block - before) % blocks_of(*m);
+    int t0 = own * TILES, t1 = std::min(m->tiles(), t0 + TILES), columns = std::min(BLOCK, m->rows - own * BLOCK);
+    Activations from = x;
+    from.skip(0, which * m->columns);  // a head reads its own columns
+    k_.product(*m, which, t0, t1, from, count, y, BLOCK);
+    int width = s.op == Op::LINEARS ? m->rows : s.width;
+    int column = which * m->rows + own * BLOCK;
+    if (s.op == Op::GLU_LINEAR) {
+      const Matrix& um = parameters_[s.param[2]].matrix;
+      k_.product(um, which, t0, t1, from, count, up, BLOCK);
+      const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
+      for (int r = 0; r < count; r++) {
+        if (gate_bias) k_.add(y + r * BLOCK, gate_bias + column, y + r * BLOCK, columns);
+        if (up_bias) k_.add(up + r * BLOCK, up_bias + column, up + r * BLOCK, columns);
+        k_.glu(y + r * BLOCK, up + r * BLOCK, y + r * BLOCK, columns, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]});
+      }
+      finish_block(s, 0, s.out[0], -1, y, row0, count, column, columns, width);
+    } else {
+      int bias = s.op == Op::HEAD_LINEAR ? -1 : s.param[2 * output + 1];
+      finish_block(s, output, s.out[output], bias, y, row0, count, column, columns, width);
+    }
+  }
+}
+
+// A block of a result: bias, residual, into its buffer, and to 8 bits if a quantised matrix reads it.
+void Engine::finish_block(const Instruction& s, int output, int place, int bias, float* y, int row0, int count, int column,
+                          int columns, int width) {
+  const float* b = row_of(bias);
+  bool residual = s.op == Op::LINEAR && s.in[1] >= 0;
+  bool quantise = quantise_out_[&s - program_.data()] >> output & 1;
+  if (s.op == Op::HEAD_LINEAR && parameters_[s.param[0]].matrix.rows % BLOCK) quantise = false;
+  for (int r = 0; r < count; r++) {
+    float *from = y + r * BLOCK, *to = buffer(place, row0 + r, width) + column;
+    if (b) k_.add(from, b + column, from, columns);
+    if (residual) k_.add(buffer(s.in[1], row0 + r, width) + column, from, to, columns);
+    else memcpy(to, from, columns * sizeof(float));
+    if (quantise) {
+      Quantised view = quantised_[place]->view;
+      view.q_stride = (width + 31) / 32;
+      k_.quantise(to, columns, row0 + r, view, column / 32);
+    }
+  }
+}
+
+}  // namespace trilens
