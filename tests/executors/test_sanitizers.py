@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-FILES = ["cache", "engine", "rows", "products", "attention", "experts", "layout", "sampling", "team", "kernels_portable", "kernels_avx2"]
+FILES = [
+    "cache",
+    "engine",
+    "rows",
+    "products",
+    "attention",
+    "experts",
+    "layout",
+    "sampling",
+    "team",
+    "kernels_portable",
+    "kernels_avx2",
+]
 
 
 @pytest.mark.slow
