@@ -56,6 +56,11 @@ class Machine:
     speeds: Speeds
     overheads: Mapping[str, float]
 
+    def missing(self, layouts: Iterable[Layout], kv: str) -> list[str]:
+        """What would have to be measured first."""
+        absent = [at.type for at in dict.fromkeys(layouts) if not at.names <= self.speeds.keys()]
+        return absent + ([] if f"attend/{kv}/cached" in self.speeds else [f"attention over {kv}"])
+
     def as_dict(self) -> dict[str, Any]:
         speeds = {
             name: {f"{rows:g}": seconds for rows, seconds in zip(speed.rows, speed.seconds, strict=True)}
