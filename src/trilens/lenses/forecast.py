@@ -47,9 +47,9 @@ class Interval:
 @dataclass(frozen=True)
 class Forecast:
     """Seconds. `first_token` of a prompt as long as the context, `token` of a step at that context; `tokens` a second
-    of all sequences together. `calibrated`: by how many runs. `source` says on what it rests."""
+    of all sequences together. None where a device's source does not state its arithmetic. `calibrated`: by how many runs. `source` says on what it rests."""
 
-    first_token: Interval
+    first_token: Interval | None
     token: Interval
     batch: int
     calibrated: int
@@ -94,32 +94,32 @@ def _corrected(seconds: float, ratios: Sequence[float]) -> tuple[Interval, int]:
     return Interval(*(seconds * f for f in factors)), len(ratios)
 
 
-def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target: Target) -> Forecast | None:
+def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target: Target) -> Forecast:
     """The roofline of devices that share every layer: the slower of reading and multiplying, with what engines reach of
-    it. None where the device's data sheet says nothing about its arithmetic and the answer needs it.
+    it; reading alone for a device whose arithmetic its source does not state.
 
     `weights`: bytes of all `total` parameters; a step reads those that it touches, which the accountant expects.
     """
     device = target.device
     assert device is not None
-    arithmetic = max((rate for kind, rate in device.arithmetic.items() if kind in ("bf16", "f16")), default=None)
-    if arithmetic is None:
-        return None
+    rates = [rate * job.tensor for kind, rate in device.arithmetic.items() if kind in ("bf16", "f16")]
+    bandwidth = device.bandwidth * job.tensor  # pipeline stages take turns on one token
     step = token_cost(spec, job.context, job.batch)
     read = step.weight_bytes(lambda p: Fraction(weights, total))
     read += job.batch * kv_bytes(spec, job.context, job.key_bytes)
     sent = 2 * len(spec.layers) * job.batch * spec.width * 2 * 2 * (job.tensor - 1) / job.tensor
     link = sent / device.link if device.link and job.tensor > 1 else 0.0
-    # pipeline stages work one after the other on one token: only tensor-parallel devices share its time
-    seconds = max(read / (device.bandwidth * job.tensor), step.flops() / (arithmetic * job.tensor)) + link
-    prompt = step_cost(spec, [Span(0, job.context)])
-    first = max(prompt.flops() / (arithmetic * job.tensor), weights / (device.bandwidth * job.tensor))
     low, middle, high = REACHED
     spread = Interval(1 / high, 1 / middle, 1 / low)
+    seconds = max([read / bandwidth, *(step.flops() / rate for rate in rates)]) + link
+    prompt = step_cost(spec, [Span(0, job.context)]).flops()
+    first = spread.scaled(max(prompt / rates[0], weights / bandwidth)) if rates else None
     parts = [f"roofline of {device.title} with {low:g} to {high:g} of it reached"]
+    if not rates:
+        parts.append("its arithmetic is not stated, so that of reading alone")
     if job.tensor > 1:
         parts.append("the link's latency is not counted" if device.link else "the link is not counted")
-    return Forecast(spread.scaled(first), spread.scaled(seconds), job.batch, 0, "; ".join(parts))
+    return Forecast(first, spread.scaled(seconds), job.batch, 0, "; ".join(parts))
 
 
 def thinking_length(word: str, known: Calibration) -> ThinkingLength:

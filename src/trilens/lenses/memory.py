@@ -200,12 +200,12 @@ def tensorrt_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
 
 
 def transformers_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
-    """transformers' DynamicCache: whole heads for latent attention too; a window keeps one token less than it sees."""
+    """transformers' DynamicCache: the latent where there is one; a window keeps one token less than it sees."""
 
     def kept(cache: Cache) -> int:
         return job.context if isinstance(cache.keep, Full) else min(job.context, cache.keep.size - 1)
 
-    kv = sum(_cache_bytes(job, *_whole_heads(spec, cache)) * kept(cache) for cache in spec.caches) * job.batch
+    kv = sum(_cache_bytes(job, *_widths(cache)) * kept(cache) for cache in spec.caches) * job.batch
     return Memory(
         "transformers",
         weights,

@@ -99,7 +99,7 @@ class Plan:
                 {"type": c.type, "weights": c.memory.weights, "total": c.memory.total, "fits": c.fits}
                 for c in self.choices
             ],
-            "seconds_to_first_token": None if f is None else f.first_token.as_dict(),
+            "seconds_to_first_token": None if f is None or f.first_token is None else f.first_token.as_dict(),
             "seconds_per_token": None if f is None else f.token.as_dict(),
             "tokens_per_second": None if f is None else f.tokens.as_dict(),
             "speed": {
@@ -305,7 +305,6 @@ def _forecast(
         why_not = "trilens's native executor runs on CPUs"
     else:
         forecast = on_accelerators(spec, job, choice.memory.weights, count_parameters(spec).total, at)
-        why_not = "" if forecast else f"the source of {at.device.title} does not state its arithmetic"
     thinks = word is not None and word != "off"
     return forecast, why_not, thinking_length(word, known) if thinks and word is not None else None
 

@@ -43,7 +43,8 @@ def _speed(plan: Plan, width: int) -> list[str]:
         return paragraph("speed", f"unknown: {plan.no_forecast}", width)
     together = " together" if f.batch > 1 else ""
     lines = paragraph("speed", f"{_interval(f.tokens, '{:.1f}')} tokens a second{together} at that context", width)
-    lines += paragraph("", f"first token of a prompt as long: {_interval(f.first_token, '{:.2f}')} s", width)
+    first = "unknown" if f.first_token is None else f"{_interval(f.first_token, '{:.2f}')} s"
+    lines += paragraph("", f"first token of a prompt as long: {first}", width)
     lines += paragraph("", f.source, width)
     if plan.length is not None:
         t, times = plan.length.tokens, plan.length.multiplier

@@ -14,7 +14,7 @@ from typing import Any
 
 from trilens.errors import UsageError
 
-NAME = re.compile(r"(?P<name>.+?)(?:x(?P<count>\d+))?")
+NAME = re.compile(r"(?P<name>.+?)x(?P<count>\d+)")
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,15 @@ def target(name: str) -> Target:
     if name == "this":
         return Target("this", None, 1, available_memory())
     known = accelerators()
-    match = NAME.fullmatch(name.lower())
-    found = None if match is None else known.get(match["name"])
-    if match is None or found is None:
+    stem, count = name.lower(), 1
+    if stem not in known and (match := NAME.fullmatch(stem)) is not None:
+        stem, count = match["name"], int(match["count"])
+    found = known.get(stem)
+    if found is None:
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"machine {name!r} is not known; expected this, or one of {', '.join(known)}, as in h100x8{hint}")
-    count = int(match["count"] or 1)
+        names = ", ".join(known)
+        raise UsageError(f"machine {name!r} is not known; expected this, or one of {names}, as in h100x8{hint}")
     if not 1 <= count <= 4096:
         raise UsageError(f"machine {name!r} has {count} devices; expected 1 to 4096")
     return Target(name.lower(), found, count, found.memory)
