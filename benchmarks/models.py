@@ -33,6 +33,8 @@ class Shape:
 SHAPES = {
     "dense": Shape("llama", 16, 2048, 32, 8, 64, 8192),  # Llama 3.2 1B
     "routed": Shape("qwen3moe", 24, 1024, 16, 4, 64, 768, experts=32, chosen=4),
+    "small-dense": Shape("llama", 12, 768, 12, 4, 64, 2048),
+    "small-routed": Shape("qwen3moe", 12, 512, 8, 4, 64, 384, experts=16, chosen=4),
 }
 
 

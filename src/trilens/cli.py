@@ -220,6 +220,26 @@ def compare(models: tuple[str, ...], context: int, picture: Path | None, offline
 
 
 @commands.command()
+@click.argument("model")
+@click.option("--context", type=int, help="Tokens of a sequence; default 4096, or the model's most.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once.")
+@click.option("--machine", default="this", show_default=True, help="this, or accelerators as in h100x8.")
+@click.option("--engine", help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers.")
+@click.option("--quantise", help="own, bf16, fp8, 8bit or 4bit; default: the most bits that fit.")
+@click.option("--kv-type", default="f16", show_default=True, help="Numbers of the cache: a type, or K,V.")
+@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens. Default: the model's own.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def plan(model: str, as_json: bool, **options: Any) -> None:
+    """Whether MODEL fits a machine, how fast it will be there, and the commands that start it."""
+    from trilens.lenses.plan import plan as make_plan
+
+    result = make_plan(model, say=_say, **options)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@commands.command()
 @click.argument("file", metavar="FILE")
 @click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
 def tag(file: str, as_json: bool) -> None:
@@ -328,17 +348,30 @@ def bench(model: str, as_json: bool, **options: Any) -> None:
 
 
 @commands.command()
+@click.option("--measure", is_flag=True, help="Also measure what this machine can do, and keep it.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="To measure with; default: the physical cores.")
 @click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
-def doctor(as_json: bool) -> None:
+def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
     """What is installed, what this machine has, and where files are kept."""
     from trilens.lenses.doctor import examine
 
-    report = examine()
+    report: dict[str, Any] = {**examine()}
+    machine = None
+    if measure:
+        from trilens.lenses.machine import measured
+
+        machine = measured(threads, anew=True, say=_say)
     if as_json:
-        print(json.dumps(report))
-    else:
-        for name, value in report.items():
-            print(f"{name:12} {value}")
+        print(json.dumps({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
+        return
+    for name, value in report.items():
+        print(f"{name:12} {value}")
+    if machine is not None:
+        print(machine.as_text())
+
+
+def _say(line: str) -> None:
+    print(f"trilens: {line}", file=sys.stderr)
 
 
 def _prompt_text(prompt: str | None) -> str:

@@ -47,7 +47,7 @@ def native_executor(
                 yield p, files.read(p)
             else:
                 stored = files.type_of(p)
-                own = _type(files, p, QUANTISE[quantise], types)
+                own = native_type(stored, p, QUANTISE[quantise], types)
                 if own == stored and _blocks_as_stored(files, p):
                     yield p, Packed(own, _as_stored(files, p))
                 else:
@@ -63,9 +63,9 @@ def native_executor(
     return executor
 
 
-def _type(files: ModelFiles, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]]) -> str:
-    """What the matrix becomes: what it is, where there is a kernel and no wish."""
-    stored, columns = files.type_of(p), p.shape[-1]
+def native_type(stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]]) -> str:
+    """What a matrix stored as `stored` becomes: what it is, where there is a kernel and no wish. `quantise` is a type."""
+    columns = p.shape[-1]
     if quantise is not None and stored not in types and columns % 32 == 0:
         return quantise
     if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):

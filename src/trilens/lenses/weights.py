@@ -69,8 +69,7 @@ def _in_files(found: Found) -> WeightBytes | None:
 
 def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
     inner = config.get("text_config") or {}
-    dtype = str(_first(config, inner, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
-    width = {"float32": 4, "float16": 2, "bfloat16": 2}.get(dtype)
+    dtype, width = _dtype(config), width_of(config)
     if width is None:
         return WeightBytes("own", None, f"its type {dtype} is not known here")
     rules = config.get("quantization_config") or inner.get("quantization_config")
@@ -80,7 +79,7 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
     method, block = rules.get("quant_method"), rules.get("weight_block_size")
     if method == "fp8" and block:
         rows, columns = block
-        sizes = [_fp8(p, rows, columns) if _is_inner(p) else width * p.size for p in every]
+        sizes = [_fp8(p, rows, columns) if is_inner(p) else width * p.size for p in every]
         return WeightBytes("own", sum(sizes), f"fp8 with a 32-bit scale for every {rows} x {columns}, the rest {dtype}")
     if method == "mxfp4":
         sizes = [p.size * 17 // 32 if ".experts." in p.name and len(p.shape) == 3 else width * p.size for p in every]
@@ -88,7 +87,17 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
     return WeightBytes("own", None, f"quantised by {method or 'an unnamed method'}: not worked out, its files say")
 
 
-def _is_inner(p: Parameter) -> bool:
+def width_of(config: Mapping[str, Any]) -> int | None:
+    """Bytes of an unquantised weight, None for a type that is not known here."""
+    return {"float32": 4, "float16": 2, "bfloat16": 2}.get(_dtype(config))
+
+
+def _dtype(config: Mapping[str, Any]) -> str:
+    inner = config.get("text_config") or {}
+    return str(_first(config, inner, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
+
+
+def is_inner(p: Parameter) -> bool:
     """Matrices of the layers but for the router: what block-quantised checkpoints hold in 8 bits."""
     return p.name.startswith("layers.") and len(p.shape) > 1 and not p.name.endswith("router")
 

@@ -174,6 +174,11 @@ class NativeExecutor:
         return int(self.engine.weight_bytes)
 
     @property
+    def types(self) -> Mapping[str, str]:
+        """The type that each packed parameter is held in."""
+        return self._types
+
+    @property
     def kv_element_bytes(self) -> int:
         return {"f32": 4, "f16": 2, "8bit": 1}[self.kv]
 

@@ -1,0 +1,133 @@
+"""What calls on this machine taught the predictor: measured seconds over predicted ones, and how long models thought.
+
+One readable JSON file in the user's cache directory, by model, executor and threads; the last `KEPT` of each. A file
+that cannot be read counts as empty; a call never fails for it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trilens.checkpoints.pinned import cache_dir
+from trilens.executors.accountant import Span
+
+if TYPE_CHECKING:
+    from trilens.executors.executor import Executor
+    from trilens.generate.receipt import Receipt
+    from trilens.lenses.predict import Runner
+
+KEPT = 20
+FORMAT = 1
+LEAST_STEPS = 8  # a call with fewer tells more of the moment than of the model
+LEAST_PROMPT = 16
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Measured over predicted, latest last; tokens of thinking by what was asked for."""
+
+    decode: tuple[float, ...] = ()
+    prefill: tuple[float, ...] = ()
+    thinking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def key_of(name: str, threads: int, activations: str, kv: str, weight_bytes: int) -> str:
+    """What has to be the same for a ratio to hold."""
+    path = Path(name)
+    stated = str(path.resolve()) if path.exists() else name
+    return f"{stated} · native · {threads} threads · {activations} activations · {kv} cache · {weight_bytes} bytes"
+
+
+def calibration(key: str) -> Calibration:
+    entry = _load().get(key, {})
+    try:
+        return Calibration(
+            tuple(float(r) for r in entry.get("decode", ()) if float(r) > 0),
+            tuple(float(r) for r in entry.get("prefill", ()) if float(r) > 0),
+            {str(word): tuple(int(n) for n in lengths) for word, lengths in entry.get("thinking", {}).items()},
+        )
+    except (TypeError, ValueError, AttributeError):
+        return Calibration()
+
+
+def note(name: str, executor: Executor, receipt: Receipt) -> None:
+    """Learn from a call that ran by itself, if this machine was measured for its model; else from its thinking alone."""
+    from trilens.executors.native.executor import NativeExecutor
+    from trilens.lenses.machine import kept
+    from trilens.lenses.predict import layouts_of, runner_of
+
+    if not isinstance(executor, NativeExecutor) or receipt.batch > 1:
+        return
+    learnt: dict[str, Any] = {}
+    if receipt.thinking.thought:
+        learnt["thinking"] = {str(receipt.thinking.effective): receipt.tokens.thinking}
+    machine = kept(executor.threads)
+    if machine is not None and not machine.missing(
+        layouts_of(executor.program, executor.types, executor.activations), executor.kv
+    ):
+        learnt |= ratios(runner_of(executor, machine), receipt)
+    if learnt:
+        add(key_of(name, executor.threads, executor.activations, executor.kv, executor.weight_bytes), learnt)
+
+
+def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
+    """Measured over predicted seconds, of what the call had enough of."""
+    found: dict[str, float] = {}
+    t, decode, prefill = receipt.tokens, receipt.work.decode, receipt.work.prefill
+    if t.prompt - t.cached >= LEAST_PROMPT:
+        found["prefill"] = prefill.seconds / runner.first_token_seconds(t.prompt, t.cached)
+    if decode.steps >= LEAST_STEPS and decode.steps == decode.tokens:
+        middle = t.prompt + decode.steps // 2
+        found["decode"] = decode.seconds / decode.steps / runner.step_seconds([Span(middle, 1)])
+    return found
+
+
+def add(key: str, learnt: Mapping[str, Any]) -> None:
+    """Append to what is known of `key`; whole or not at all."""
+    models = _load()
+    entry = models.setdefault(key, {})
+    for what in ("decode", "prefill"):
+        if what in learnt:
+            entry[what] = [*_list(entry.get(what)), round(float(learnt[what]), 4)][-KEPT:]
+    for word, length in learnt.get("thinking", {}).items():
+        lengths = entry.setdefault("thinking", {})
+        lengths[word] = [*_list(lengths.get(word)), length][-KEPT:]
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump({"format": FORMAT, "models": models}, file, indent=1, ensure_ascii=False)
+        Path(file.name).replace(path)
+    except OSError:
+        pass
+
+
+def middle_and_ends(values: Sequence[float]) -> tuple[float, float, float]:
+    """Tenth, fiftieth and ninetieth of a hundred, of five values or more."""
+    tenths = statistics.quantiles(values, n=10, method="inclusive")
+    return tenths[0], statistics.median(values), tenths[8]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _load() -> dict[str, dict[str, Any]]:
+    try:
+        data = json.loads(_path().read_text("utf-8"))
+        models = data["models"]
+        if data["format"] == FORMAT and isinstance(models, dict):
+            return {key: entry for key, entry in models.items() if isinstance(entry, dict)}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return {}
+
+
+def _path() -> Path:
+    return cache_dir() / "calibration.json"

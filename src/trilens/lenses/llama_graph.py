@@ -1,0 +1,263 @@
+"""The size of llama.cpp's compute buffer: its graph of one prompt piece, laid out as its allocator does.
+
+Every value gets the smallest gap that holds it, or room at the end; it is given back after its last reader, and an
+element-wise operation writes over its only input (ggml-alloc.c). The order of operations is that of its models with
+flash attention, as it has on a CPU and on GPUs unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Cache,
+    Dense,
+    FeedForward,
+    Full,
+    LatentAttention,
+    Layer,
+    ModelSpec,
+    Routed,
+)
+
+ALIGNMENT = 32
+
+
+@dataclass(frozen=True)
+class Value:
+    """`numbers` of `width` bytes a token. `over`: may be written over its first input. `kept`: an input of the graph,
+    there from the beginning."""
+
+    name: str
+    numbers: int
+    inputs: tuple[str, ...] = ()
+    over: bool = False
+    width: int = 4
+    kept: bool = False
+
+
+def compute_bytes(
+    spec: ModelSpec, cells: Mapping[Cache, int], tokens: int, *, expanded: bool = False, cast: bool = False
+) -> int:
+    """Bytes of the buffer for pieces of `tokens` tokens over caches of so many cells. `expanded`: latent attention
+    that keeps whole heads; `cast`: 32-bit caches, which attention reads in 16."""
+    return _laid_out(list(_graph(_Graph(spec, cells, tokens, expanded, cast))), tokens)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    spec: ModelSpec
+    cells: Mapping[Cache, int]
+    tokens: int
+    expanded: bool
+    cast: bool
+
+
+def _laid_out(values: Sequence[Value], tokens: int) -> int:
+    """The highest byte that is ever used."""
+    readers: dict[str, int] = {}
+    for value in values:
+        for name in value.inputs:
+            readers[name] = readers.get(name, 0) + 1
+    memory = _Memory()
+    home: dict[str, tuple[int, int]] = {}
+    for value in values:
+        if value.kept:
+            home[value.name] = memory.take(value.numbers * value.width * tokens)
+    for value in values:
+        if value.kept:
+            continue
+        size = value.numbers * value.width * tokens
+        reused = next((n for n in value.inputs if value.over and readers[n] == 1 and home.get(n, (0, -1))[1] == _padded(size)), None)
+        home[value.name] = home.pop(reused) if reused is not None else memory.take(size)
+        for name in value.inputs:
+            readers[name] -= 1
+            if not readers[name] and name in home:
+                memory.give_back(*home.pop(name))
+    return memory.most
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass
+class _Memory:
+    """Gaps as (start, length), in order, and the end behind which all is free."""
+
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    end: int = 0
+    most: int = 0
+
+    def take(self, size: int) -> tuple[int, int]:
+        size = _padded(size)
+        fitting = [gap for gap in self.gaps if gap[1] >= size]
+        if fitting:
+            best = min(fitting, key=lambda gap: gap[1])
+            self.gaps.remove(best)
+            if best[1] > size:
+                self.gaps.append((best[0] + size, best[1] - size))
+            return best[0], size
+        start, self.end = self.end, self.end + size
+        self.most = max(self.most, self.end)
+        return start, size
+
+    def give_back(self, start: int, size: int) -> None:
+        before = next((gap for gap in self.gaps if gap[0] + gap[1] == start), None)
+        if before is not None:
+            self.gaps.remove(before)
+            start, size = before[0], before[1] + size
+        behind = next((gap for gap in self.gaps if gap[0] == start + size), None)
+        if behind is not None:
+            self.gaps.remove(behind)
+            size += behind[1]
+        if start + size == self.end:
+            self.end = start
+        else:
+            self.gaps.append((start, size))
+
+
+# ------------------------------------------------------------------------------------------------- the graph
+
+
+def _graph(g: _Graph) -> Iterator[Value]:
+    spec = g.spec
+    masks = {_mask(cache): cells for cache, cells in g.cells.items()}
+    yield Value("ids", 1, kept=True)
+    yield Value("positions", 1, kept=True)
+    for name, cells in sorted(masks.items()):
+        yield Value(name, cells, width=2, kept=True)
+    yield Value("x0", spec.width, ("ids",))
+    if spec.per_layer_table is not None:
+        wide = len(spec.layers) * spec.per_layer_table.width
+        yield Value("per layer table", wide, ("ids",))
+        yield Value("per layer projection", wide, ("x0",))
+        yield Value("per layer", wide, ("per layer projection", "per layer table"), over=True)
+    for i, layer in enumerate(spec.layers):
+        yield from _layer(f"{i} ", layer, f"x{i}", f"x{i + 1}", g)
+    last = f"x{len(spec.layers)}"
+    yield Value("rows", spec.width, (last, "positions"))
+    yield Value("final norm", spec.width, ("rows",), over=True)
+    yield Value("logits", spec.vocab, ("final norm",))
+
+
+def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
+    attention, d = layer.attention, g.spec.width
+    normed = x if layer.attention_in is None else at + "attention in"
+    if normed != x:
+        yield Value(normed, d, (x,), over=True)
+    mask = _mask(attention.cache)
+    match attention:
+        case Attention():
+            yield from _heads(at, attention, normed, mask, g)
+        case LatentAttention() if g.expanded:
+            yield from _expanded(at, attention, normed, mask)
+        case LatentAttention():
+            yield from _latent(at, attention, normed, mask)
+    yield Value(at + "attention out", d, (at + "attended",))
+    middle = at + "middle"
+    yield Value(middle, d, (at + "attention out", x), over=True)
+    into = middle if layer.feed_forward_in is None else at + "feed forward in"
+    if into != middle:
+        yield Value(into, d, (middle,), over=True)
+    yield from _feed_forward(at, layer.feed_forward, into, middle, d)
+    out = y if layer.per_layer_input is None else at + "before per layer"
+    yield Value(out, d, (at + "feed forward out", middle), over=True)
+    if layer.per_layer_input is not None:
+        width = layer.per_layer_input.width
+        yield Value(at + "per layer gate", width, (out, "per layer"))
+        yield Value(at + "per layer out", d, (at + "per layer gate",))
+        yield Value(y, d, (at + "per layer out", out), over=True)
+
+
+def _mask(cache: Cache) -> str:
+    return "mask" if isinstance(cache.keep, Full) else "mask of windows"
+
+
+def _heads(at: str, a: Attention, x: str, mask: str, g: _Graph) -> Iterator[Value]:
+    cache = a.cache
+    yield Value(at + "q", a.heads * cache.key_dim, (x,))
+    if a.writes:
+        yield Value(at + "k", cache.kv_heads * cache.key_dim, (x,))
+        if not a.value_is_key:
+            yield Value(at + "v", cache.kv_heads * cache.value_dim, (x,))
+        yield Value(at + "written", 0, (at + "k",) if a.value_is_key else (at + "k", at + "v"))
+    copies: tuple[str, ...] = ()
+    if g.cast:
+        copies = (at + "keys", at + "values")
+        for name, dim in zip(copies, (cache.key_dim, cache.value_dim), strict=True):
+            yield Value(name, -(-g.cells[cache] * cache.kv_heads * dim // g.tokens), (mask,), width=2)
+    yield Value(at + "attended", a.heads * cache.value_dim, (at + "q", mask, *copies))
+
+
+def _latent(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
+    yield from _latent_query(at, a, x)
+    row = a.kv_rank + a.rope_dim
+    yield Value(at + "latent", row, (x,))
+    yield Value(at + "absorbed", a.heads * a.kv_rank, (at + "q",))
+    yield Value(at + "queries", a.heads * row, (at + "absorbed", at + "q"))
+    yield Value(at + "k", row, (at + "latent",))
+    yield Value(at + "written", 0, (at + "k",))
+    yield Value(at + "mixed", a.heads * a.kv_rank, (at + "queries", mask))
+    yield Value(at + "values", a.heads * a.value_dim, (at + "mixed",))
+    yield Value(at + "attended", a.heads * a.value_dim, (at + "values",))
+
+
+def _expanded(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
+    yield from _latent_query(at, a, x)
+    key = a.nope_dim + a.rope_dim
+    yield Value(at + "latent", a.kv_rank + a.rope_dim, (x,))
+    yield Value(at + "kv", a.heads * (a.nope_dim + a.value_dim), (at + "latent",))
+    yield Value(at + "v", a.heads * a.value_dim, (at + "kv",))
+    yield Value(at + "queries", a.heads * key, (at + "q",))
+    yield Value(at + "k", a.heads * key, (at + "kv", at + "latent"))
+    yield Value(at + "written", 0, (at + "k", at + "v"))
+    yield Value(at + "attended", a.heads * a.value_dim, (at + "queries", mask))
+
+
+def _latent_query(at: str, a: LatentAttention, x: str) -> Iterator[Value]:
+    if a.q_rank is not None:
+        yield Value(at + "q low", a.q_rank, (x,))
+        x = at + "q low"
+    yield Value(at + "q", a.heads * (a.nope_dim + a.rope_dim), (x,))
+
+
+def _feed_forward(at: str, ffn: FeedForward, x: str, middle: str, d: int) -> Iterator[Value]:
+    match ffn:
+        case Dense():
+            yield from _dense(at, ffn, x, at + "feed forward out", d)
+        case Routed():
+            yield from _routed(at, ffn, x, at + "feed forward out", d)
+        case Beside(dense=dense, routed=routed):
+            yield from _dense(at + "dense ", dense, x, at + "dense out", d)
+            yield Value(at + "routed in", d, (middle,), over=True)
+            yield from _routed(at + "beside ", routed, at + "routed in", at + "routed out", d)
+            yield Value(at + "feed forward out", d, (at + "dense out", at + "routed out"), over=True)
+
+
+def _dense(at: str, ffn: Dense, x: str, out: str, d: int) -> Iterator[Value]:
+    for name in ("up", "gate"):
+        yield Value(at + name, ffn.width, (x,))
+    yield Value(at + "activated", ffn.width, (at + "gate", at + "up"))
+    yield Value(out, d, (at + "activated",))
+
+
+def _routed(at: str, ffn: Routed, x: str, out: str, d: int) -> Iterator[Value]:
+    experts, chosen = ffn.router.experts, ffn.router.chosen
+    yield Value(at + "scores", experts, (x,))
+    yield Value(at + "probabilities", experts, (at + "scores",), over=True)
+    yield Value(at + "order", experts, (at + "probabilities",))
+    yield Value(at + "weights", chosen, (at + "probabilities", at + "order"))
+    for name in ("up", "gate"):
+        yield Value(at + name, ffn.width * chosen, (x, at + "order"))
+    yield Value(at + "activated", ffn.width * chosen, (at + "gate", at + "up"))
+    yield Value(at + "down", d * chosen, (at + "activated", at + "order"))
+    yield Value(at + "weighted", d * chosen, (at + "down", at + "weights"), over=True)
+    own = out if ffn.shared is None else at + "own"
+    yield Value(own, d, (at + "weighted",))
+    if ffn.shared is not None:
+        yield from _dense(at + "shared ", ffn.shared, x, at + "shared out", d)
+        yield Value(out, d, (own, at + "shared out"), over=True)

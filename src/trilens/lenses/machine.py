@@ -1,0 +1,260 @@
+"""What this machine can do, measured once and kept as readable JSON in the user's cache directory.
+
+Memory's bandwidth by threads, and the seconds of every kind of instruction (`rates.py`). A weight layout is measured
+when a model that has it is first asked about. What was measured on another processor, with another build of the
+kernels or long ago is measured anew, and so is a file that cannot be read; both are said in one line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from trilens.checkpoints.pinned import cache_dir
+from trilens.lenses.rates import Speed, Speeds
+
+USUAL_LAYOUTS = ("Q4_0", "Q4_K", "Q8_0")
+FORMAT = 1
+OLDEST = 90  # days
+READ_BYTES = 256 << 20
+USUAL_CACHE = 32 << 20  # bytes, where the system does not say
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What products are measured for: a type of weights, the activations' bits, and whether experts hold it."""
+
+    type: str
+    activations: str
+    routed: bool
+
+    @property
+    def names(self) -> set[str]:
+        """Of the speeds that belong to it."""
+        kinds = {"linear", "experts"} if self.routed else {"linear"}
+        return {f"{kind}/{self.type}/{self.activations}/cached" for kind in kinds}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Bytes, bytes a second by threads, and seconds as `rates.py` says. `build` tells one extension from another."""
+
+    processor: str
+    kernels: str
+    build: str
+    threads: int
+    date: str
+    memory_bytes: int
+    cache_bytes: int
+    memory_read: Mapping[int, float]
+    speeds: Speeds
+    overheads: Mapping[str, float]
+
+    def missing(self, layouts: Iterable[Layout], kv: str) -> list[str]:
+        """What would have to be measured first."""
+        absent = [at.type for at in dict.fromkeys(layouts) if not at.names <= self.speeds.keys()]
+        return absent + ([] if f"attend/{kv}/cached" in self.speeds else [f"attention over {kv}"])
+
+    def as_dict(self) -> dict[str, Any]:
+        speeds = {
+            name: {f"{rows:g}": seconds for rows, seconds in zip(speed.rows, speed.seconds, strict=True)}
+            for name, speed in sorted(self.speeds.items())
+        }
+        return {
+            "format": FORMAT,
+            "processor": self.processor,
+            "kernels": self.kernels,
+            "build": self.build,
+            "threads": self.threads,
+            "date": self.date,
+            "memory_bytes": self.memory_bytes,
+            "cache_bytes": self.cache_bytes,
+            "memory_read_bytes_per_second": {str(n): rate for n, rate in self.memory_read.items()},
+            "seconds_per_instruction": dict(self.overheads),
+            "seconds_per_unit_by_rows": speeds,
+        }
+
+    def as_text(self) -> str:
+        read = ", ".join(f"{n} thread{'s' * (n > 1)} {rate / 1e9:.1f} GB/s" for n, rate in self.memory_read.items())
+        lines = [
+            f"measured     {self.date} on {self.processor}, {self.threads} threads, {self.kernels} kernels",
+            f"memory read  {read}",
+        ]
+        for name, speed in sorted(self.speeds.items()):
+            if name.startswith("linear/") and name.endswith("/cached"):
+                _, layout, activations, _ = name.split("/")
+                lines.append(
+                    f"{layout:12} {activations} activations: {2e-9 / speed.seconds[-1]:.0f} GFLOP/s on a prompt, "
+                    f"{2e-9 / self.speeds[name.replace('cached', 'streamed')].seconds[0]:.0f} on one token"
+                )
+        return "\n".join(lines)
+
+
+def measured(
+    threads: int | None = None,
+    layouts: Iterable[Layout] = (),
+    kv: str = "f16",
+    *,
+    anew: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Machine:
+    """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
+    among the rest; what is not known yet is measured and kept. `say` is told in a line what is being done and why."""
+    from trilens.executors.native.executor import usable_cores
+
+    threads = threads or usable_cores()
+    machine = None if anew else kept(threads, say=say)
+    if machine is None:
+        say("measuring this machine once; about two seconds")
+        machine = _base(threads)
+        layouts = (*layouts, *(Layout(name, "8bit", routed=name == "Q4_0") for name in USUAL_LAYOUTS))
+    grown = _with(machine, layouts, kv, say)
+    if grown is not machine or anew:
+        _keep(grown)
+    return grown
+
+
+def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Machine | None:
+    """What the file has, if it was measured on this processor with these kernels."""
+    path = _path(threads)
+    try:
+        machine = _read(json.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+        say(f"{path}: cannot be used ({type(problem).__name__}: {problem}), so this machine is measured anew")
+        return None
+    why = _stale(machine, threads)
+    if why is not None:
+        say(f"{path}: {why}, so this machine is measured anew")
+        return None
+    return machine
+
+
+def processor() -> str:
+    """Its name, as the system has it."""
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown processor"
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _base(threads: int) -> Machine:
+    from trilens.executors.native import _native
+    from trilens.lenses.rates import row_speeds, settle
+
+    settle(threads)
+    read = {n: _native.memory_read_bytes_per_second(n, READ_BYTES, 3) for n in sorted({1, threads})}
+    speeds, overheads = row_speeds(threads)
+    today = datetime.now(UTC).date().isoformat()
+    kernels = _native.instruction_sets()[0]
+    return Machine(
+        processor(), kernels, _build(), threads, today, memory_bytes(), cache_bytes(), read, speeds, overheads
+    )
+
+
+def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
+    """The same with what is missing of these."""
+    from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds, settle
+
+    speeds, overheads, threads, cache = dict(machine.speeds), dict(machine.overheads), machine.threads, machine.cache_bytes
+    missing = [at for at in dict.fromkeys(layouts) if not at.names <= speeds.keys()]
+    if missing:
+        say(f"measuring {', '.join(dict.fromkeys(at.type for at in missing))} weights once")
+        settle(threads)
+    for at in missing:
+        speeds |= product_speeds(at.type, at.activations, threads, cache)
+        if at.routed:
+            speeds |= expert_speeds(at.type, at.activations, threads, cache)
+    if f"attend/{kv}/cached" not in speeds:
+        attention, overheads[f"attend/{kv}"] = attention_speeds(kv, threads, cache)
+        speeds |= attention
+    return machine if speeds.keys() == machine.speeds.keys() else replace(machine, speeds=speeds, overheads=overheads)
+
+
+def _read(data: dict[str, Any]) -> Machine:
+    if data["format"] != FORMAT:
+        raise ValueError(f"its format is {data['format']}, expected {FORMAT}")
+    speeds = {
+        name: Speed(tuple(float(rows) for rows in table), tuple(_positive(s) for s in table.values()))
+        for name, table in data["seconds_per_unit_by_rows"].items()
+    }
+    return Machine(
+        processor=str(data["processor"]),
+        kernels=str(data["kernels"]),
+        build=str(data["build"]),
+        threads=int(data["threads"]),
+        date=date.fromisoformat(data["date"]).isoformat(),
+        memory_bytes=int(data["memory_bytes"]),
+        cache_bytes=int(data["cache_bytes"]),
+        memory_read={int(n): _positive(rate) for n, rate in data["memory_read_bytes_per_second"].items()},
+        speeds=speeds,
+        overheads={name: float(s) for name, s in data["seconds_per_instruction"].items()},
+    )
+
+
+def _positive(number: Any) -> float:
+    if not 0 < float(number) < float("inf"):
+        raise ValueError(f"a rate is {number}, expected a positive number")
+    return float(number)
+
+
+def _stale(machine: Machine, threads: int) -> str | None:
+    if machine.processor != processor():
+        return f"was measured on another processor ({machine.processor})"
+    if machine.build != _build():
+        return "was measured with another build of the kernels"
+    if machine.threads != threads:
+        return f"was measured with {machine.threads} threads"
+    if (datetime.now(UTC).date() - date.fromisoformat(machine.date)).days > OLDEST:
+        return f"was measured on {machine.date}, more than {OLDEST} days ago"
+    return None
+
+
+def _keep(machine: Machine) -> None:
+    """Whole or not at all; a cache that cannot be written is measured again next time."""
+    path = _path(machine.threads)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+            json.dump(machine.as_dict(), file, indent=1)
+        Path(file.name).replace(path)
+    except OSError:
+        pass
+
+
+def _path(threads: int) -> Path:
+    return cache_dir() / f"machine-{threads}-threads.json"
+
+
+def _build() -> str:
+    """Changes whenever the extension is built again."""
+    from trilens.executors.native import _native
+
+    about = Path(_native.__file__).stat()
+    return f"{about.st_size}-{int(about.st_mtime)}"
+
+
+def cache_bytes() -> int:
+    """The processor's largest cache."""
+    largest = 0
+    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = index.read_text().strip()
+        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
+        largest = max(largest, int(text.rstrip("KM") or 0) * unit)
+    return largest or USUAL_CACHE

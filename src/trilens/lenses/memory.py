@@ -1,0 +1,268 @@
+"""How much memory a model takes, engine by engine: weights, keys and values, scratch; and of what it is a part.
+
+Engines differ in what they allocate: where windowed layers stop, whether a latent is kept or whole heads, what a block
+is. So there is one model of memory for each. What is not known of an engine is None and listed, never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from trilens.errors import UsageError
+from trilens.lenses.llama_graph import compute_bytes
+from trilens.spec.model import Attention, Cache, Full, LatentAttention, ModelSpec
+
+Engine = Literal["trilens", "llama.cpp", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "transformers"]
+KV_TYPES = {
+    "f32": Fraction(4),
+    "f16": Fraction(2),
+    "bf16": Fraction(2),
+    "fp8": Fraction(1),
+    "8bit": Fraction(1),  # trilens's own, scales apart
+    "q8_0": Fraction(34, 32),
+    "q5_1": Fraction(24, 32),
+    "q5_0": Fraction(22, 32),
+    "q4_1": Fraction(20, 32),
+    "q4_0": Fraction(18, 32),
+}
+UBATCH = 512  # llama.cpp's default --ubatch-size
+PADDING = 256  # it pads contexts and windows to this
+VLLM_BLOCK, VLLM_STEP = 16, 8192  # tokens of a block; tokens of a step, its default for serving on large GPUs
+TRT_BLOCK = 32
+MLX_STEP, MLX_PREFILL = 256, 2048
+
+
+@dataclass(frozen=True)
+class Job:
+    """What an engine is asked to hold: `batch` sequences of `context` tokens, keys and values in these types, split
+    over `tensor` devices (each with its share of the heads) and `pipeline` groups of layers."""
+
+    context: int
+    batch: int = 1
+    key_type: str = "f16"
+    value_type: str = "f16"
+    tensor: int = 1
+    pipeline: int = 1
+
+    @property
+    def key_bytes(self) -> Fraction:
+        return KV_TYPES[self.key_type]
+
+    @property
+    def value_bytes(self) -> Fraction:
+        return KV_TYPES[self.value_type]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes over all devices; None where nobody knows, with its reason in `unknown`. `meaning` says what the engine
+    takes the bytes from."""
+
+    engine: Engine
+    weights: int
+    kv: int
+    scratch: int | None
+    meaning: str
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """Of what is known: exact where `unknown` is empty, else the least."""
+        return self.weights + self.kv + (self.scratch or 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "kv": self.kv,
+            "scratch": self.scratch,
+            "total": self.total,
+            "at_least": bool(self.unknown),
+            "meaning": self.meaning,
+            "unknown": list(self.unknown),
+        }
+
+
+def engine_memory(engine: Engine, spec: ModelSpec, job: Job, weights: int, types: Mapping[str, str] | None = None) -> Memory:
+    """`weights`: bytes as that engine holds them. `types`: trilens's own, as `held_types` says."""
+    if engine == "trilens":
+        from trilens.lenses.own_memory import own_memory
+
+        if types is None:
+            raise UsageError("trilens's memory needs the types of the weights")
+        return own_memory(spec, types, job)
+    return ENGINES[engine](spec, job, weights)
+
+
+def llama_memory(spec: ModelSpec, job: Job, weights: int, *, ubatch: int = UBATCH, expanded: bool = False) -> Memory:
+    """llama.cpp with flash attention and a slot a sequence. `expanded`: of a latent model's file that has whole heads
+    (one kv_b matrix, as older converters wrote it)."""
+    slot = padded(job.context, PADDING)
+    piece = min(ubatch, job.context * job.batch)
+    cells = {cache: llama_kept(cache, slot, ubatch) for cache in spec.caches}
+    widths = {cache: _whole_heads(spec, cache) if expanded else _widths(cache) for cache in spec.caches}
+    kv = sum(_cache_bytes(job, *widths[cache]) * cells[cache] * job.batch for cache in spec.caches)
+    # a piece's rows see only their own slot
+    buffer = compute_bytes(spec, cells, piece, expanded=expanded, cast=job.key_type == "f32")
+    scratch = buffer + spec.vocab * job.batch * 4
+    return Memory(
+        "llama.cpp",
+        weights,
+        int(kv),
+        scratch,
+        f"mapped weights, {slot} cells a slot for {job.batch} (the context in steps of {PADDING}), one compute buffer "
+        f"for pieces of {ubatch} tokens and the logits; a second copy of repacked weights on CPUs that repack",
+    )
+
+
+def llama_kept(cache: Cache, cells: int, ubatch: int) -> int:
+    """Cells of one cache: a window keeps itself and a piece of the prompt."""
+    match cache.keep:
+        case Full():
+            return cells
+        case mask:
+            return padded(min(cells, mask.size + ubatch), PADDING)
+
+
+def vllm_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
+    """vLLM: blocks of 16 tokens; a windowed layer holds its window and a step of a prompt, and one block more."""
+
+    def kept(cache: Cache) -> int:
+        if isinstance(cache.keep, Full):
+            return padded(job.context, VLLM_BLOCK)
+        tokens = min(cache.keep.size - 1 + VLLM_STEP, job.context)
+        return padded(tokens, VLLM_BLOCK) + VLLM_BLOCK
+
+    return Memory(
+        "vllm",
+        weights,
+        _split_kv(spec, job, kept),
+        None,
+        "the pool is what --gpu-memory-utilization of a device leaves beside weights and activations; the KV here is "
+        f"what the sequences need of it, in blocks of {VLLM_BLOCK}",
+        (
+            "activations and CUDA graphs: vLLM measures them when it starts",
+            *_hybrid(spec, "pages of full and windowed layers are made one size, which can reserve more"),
+        ),
+    )
+
+
+def sglang_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
+    """SGLang: one pool of tokens; a latent once a token."""
+    return Memory(
+        "sglang",
+        weights,
+        _split_kv(spec, job, lambda cache: job.context),
+        None,
+        "weights and the token pool share --mem-fraction-static of a device; the rest is for activations",
+        (
+            "activations and CUDA graphs: outside the static fraction",
+            *_hybrid(spec, "how the pool is split between full and windowed layers; all are counted in full here"),
+        ),
+    )
+
+
+def mlx_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
+    """MLX-LM: caches grow by 256 tokens; a rotating cache holds its window and a piece of the prompt at most."""
+
+    def kept(cache: Cache) -> int:
+        whole = padded(job.context, MLX_STEP)
+        return whole if isinstance(cache.keep, Full) else min(whole, cache.keep.size + MLX_PREFILL - 1)
+
+    return Memory(
+        "mlx-lm",
+        weights,
+        _split_kv(spec, job, kept),
+        None,
+        f"unified memory of the machine, shared with everything else; caches grow in steps of {MLX_STEP} tokens",
+        ("activations and Metal's buffer cache",),
+    )
+
+
+def tensorrt_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
+    """TensorRT-LLM's PyTorch backend: blocks of 32 tokens out of a fraction of what weights and activations leave."""
+
+    def kept(cache: Cache) -> int:
+        tokens = job.context if isinstance(cache.keep, Full) else min(job.context, cache.keep.size + TRT_BLOCK)
+        return padded(tokens, TRT_BLOCK)
+
+    return Memory(
+        "tensorrt-llm",
+        weights,
+        _split_kv(spec, job, kept),
+        None,
+        "the pool is --free_gpu_memory_fraction of what weights and activations leave of a device; the KV here is what "
+        f"the sequences need of it, in blocks of {TRT_BLOCK}",
+        ("activations and CUDA graphs", *_hybrid(spec, "whether windowed layers get pools of their own")),
+    )
+
+
+def transformers_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
+    """transformers' DynamicCache: the latent where there is one; a window keeps one token less than it sees."""
+
+    def kept(cache: Cache) -> int:
+        return job.context if isinstance(cache.keep, Full) else min(job.context, cache.keep.size - 1)
+
+    kv = sum(_cache_bytes(job, *_widths(cache)) * kept(cache) for cache in spec.caches) * job.batch
+    return Memory(
+        "transformers",
+        weights,
+        int(kv),
+        None,
+        "what the cache's tensors hold behind a step of one token; it grows by concatenation, so twice that for a "
+        "moment",
+        ("activations",),
+    )
+
+
+ENGINES: dict[str, Callable[[ModelSpec, Job, int], Memory]] = {
+    "llama.cpp": llama_memory,
+    "vllm": vllm_memory,
+    "sglang": sglang_memory,
+    "mlx-lm": mlx_memory,
+    "tensorrt-llm": tensorrt_memory,
+    "transformers": transformers_memory,
+}
+
+
+def padded(tokens: int, step: int) -> int:
+    return -(-tokens // step) * step
+
+
+def _hybrid(spec: ModelSpec, said: str) -> tuple[str, ...]:
+    """The remark, for models with full and windowed layers beside each other."""
+    return (said,) if len({isinstance(c.keep, Full) for c in spec.caches}) > 1 else ()
+
+
+def _split_kv(spec: ModelSpec, job: Job, kept: Callable[[Cache], int]) -> int:
+    """Over all tensor-parallel devices: heads are split, and what cannot be split is kept by each."""
+    total = Fraction(0)
+    for cache in spec.caches:
+        heads = 1 if cache.latent else cache.kv_heads
+        copies = job.tensor if cache.latent else Fraction(max(job.tensor, heads), heads)
+        total += _cache_bytes(job, *_widths(cache)) * kept(cache) * copies
+    return int(total * job.batch)
+
+
+def _cache_bytes(job: Job, keys: int, values: int) -> Fraction:
+    """Of one token in one cache."""
+    return keys * job.key_bytes + values * job.value_bytes
+
+
+def _widths(cache: Cache) -> tuple[int, int]:
+    """Numbers of keys and of values a token; a latent has no values of its own."""
+    if cache.latent:
+        return cache.key_dim, 0
+    return cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
+
+
+def _whole_heads(spec: ModelSpec, cache: Cache) -> tuple[int, int]:
+    """The same where a latent is expanded before it is kept."""
+    reader = next(layer.attention for layer in spec.layers if layer.attention.cache == cache)
+    match reader:
+        case LatentAttention(heads=heads, nope_dim=nope, rope_dim=rope, value_dim=value):
+            return heads * (nope + rope), heads * value
+        case Attention():
+            return _widths(cache)
