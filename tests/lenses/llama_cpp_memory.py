@@ -1,5 +1,5 @@
 """Run by a Python that has llama-cpp-python: MODEL.gguf and context, micro-batch, sequences, K and V type as numbers ->
-a line of JSON with what llama.cpp says it has allocated, in bytes (from MiB with two digits), and the weights exactly."""
+a line of JSON with what llama.cpp says it has allocated, in bytes (from MiB with two digits); the weights exactly."""
 
 import ctypes
 import json

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks import models
-from tests.families import prompt, reference
 from transformers import DynamicCache
 
+from tests.families import prompt, reference
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError

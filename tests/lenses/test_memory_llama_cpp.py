@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 from benchmarks import models
-from tests.gguf_models import MODELS, write
 
+from tests.gguf_models import MODELS, write
 from trilens.checkpoints.find import find
 from trilens.checkpoints.gguf import read_gguf
 from trilens.checkpoints.load import read_spec
@@ -64,9 +64,7 @@ CASES = [
 @pytest.mark.peer
 @pytest.mark.skipif(not PEER, reason="TRILENS_PEER_PYTHON names no Python with llama-cpp-python")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_as_llama_cpp_logs_it(
-    case: Case, tiny_directory: Callable[[str], Path], tmp_path: Path, smollm2: Path
-) -> None:
+def test_as_llama_cpp_logs_it(case: Case, tiny_directory: Callable[[str], Path], tmp_path: Path, smollm2: Path) -> None:
     path = file_of(case, tiny_directory, tmp_path, smollm2)
     logged = log_of(path, case)
     found = find(str(path))

@@ -181,7 +181,7 @@ class TestCommandLine:
     def test_text_fits_the_terminal(self) -> None:
         for width in (40, 60, 100):
             lines = planned(name="gemma-4-26b-a4b-it", machine="h100x8").as_text(width).splitlines()
-            commands = {c for c in planned(name="gemma-4-26b-a4b-it", machine="h100x8").commands.values()}
+            commands = set(planned(name="gemma-4-26b-a4b-it", machine="h100x8").commands.values())
             assert all(len(line) <= width or line in commands or line.startswith("# ") for line in lines)
 
     def test_a_wrong_machine_is_one_line(self) -> None:
@@ -222,7 +222,10 @@ class TestCommands:
         assert ran.returncode == 0, ran.stderr[-2000:]
         for made, read in zip(plans, json.loads(ran.stdout.splitlines()[-1]), strict=True):
             assert read["max_model_len"] == made.job.context
-            assert (read["tensor_parallel_size"], read["pipeline_parallel_size"]) == (made.job.tensor, made.job.pipeline)
+            assert (read["tensor_parallel_size"], read["pipeline_parallel_size"]) == (
+                made.job.tensor,
+                made.job.pipeline,
+            )
             assert read["enable_expert_parallel"] == (made.expert > 1)
 
     @pytest.mark.peer
@@ -232,7 +235,9 @@ class TestCommands:
         """Looked up in the source of its parser: every option, and the types of the cache."""
         assert LLAMA
         source = (Path(LLAMA) / "common" / "arg.cpp").read_text()
-        options = {name for names in re.findall(r"\{((?:\s*\"-[\w-]+\",?)+)\s*\},", source) for name in names.split('"')}
+        options = {
+            name for names in re.findall(r"\{((?:\s*\"-[\w-]+\",?)+)\s*\},", source) for name in names.split('"')
+        }
         types = set(re.findall(r"GGML_TYPE_(\w+),", source.partition("kv_cache_types = {")[2].partition("}")[0]))
         parts = shlex.split(planned(**case).commands["llama.cpp"])
         assert parts[0] == "llama-server"

@@ -64,7 +64,7 @@ def native_executor(
 
 
 def native_type(stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]]) -> str:
-    """What a matrix stored as `stored` becomes: what it is, where there is a kernel and no wish. `quantise` is a type."""
+    """What a matrix stored as `stored` becomes: itself, where there is a kernel and no wish. `quantise` is a type."""
     columns = p.shape[-1]
     if quantise is not None and stored not in types and columns % 32 == 0:
         return quantise

@@ -57,7 +57,7 @@ def calibration(key: str) -> Calibration:
 
 
 def note(name: str, executor: Executor, receipt: Receipt) -> None:
-    """Learn from a call that ran by itself, if this machine was measured for its model; else from its thinking alone."""
+    """Learn from a call that ran by itself, if this machine was measured for its model; else its thinking alone."""
     from trilens.executors.native.executor import NativeExecutor
     from trilens.lenses.machine import kept
     from trilens.lenses.predict import layouts_of, runner_of

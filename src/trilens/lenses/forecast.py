@@ -1,4 +1,4 @@
-"""How long a call will take, as an interval from the tenth to the ninetieth of a hundred calls, and on what that rests."""
+"""How long a call will take, from the tenth to the ninetieth of a hundred calls, and on what that rests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class Interval:
 @dataclass(frozen=True)
 class Forecast:
     """Seconds. `first_token` of a prompt as long as the context, `token` of a step at that context; `tokens` a second
-    of all sequences together. None where a device's source does not state its arithmetic. `calibrated`: by how many runs. `source` says on what it rests."""
+    of all sequences together. None where a device's source does not state its arithmetic. `calibrated`: by how many
+    runs. `source` says on what it rests."""
 
     first_token: Interval | None
     token: Interval
@@ -133,4 +134,6 @@ def thinking_length(word: str, known: Calibration) -> ThinkingLength:
         low, middle, high = (min(most, float(n)) for n in PRIOR["on"])
         return ThinkingLength(Interval(low, middle, high), "a prior, cut at the budget; no call of this model here yet")
     low, middle, high = PRIOR.get(word, PRIOR["on"])
-    return ThinkingLength(Interval(low, middle, high), "a prior of no model in particular; no call of this model here yet")
+    return ThinkingLength(
+        Interval(low, middle, high), "a prior of no model in particular; no call of this model here yet"
+    )

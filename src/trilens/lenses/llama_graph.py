@@ -71,7 +71,10 @@ def _laid_out(values: Sequence[Value], tokens: int) -> int:
         if value.kept:
             continue
         size = value.numbers * value.width * tokens
-        reused = next((n for n in value.inputs if value.over and readers[n] == 1 and home.get(n, (0, -1))[1] == _padded(size)), None)
+        reused = next(
+            (n for n in value.inputs if value.over and readers[n] == 1 and home.get(n, (0, -1))[1] == _padded(size)),
+            None,
+        )
         home[value.name] = home.pop(reused) if reused is not None else memory.take(size)
         for name in value.inputs:
             readers[name] -= 1

@@ -172,7 +172,12 @@ def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[s
     """The same with what is missing of these."""
     from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds, settle
 
-    speeds, overheads, threads, cache = dict(machine.speeds), dict(machine.overheads), machine.threads, machine.cache_bytes
+    speeds, overheads, threads, cache = (
+        dict(machine.speeds),
+        dict(machine.overheads),
+        machine.threads,
+        machine.cache_bytes,
+    )
     missing = [at for at in dict.fromkeys(layouts) if not at.names <= speeds.keys()]
     if missing:
         say(f"measuring {', '.join(dict.fromkeys(at.type for at in missing))} weights once")

@@ -85,7 +85,9 @@ class Memory:
         }
 
 
-def engine_memory(engine: Engine, spec: ModelSpec, job: Job, weights: int, types: Mapping[str, str] | None = None) -> Memory:
+def engine_memory(
+    engine: Engine, spec: ModelSpec, job: Job, weights: int, types: Mapping[str, str] | None = None
+) -> Memory:
     """`weights`: bytes as that engine holds them. `types`: trilens's own, as `held_types` says."""
     if engine == "trilens":
         from trilens.lenses.own_memory import own_memory

@@ -159,7 +159,9 @@ def plan(
     word = _thinking_word(thinking, source.inference, source.title)
     capacity = _capacity(chosen, at)
     choices = tuple(
-        Choice(c, m, m.total <= capacity) for c in QUANTISED[chosen] if (m := _memory(source, chosen, job, c)) is not None
+        Choice(c, m, m.total <= capacity)
+        for c in QUANTISED[chosen]
+        if (m := _memory(source, chosen, job, c)) is not None
     )
     choice = _choice(choices, quantise, chosen)
     routed = any(True for _ in spec.routed_layers())
@@ -219,17 +221,18 @@ def _job(spec: ModelSpec, context: int | None, batch: int, kv_type: str, engine:
     if engine == "trilens":
         job = replace(job, key_type=OWN_KV.get(keys, keys), value_type=OWN_KV.get(job.value_type, job.value_type))
     if engine in ("vllm", "sglang", "tensorrt-llm") and at.count > 1:
-        return replace(job, **split(spec, at))
+        tensor, pipeline = split(spec, at)
+        return replace(job, tensor=tensor, pipeline=pipeline)
     return replace(job, pipeline=at.count) if at.count > 1 else job
 
 
-def split(spec: ModelSpec, at: Target) -> dict[str, int]:
-    """Tensor parallelism inside what the link joins, as far as the heads can be shared out; pipeline stages beyond."""
+def split(spec: ModelSpec, at: Target) -> tuple[int, int]:
+    """(tensor, pipeline): tensors inside what the link joins, as far as the heads can be shared out; stages beyond."""
     heads = [layer.attention.heads for layer in spec.layers]
     joined = max(at.device.node, 1) if at.device is not None else 1
     most = min(at.count, joined) if joined > 1 else at.count
     tensor = max(n for n in range(1, most + 1) if at.count % n == 0 and all(h % n == 0 for h in heads))
-    return {"tensor": tensor, "pipeline": at.count // tensor}
+    return tensor, at.count // tensor
 
 
 def _capacity(engine: Engine, at: Target) -> int:
@@ -262,7 +265,9 @@ def _choice(choices: tuple[Choice, ...], wanted: str | None, engine: Engine) -> 
         return next((c for c in choices if c.fits), choices[-1])
     found = next((c for c in choices if c.type == wanted), None)
     if found is None:
-        raise UsageError(f"{engine} has no {wanted!r} weights for this model; expected {', '.join(c.type for c in choices)}")
+        raise UsageError(
+            f"{engine} has no {wanted!r} weights for this model; expected {', '.join(c.type for c in choices)}"
+        )
     return found
 
 
@@ -279,7 +284,9 @@ def _thinking_word(wanted: str | None, inference: Inference, title: str) -> str 
         return "off" if "off" in names else next(iter(inference.levels), inference.default)
     if wanted.isdigit() or inference.kind == "unknown" or wanted in names or wanted == inference.default:
         return wanted
-    raise RequestRefused(f"{title} has no thinking {wanted!r}; expected a number of tokens or {', '.join(names) or 'on'}")
+    raise RequestRefused(
+        f"{title} has no thinking {wanted!r}; expected a number of tokens or {', '.join(names) or 'on'}"
+    )
 
 
 def _forecast(
@@ -330,5 +337,3 @@ def _here(
     key = key_of(source.title, machine.threads, activations, job.key_type, choice.memory.weights)
     known = calibration(key)
     return on_this_machine(run, job, known), known
-
-

@@ -15,7 +15,9 @@ def plan_text(plan: Plan, width: int | None = None) -> str:
     title = "this machine" if at.device is None else f"{at.count} x {at.device.title}"
     verdict = "fits" if plan.fits else "does not fit"
     lines = heading(f"{plan.model} on {title} with {plan.engine}", verdict, width)
-    lines += paragraph("asked", f"{job.batch} x {job.context} tokens · {_kv(plan)} cache · weights {plan.choice.type}", width)
+    lines += paragraph(
+        "asked", f"{job.batch} x {job.context} tokens · {_kv(plan)} cache · weights {plan.choice.type}", width
+    )
     if at.count > 1:
         split = f"{job.tensor} tensor x {job.pipeline} pipeline"
         lines += paragraph("parallel", split + (f" · experts over {plan.expert}" if plan.expert > 1 else ""), width)
@@ -48,7 +50,9 @@ def _speed(plan: Plan, width: int) -> list[str]:
     lines += paragraph("", f.source, width)
     if plan.length is not None:
         t, times = plan.length.tokens, plan.length.multiplier
-        words = f"{plan.thinking}: {_interval(t, '{:.0f}')} tokens, a call takes {_interval(times, '{:.1f}')} times as many"
+        words = (
+            f"{plan.thinking}: {_interval(t, '{:.0f}')} tokens, a call takes {_interval(times, '{:.1f}')} times as many"
+        )
         lines += paragraph("thinking", words, width)
         lines += paragraph("", plan.length.source, width)
     return lines

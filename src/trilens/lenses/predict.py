@@ -64,9 +64,7 @@ class Runner:
     def first_token_seconds(self, prompt: int, cached: int = 0) -> float:
         """From a prompt to its last token's logits, fed a piece at a time."""
         starts = range(cached, prompt, PIECE)
-        return sum(
-            self.step_seconds([Span(at, min(PIECE, prompt - at), int(at + PIECE >= prompt))]) for at in starts
-        )
+        return sum(self.step_seconds([Span(at, min(PIECE, prompt - at), int(at + PIECE >= prompt))]) for at in starts)
 
     def token_seconds(self, context: int, batch: int = 1) -> float:
         """A step of decoding: one token for each of `batch` sequences that hold `context` tokens with it."""
@@ -89,7 +87,9 @@ class Runner:
             case Op.LINEAR | Op.LINEARS | Op.GLU_LINEAR | Op.HEAD_LINEAR:
                 fixed = self.machine.overheads["linear"]
                 known = "linear" if kind.op is Op.HEAD_LINEAR else name
-                return fixed + sum(n * rows * self._product(known, layout, rows, streamed) for n, layout in kind.matrices)
+                return fixed + sum(
+                    n * rows * self._product(known, layout, rows, streamed) for n, layout in kind.matrices
+                )
             case Op.EXPERTS:
                 experts, chosen = kind.work
                 fired = float(distinct_experts(experts, chosen, rows))

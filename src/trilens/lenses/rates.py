@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
@@ -67,7 +66,7 @@ class Speed:
         for i in range(1, len(self.rows)):
             if rows <= self.rows[i]:
                 share = math.log(rows / self.rows[i - 1]) / math.log(self.rows[i] / self.rows[i - 1])
-                return self.seconds[i - 1] ** (1 - share) * self.seconds[i] ** share
+                return math.exp((1 - share) * math.log(self.seconds[i - 1]) + share * math.log(self.seconds[i]))
         return self.seconds[-1]
 
 
@@ -181,9 +180,7 @@ def _model(layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ff
     norm = Norm(1e-5)
     caches = tuple(Cache(i, kv_heads, head_dim, head_dim, Full()) for i in range(layers))
     rope = Rope(head_dim, 10000.0)
-    stack = tuple(
-        Layer(Attention(heads, c, head_dim**-0.5, Full(), rope), ffn, norm, None, norm, None) for c in caches
-    )
+    stack = tuple(Layer(Attention(heads, c, head_dim**-0.5, Full(), rope), ffn, norm, None, norm, None) for c in caches)
     return ModelSpec("made up", VOCAB, width, 4 * CONTEXT, stack, caches, norm, Head(tied=False))
 
 
@@ -204,7 +201,11 @@ class _Trial:
         from trilens.executors.native.executor import NativeExecutor
 
         self.executor = NativeExecutor(
-            spec, _weights(spec, layout), threads=threads, kv=kv, activations=activations  # type: ignore[arg-type]
+            spec,
+            _weights(spec, layout),
+            threads=threads,
+            kv=kv,  # type: ignore[arg-type]
+            activations=activations,  # type: ignore[arg-type]
         )
         self.fired = 0  # experts, in the last step
 

@@ -60,9 +60,7 @@ class Target:
 def accelerators() -> dict[str, Accelerator]:
     data = json.loads(resources.files("trilens.lenses").joinpath("accelerators.json").read_text("utf-8"))
     data.pop("about")
-    return {
-        name: Accelerator(name, **{**entry, "memory": int(entry["memory"])}) for name, entry in data.items()
-    }
+    return {name: Accelerator(name, **{**entry, "memory": int(entry["memory"])}) for name, entry in data.items()}
 
 
 def target(name: str) -> Target:
