@@ -2,13 +2,14 @@
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
 # make bench   (PEER_CMAKE_ARGS=... for another build of llama.cpp) trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp: ten minutes or more)
+# make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench validate-predictions clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
@@ -52,6 +53,9 @@ $(VENV)/.test: $(VENV)/.demo $(VENV)/.torch pyproject.toml
 
 bench: $(VENV)/.demo build/peer/.done
 	$(BIN)/python benchmarks/compare.py --peer-python build/peer/bin/python --folder build/models
+
+validate-predictions: $(VENV)/.demo
+	$(BIN)/python benchmarks/predictions.py --folder build/models
 
 build/peer/.done:
 	$(PYTHON) -m venv build/peer

@@ -204,19 +204,37 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 @commands.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
+@click.option("--machine", help="Compare speed and memory there: this, or accelerators as in h100x8.")
+@click.option("--engine", help="On that machine; default: trilens here, else vllm or mlx-lm.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once, on that machine.")
+@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens, of those that can think.")
 @click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="A list of cards as JSON.")
-def compare(models: tuple[str, ...], context: int, picture: Path | None, offline: bool, as_json: bool) -> None:
-    """Cards side by side: memory against compute per token."""
+@click.option("--json", "as_json", is_flag=True, help="A list of cards, or of plans, as JSON.")
+def compare(
+    models: tuple[str, ...],
+    context: int,
+    machine: str | None,
+    picture: Path | None,
+    offline: bool,
+    as_json: bool,
+    **there: Any,
+) -> None:
+    """Cards side by side: memory against compute per token; with --machine, against speed."""
     from trilens.lenses.compare import compare as make_comparison
+    from trilens.lenses.compare_plans import PlanComparison, compare_plans
+    from trilens.lenses.plot import plot, plot_plans
 
-    result = make_comparison(models, context=context, offline=offline)
+    if machine is None and (there["thinking"] is not None or there["engine"] is not None or there["batch"] != 1):
+        raise UsageError("--thinking, --engine and --batch compare speeds; name the machine too, as in --machine this")
+    made = (
+        make_comparison(models, context=context, offline=offline)
+        if machine is None
+        else compare_plans(models, context=context, machine=machine, offline=offline, say=_say, **there)
+    )
     if picture is not None:
-        from trilens.lenses.plot import plot
-
-        plot(result, picture)
-    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+        plot_plans(made, picture) if isinstance(made, PlanComparison) else plot(made, picture)
+    print(json.dumps(made.as_dict(), ensure_ascii=False) if as_json else made.as_text())
 
 
 @commands.command()

@@ -18,6 +18,7 @@ from trilens.generate.limits import Limits, request_limits
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Generation, Scheduler
+from trilens.lenses.calibration import note
 from trilens.lenses.card import Card, card
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
@@ -243,7 +244,9 @@ class Model:
                         kind = ThinkingEvent if piece.part == "thinking" else TextEvent
                         yield kind(piece.text, i)
                     if generation.finish is not None and not generation.unread:
-                        yield EndEvent(write_receipt(self.name, self.executor, generation, writers[i]), i)
+                        receipt = write_receipt(self.name, self.executor, generation, writers[i])
+                        note(self.name, self.executor, receipt)
+                        yield EndEvent(receipt, i)
                         del running[i]
         finally:
             for generation in generations:

@@ -15,7 +15,7 @@ known = ("max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "ena
 parser, made = make_arg_parser(FlexibleArgumentParser()), []
 for given in json.loads(sys.argv[1]):
     arguments = parser.parse_args(given)
-    if arguments.reasoning_parser:
-        ReasoningParserManager.get_reasoning_parser(arguments.reasoning_parser)
+    if arguments.reasoning_parser and arguments.reasoning_parser not in ReasoningParserManager.list_registered():
+        sys.exit(f"vLLM has no reasoning parser {arguments.reasoning_parser}")
     made.append({name: getattr(arguments, name) for name in known})
 print(json.dumps(made))

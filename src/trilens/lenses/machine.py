@@ -19,7 +19,7 @@ from typing import Any
 from trilens.checkpoints.pinned import cache_dir
 from trilens.lenses.rates import Speed, Speeds
 
-USUAL_LAYOUTS = ("Q4_0", "Q4_K", "Q8_0")
+USUAL_LAYOUTS = ("Q4_K", "Q8_0")
 FORMAT = 1
 OLDEST = 90  # days
 READ_BYTES = 256 << 20
@@ -63,7 +63,7 @@ class Machine:
 
     def as_dict(self) -> dict[str, Any]:
         speeds = {
-            name: {f"{rows:g}": seconds for rows, seconds in zip(speed.rows, speed.seconds, strict=True)}
+            name: {str(rows): seconds for rows, seconds in zip(speed.rows, speed.seconds, strict=True)}
             for name, speed in sorted(self.speeds.items())
         }
         return {
@@ -113,7 +113,7 @@ def measured(
     if machine is None:
         say("measuring this machine once; about two seconds")
         machine = _base(threads)
-        layouts = (*layouts, *(Layout(name, "8bit", routed=name == "Q4_0") for name in USUAL_LAYOUTS))
+        layouts = (*layouts, *(Layout(name, "8bit", routed=False) for name in USUAL_LAYOUTS))
     grown = _with(machine, layouts, kv, say)
     if grown is not machine or anew:
         _keep(grown)

@@ -282,6 +282,8 @@ def _thinking_word(wanted: str | None, inference: Inference, title: str) -> str 
     names = [s.name for s in inference.settings]
     if wanted == "off-or-least":
         return "off" if "off" in names else next(iter(inference.levels), inference.default)
+    if wanted == "on" and "on" not in names and inference.kind in ("levels", "always"):
+        return inference.default if inference.default in names else next(iter(inference.levels), "on")
     if wanted.isdigit() or inference.kind == "unknown" or wanted in names or wanted == inference.default:
         return wanted
     raise RequestRefused(

@@ -10,6 +10,8 @@ from typing import Any
 from trilens.errors import UsageError
 from trilens.lenses.card import Card
 from trilens.lenses.compare import Comparison
+from trilens.lenses.compare_plans import PlanComparison
+from trilens.lenses.plan import Plan
 
 ENDINGS = (".svg", ".png")
 LOOKS = {
@@ -25,6 +27,15 @@ def plot(comparison: Comparison, path: Path) -> None:
     if not cards:
         raise UsageError("none of these models has known sizes, so there is nothing to draw; name an open model")
     draw_to(path, (9, 6), lambda axes: _draw(axes, cards, comparison.context))
+
+
+def plot_plans(comparison: PlanComparison, path: Path) -> None:
+    """Memory against speed on one machine; where a model thinks, also the speed at which its answer comes after that,
+    hollow and joined to the first. Raises as `plot` does."""
+    plans = [p for p in comparison.plans if p.forecast is not None]
+    if not plans:
+        raise UsageError("the speed of none of these models is known there, so there is nothing to draw")
+    draw_to(path, (9, 6), lambda axes: _draw_plans(axes, plans, comparison))
 
 
 def draw_to(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
@@ -50,12 +61,39 @@ def draw_to(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) 
 
 
 def _draw(axes: Any, cards: Sequence[Card], context: int) -> None:
-    axes.set(xscale="log", yscale="log", title="What a model holds, and what a token costs")
+    axes.set_title("What a model holds, and what a token costs")
     axes.set_xlabel("memory: weights at bf16, GB")
     axes.set_ylabel(f"compute: GFLOP per token at {context} tokens of context")
     points = [(2 * c.parameters.total / 1e9, c.token.flops() / 1e9) for c in cards]
+    _scatter(axes, points, [c.backbone for c in cards], [c.name for c in cards])
+
+
+def _draw_plans(axes: Any, plans: Sequence[Plan], comparison: PlanComparison) -> None:
+    axes.set_title(f"What a model holds, and how fast it answers on {comparison.machine}")
+    axes.set_xlabel("memory: weights, cache and scratch as far as known, GB")
+    axes.set_ylabel(f"tokens a second at {comparison.context} tokens of context")
+    points = []
+    for p in plans:
+        assert p.forecast is not None
+        points.append((p.memory.total / 1e9, p.forecast.tokens.p50))
+        low, high = p.forecast.tokens.p10, p.forecast.tokens.p90
+        axes.plot([points[-1][0]] * 2, [low, high], color=LOOKS[p.backbone][1], linewidth=1, zorder=2)
+        if p.length is not None:
+            slowed = points[-1][1] / p.length.multiplier.p50
+            mark, colour, _ = LOOKS[p.backbone]
+            axes.scatter([points[-1][0]], [slowed], marker=mark, s=55, facecolors="none", edgecolors=colour, zorder=3)
+            axes.plot([points[-1][0]] * 2, [slowed, low], color=colour, linewidth=0.8, linestyle=":", zorder=2)
+    if any(p.length is not None for p in plans):
+        axes.scatter(
+            [], [], marker="o", s=55, facecolors="none", edgecolors="#444444", label="its answer, after thinking"
+        )
+    _scatter(axes, points, [p.backbone for p in plans], [p.model for p in plans])
+
+
+def _scatter(axes: Any, points: list[tuple[float, float]], backbones: Sequence[str], names: Sequence[str]) -> None:
+    axes.set(xscale="log", yscale="log")
     for backbone, (mark, colour, words) in LOOKS.items():
-        own = [point for c, point in zip(cards, points, strict=True) if c.backbone == backbone]
+        own = [point for point, kind in zip(points, backbones, strict=True) if kind == backbone]
         if own:
             axes.scatter(*zip(*own, strict=True), marker=mark, s=55, color=colour, label=words, zorder=3)
     axes.margins(0.18)
@@ -64,7 +102,7 @@ def _draw(axes: Any, cards: Sequence[Card], context: int) -> None:
     _plain_numbers(axes)
     axes.figure.canvas.draw()
     axes.set_autoscale_on(False)
-    place_labels(axes, points, [c.name for c in cards])
+    place_labels(axes, points, names)
 
 
 def _plain_numbers(axes: Any) -> None:

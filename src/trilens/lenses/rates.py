@@ -110,33 +110,27 @@ def expert_speeds(layout: str, activations: str, threads: int, cache_bytes: int)
 def attention_speeds(kv: str, threads: int, cache_bytes: int) -> tuple[Speeds, float]:
     """By `attend/<kv>/cached` and `.../streamed`: a unit is a number of a key or value that a query head meets; the
     rows are the queries that meet it together. And the seconds that come with each attention of one token."""
-    import numpy as np
-
-    others = np.zeros(5 * cache_bytes // 2, np.uint8)  # reading it drives everything else out of the processor's cache
     points: dict[str, list[tuple[float, float]]] = {"cached": [], "streamed": []}
-    fixed = []
+    fixed, away = [], 0.0
     for group in GROUPS:
         trial = _Trial(_attentive(group), "F32", "8bit", threads, kv)
-        sequence = trial.executor.sequence(CONTEXT + PAGE)
         units = ATTENTIONS * 4 * group * 2 * HEAD_DIM
+        sequence = trial.executor.sequence(CONTEXT + PAGE)
         trial.spent([sequence], PAGE - 1)
-        short = _median([trial.again(sequence) for _ in range(ROUNDS)])
+        short = _median([trial.again([sequence]) for _ in range(ROUNDS)])
         for start in range(PAGE - 1, CONTEXT - 1, PROMPT_ROWS[-1]):
             new = min(CONTEXT - 1 - start, PROMPT_ROWS[-1])
             spent = trial.spent([sequence], new)["attend"]
             points["cached"].append((min(TILE, new * group), spent / (visible_pairs(Full(), start, new) * units)))
-        long = _median([trial.again(sequence) for _ in range(ROUNDS)])
-        away = []
-        for _ in range(ROUNDS):
-            others.max()
-            away.append(trial.again(sequence))
-        sequence.free()
+        long = _median([trial.again([sequence]) for _ in range(ROUNDS)])
         each = (long - short) / ((CONTEXT - PAGE) * units)
-        fixed.append(max(0.0, short / ATTENTIONS - PAGE * units * each / ATTENTIONS))
+        fixed.append(max(0.0, short - PAGE * units * each) / ATTENTIONS)
         points["cached"].append((group, each))
-        points["streamed"].append((group, max(each, (_median(away) - ATTENTIONS * fixed[-1]) / (CONTEXT * units))))
-    speeds = {f"attend/{kv}/{tier}": _speed(own) for tier, own in points.items()}
-    return speeds, _median(fixed)
+        if group == GROUPS[1]:
+            away = group * max(0.0, trial.from_memory(sequence, 2 * cache_bytes) / (CONTEXT * units) - each)
+    # what reading adds is shared by the heads of a group
+    points["streamed"] = [(group, each + away / group) for group, each in points["cached"] if group in GROUPS]
+    return {f"attend/{kv}/{tier}": _speed(own) for tier, own in points.items()}, _median(fixed)
 
 
 def row_speeds(threads: int) -> tuple[Speeds, dict[str, float]]:
@@ -217,11 +211,24 @@ class _Trial:
         """`rows` tokens at the beginning of a sequence."""
         return self._rounds([self.executor.sequence(rows * 4)], rows, 2)
 
-    def again(self, sequence: NativeSequence) -> float:
-        """Seconds of attention for one token more, which is then taken back."""
-        seconds = self.spent([sequence], 1)["attend"]
-        sequence.rewind(sequence.length - 1)
+    def again(self, sequences: Sequence[NativeSequence]) -> float:
+        """Seconds of attention for one token more of each, which are then taken back."""
+        seconds = self.spent(sequences, 1)["attend"]
+        for sequence in sequences:
+            sequence.rewind(sequence.length - 1)
         return seconds
+
+    def from_memory(self, like: NativeSequence, cache_bytes: int) -> float:
+        """The same for each of as many such sequences as do not fit the processor's cache."""
+        many = [self.executor.sequence(like.length + PAGE) for _ in range(max(2, cache_bytes // like.kv_bytes))]
+        for sequence in many:
+            for start in range(0, like.length, PROMPT_ROWS[-1]):
+                self.spent([sequence], min(PROMPT_ROWS[-1], like.length - start))
+        settle(self.executor.threads)
+        rounds = [self.again(many) / len(many) for _ in range(ROUNDS)]
+        for sequence in many:
+            sequence.free()
+        return _median(rounds)
 
     def _rounds(self, sequences: Sequence[NativeSequence], tokens: int, rounds: int) -> dict[str, float]:
         self.spent(sequences, tokens)

@@ -1,0 +1,209 @@
+"""Predictions against what then happens on this machine: 6 files x contexts x batches -> docs/predictions.md.
+
+    python benchmarks/predictions.py --folder DIR [--smollm2 FILE] [--only NAME ...]
+
+Each file runs in a process of its own, each context behind a fresh measurement of the machine, for a machine that is
+shared changes from minute to minute. Results are kept in the folder, so that the page can be made in pieces. "After one run" is the same prediction, corrected by what the run with
+a context of 1,024 and one sequence took; that run itself is left out there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+FILES = (
+    *("dense Q4_0", "dense Q8_0", "routed Q4_0", "routed Q8_0"),
+    *("small-dense Q4_0", "small-routed Q8_0"),
+)
+CONTEXTS, BATCHES = (64, 1024, 4096), (1, 4)
+RUN = (1024, 1)  # what a calibration has seen
+WARM, STEPS = 4, 16
+TARGETS = {"time per token, median": 0.10, "time per token, worst": 0.25, "first token, median": 0.15}
+
+
+def run_file(path: Path) -> dict[str, Any]:
+    """Predicted and measured seconds of every case, in this process."""
+    from trilens.checkpoints.find import find
+    from trilens.checkpoints.into_native import native_executor
+    from trilens.checkpoints.load import open_model
+    from trilens.lenses.machine import measured
+    from trilens.lenses.predict import layouts_of, runner_of
+
+    files = open_model(find(str(path)))
+    executor = native_executor(files)
+    files.checkpoint.close()
+    layouts = layouts_of(executor.program, executor.types, executor.activations)
+    cases = []
+    for context in CONTEXTS:
+        runner = runner_of(executor, measured(executor.threads, layouts, anew=True))
+        for batch in BATCHES:
+            first, token = take(executor, context, batch)
+            cases.append(
+                {
+                    "context": context,
+                    "batch": batch,
+                    "first_token": {"measured": first, "predicted": runner.first_token_seconds(context)},
+                    "token": {
+                        "measured": token,
+                        "predicted": statistics.fmean(
+                            runner.token_seconds(context + WARM + i, batch) for i in range(1, STEPS + 1)
+                        ),
+                    },
+                }
+            )
+    return {"file": path.stem, "threads": executor.threads, "activations": executor.activations, "cases": cases}
+
+
+def take(executor: Any, context: int, batch: int) -> tuple[float, float]:
+    """Seconds to a prompt's last logits, and the mean of a few steps behind it."""
+    from trilens.executors.executor import Feed
+
+    vocab = executor.spec.vocab
+    sequences = [executor.sequence(context + WARM + STEPS) for _ in range(batch)]
+    firsts = []
+    for n, sequence in enumerate(sequences):
+        start = time.perf_counter()
+        for at in range(0, context, 256):
+            piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
+            executor.step([Feed(sequence, piece, logits=at + 256 >= context)])
+        firsts.append(time.perf_counter() - start)
+    steps = []
+    for i in range(WARM + STEPS):
+        feeds = [Feed(s, [(101 * i + 37 * n) % vocab]) for n, s in enumerate(sequences)]
+        start = time.perf_counter()
+        executor.step(feeds)
+        steps.append(time.perf_counter() - start)
+    for sequence in sequences:
+        sequence.free()
+    return statistics.median(firsts), statistics.fmean(steps[WARM:])
+
+
+def errors(results: list[dict[str, Any]], what: str, *, calibrated: bool) -> list[float]:
+    """Predicted over measured, less one."""
+    found = []
+    for result in results:
+        by_case = {(c["context"], c["batch"]): c[what] for c in result["cases"]}
+        ratio = by_case[RUN]["measured"] / by_case[RUN]["predicted"] if calibrated else 1.0
+        for case, seconds in by_case.items():
+            if what == "first_token" and case[1] != 1:
+                continue  # a prompt is read alone: the same case again
+            if not (calibrated and case == RUN):
+                found.append(seconds["predicted"] * ratio / seconds["measured"] - 1)
+    return found
+
+
+def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """By state and target: the median and the worst of the errors, without their signs."""
+    made: dict[str, dict[str, float]] = {}
+    for state, calibrated in (("uncalibrated", False), ("after one run", True)):
+        token = [abs(e) for e in errors(results, "token", calibrated=calibrated)]
+        first = [abs(e) for e in errors(results, "first_token", calibrated=calibrated)]
+        made[state] = {
+            "time per token, median": statistics.median(token),
+            "time per token, worst": max(token),
+            "first token, median": statistics.median(first),
+            "first token, worst": max(first),
+        }
+    return made
+
+
+def page(results: list[dict[str, Any]]) -> str:
+    from trilens.lenses.machine import processor
+
+    lines = [
+        "# Predictions",
+        "",
+        "Written by `make validate-predictions`: what `lenses/predict.py` says of files with random weights "
+        "(`benchmarks/models.py`), and",
+        'what then happens. "After one run": corrected by the run with a context of 1,024 and one sequence, which is '
+        "then left out. The machine is measured anew before each context.",
+        "",
+        f"Machine: {processor()}, {results[0]['threads']} threads.",
+        "",
+        "| error | target | uncalibrated | after one run |",
+        "| --- | --- | --- | --- |",
+    ]
+    made = summary(results)
+    for what in made["uncalibrated"]:
+        target = f"{100 * TARGETS[what]:.0f} %" if what in TARGETS else ""
+        cells = " | ".join(f"{100 * made[state][what]:.1f} %" for state in made)
+        lines.append(f"| {what} | {target} | {cells} |")
+    for calibrated in (False, True):
+        off = errors(results, "token", calibrated=calibrated)
+        tenths = statistics.quantiles([1 / (1 + e) for e in off], n=10)
+        state = "after one run" if calibrated else "uncalibrated"
+        lines += [
+            "",
+            f"Measured over predicted time per token, {state}: a tenth below {tenths[0]:.2f}, a tenth above "
+            f"{tenths[8]:.2f}.",
+        ]
+    lines += [
+        "",
+        "| file | context | batch | token: measured | predicted | error | first token: measured | predicted | error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for result in results:
+        for case in result["cases"]:
+            cells = [result["file"], f"{case['context']:,}", str(case["batch"])]
+            for what, unit, scale in (("token", "ms", 1e3), ("first_token", "s", 1.0)):
+                m, p = case[what]["measured"], case[what]["predicted"]
+                cells += [f"{scale * m:.2f} {unit}", f"{scale * p:.2f} {unit}", f"{100 * (p / m - 1):+.0f} %"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where the files of random weights are kept")
+    parser.add_argument("--smollm2", type=Path, help="its GGUF file, for the vocabulary; found where not given")
+    parser.add_argument("--only", nargs="*", help="files, as dense-q4_0; the others' results are taken as they are")
+    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "predictions.md")
+    parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one is not None:
+        print(json.dumps(run_file(given.one)))
+        return
+    kept = given.folder / "predictions.json"
+    results = json.loads(kept.read_text()) if kept.exists() else {}
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        shape, kind = name.split()
+        file = given.folder / f"{shape}-{kind.lower()}.gguf"
+        if given.only is not None and file.stem not in given.only:
+            continue
+        if not file.exists():
+            make(shape, kind, file, given.smollm2)
+        command = [sys.executable, __file__, "--folder", str(given.folder), "--one", str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{file.stem} failed: {done.stderr.strip().splitlines()[-1:]}")
+        results[file.stem] = json.loads(done.stdout.splitlines()[-1])
+        kept.write_text(json.dumps(results))
+    have = [results[n] for n in (f.replace(" ", "-").lower() for f in FILES) if n in results]
+    if len(have) == len(FILES):
+        given.page.write_text(page(have))
+    print(json.dumps(summary(have)))
+
+
+def make(shape: str, kind: str, file: Path, smollm2: Path | None) -> None:
+    if smollm2 is None:
+        from trilens.checkpoints.find import find
+
+        smollm2 = find("smollm2").path
+    partial = file.with_suffix(f".partial-{os.getpid()}")
+    arguments = [shape, kind, str(partial), "--tokenizer", str(smollm2)]
+    subprocess.run([sys.executable, str(HERE / "models.py"), *arguments], check=True)
+    partial.rename(file)
+
+
+if __name__ == "__main__":
+    main()
