@@ -3,8 +3,9 @@
     python benchmarks/predictions.py --folder DIR [--smollm2 FILE] [--only NAME ...]
 
 Each file runs in a process of its own, each context behind a fresh measurement of the machine, for a machine that is
-shared changes from minute to minute. Results are kept in the folder, so that the page can be made in pieces. "After one run" is the same prediction, corrected by what the run with
-a context of 1,024 and one sequence took; that run itself is left out there.
+shared changes from minute to minute. Results are kept in the folder, so that the page can be made in pieces. "After
+one run" is the same prediction, corrected by what the run with a context of 1,024 and one sequence took; that run
+itself is left out there.
 """
 
 from __future__ import annotations

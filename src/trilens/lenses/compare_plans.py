@@ -1,4 +1,4 @@
-"""Which of these for this job: plans of several models on one machine, speed against memory, thinking as a multiplier."""
+"""Which of these for this job: plans on one machine, speed against memory, thinking as a multiplier."""
 
 from __future__ import annotations
 

@@ -156,7 +156,8 @@ def memory_bytes() -> int:
 
 def _base(threads: int) -> Machine:
     from trilens.executors.native import _native
-    from trilens.lenses.rates import row_speeds, settle
+    from trilens.lenses.made_up import settle
+    from trilens.lenses.rates import row_speeds
 
     settle(threads)
     read = {n: _native.memory_read_bytes_per_second(n, READ_BYTES, 3) for n in sorted({1, threads})}
@@ -170,7 +171,8 @@ def _base(threads: int) -> Machine:
 
 def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
     """The same with what is missing of these."""
-    from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds, settle
+    from trilens.lenses.made_up import settle
+    from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds
 
     speeds, overheads, threads, cache = (
         dict(machine.speeds),

@@ -7,17 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
-from trilens.executors.accountant import count_parameters
 from trilens.lenses.commands import CHECKED, UTILISATION, Served, commands
-from trilens.lenses.forecast import (
-    ANSWER,
-    Forecast,
-    ThinkingLength,
-    on_accelerators,
-    on_this_machine,
-    thinking_length,
-)
+from trilens.lenses.forecast import ANSWER, Forecast, ThinkingLength
 from trilens.lenses.memory import KV_TYPES, Engine, Job, Memory, engine_memory
+from trilens.lenses.plan_speed import forecast_of
 from trilens.lenses.source import CardSource, card_source
 from trilens.lenses.target import Target, target
 from trilens.lenses.weights import own_bytes, weight_bytes
@@ -165,7 +158,9 @@ def plan(
     )
     choice = _choice(choices, quantise, chosen)
     routed = any(True for _ in spec.routed_layers())
-    forecast, why_not, length = _forecast(source, chosen, at, job, choice, word, threads, say)
+    forecast, why_not, length = forecast_of(
+        source, chosen, at, job, choice.type, choice.memory.weights, word, threads, say
+    )
     found = source.found
     served = Served(
         name=name,
@@ -289,53 +284,3 @@ def _thinking_word(wanted: str | None, inference: Inference, title: str) -> str 
     raise RequestRefused(
         f"{title} has no thinking {wanted!r}; expected a number of tokens or {', '.join(names) or 'on'}"
     )
-
-
-def _forecast(
-    source: CardSource,
-    engine: Engine,
-    at: Target,
-    job: Job,
-    choice: Choice,
-    word: str | None,
-    threads: int | None,
-    say: Callable[[str], None],
-) -> tuple[Forecast | None, str, ThinkingLength | None]:
-    from trilens.lenses.calibration import Calibration
-
-    assert source.reading is not None
-    spec, known = source.reading.spec, Calibration()
-    forecast, why_not = None, ""
-    if engine == "trilens" and at.device is None:
-        forecast, known = _here(source, job, choice, threads, say)
-    elif at.device is None:
-        why_not = f"only trilens's own speed is known on this machine, not {engine}'s"
-    elif engine == "trilens":
-        why_not = "trilens's native executor runs on CPUs"
-    else:
-        forecast = on_accelerators(spec, job, choice.memory.weights, count_parameters(spec).total, at)
-    thinks = word is not None and word != "off"
-    return forecast, why_not, thinking_length(word, known) if thinks and word is not None else None
-
-
-def _here(
-    source: CardSource, job: Job, choice: Choice, threads: int | None, say: Callable[[str], None]
-) -> tuple[Forecast, Any]:
-    from trilens.executors.native.fuse import fuse
-    from trilens.executors.native.record import record
-    from trilens.lenses.calibration import calibration, key_of
-    from trilens.lenses.held import held_types
-    from trilens.lenses.machine import measured
-    from trilens.lenses.own_memory import SMALL
-    from trilens.lenses.predict import layouts_of, runner
-
-    assert source.reading is not None
-    spec = source.reading.spec
-    types = held_types(source, None if choice.type == "own" else choice.type)
-    program = fuse(record(spec))
-    activations = "16bit" if count_parameters(spec).total < SMALL else "8bit"
-    machine = measured(threads, layouts_of(program, types, activations), job.key_type, say=say)
-    run = runner(spec, program, types, choice.memory.weights, machine, activations=activations, kv=job.key_type)
-    key = key_of(source.title, machine.threads, activations, job.key_type, choice.memory.weights)
-    known = calibration(key)
-    return on_this_machine(run, job, known), known

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from trilens.executors.accountant import Span, distinct_experts, visible_pairs
 from trilens.executors.native.program import Instruction, Op, Program
 from trilens.lenses.machine import Layout, Machine
-from trilens.lenses.rates import PAGE, TILE
+from trilens.lenses.made_up import PAGE
+from trilens.lenses.rates import TILE
 from trilens.spec.model import Cache, Chunk, Full, Mask, ModelSpec, Window, first_visible
 
 if TYPE_CHECKING:

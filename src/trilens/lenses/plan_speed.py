@@ -1,0 +1,61 @@
+"""The speed of a plan: predicted from measurements here, a roofline on accelerators, unknown elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trilens.executors.accountant import count_parameters
+from trilens.lenses.calibration import Calibration, calibration, key_of
+from trilens.lenses.forecast import Forecast, ThinkingLength, on_accelerators, on_this_machine, thinking_length
+from trilens.lenses.memory import Engine, Job
+from trilens.lenses.source import CardSource
+from trilens.lenses.target import Target
+
+
+def forecast_of(
+    source: CardSource,
+    engine: Engine,
+    at: Target,
+    job: Job,
+    quantise: str,
+    weight_bytes: int,
+    word: str | None,
+    threads: int | None,
+    say: Callable[[str], None],
+) -> tuple[Forecast | None, str, ThinkingLength | None]:
+    """(the forecast, why there is none, the thinking's length where there is any) of a model held in `weight_bytes`."""
+    assert source.reading is not None
+    spec, known = source.reading.spec, Calibration()
+    forecast, why_not = None, ""
+    if engine == "trilens" and at.device is None:
+        forecast, known = _here(source, job, quantise, weight_bytes, threads, say)
+    elif at.device is None:
+        why_not = f"only trilens's own speed is known on this machine, not {engine}'s"
+    elif engine == "trilens":
+        why_not = "trilens's native executor runs on CPUs"
+    else:
+        forecast = on_accelerators(spec, job, weight_bytes, count_parameters(spec).total, at)
+    thinks = word is not None and word != "off"
+    return forecast, why_not, thinking_length(word, known) if thinks and word is not None else None
+
+
+def _here(
+    source: CardSource, job: Job, quantise: str, weight_bytes: int, threads: int | None, say: Callable[[str], None]
+) -> tuple[Forecast, Calibration]:
+    from trilens.executors.native.fuse import fuse
+    from trilens.executors.native.record import record
+    from trilens.lenses.held import held_types
+    from trilens.lenses.machine import measured
+    from trilens.lenses.own_memory import SMALL
+    from trilens.lenses.predict import layouts_of, runner
+
+    assert source.reading is not None
+    spec = source.reading.spec
+    types = held_types(source, None if quantise == "own" else quantise)
+    program = fuse(record(spec))
+    activations = "16bit" if count_parameters(spec).total < SMALL else "8bit"
+    machine = measured(threads, layouts_of(program, types, activations), job.key_type, say=say)
+    run = runner(spec, program, types, weight_bytes, machine, activations=activations, kv=job.key_type)
+    key = key_of(source.title, machine.threads, activations, job.key_type, weight_bytes)
+    known = calibration(key)
+    return on_this_machine(run, job, known), known
