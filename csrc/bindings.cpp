@@ -1,4 +1,5 @@
 // The face that Python sees. Every call that computes lets go of the interpreter's lock.
+#include <algorithm>
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
@@ -9,6 +10,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine.h"
@@ -82,6 +84,13 @@ NB_MODULE(_native, m) {
       .def_ro("length", &Sequence::length)
       .def_ro("request_length", &Sequence::request_length)
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
+      .def_prop_ro("reserved_bytes", &Sequence::reserved)
+      .def_ro("route_width", &Sequence::route_width)
+      .def("routes", [](const Sequence& s, int first, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
+        size_t at = (size_t)first * s.route_width;
+        if (first < 0 || at + out.size() > s.routes.size()) throw Refused("no routes of that many tokens are kept");
+        std::copy_n(s.routes.data() + at, out.size(), out.data());
+      })
       .def("reach", [](Sequence& s, int tokens, std::vector<std::shared_ptr<Table>> ropes, std::vector<std::shared_ptr<Table>> scales) {
         s.reach(tokens);
         s.ropes = std::move(ropes);

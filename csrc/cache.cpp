@@ -111,6 +111,7 @@ void Sequence::free() {
       if (page) pool_->give_back((int)c, page);
     pages_[c].clear();
   }
+  std::vector<uint16_t>().swap(routes);
   pool_->release(reserved_);
   reserved_ = 0;
 }
@@ -155,6 +156,7 @@ bool Sequence::rewind(int to) {
   for (size_t c = 0; c < pages_.size(); c++)
     if (!holds(pages_[c], pool_->shapes[c], to)) return false;
   length = to;
+  routes.resize((size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++)
     while ((int)pages_[c].size() > (to + PAGE - 1) / PAGE) {
       if (pages_[c].back()) pool_->give_back((int)c, pages_[c].back());
@@ -170,6 +172,8 @@ std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
     if (!holds(pages_[c], pool_->shapes[c], to)) return nullptr;
   auto copy = std::make_unique<Sequence>(pool_, request_length_);
   copy->length = to;
+  copy->route_width = route_width;
+  copy->routes.assign(routes.begin(), routes.begin() + (size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++) {
     copy->pages_[c].assign(pages_[c].begin(), pages_[c].begin() + (to + PAGE - 1) / PAGE);
     for (Page* page : copy->pages_[c])

@@ -78,6 +78,8 @@ class Sequence {
   int request_length;
   int length = 0;
   std::vector<std::shared_ptr<Table>> ropes, scales;
+  mutable std::vector<uint16_t> routes;  // [length][route_width]: the experts of each token, layer after layer, by rank
+  int route_width = 0;
 
   void reach(int tokens);      // another request length, not below the tokens that are in it
   void make_room(int tokens);  // pages for the next tokens, its own where they were shared
@@ -85,6 +87,7 @@ class Sequence {
   bool rewind(int to);
   std::unique_ptr<Sequence> fork(int to, int request_length) const;  // null where a window has dropped what it needs
   size_t kv_bytes() const;
+  size_t reserved() const { return reserved_; }
   const std::vector<Page*>& pages(int cache) const { return pages_[cache]; }
   void free();
 

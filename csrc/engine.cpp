@@ -55,6 +55,7 @@ void Engine::ready() {
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
   route_number_.assign(program_.size(), -1);
+  route_column_.assign(program_.size(), 0);
   size_t most_hidden = 0, most_result = 0, most_inputs = 0, most_slots = 0, most_experts = 0, scratch = 0;
   for (size_t i = 0; i < program_.size(); i++) {
     const Instruction& s = program_[i];
@@ -87,7 +88,10 @@ void Engine::ready() {
       most_result = std::max(most_result, slots * down.rows);
       if (s.i[1]) most_inputs = std::max(most_inputs, slots * gate.columns);
       most_experts = std::max(most_experts, (size_t)gate.count);
+      if (gate.count > UINT16_MAX) throw Refused(std::to_string(gate.count) + " experts are more than 65535");
       route_number_[i] = (int)counts.experts.size();
+      route_column_[i] = route_width_;
+      route_width_ += s.i[0];
       counts.experts.emplace_back(gate.count, 0);
     }
     if (s.op == Op::ROUTE) scratch = std::max(scratch, (size_t)3 * s.input_width + 64);
@@ -159,6 +163,8 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
       if (n == 0 || (wanted && wanted_left == 0)) break;
       Sequence& s = *feed.sequence;
       s.make_room(n);
+      s.route_width = route_width_;
+      s.routes.resize((size_t)(s.length + n) * route_width_);
       for (int i = 0; i < n; i++) {
         if (all || (wanted && i == n - 1)) {
           wanted_rows_.push_back((int)tokens_.size());

@@ -109,7 +109,8 @@ class Engine : private Work {
   std::vector<Parameter> parameters_;
   std::vector<Phase> phases_;
   std::vector<char> quantise_out_;  // the instruction's result is read by a quantised matrix
-  std::vector<int> route_number_;
+  std::vector<int> route_number_, route_column_;  // of each EXPERTS: which it is, and its first column of `routes`
+  int route_width_ = 0;
   std::vector<std::vector<float>> buffers_;
   struct QuantisedBuffer;
   std::vector<std::unique_ptr<QuantisedBuffer>> quantised_;

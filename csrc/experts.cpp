@@ -36,6 +36,10 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
       slots.token[slot] = i / chosen;
       slots.slot_of[i] = slot;
     }
+    for (int r = 0; r < count; r++) {
+      uint16_t* to = tokens_[r].sequence->routes.data() + (size_t)tokens_[r].position * route_width_;
+      std::copy_n(ids + (size_t)r * chosen, chosen, to + route_column_[&s - program_.data()]);
+    }
     if (trace) (*trace)[route].insert((*trace)[route].end(), ids, ids + count * chosen);
     if (trace_weights) {
       const float* w = buffers_[s.in[2]].data();

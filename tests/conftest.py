@@ -7,7 +7,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.executors.torch import TorchExecutor
+from trilens.lenses import calibration
 from trilens.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
@@ -45,6 +46,15 @@ def tiny_executor(tiny_directory: Callable[[str], Path]) -> Callable[[str], Torc
         return torch_executor(files)
 
     return executor
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests teach the predictor goes nowhere near the user's file."""
+    usual, own = calibration._path, tmp_path_factory.mktemp("calibrations") / "calibration.json"
+    calibration._path = lambda: usual() if "TRILENS_CACHE" in os.environ else own
+    yield
+    calibration._path = usual
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, overload
 
@@ -13,13 +13,14 @@ from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
 from trilens.executors.executor import Executor
-from trilens.generate.answer import AnswerWriter, Closing
+from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Generation, Scheduler
-from trilens.lenses.calibration import note
 from trilens.lenses.card import Card, card
+from trilens.lenses.energy import EnergyMeter
+from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
@@ -117,6 +118,7 @@ class Model:
         self.executor = executor
         self.text = text
         self._scheduler = Scheduler(executor)
+        self._predictor = Predictor(name, executor)
 
     @property
     def spec(self) -> ModelSpec:
@@ -170,17 +172,56 @@ class Model:
         model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
         stream cancels what still runs.
         """
+        calls = [
+            self.prepare(
+                prompt,
+                index=i,
+                thinking=thinking,
+                max_tokens=max_tokens,
+                stop=stop,
+                raw=raw,
+                tools=tools,
+                template_variables=template_variables,
+                **sampling,
+            )
+            for i, prompt in enumerate(prompts)
+        ]
+        return Stream(self, calls)
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        *,
+        index: int = 0,
+        thinking: Thinking = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        raw: bool = False,
+        tools: Sequence[Message] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        constraint: Constraint | None = None,
+        **sampling: Any,
+    ) -> Call:
+        """One prompt of `stream_all`, checked and encoded, that does not run yet. `constraint` says before each of the
+        answer's tokens which are allowed. Raises what `stream_all` does; any thread may call it."""
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         StopMatcher(stops)  # refuses here, not in the middle of the answer
-        variables = template_variables or {}
-        encoded = [self.text.encode(p, strategy, raw=raw, variables=variables, tools=tools) for p in prompts]
-        limits = [self._limits(strategy, e, max_tokens) for e in encoded]
-        writers = [self._writer(strategy, e, own, stops) for e, own in zip(encoded, limits, strict=True)]
-        generations: list[Generation] = []
-        events = self._events([e.ids for e in encoded], writers, limits, options, generations)
-        return Stream(events, writers, generations)
+        encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools)
+        limits = self._limits(strategy, encoded, max_tokens)
+        writer = self._writer(strategy, encoded, limits, stops, constraint)
+        return Call(self, encoded.ids, writer, limits, options, index)
+
+    def advance(self, calls: Sequence[Call]) -> None:
+        """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
+        Raises what stopped one of them."""
+        self._scheduler.advance([call.generation for call in calls if call.generation is not None])
+
+    def _receipt(self, generation: Generation, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
+        ceiling = self._predictor.ceiling()
+        receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
+        return self._predictor.complete(receipt)
 
     def forget(self) -> None:
         """Give back the memory that finished requests keep for their successors."""
@@ -197,7 +238,14 @@ class Model:
             extra=len(self.text.opening_ids) + len(self.text.closing_ids),
         )
 
-    def _writer(self, strategy: Strategy, encoded: Encoded, limits: Limits, stops: tuple[str, ...]) -> AnswerWriter:
+    def _writer(
+        self,
+        strategy: Strategy,
+        encoded: Encoded,
+        limits: Limits,
+        stops: tuple[str, ...],
+        constraint: Constraint | None,
+    ) -> AnswerWriter:
         text = self.text
         closable = limits.answer < limits.total  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
@@ -211,6 +259,7 @@ class Model:
             shown=frozenset() if encoded.raw else text.shown,
             stops=stops,
             continues=encoded.raw,
+            constraint=constraint,
         )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
@@ -223,45 +272,58 @@ class Model:
         chosen.setdefault("seed", secrets.randbits(32))
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
 
-    def _events(
-        self,
-        prompts: Sequence[Sequence[int]],
-        writers: Sequence[AnswerWriter],
-        limits: Sequence[Limits],
-        options: Sampling,
-        generations: list[Generation],
-    ) -> Iterator[Event]:
-        scheduler = self._scheduler
-        try:
-            for prompt, writer, own in zip(prompts, writers, limits, strict=True):
-                generations.append(scheduler.submit(prompt, options, own, self.text.end_ids, writer))
-            running = dict(enumerate(generations))
-            while running:
-                scheduler.advance(list(running.values()))
-                for i, generation in tuple(running.items()):
-                    while generation.unread:
-                        piece = generation.unread.popleft()
-                        kind = ThinkingEvent if piece.part == "thinking" else TextEvent
-                        yield kind(piece.text, i)
-                    if generation.finish is not None and not generation.unread:
-                        receipt = write_receipt(self.name, self.executor, generation, writers[i])
-                        note(self.name, self.executor, receipt)
-                        yield EndEvent(receipt, i)
-                        del running[i]
-        finally:
-            for generation in generations:
-                scheduler.end(generation, "cancelled")
+
+class Call:
+    """One prompt on its way: `submit` once, `Model.advance` until it has events, `events`, and so on until it has
+    finished. What belongs to several threads is `cancel` and `answer_now`."""
+
+    def __init__(
+        self, model: Model, ids: list[int], writer: AnswerWriter, limits: Limits, options: Sampling, index: int
+    ) -> None:
+        self.ids = ids
+        self.writer = writer
+        self.generation: Generation | None = None
+        self.finished = False
+        self._model = model
+        self._limits = limits
+        self._options = options
+        self._index = index
+
+    def submit(self) -> None:
+        """Raises RequestRefused when there is no memory left for its cache."""
+        model = self._model
+        self._meter = EnergyMeter()
+        self.generation = model._scheduler.submit(
+            self.ids, self._options, self._limits, model.text.end_ids, self.writer
+        )
+
+    def events(self) -> Iterator[Event]:
+        """What there is to read now."""
+        generation = self.generation
+        assert generation is not None, "submitted before it is read"
+        while generation.unread:
+            piece = generation.unread.popleft()
+            yield (ThinkingEvent if piece.part == "thinking" else TextEvent)(piece.text, self._index)
+        if generation.finish is not None and not generation.unread and not self.finished:
+            self.finished = True
+            yield EndEvent(self._model._receipt(generation, self.writer, self._meter), self._index)
+
+    def cancel(self) -> None:
+        """End it with the step that runs; does nothing to one that has finished."""
+        if self.generation is not None:
+            self._model._scheduler.end(self.generation, "cancelled")
+
+    def answer_now(self) -> None:
+        """End its thinking, where it thinks."""
+        self.writer.close_now = True
 
 
 class Stream(Iterator[Event]):
     """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
-    def __init__(
-        self, events: Iterator[Event], writers: Sequence[AnswerWriter], generations: Sequence[Generation]
-    ) -> None:
-        self.generations = generations  # the requests themselves, once the first event was asked for
-        self._events = events
-        self._writers = writers
+    def __init__(self, model: Model, calls: Sequence[Call]) -> None:
+        self.calls = calls
+        self._events = _run(model, calls)
 
     def __next__(self) -> Event:
         return next(self._events)
@@ -269,18 +331,31 @@ class Stream(Iterator[Event]):
     @property
     def thinking(self) -> bool:
         """Whether one of the prompts is being thought about."""
-        return any(writer.thinking for writer in self._writers)
+        return any(call.writer.thinking for call in self.calls)
 
     def answer_now(self, index: int | None = None) -> None:
         """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
-        for i, writer in enumerate(self._writers):
+        for i, call in enumerate(self.calls):
             if index in (None, i):
-                writer.close_now = True
+                call.answer_now()
 
     def close(self) -> None:
-        close = getattr(self._events, "close", None)
-        if close is not None:
-            close()
+        self._events.close()
+
+
+def _run(model: Model, calls: Sequence[Call]) -> Generator[Event]:
+    try:
+        for call in calls:
+            call.submit()
+        running = list(calls)
+        while running:
+            model.advance(running)
+            for call in running:
+                yield from call.events()
+            running = [call for call in running if not call.finished]
+    finally:
+        for call in calls:
+            call.cancel()
 
 
 def fold(events: Iterable[Event], count: int) -> list[Answer]:

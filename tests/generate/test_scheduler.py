@@ -21,7 +21,7 @@ from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import KEPT, Finish, Generation, Scheduler, common_prefix
+from trilens.generate.scheduler import KEPT, Finish, Generation, Scheduler, Tokens, common_prefix
 
 GREEDY = Sampling(temperature=0)
 NONE: frozenset[int] = frozenset()
@@ -117,7 +117,7 @@ def test_a_reader_that_does_not_fetch_is_left_out(tiny_executor: Tiny) -> None:
     assert len(all_tokens(scheduler, slow)) == 200
 
 
-class Interrupting:
+class Interrupting(Tokens):
     """Ends, or puts tokens in, behind the n-th token that is drawn."""
 
     def __init__(self, at: int, what: Finish | tuple[int, ...]) -> None:

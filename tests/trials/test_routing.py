@@ -55,7 +55,7 @@ def test_phases_and_numbers(traced: Trace) -> None:
         assert apart is not None and 0 < apart <= 1
     assert traced.apart(traced.layers[0], "prompt", "prompt") == 0
     again = trace(trilens.load("tiny-routed", kv="f32"), QUESTION, thinking=True, temperature=0)
-    assert again.hash == traced.hash
+    assert again.replay == traced.replay
     assert "hot set" in traced.verdict
 
 
@@ -78,4 +78,4 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(run("--csv"))))
     assert len(rows) == len(found["tokens"]) * 4 * 2
     assert {row["phase"] for row in rows} == {"prompt", "thinking", "answer"}
-    assert found["hash"] in run()
+    assert found["replay"] in run()

@@ -29,6 +29,16 @@ class CachedSequence(Protocol):
         """Bytes of the cache that are in use now."""
         ...
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes of the cache that are set aside for it, used or not."""
+        ...
+
+    def routes(self, first: int = 0) -> np.ndarray:
+        """[tokens, columns] uint16: the experts that fired for each token from `first` on; the columns are the routed
+        layers, one after the other, and in each its experts in order of rank."""
+        ...
+
     def fork(self, length: int, request_length: int) -> CachedSequence | None:
         """A new sequence that begins with this one's first `length` tokens and shares what it can with it; None when a
         window has dropped what they need. Raises RequestRefused when there is no memory for it."""
@@ -76,6 +86,11 @@ class Executor(Protocol):
         ...
 
     @property
+    def determinism(self) -> str:
+        """The same in words, with the reason where it is not so."""
+        ...
+
+    @property
     def converted(self) -> Mapping[str, str]:
         """Weights that are not held as the file has them: parameter -> from what to what."""
         ...
@@ -109,3 +124,16 @@ class Executor(Protocol):
     def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
         """One forward pass: for each feed the token that its sampler draws, why it cannot, or None without one."""
         ...
+
+
+def distinct_experts(spec: ModelSpec, routes: np.ndarray) -> int:
+    """How many experts, of all layers, fired at least once; `routes` as in `CachedSequence.routes`."""
+    if not routes.size:
+        return 0
+    import numpy as np
+
+    routers = [routed.router for _, routed in spec.routed_layers()]
+    firsts = np.cumsum([0, *(router.experts for router in routers)])
+    fired = np.zeros(firsts[-1], bool)
+    fired[routes + np.repeat(firsts[:-1], [router.chosen for router in routers])] = True
+    return int(fired.sum())

@@ -14,6 +14,7 @@ from fractions import Fraction
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,8 +43,6 @@ from trilens.spec.model import (
 from trilens.spec.rope import rope_table, tables_key
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from trilens.executors.executor import CachedSequence, Feed
 
 
@@ -57,6 +56,14 @@ class TorchSequence:
         self.starts = [0] * len(spec.caches)
         self.keys = [torch.empty(0, c.kv_heads, c.key_dim, device=device) for c in spec.caches]
         self.values = [torch.empty(0, c.kv_heads, 0 if c.latent else c.value_dim, device=device) for c in spec.caches]
+        self.routed = np.empty((0, sum(r.router.chosen for _, r in spec.routed_layers())), np.uint16)
+
+    @property
+    def reserved_bytes(self) -> int:
+        return self.kv_bytes  # tensors grow as they are used
+
+    def routes(self, first: int = 0) -> np.ndarray:
+        return self.routed[first : self.length]
 
     @property
     def kv_bytes(self) -> int:
@@ -81,6 +88,7 @@ class TorchSequence:
             self.keys[i] = self.keys[i][: length - start]
             self.values[i] = self.values[i][: length - start]
         self.length = length
+        self.routed = self.routed[:length]
         self.drop_unseen()
         return True
 
@@ -102,7 +110,8 @@ class TorchExecutor:
     name = "torch"
     kv_element_bytes = 4
     arithmetic = "float32"
-    same_bits = False  # its matrix products sum in an order that depends on their shape
+    same_bits = False
+    determinism = "other bits in another batch: matrix products sum in an order that depends on their shape"
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         self.spec = spec
@@ -143,8 +152,11 @@ class TorchExecutor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
         ops = TorchOps(self, batch, every_row)
         result = decode(ops, self.spec, self.weights)
+        routed = ops.routed()
         for sequence, tokens in ops.batch:
             sequence.length += len(tokens)
+            sequence.routed = np.concatenate([sequence.routed, routed[: len(tokens)]])
+            routed = routed[len(tokens) :]
             sequence.drop_unseen()
         return result
 
@@ -326,6 +338,11 @@ class TorchOps:
         return torch.cat(results)
 
     # ---- experts
+    def routed(self) -> np.ndarray:
+        """[rows, columns] uint16: what `CachedSequence.routes` has of this step's rows."""
+        ids = [r.ids.cpu().numpy().astype(np.uint16) for r in self.routes]
+        return np.concatenate(ids, axis=1) if ids else np.empty((len(self.tokens), 0), np.uint16)
+
     def route(
         self, logits: Tensor, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None
     ) -> TorchRoutes:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from trilens.generate.limits import Limits
 from trilens.generate.scheduler import Finish
@@ -16,6 +18,18 @@ from trilens.text.thoughts import Piece, ThoughtSplitter, TokenCounts
 from trilens.text.tokenizer import Tokenizer
 
 ClosedBy = Literal["model", "budget", "caller", "length"]
+
+
+class Constraint(Protocol):
+    """What an answer has to follow, token by token."""
+
+    def allowed(self) -> np.ndarray:
+        """uint32; bit i of all of them: whether token i may come next."""
+        ...
+
+    def take(self, token: int) -> None:
+        """The token that came."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,8 +73,10 @@ class AnswerWriter:
         shown: frozenset[int],
         stops: Sequence[str],
         continues: bool,
+        constraint: Constraint | None = None,
     ) -> None:
         """`shown` are the control tokens that markers are made of; `closing` is None where nothing can be closed."""
+        self._constraint = constraint
         self.counts = TokenCounts()
         self.tokens = 0
         self.before_answer: int | None = None  # tokens before the answer's first
@@ -92,13 +108,30 @@ class AnswerWriter:
 
     def begin(self) -> Sequence[int]:
         """A budget of nothing is used up at once."""
-        if self._strategy.budget != 0 or self._closing is None:
+        if self._closing is None:
             return ()
+        if self._strategy.budget != 0:
+            return self._open() if self._constraint is not None and self._start == "free" else ()
         opening = () if self._start == "opened" else self._closing.opening
         return (*self._forced(opening), *self._close("budget", deque()))
 
+    def allowed(self) -> np.ndarray | None:
+        """What the constraint allows next; None while there is none, or the model still thinks."""
+        if self._constraint is None or not self._constrained or self._finished:
+            return None
+        return self._constraint.allowed()
+
+    @property
+    def _constrained(self) -> bool:
+        """Whether what comes next belongs to the answer; where a marker opens it behind a thinking, not before that."""
+        markers = self._splitter.markers
+        marked = markers is not None and markers.answer is not None and self._splitter.thought
+        return self._splitter.answering or not (self._splitter.thinking or marked)
+
     def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
         self.tokens += 1
+        if self._constraint is not None and self._constrained:
+            self._constraint.take(token)
         if token in self._end_ids or token in self._hidden:
             self.counts.control()
         else:
@@ -142,6 +175,13 @@ class AnswerWriter:
         self._show(pieces, unread)
         self._stream = self._new_stream(True)
         return self._forced(self._closing.ids)
+
+    def _open(self) -> Sequence[int]:
+        """A constrained answer leaves no room for a marker, so a thinking that is asked for begins at once."""
+        assert self._closing is not None
+        if self._splitter.markers is not None:
+            self._splitter.push(self._splitter.markers.open)
+        return self._forced(self._closing.opening)
 
     def _forced(self, ids: Sequence[int]) -> Sequence[int]:
         self.tokens += len(ids)

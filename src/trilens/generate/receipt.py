@@ -3,13 +3,16 @@ accountant."""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+
 from trilens.executors.accountant import ParameterCount, Span, count_parameters, step_cost
-from trilens.executors.executor import Executor
+from trilens.executors.executor import Executor, distinct_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
 from trilens.generate.scheduler import Generation, StepShare
 from trilens.units import big, data, flop
@@ -32,8 +35,21 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class Ceiling:
+    """What this machine was measured to give: bytes a second from memory, operations a second in its fastest kernel."""
+
+    bytes_per_second: float
+    flops_per_second: float
+
+
+@dataclass(frozen=True)
 class Phase:
-    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together."""
+    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together.
+
+    `distinct_experts`: how many experts, of all layers, fired for one of its tokens or more. The shares are of the
+    machine's `Ceiling`, None where it was not measured; weights that stay in the processor's cache can bring the first
+    above 1.
+    """
 
     tokens: int
     steps: int
@@ -42,40 +58,68 @@ class Phase:
     flops: int
     weight_bytes: int
     kv_bytes: int
+    distinct_experts: int
+    bandwidth_share: float | None
+    arithmetic_share: float | None
 
 
 @dataclass(frozen=True)
 class Work:
-    """A call's phases: the prompt, the thinking with what opens and closes it, the answer."""
+    """A call's phases: the prompt, the thinking with what opens and closes it, the answer; `decode` is thinking and
+    answer together."""
 
     prefill: Phase
     thinking: Phase
     answer: Phase
+    decode: Phase
 
     @property
     def flops(self) -> int:
-        return sum(phase.flops for phase in (self.prefill, self.thinking, self.answer))
+        return self.prefill.flops + self.decode.flops
 
-    @property
-    def decode(self) -> Phase:
-        """Thinking and answer together."""
-        t, a = self.thinking, self.answer
-        tokens, seconds = t.tokens + a.tokens, t.seconds + a.seconds
-        rate = tokens / seconds if seconds else 0.0
-        kv, weights = t.kv_bytes + a.kv_bytes, t.weight_bytes + a.weight_bytes
-        return Phase(tokens, t.steps + a.steps, seconds, rate, t.flops + a.flops, weights, kv)
+
+@dataclass(frozen=True)
+class Predicted:
+    """Of a hundred such calls ten stay below `p10`, fifty below `p50`, ninety below `p90`; and what this one took."""
+
+    p10: float
+    p50: float
+    p90: float
+    measured: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was known before the call: seconds to the first token and for each token after it, tokens of thinking. None
+    where there was nothing to predict or nothing to predict from, as `source` says."""
+
+    first_token: Predicted | None
+    token: Predicted | None
+    thinking_tokens: Predicted | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules of the whole processor while the call ran, whatever else ran on it; None where the machine does not say,
+    as `source` does."""
+
+    joules: float | None
+    source: str
 
 
 @dataclass(frozen=True)
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
-    `weights_bytes` are held in memory, `bits_per_weight` on average; `converted` counts the tensors that are not held
-    as the file has them, by what was done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are
-    the same to the bit in any batch, on any number of threads, however the prompt was cut. `batch` is the most
-    sequences that shared a step: their weights were read once for all. `finish` says why it stopped: stop (the model's
-    own end), stop_string, length (max_tokens), context (the model's context is full), cancelled. `temperature` and
-    `seed` are the ones used, so that the call can be repeated.
+    `kv_cache_bytes` were used, `kv_reserved_bytes` set aside for it; `weights_bytes` are held in memory,
+    `bits_per_weight` on average; `converted` counts the tensors that are not held as the file has them, by what was
+    done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are the same to the bit in any batch,
+    on any number of threads, however the prompt was cut; `determinism` says so in words, or why not. `replay` is a hash
+    of all tokens and of the experts that fired for each: the same call repeated gives the same one. `batch` is the
+    most sequences that shared a step: their weights were read once for all. `finish` says why it stopped: stop (the
+    model's own end), stop_string, length (max_tokens), context (the model's context is full), cancelled. `temperature`
+    and `seed` are the ones used, so that the call can be repeated.
     """
 
     model: str
@@ -87,15 +131,20 @@ class Receipt:
     work: Work
     time_to_first_token: float
     kv_cache_bytes: int
+    kv_reserved_bytes: int
     weights_bytes: int
     bits_per_weight: float
     converted: dict[str, int]
     arithmetic: str
     same_bits: bool
+    determinism: str
+    replay: str
     batch: int
     finish: str
     temperature: float
     seed: int
+    energy: Energy
+    prediction: Prediction
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every field by name, and the sums `tokens.completion` and `flops`."""
@@ -119,17 +168,29 @@ class Receipt:
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
-            f"{data(self.kv_cache_bytes)} KV cache",
+            f"{data(self.kv_cache_bytes)} of {data(self.kv_reserved_bytes)} KV cache",
             f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
-            f"bits     {self.arithmetic}; "
-            + ("the same bits in any batch" if self.same_bits else "the bits may differ in another batch"),
+            *_predicted(self.prediction),
+            *([f"energy   {self.energy.joules:.3g} J, {self.energy.source}"] if self.energy.joules is not None else []),
+            f"bits     {self.arithmetic}; {self.determinism} · replay {self.replay}",
         ]
         return "\n".join(lines)
 
 
-def write_receipt(name: str, executor: Executor, generation: Generation, writer: AnswerWriter) -> Receipt:
-    """The receipt of a finished generation, whose tokens `writer` has counted."""
+NOT_PREDICTED = Prediction(None, None, None, "not predicted")
+NO_ENERGY = Energy(None, "not asked")
+
+
+def write_receipt(
+    name: str,
+    executor: Executor,
+    generation: Generation,
+    writer: AnswerWriter,
+    ceiling: Ceiling | None = None,
+    energy: Energy = NO_ENERGY,
+) -> Receipt:
+    """The receipt of a finished generation, whose tokens `writer` has counted; its prediction is put in afterwards."""
     g, spec, counts = generation, executor.spec, writer.counts.counts
     tokens = Tokens(len(g.prompt), g.cached, counts["thinking"], counts["answer"], counts["control"])
     if tokens.completion != len(g.tokens):
@@ -142,6 +203,7 @@ def write_receipt(name: str, executor: Executor, generation: Generation, writer:
     # a step behind `past` tokens draws the token of that number and those it was fed
     thinking = [s for s in decode if s.past + s.fed < answer_from]
     answer = [s for s in decode if s.past + s.fed >= answer_from]
+    phases = [_phase_of(executor, steps, g.routes, ceiling) for steps in (prompt, thinking, answer, decode)]
     return Receipt(
         model=name,
         family=spec.family,
@@ -149,25 +211,40 @@ def write_receipt(name: str, executor: Executor, generation: Generation, writer:
         parameters=parameters,
         tokens=tokens,
         thinking=writer.report,
-        work=Work(_cost(executor, prompt), _cost(executor, thinking), _cost(executor, answer)),
+        work=Work(*phases),
         time_to_first_token=sum(s.seconds for s in prompt),
         kv_cache_bytes=g.kv_bytes,
+        kv_reserved_bytes=g.kv_reserved,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
         converted=dict(Counter(executor.converted.values())),
         arithmetic=executor.arithmetic,
         same_bits=executor.same_bits,
+        determinism=executor.determinism,
+        replay=replay_hash((*g.prompt, *g.tokens), g.routes),
         batch=g.most_beside,
         finish=g.finish or "cancelled",
         temperature=g.sampler.options.temperature,
         seed=g.sampler.options.seed,
+        energy=energy,
+        prediction=NOT_PREDICTED,
     )
 
 
-def _cost(executor: Executor, steps: Sequence[StepShare]) -> Phase:
+def replay_hash(tokens: Sequence[int], routes: np.ndarray | None) -> str:
+    """Of a call's tokens and of the experts that fired for them, [tokens fed, columns]."""
+    digest = hashlib.sha256(np.array(tokens, "<i4").tobytes())
+    if routes is not None:
+        digest.update(routes.astype("<u2").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _phase_of(
+    executor: Executor, steps: Sequence[StepShare], routes: np.ndarray | None, ceiling: Ceiling | None
+) -> Phase:
     """What these steps came to, each of which read its weights anew."""
     if not steps:
-        return Phase(0, 0, 0.0, 0.0, 0, 0, 0)
+        return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, None, None)
     pieces = [s for s in steps if s.fed > 1 or not s.draws]
     singles = [s for s in steps if s.fed == 1 and s.draws]
     work = [step_cost(executor.spec, [Span(s.past, s.fed, int(s.draws))]) for s in pieces]
@@ -181,6 +258,8 @@ def _cost(executor: Executor, steps: Sequence[StepShare]) -> Phase:
             executor.element_bytes
         )
     tokens, seconds = sum(s.fed for s in steps), sum(s.seconds for s in steps)
+    kv_bytes, end = kv * executor.kv_element_bytes, steps[-1].past + steps[-1].fed
+    known = ceiling is not None and seconds > 0
     return Phase(
         tokens=tokens,
         steps=len(steps),
@@ -188,7 +267,10 @@ def _cost(executor: Executor, steps: Sequence[StepShare]) -> Phase:
         tokens_per_second=tokens / seconds if seconds else 0.0,
         flops=flops,
         weight_bytes=weights,
-        kv_bytes=kv * executor.kv_element_bytes,
+        kv_bytes=kv_bytes,
+        distinct_experts=0 if routes is None else distinct_experts(executor.spec, routes[steps[0].past : end]),
+        bandwidth_share=(weights + kv_bytes) / seconds / ceiling.bytes_per_second if known and ceiling else None,
+        arithmetic_share=flops / seconds / ceiling.flops_per_second if known and ceiling else None,
     )
 
 
@@ -218,7 +300,23 @@ def _thinking(report: ThinkingReport) -> list[str]:
 def _phase(name: str, p: Phase) -> str:
     if not p.steps:
         return f"{name:8} nothing to compute"
+    shares = ((p.bandwidth_share, "bandwidth"), (p.arithmetic_share, "arithmetic"))
+    reached = " and ".join(f"{share:.0%} of the {what}" for share, what in shares if share is not None)
+    experts = f" · {p.distinct_experts} experts fired" if p.distinct_experts else ""
     return (
         f"{name:8} {p.tokens} tokens in {p.seconds:.2f} s · {p.tokens_per_second:.1f} tok/s · {flop(p.flops)} · "
-        f"{data(p.weight_bytes)} weights and {data(p.kv_bytes)} KV read"
+        f"{data(p.weight_bytes)} weights and {data(p.kv_bytes)} KV read{experts}{' · ' + reached if reached else ''}"
     )
+
+
+def _predicted(prediction: Prediction) -> list[str]:
+    parts = []
+    for what, unit, scale, known in (
+        ("to the first token", "ms", 1e3, prediction.first_token),
+        ("a token", "ms", 1e3, prediction.token),
+        ("of thinking", "tokens", 1, prediction.thinking_tokens),
+    ):
+        if known is not None:
+            low, middle, high, took = (scale * n for n in (known.p10, known.p50, known.p90, known.measured))
+            parts.append(f"{middle:.3g} ({low:.3g} to {high:.3g}) {unit} {what}, it took {took:.3g}")
+    return [f"foretold {' · '.join(parts)}"] if parts else []

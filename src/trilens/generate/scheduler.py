@@ -10,9 +10,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from trilens.errors import RequestRefused
 from trilens.executors.executor import CachedSequence, Executor, Feed
@@ -37,6 +40,10 @@ class Writer(Protocol):
         """Put what there is to read into `unread`. To end here: why. To go on behind more tokens: those."""
         ...
 
+    def allowed(self) -> np.ndarray | None:
+        """uint32; bit i of all of them: whether token i may be drawn next. None: as before."""
+        ...
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         """No more tokens come."""
         ...
@@ -50,6 +57,9 @@ class Tokens:
 
     def take(self, token: int, unread: deque[Any]) -> None:
         unread.append(token)
+
+    def allowed(self) -> None:
+        return None
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass
@@ -83,7 +93,10 @@ class Generation:
     finish: Finish | None = None
     failure: BaseException | None = None
     steps: list[StepShare] = field(default_factory=list)
+    logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
     kv_bytes: int = 0
+    kv_reserved: int = 0
+    routes: Any = None  # of the tokens that were fed, once it has finished: see `CachedSequence.routes`
 
     @property
     def most_beside(self) -> int:
@@ -106,7 +119,9 @@ class Scheduler:
         self.executor = executor
         self.running: list[Generation] = []
         self.kept: list[Prefix] = []  # least recently used first
-        self._lock = threading.Lock()
+        self._turn = threading.Condition()
+        self._stepping = False  # somebody does a step; nobody else touches what runs
+        self._asking = 0  # threads that wait to do something else between two steps
 
     def submit(
         self,
@@ -126,10 +141,11 @@ class Scheduler:
         if bad is not None:
             raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
-        with self._lock:
+        with self._between_steps():
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
             generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
             self._put(generation, writer.begin())
+            self._allow(generation)
             self.running.append(generation)
         return generation
 
@@ -138,23 +154,52 @@ class Scheduler:
 
         Raises what stopped the step that one of them was part of.
         """
-        with self._lock:
-            while not any(g.unread for g in generations) and any(g.finish is None for g in generations):
+        waiting = True
+        while waiting:
+            mine = False
+            try:
+                with self._turn:
+                    waiting = not any(g.unread for g in generations) and any(g.finish is None for g in generations)
+                    if not waiting:
+                        continue
+                    if self._stepping or self._asking:
+                        self._turn.wait()
+                        continue
+                    self._stepping = mine = True
                 self._step()
+            finally:
+                if mine:
+                    with self._turn:
+                        self._stepping = False
+                        self._turn.notify_all()
         failure = next((g.failure for g in generations if g.failure is not None), None)
         if failure is not None:
             raise failure
 
     def end(self, generation: Generation, why: Finish) -> None:
         """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped."""
-        with self._lock:
-            self._end(generation, why)
+        if generation.finish is None:
+            with self._between_steps():
+                self._end(generation, why)
 
     def forget(self) -> None:
         """Give back the memory of all finished sequences."""
-        with self._lock:
+        with self._between_steps():
             while self.kept:
                 self.kept.pop().sequence.free()
+
+    @contextmanager
+    def _between_steps(self) -> Iterator[None]:
+        """While this is open no step begins. Whoever asks for it goes before the next step."""
+        with self._turn:
+            self._asking += 1
+            try:
+                while self._stepping:
+                    self._turn.wait()
+                yield
+            finally:
+                self._asking -= 1
+                self._turn.notify_all()
 
     def _step(self) -> None:
         """One forward pass. Whatever interrupts it ends the requests that were part of it, and them alone."""
@@ -202,10 +247,13 @@ class Scheduler:
         past = generation.sequence.length - len(feed.tokens)
         generation.steps.append(StepShare(past, len(feed.tokens), feed.sampler is not None, seconds, beside))
         generation.kv_bytes = max(generation.kv_bytes, generation.sequence.kv_bytes)
+        generation.kv_reserved = max(generation.kv_reserved, generation.sequence.reserved_bytes)
 
     def _append(self, generation: Generation, token: int) -> None:
         """The token that was drawn, and what its writer makes of it."""
         generation.tokens.append(token)
+        if generation.sampler.options.logprobs is not None:
+            generation.logprobs[len(generation.tokens) - 1] = generation.sampler.last
         try:
             follows = generation.writer.take(token, generation.unread)
         except Exception as fault:  # a fault in one request's text is no other's
@@ -217,9 +265,16 @@ class Scheduler:
             self._end(generation, follows)
         elif len(generation.tokens) >= generation.limits.total:
             self._end(generation, "context" if generation.limits.context_bound else "length")
-        elif follows:
-            self._put(generation, follows)
+        else:
+            if follows:
+                self._put(generation, follows)
+            self._allow(generation)
         return None
+
+    def _allow(self, generation: Generation) -> None:
+        allowed = generation.writer.allowed()
+        if allowed is not None:
+            generation.sampler.allow(allowed)
 
     def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""
@@ -236,6 +291,7 @@ class Scheduler:
             generation.sequence.free()
             return
         sequence = generation.sequence
+        generation.routes = sequence.routes()
         inside = (*generation.prompt, *generation.tokens)[: sequence.length]
         # only what was used stays reserved, where that changes no rotary table
         if sequence.length and self.executor.can_extend(sequence, sequence.length):

@@ -13,14 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from trilens.checkpoints.pinned import cache_dir
 from trilens.executors.accountant import Span
 
 if TYPE_CHECKING:
-    from trilens.executors.executor import Executor
-    from trilens.executors.native.executor import NativeExecutor
     from trilens.generate.receipt import Receipt
     from trilens.lenses.predict import Runner
 
@@ -28,7 +25,6 @@ KEPT = 20
 FORMAT = 1
 LEAST_STEPS = 8  # a call with fewer tells more of the moment than of the model
 LEAST_PROMPT = 16
-_RUNNERS: WeakKeyDictionary[NativeExecutor, Runner | None] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -57,35 +53,6 @@ def calibration(key: str) -> Calibration:
         )
     except (TypeError, ValueError, AttributeError):
         return Calibration()
-
-
-def note(name: str, executor: Executor, receipt: Receipt) -> None:
-    """Learn from a call that ran by itself, if this machine was measured for its model; else its thinking alone."""
-    from trilens.executors.native.executor import NativeExecutor
-
-    if not isinstance(executor, NativeExecutor) or receipt.batch > 1:
-        return
-    learnt: dict[str, Any] = {}
-    if receipt.thinking.thought:
-        learnt["thinking"] = {str(receipt.thinking.effective): receipt.tokens.thinking}
-    run = _runner(executor)
-    if run is not None:
-        learnt |= ratios(run, receipt)
-    if learnt:
-        add(key_of(name, executor.threads, executor.activations, executor.kv, executor.weight_bytes), learnt)
-
-
-def _runner(executor: NativeExecutor) -> Runner | None:
-    """Of a loaded model, made once; None where this machine was not measured for it."""
-    from trilens.lenses.machine import kept
-    from trilens.lenses.predict import layouts_of, runner_of
-
-    if executor not in _RUNNERS:
-        machine = kept(executor.threads)
-        wanted = layouts_of(executor.program, executor.types, executor.activations)
-        known = machine is not None and not machine.missing(wanted, executor.kv)
-        _RUNNERS[executor] = runner_of(executor, machine) if machine is not None and known else None
-    return _RUNNERS[executor]
 
 
 def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:

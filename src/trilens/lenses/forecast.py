@@ -76,15 +76,16 @@ class ThinkingLength:
 
 
 def on_this_machine(runner: Runner, job: Job, known: Calibration) -> Forecast:
-    first, first_runs = _corrected(runner.first_token_seconds(job.context), known.prefill)
-    token, token_runs = _corrected(runner.token_seconds(job.context, job.batch), known.decode)
+    first, first_runs = corrected(runner.first_token_seconds(job.context), known.prefill)
+    token, token_runs = corrected(runner.token_seconds(job.context, job.batch), known.decode)
     runs = min(first_runs, token_runs) if job.context > 1 else token_runs
     source = f"this machine's kernels, measured on {runner.machine.date}"
     source += f", corrected by {runs} run{'s' * (runs > 1)} of this model" if runs else "; no run of this model yet"
     return Forecast(first, token, job.batch, runs, source)
 
 
-def _corrected(seconds: float, ratios: Sequence[float]) -> tuple[Interval, int]:
+def corrected(seconds: float, ratios: Sequence[float]) -> tuple[Interval, int]:
+    """(predicted seconds as an interval, of how many runs): `ratios` are of measured to predicted seconds."""
     if len(ratios) >= ENOUGH:
         factors = middle_and_ends(ratios)
     elif ratios:

@@ -5,7 +5,6 @@ A model without a router shows the trivial trace: the call is made twice, and to
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -69,7 +68,7 @@ class LayerTrace:
 @dataclass(frozen=True)
 class Trace:
     """A call's tokens as they were fed, the phase of each, and the routed layers. `twice` for a model without any:
-    whether tokens and logits were the same bits both times."""
+    whether tokens and logits were the same bits both times. `replay` is the receipt's hash of tokens and routes."""
 
     model: str
     tokens: tuple[int, ...]
@@ -78,15 +77,8 @@ class Trace:
     layers: tuple[LayerTrace, ...]
     text: str
     thinking: str
+    replay: str
     twice: bool | None = None
-
-    @property
-    def hash(self) -> str:
-        """Of tokens and routes, for replay: the same call gives the same one."""
-        digest = hashlib.sha256(np.array(self.tokens, np.int32).tobytes())
-        for layer in self.layers:
-            digest.update(layer.ids.astype(np.int32).tobytes())
-        return digest.hexdigest()[:16]
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """One for each token, layer and rank."""
@@ -135,7 +127,7 @@ class Trace:
     def as_dict(self) -> dict[str, Any]:
         return {
             "model": self.model,
-            "hash": self.hash,
+            "replay": self.replay,
             "tokens": list(self.tokens),
             "phases": dict(Counter(self.phases)),
             "text": self.text,
@@ -163,7 +155,7 @@ class Trace:
     def as_text(self) -> str:
         phases = Counter(self.phases)
         counted = " · ".join(f"{phases[phase]} {phase}" for phase in PHASES if phases[phase])
-        lines = [f"{self.model} · {counted} tokens · hash {self.hash}", self.verdict]
+        lines = [f"{self.model} · {counted} tokens · replay {self.replay}", self.verdict]
         if not self.layers:
             return "\n".join(lines)
         heads = ["layer", "experts", "fired", "entropy", "hot", *(f"{a} to {b}" for a, b in _pairs())]
@@ -213,7 +205,9 @@ def trace(model: Model, prompt: Prompt, **options: Any) -> Trace:
         again, _, _ = _call(model, prompt, options)
         twice = again == tokens and _same_bits(executor, tokens)
     texts = tuple(model.text.tokenizer.decode([t], skip_special=False) for t in tokens)
-    return Trace(model.name, tokens, texts, phases, tuple(layers), answer.text, answer.thinking, twice)
+    return Trace(
+        model.name, tokens, texts, phases, tuple(layers), answer.text, answer.thinking, answer.receipt.replay, twice
+    )
 
 
 def _call(model: Model, prompt: Prompt, options: dict[str, Any]) -> tuple[tuple[int, ...], tuple[Phase, ...], Answer]:
@@ -221,7 +215,8 @@ def _call(model: Model, prompt: Prompt, options: dict[str, Any]) -> tuple[tuple[
     fresh = Model(model.name, model.files, model.executor, model.text)
     stream = fresh.stream(prompt, **options)
     [answer] = fold(stream, 1)
-    [generation] = stream.generations
+    generation = stream.calls[0].generation
+    assert generation is not None
     work = answer.receipt.work
     fed = (*generation.prompt, *generation.tokens)[: sum(p.tokens for p in (work.prefill, work.thinking, work.answer))]
     counts: tuple[tuple[Phase, int], ...] = (

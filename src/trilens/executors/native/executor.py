@@ -73,6 +73,10 @@ class NativeSequence:
         return int(self.inner.kv_bytes)
 
     @property
+    def reserved_bytes(self) -> int:
+        return int(self.inner.reserved_bytes)
+
+    @property
     def request_length(self) -> int:
         return int(self.inner.request_length)
 
@@ -83,6 +87,11 @@ class NativeSequence:
 
     def rewind(self, length: int) -> bool:
         return bool(self.inner.rewind(length))
+
+    def routes(self, first: int = 0) -> np.ndarray:
+        ids = np.empty((self.length - first, self.inner.route_width), np.uint16)
+        self.inner.routes(first, ids)
+        return ids
 
     def fork(self, length: int, request_length: int) -> NativeSequence | None:
         """A new sequence that begins with the first `length` tokens of this one and shares their pages; None where a
@@ -102,6 +111,7 @@ class NativeExecutor:
 
     name = "native"
     same_bits = True
+    determinism = "the same bits in any batch, on any number of threads, however the prompt is cut"
 
     def __init__(
         self,

@@ -1,0 +1,101 @@
+"""A call's prediction beside what it took, and what each call teaches the next prediction."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import Any
+
+from trilens.executors.executor import Executor
+from trilens.executors.native.executor import NativeExecutor
+from trilens.generate.receipt import Ceiling, Predicted, Prediction, Receipt
+from trilens.lenses.calibration import Calibration, add, calibration, key_of, ratios
+from trilens.lenses.forecast import Interval, corrected, thinking_length
+from trilens.lenses.machine import Machine, kept
+from trilens.lenses.predict import Runner, layouts_of, runner_of
+
+LEARNING = 0.003  # of the calls' own seconds, that files are read and written for
+
+
+class Predictor:
+    """Of one loaded model, for any number of threads. A call that is short learns nothing: files take longer."""
+
+    def __init__(self, name: str, executor: Executor) -> None:
+        self._executor = executor
+        self._known = Calibration()
+        self._runner: Runner | None = None
+        self._allowance = 0.0  # seconds
+        self._lock = threading.Lock()
+        self._name = name
+        if isinstance(executor, NativeExecutor):
+            self._refresh(executor)
+
+    def ceiling(self) -> Ceiling | None:
+        return None if self._runner is None else ceiling(self._runner.machine)
+
+    def complete(self, receipt: Receipt) -> Receipt:
+        """The same with its prediction, made from what was known before it; then learn from it."""
+        executor = self._executor
+        if not isinstance(executor, NativeExecutor):
+            return replace(receipt, prediction=Prediction(None, None, None, "only the native executor is predicted"))
+        with self._lock:
+            made = replace(receipt, prediction=self._prediction(receipt))
+            begin = time.perf_counter()
+            self._allowance += LEARNING * (receipt.work.prefill.seconds + receipt.work.decode.seconds)
+            if self._allowance >= 0:
+                self._learn(executor, receipt)
+                self._refresh(executor)
+                self._allowance -= time.perf_counter() - begin
+        return made
+
+    def _prediction(self, receipt: Receipt) -> Prediction:
+        t, work, run = receipt.tokens, receipt.work, self._runner
+        thinking = None
+        if receipt.thinking.thought:
+            length = thinking_length(str(receipt.thinking.effective), self._known)
+            thinking = _beside(length.tokens, t.thinking)
+        if run is None:
+            missing = "this machine was not measured for this model; `trilens plan` does it"
+            return Prediction(None, None, thinking, missing)
+        first, token, runs = None, None, 0
+        if work.prefill.steps:
+            seconds, runs = corrected(run.first_token_seconds(t.prompt, t.cached), self._known.prefill)
+            first = _beside(seconds, work.prefill.seconds)
+        if work.decode.steps:
+            context = t.prompt + work.decode.tokens // 2 + 1
+            seconds, runs = corrected(run.token_seconds(context, receipt.batch), self._known.decode)
+            token = _beside(seconds, work.decode.seconds / work.decode.steps)
+        source = f"this machine's kernels, measured on {run.machine.date}, and {runs} runs of this model"
+        return Prediction(first, token, thinking, source)
+
+    def _learn(self, executor: NativeExecutor, receipt: Receipt) -> None:
+        """Times from a call that ran by itself, where this machine was measured for its model; lengths from each."""
+        learnt: dict[str, Any] = {}
+        if receipt.thinking.thought and receipt.thinking.closed_by == "model":
+            learnt["thinking"] = {str(receipt.thinking.effective): receipt.tokens.thinking}
+        if self._runner is not None and receipt.batch == 1:
+            learnt |= ratios(self._runner, receipt)
+        if learnt:
+            add(self._key(executor), learnt)
+
+    def _refresh(self, executor: NativeExecutor) -> None:
+        self._known = calibration(self._key(executor))
+        if self._runner is None:
+            machine = kept(executor.threads)
+            wanted = layouts_of(executor.program, executor.types, executor.activations)
+            if machine is not None and not machine.missing(wanted, executor.kv):
+                self._runner = runner_of(executor, machine)
+
+    def _key(self, executor: NativeExecutor) -> str:
+        return key_of(self._name, executor.threads, executor.activations, executor.kv, executor.weight_bytes)
+
+
+def ceiling(machine: Machine) -> Ceiling:
+    """Memory's bandwidth with the machine's threads, and its fastest measured kernel of any layout."""
+    products = [s.seconds for name, s in machine.speeds.items() if name.startswith("linear/")]
+    return Ceiling(machine.memory_read[machine.threads], max(2 / min(seconds) for seconds in products))
+
+
+def _beside(interval: Interval, measured: float) -> Predicted:
+    return Predicted(interval.p10, interval.p50, interval.p90, measured)
