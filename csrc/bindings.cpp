@@ -193,6 +193,7 @@ NB_MODULE(_native, m) {
         d["experts"] = e.counts.experts;
         return d;
       })
+      .def_rw("keep_routes", &Engine::keep_routes)
       .def("trace_routes", [](Engine& e, bool on) {
         delete e.trace;
         delete e.trace_weights;

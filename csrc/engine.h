@@ -64,6 +64,7 @@ class Engine : private Work {
 
   const std::shared_ptr<Pool> pool;
   Counts counts;
+  bool keep_routes = true;  // off only to measure what it costs
   std::vector<std::vector<int32_t>>* trace = nullptr;  // of each ROUTE: the ids, token after token
   std::vector<std::vector<float>>* trace_weights = nullptr;
   const Kernels& kernels() const { return k_; }

@@ -27,7 +27,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
     for (int i = 0; i < count * chosen; i++) slots.counts[ids[i] + 1]++;
     slots.groups.clear();
     for (int e = 0; e < gate.count; e++) {
-      counts.experts[route][e] += slots.counts[e + 1];
+      if (keep_routes) counts.experts[route][e] += slots.counts[e + 1];
       if (slots.counts[e + 1]) slots.groups.push_back({e, slots.counts[e], slots.counts[e] + slots.counts[e + 1]});
       slots.counts[e + 1] += slots.counts[e];
     }
@@ -36,7 +36,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
       slots.token[slot] = i / chosen;
       slots.slot_of[i] = slot;
     }
-    for (int r = 0; r < count; r++) {
+    for (int r = 0; r < count && keep_routes; r++) {
       uint16_t* to = tokens_[r].sequence->routes.data() + (size_t)tokens_[r].position * route_width_;
       std::copy_n(ids + (size_t)r * chosen, chosen, to + route_column_[&s - program_.data()]);
     }

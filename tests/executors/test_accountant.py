@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from trilens.decoder.ffn import dense_ffn
 from trilens.decoder.weights import DenseWeights, LinearWeights, Parameter
 from trilens.executors.accountant import (
     Span,
+    StepCounter,
     count_parameters,
     dense_ffn_flops_per_token,
     distinct_experts,
@@ -74,6 +76,24 @@ def test_flops_of_a_prompt(name: str, tiny_executor: Callable[[str], TorchExecut
     cost = step_cost(executor.spec, [Span(13, 61)])
     assert cost.masked_flops() == done
     assert cost.flops() < done
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_quick_counter_is_the_accountant(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
+    """Its sums against the decoder run on the same shapes, as integers; bytes differ by parameter here."""
+    spec = tiny_executor(name).spec
+
+    def each(parameter: Parameter) -> Fraction:
+        return Fraction(len(parameter.name) % 7 + 1, 3)
+
+    counter = StepCounter(spec, each)
+    for past, new, logits in ((0, 1, 1), (0, 1, 0), (3, 40, 1), (0, 300, 0), (17, 20, 20), (90, 1, 1)):
+        span = Span(past, new, logits)
+        whole = step_cost(spec, [span])
+        assert counter.flops(new, logits, [span]) == whole.flops(), span
+        assert counter.weight_bytes(new, logits) == whole.weight_bytes(each), span
+        for singly in (False, True):
+            assert counter.kv_elements_read(span, singly) == whole.kv_elements_read(singly), span
 
 
 def test_flops_of_a_batch_are_the_sum(tiny_executor: Callable[[str], TorchExecutor]) -> None:

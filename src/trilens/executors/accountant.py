@@ -44,12 +44,13 @@ class Span:
 
 @dataclass(frozen=True)
 class Touched:
-    """A parameter that a step reads: `elements` of it (expected, where a router decides); `looked_up` row by row or
+    """A parameter that a step reads: `elements` of it (expected, where a `router` decides); `looked_up` row by row or
     not."""
 
     parameter: Parameter
     elements: Fraction
     looked_up: bool = False
+    router: Router | None = None
 
 
 @dataclass
@@ -86,13 +87,17 @@ class StepCost:
 
     def weight_bytes(self, bytes_per_element: Callable[[Parameter], Fraction], part: Part | None = None) -> int:
         """Bytes of weights read, each parameter once; a routed layer's experts as many as are expected to fire."""
+        return round(sum(t.elements * bytes_per_element(t.parameter) for t in self.read(part).values()))
+
+    def read(self, part: Part | None = None) -> dict[str, Touched]:
+        """By parameter: where it is read most."""
         read: dict[str, Touched] = {}
         for cost in self._of(part, None):
             for touch in cost.touched:
                 known = read.get(touch.parameter.name)
                 if known is None or known.elements < touch.elements:
                     read[touch.parameter.name] = touch
-        return round(sum(t.elements * bytes_per_element(t.parameter) for t in read.values()))
+        return read
 
     def kv_elements_read(self, singly: bool = False) -> int:
         return sum(c.kv_elements_read_singly if singly else c.kv_elements_read for c in self.parts.values())
@@ -171,6 +176,62 @@ def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
     return 2 * 3 * d_model * d_ffn
 
 
+class StepCounter:
+    """The sums of `step_cost` for one model, at once for any step: what grows with rows, with pairs and with experts
+    is taken from two runs of the decoder, and a test holds it to the accountant's number."""
+
+    def __init__(self, spec: ModelSpec, bytes_per_element: Callable[[Parameter], Fraction]) -> None:
+        ops = _Accountant((Span(0, 1, 1),))
+        decode(ops, spec, decoder_weights(spec))
+        one, silent = StepCost(ops.parts), step_cost(spec, [Span(0, 1, 0)])
+        pairs: dict[Mask, tuple[int, int]] = {}
+        for mask, per_pair, width in ops.attended:
+            flops, kept = pairs.get(mask, (0, 0))
+            pairs[mask] = flops + per_pair, kept + width
+        self._pairs = pairs
+        self._row_flops = silent.flops() - sum(flops for flops, _ in pairs.values())
+        self._logit_flops = one.flops() - silent.flops()
+        self._fixed = self._head = Fraction(0)
+        self._looked_up: list[tuple[Fraction, int, bool]] = []  # bytes of a row, rows, whole where logits are wanted
+        self._experts: dict[tuple[int, int], Fraction] = {}  # bytes of all experts, by their number and the chosen
+        read = silent.read()
+        for name, touch in one.read().items():
+            p, each = touch.parameter, bytes_per_element(touch.parameter)
+            quiet = read.get(name)
+            if quiet is not None and quiet.looked_up:
+                self._looked_up.append((p.shape[1] * each, p.shape[0], not touch.looked_up))
+            elif touch.router is not None:
+                key = touch.router.experts, touch.router.chosen
+                self._experts[key] = self._experts.get(key, Fraction(0)) + p.size * each
+            elif quiet is None:
+                self._head += touch.elements * each
+            else:
+                self._fixed += touch.elements * each
+
+    def flops(self, rows: int, logits: int, spans: Sequence[Span]) -> int:
+        """Of steps with `rows` tokens and `logits` wanted rows in all, which attend as `spans` say."""
+        attention = sum(
+            flops * visible_pairs(mask, s.past, s.new) for mask, (flops, _) in self._pairs.items() for s in spans
+        )
+        return rows * self._row_flops + logits * self._logit_flops + attention
+
+    def kv_elements_read(self, span: Span, singly: bool) -> int:
+        """One pass over the cache for all tokens of the span, or one for each of them."""
+        if singly:
+            return sum(kept * visible_pairs(mask, span.past, span.new) for mask, (_, kept) in self._pairs.items())
+        end = span.past + span.new
+        return sum(kept * (end - first_visible(mask, span.past)) for mask, (_, kept) in self._pairs.items())
+
+    def weight_bytes(self, rows: int, logits: int) -> int:
+        """Of one step."""
+        total = self._fixed + (self._head if logits else 0)
+        for row, most, whole in self._looked_up:
+            total += row * (most if whole and logits else min(rows, most))
+        for (experts, chosen), size in self._experts.items():
+            total += distinct_experts(experts, chosen, rows) * size / experts
+        return round(total)
+
+
 @dataclass(frozen=True)
 class _Rows:
     rows: int
@@ -189,6 +250,7 @@ class _Accountant:
     def __init__(self, spans: tuple[Span, ...]) -> None:
         self.spans = spans
         self.parts: dict[tuple[int | None, Part], PartCost] = {}
+        self.attended: list[tuple[Mask, int, int]] = []  # mask, operations a pair, numbers a position keeps
         self._cost = PartCost()
 
     @contextmanager
@@ -209,9 +271,10 @@ class _Accountant:
     def linear(self, x: _Rows, w: LinearWeights) -> _Rows:
         out, inner = w.weight.shape
         assert x.width == inner, f"{w.weight.name} takes {inner} columns, not {x.width}"
-        self._touch(w.weight, w.weight.size)
-        if w.bias is not None:
-            self._touch(w.bias, w.bias.size)
+        if x.rows:  # no token's logits are wanted: the head is not read
+            self._touch(w.weight, w.weight.size)
+            if w.bias is not None:
+                self._touch(w.bias, w.bias.size)
         self._flops(2 * x.rows * out * inner)
         return _Rows(x.rows, out)
 
@@ -281,6 +344,7 @@ class _Accountant:
         if sinks is not None:
             self._touch(sinks, sinks.size)
         per_pair = 2 * heads * (cache.key_dim + cache.value_dim)
+        self.attended.append((mask, per_pair, cache.width))
         for span in self.spans:
             if span.new:
                 keys = span.past + span.new - first_visible(mask, span.past)
@@ -307,7 +371,7 @@ class _Accountant:
             _, out, inner = linear.weight.shape
             for p in (linear.weight, linear.bias):
                 if p is not None:
-                    self._touch(p, fired * p.size / router.experts)
+                    self._cost.touched.append(Touched(p, fired * p.size / router.experts, router=router))
             self._flops(2 * x.rows * router.chosen * out * inner)
         return x
 

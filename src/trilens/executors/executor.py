@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from trilens.decoder.weights import Parameter
+    from trilens.executors.accountant import StepCounter
     from trilens.spec.model import ModelSpec
 
 
@@ -107,6 +108,11 @@ class Executor(Protocol):
 
     def element_bytes(self, parameter: Parameter) -> Fraction:
         """Bytes that one number of this weight takes in memory."""
+        ...
+
+    @property
+    def costs(self) -> StepCounter:
+        """What its steps cost."""
         ...
 
     def sequence(self, request_length: int) -> CachedSequence:

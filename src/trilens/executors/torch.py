@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.executors.accountant import StepCounter
 from trilens.spec.model import (
     Cache,
     Chunk,
@@ -131,6 +133,10 @@ class TorchExecutor:
 
     def element_bytes(self, parameter: Parameter) -> Fraction:
         return Fraction(self.tensors[parameter.name].element_size())
+
+    @cached_property
+    def costs(self) -> StepCounter:
+        return StepCounter(self.spec, self.element_bytes)
 
     def sequence(self, request_length: int) -> TorchSequence:
         return TorchSequence(self.spec, request_length, self.device)

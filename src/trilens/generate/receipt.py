@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from trilens.executors.accountant import ParameterCount, Span, count_parameters, step_cost
+from trilens.executors.accountant import ParameterCount, Span, count_parameters
 from trilens.executors.executor import Executor, distinct_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
 from trilens.generate.scheduler import Generation, StepShare
@@ -247,16 +247,13 @@ def _phase_of(
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, None, None)
     pieces = [s for s in steps if s.fed > 1 or not s.draws]
     singles = [s for s in steps if s.fed == 1 and s.draws]
-    work = [step_cost(executor.spec, [Span(s.past, s.fed, int(s.draws))]) for s in pieces]
-    flops, kv = sum(w.flops() for w in work), sum(w.kv_elements_read(singly=False) for w in work)
-    weights = sum(w.weight_bytes(executor.element_bytes) for w in work)
-    for first, count in _runs(singles):
-        whole = step_cost(executor.spec, [Span(first, count, count)])
-        flops, kv = flops + whole.flops(), kv + whole.kv_elements_read(singly=True)
-    if singles:
-        weights += len(singles) * step_cost(executor.spec, [Span(singles[0].past, 1)]).weight_bytes(
-            executor.element_bytes
-        )
+    costs = executor.costs
+    spans = [Span(s.past, s.fed, int(s.draws)) for s in pieces]
+    runs = [Span(first, count, count) for first, count in _runs(singles)]
+    flops = costs.flops(sum(s.fed for s in steps), sum(s.draws for s in steps), [*spans, *runs])
+    kv = sum(costs.kv_elements_read(s, singly=False) for s in spans)
+    kv += sum(costs.kv_elements_read(s, singly=True) for s in runs)
+    weights = sum(costs.weight_bytes(s.new, s.logits) for s in spans) + len(singles) * costs.weight_bytes(1, 1)
     tokens, seconds = sum(s.fed for s in steps), sum(s.seconds for s in steps)
     kv_bytes, end = kv * executor.kv_element_bytes, steps[-1].past + steps[-1].fed
     known = ceiling is not None and seconds > 0

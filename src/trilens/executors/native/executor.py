@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from trilens.decoder.weights import Parameter
 from trilens.errors import RequestRefused, UnsupportedModel
-from trilens.executors.accountant import count_parameters
+from trilens.executors.accountant import StepCounter, count_parameters
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
@@ -198,6 +199,10 @@ class NativeExecutor:
 
     def element_bytes(self, parameter: Parameter) -> Fraction:
         return self._bytes[parameter.name]
+
+    @cached_property
+    def costs(self) -> StepCounter:
+        return StepCounter(self.spec, self.element_bytes)
 
     def sequence(self, request_length: int) -> NativeSequence:
         tables = self.tables(request_length)
