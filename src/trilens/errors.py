@@ -7,7 +7,8 @@
     |  `- BadTemplate      a chat template that fails, loops or reaches too far
     |- ModelNotFound       no such file, catalog name or hub id; no network      exit 5
     `- RequestRefused      the request cannot be carried out as asked            exit 6
-       `- ContextFull      prompt and answer do not fit the model's context
+       |- ContextFull      prompt and answer do not fit the model's context
+       `- CacheFull        no memory is left for the request's cache until another one ends
 
 The command line prints the message after "trilens: " and leaves with the class's `exit_code`.
 """
@@ -44,4 +45,8 @@ class RequestRefused(TrilensError):
 
 
 class ContextFull(RequestRefused):
+    pass
+
+
+class CacheFull(RequestRefused):
     pass

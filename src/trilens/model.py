@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any, overload
 
 from trilens.checkpoints.find import find
@@ -14,6 +15,7 @@ from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.errors import RequestRefused, UsageError
 from trilens.executors.executor import Executor
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
+from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
@@ -160,6 +162,7 @@ class Model:
         raw: bool = False,
         tools: Sequence[Message] | None = None,
         template_variables: Mapping[str, Any] | None = None,
+        schema: Mapping[str, Any] | None = None,
         **sampling: Any,
     ) -> Stream:
         """Events of several prompts, as they come.
@@ -168,7 +171,8 @@ class Model:
         a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
         not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole. `tools`
-        and `template_variables` go to the template. The rest are `Sampling`'s fields; what is left out comes from the
+        and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
+        as it comes (extra `schema`). The rest are `Sampling`'s fields; what is left out comes from the
         model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
         stream cancels what still runs.
         """
@@ -182,6 +186,7 @@ class Model:
                 raw=raw,
                 tools=tools,
                 template_variables=template_variables,
+                constraint=None if schema is None else self.grammars.schema(schema),
                 **sampling,
             )
             for i, prompt in enumerate(prompts)
@@ -195,6 +200,7 @@ class Model:
         index: int = 0,
         thinking: Thinking = None,
         max_tokens: int | None = None,
+        max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
         tools: Sequence[Message] | None = None,
@@ -202,21 +208,31 @@ class Model:
         constraint: Constraint | None = None,
         **sampling: Any,
     ) -> Call:
-        """One prompt of `stream_all`, checked and encoded, that does not run yet. `constraint` says before each of the
-        answer's tokens which are allowed. Raises what `stream_all` does; any thread may call it."""
+        """One prompt of `stream_all`, checked and encoded, that does not run yet. `max_completion` bounds thinking and
+        answer together. `constraint` says before each of the answer's tokens which are allowed.
+
+        Raises what `stream_all` does; any thread may call it.
+        """
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         StopMatcher(stops)  # refuses here, not in the middle of the answer
         encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools)
         limits = self._limits(strategy, encoded, max_tokens)
+        if max_completion is not None:
+            limits = limits.within(max_completion)
         writer = self._writer(strategy, encoded, limits, stops, constraint)
         return Call(self, encoded.ids, writer, limits, options, index)
 
-    def advance(self, calls: Sequence[Call]) -> None:
-        """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
-        Raises what stopped one of them."""
-        self._scheduler.advance([call.generation for call in calls if call.generation is not None])
+    def advance(self, calls: Sequence[Call], *, once: bool = False) -> None:
+        """Return once one of these has events, or none of them will have any more, or with `once` after one step; what
+        else runs is stepped along. Raises what stopped one of them."""
+        self._scheduler.advance([call.generation for call in calls if call.generation is not None], once=once)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
+        return Grammars(self.text.tokenizer, self.spec.vocab)
 
     def _receipt(self, generation: Generation, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()

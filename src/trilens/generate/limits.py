@@ -23,6 +23,14 @@ class Limits:
     thinking: int = 0
     context_bound: bool = False
 
+    def within(self, most: int) -> Limits:
+        """The same with no more than `most` tokens in all, thinking and answer together."""
+        if most < 1:
+            raise RequestRefused(f"the most tokens of a completion are {most}; expected at least 1")
+        if most >= self.total:
+            return self
+        return Limits(most, min(self.answer, most), min(self.thinking, most))
+
 
 def request_limits(
     context: int,

@@ -141,16 +141,19 @@ class Scheduler:
         if bad is not None:
             raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
+        begun, allowed = writer.begin(), writer.allowed()
+        if allowed is not None:
+            sampler.allow(allowed)
         with self._between_steps():
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
             generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
-            self._put(generation, writer.begin())
-            self._allow(generation)
+            self._put(generation, begun)
             self.running.append(generation)
         return generation
 
-    def advance(self, generations: Sequence[Generation]) -> None:
-        """Return once one of these has something to fetch, or none of them will have any more.
+    def advance(self, generations: Sequence[Generation], *, once: bool = False) -> None:
+        """Return once one of these has something to fetch, or none of them will have any more; with `once` after one
+        step of ours all the same.
 
         Raises what stopped the step that one of them was part of.
         """
@@ -172,6 +175,7 @@ class Scheduler:
                     with self._turn:
                         self._stepping = False
                         self._turn.notify_all()
+                    waiting = not once
         failure = next((g.failure for g in generations if g.failure is not None), None)
         if failure is not None:
             raise failure
@@ -256,6 +260,7 @@ class Scheduler:
             generation.logprobs[len(generation.tokens) - 1] = generation.sampler.last
         try:
             follows = generation.writer.take(token, generation.unread)
+            allowed = generation.writer.allowed()
         except Exception as fault:  # a fault in one request's text is no other's
             generation.failure = fault
             return self._end(generation, "cancelled")
@@ -268,13 +273,9 @@ class Scheduler:
         else:
             if follows:
                 self._put(generation, follows)
-            self._allow(generation)
+            if allowed is not None:
+                generation.sampler.allow(allowed)
         return None
-
-    def _allow(self, generation: Generation) -> None:
-        allowed = generation.writer.allowed()
-        if allowed is not None:
-            generation.sampler.allow(allowed)
 
     def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""

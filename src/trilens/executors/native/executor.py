@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trilens.decoder.weights import Parameter
-from trilens.errors import RequestRefused, UnsupportedModel
+from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
@@ -300,7 +300,8 @@ def _refusing(call: Any, *arguments: Any) -> Any:
     try:
         return call(*arguments)
     except _native.Refused as refused:
-        raise RequestRefused(str(refused)) from None
+        full = str(refused).startswith("the page pool is full")
+        raise (CacheFull if full else RequestRefused)(str(refused)) from None
 
 
 def _mask(mask: object) -> tuple[int, int]:
