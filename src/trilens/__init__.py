@@ -9,17 +9,24 @@ from trilens.errors import (
     BadCheckpoint,
     BadTemplate,
     ContextFull,
+    HostedError,
     ModelNotFound,
+    RateLimited,
+    Refused,
     RequestRefused,
+    ServiceFailed,
     TrilensError,
+    Unreachable,
     UnsupportedModel,
     UsageError,
 )
 
 if TYPE_CHECKING:
+    from trilens.anywhere import call_model, load
     from trilens.executors.accountant import dense_ffn_flops_per_token
+    from trilens.hosted.model import HostedModel
     from trilens.lenses.card import card
-    from trilens.model import Answer, EndEvent, Model, Stream, TextEvent, ThinkingEvent, call_model, load
+    from trilens.model import Answer, EndEvent, Model, Stream, TextEvent, ThinkingEvent
 
 __version__ = "0.1.0"
 
@@ -29,13 +36,19 @@ __all__ = [
     "BadTemplate",
     "ContextFull",
     "EndEvent",
+    "HostedError",
+    "HostedModel",
     "Model",
     "ModelNotFound",
+    "RateLimited",
+    "Refused",
     "RequestRefused",
+    "ServiceFailed",
     "Stream",
     "TextEvent",
     "ThinkingEvent",
     "TrilensError",
+    "Unreachable",
     "UnsupportedModel",
     "UsageError",
     "call_model",
@@ -45,9 +58,9 @@ __all__ = [
 ]
 
 _ROOMS = {
-    **dict.fromkeys(
-        ("Answer", "EndEvent", "Model", "Stream", "TextEvent", "ThinkingEvent", "call_model", "load"), "trilens.model"
-    ),
+    **dict.fromkeys(("Answer", "EndEvent", "Model", "Stream", "TextEvent", "ThinkingEvent"), "trilens.model"),
+    **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
+    "HostedModel": "trilens.hosted.model",
     "card": "trilens.lenses.card",
     "dense_ffn_flops_per_token": "trilens.executors.accountant",
 }

@@ -1,7 +1,7 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
 Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, 1 a fault of our own, 130 interrupted, 141 the reader of a pipe went away.
+6 the request cannot be carried out, 7 somebody else's service failed or refused, 1 a fault of our own, 130 interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trilens.errors import TrilensError, UsageError
 from trilens.text.strategy import as_thinking
 
 if TYPE_CHECKING:
+    from trilens.hosted.model import HostedModel, HostedStream
     from trilens.model import Answer, Model, Prompt, Stream
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -447,13 +448,19 @@ def _with_system(system: str, prompt: Prompt) -> Prompt:
     return [{"role": "system", "content": system}, *messages]
 
 
-def _load(options: dict[str, Any]) -> Model:
+def _load(options: dict[str, Any]) -> Model | HostedModel:
     """The model that the options name; takes the options of loading out, so that those of generating are left."""
+    from trilens.hosted.load import is_hosted, load_hosted
     from trilens.model import load
 
     name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
     executor = options.pop("executor")
     stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    if is_hosted(name):
+        given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
+        if given or ignore_keys:
+            raise UsageError(f"--{(given or ['ignore-key'])[0]} is for models that run here, and {name} does not")
+        return load_hosted(name)
     progress = _Progress(name)
     return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)
 
@@ -476,11 +483,12 @@ class _Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def _print_stream(stream: Stream, quiet: bool, hide: bool) -> dict[str, Any]:
+def _print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool) -> dict[str, Any]:
     """Print an answer as it comes, its thinking beside it and its receipt behind it; the message for the next turn."""
     from trilens.model import EndEvent, TextEvent, ThinkingEvent
 
     said: dict[str, list[str]] = {"content": [], "thinking": []}
+    state: Any = None
     answers, errors = sys.stdout.isatty(), sys.stderr.isatty()
     for event in stream:
         match event:
@@ -494,18 +502,19 @@ def _print_stream(stream: Stream, quiet: bool, hide: bool) -> dict[str, Any]:
                     print("\n", file=sys.stderr)
                 said["content"].append(text)
                 print(text.translate(UNSAFE) if answers else text, end="", flush=True)
-            case EndEvent(receipt):
+            case EndEvent(receipt, state=state):
                 print(flush=True)
                 if receipt.finish in ("length", "context"):
                     why = "max_tokens was reached" if receipt.finish == "length" else "the model's context is full"
                     print(f"(cut off: {why})", file=sys.stderr)
                 if not quiet:
                     print("\n" + receipt.as_text(), file=sys.stderr)
-    return {"role": "assistant", **{part: "".join(pieces) for part, pieces in said.items()}}
+    message = {"role": "assistant", **{part: "".join(pieces) for part, pieces in said.items()}}
+    return message if state is None else {**message, "state": state}
 
 
 @contextmanager
-def _interrupts(stream: Stream) -> Iterator[None]:
+def _interrupts(stream: Stream | HostedStream) -> Iterator[None]:
     """Ctrl-C asks for the answer first, and ends it the second time."""
     asked = False
 
@@ -523,7 +532,7 @@ def _interrupts(stream: Stream) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _answer(answer: Answer) -> dict[str, Any]:
+def _answer(answer: Answer[Any]) -> dict[str, Any]:
     return {"text": answer.text, "thinking": answer.thinking, "receipt": answer.receipt.as_dict()}
 
 

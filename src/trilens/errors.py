@@ -6,12 +6,21 @@
     |- BadCheckpoint       a file that is damaged, incomplete or hostile         exit 4
     |  `- BadTemplate      a chat template that fails, loops or reaches too far
     |- ModelNotFound       no such file, catalog name or hub id; no network      exit 5
-    `- RequestRefused      the request cannot be carried out as asked            exit 6
-       |- ContextFull      prompt and answer do not fit the model's context
-       `- CacheFull        no memory is left for the request's cache until another one ends
+    |- RequestRefused      the request cannot be carried out as asked            exit 6
+    |  |- ContextFull      prompt and answer do not fit the model's context
+    |  `- CacheFull        no memory is left for the request's cache until another one ends
+    `- HostedError         somebody else's service, or an engine we started       exit 7
+       |- Unreachable      no connection, or nothing came in time
+       |- RateLimited      the service wants fewer requests, or is out of room
+       |- Refused          the service will not answer this: the request, the key, or its content
+       `- ServiceFailed    the service broke: an error of its own, or an answer cut in the middle
 
 The command line prints the message after "trilens: " and leaves with the class's `exit_code`.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 
 class TrilensError(Exception):
@@ -49,4 +58,32 @@ class ContextFull(RequestRefused):
 
 
 class CacheFull(RequestRefused):
+    pass
+
+
+class HostedError(TrilensError):
+    """`partial` is the `Answer` received until then, None where nothing was; `retry_after` are seconds, where the
+    service says them."""
+
+    exit_code = 7
+
+    def __init__(self, message: str, *, partial: Any = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.partial = partial
+        self.retry_after = retry_after
+
+
+class Unreachable(HostedError):
+    pass
+
+
+class RateLimited(HostedError):
+    pass
+
+
+class Refused(HostedError):
+    pass
+
+
+class ServiceFailed(HostedError):
     pass

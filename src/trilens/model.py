@@ -6,7 +6,9 @@ import secrets
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, Generic, overload
+
+from typing_extensions import TypeVar
 
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
@@ -26,11 +28,12 @@ from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
-from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking
+from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
+R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
 
 
 @dataclass(frozen=True)
@@ -50,29 +53,34 @@ class ThinkingEvent:
 
 
 @dataclass(frozen=True)
-class EndEvent:
-    """An answer is complete; its receipt."""
+class EndEvent(Generic[R]):
+    """An answer is complete; its receipt. `state`: see `Answer`."""
 
-    receipt: Receipt
+    receipt: R
     index: int = 0
+    state: Mapping[str, Any] | None = None
 
 
-Event = ThinkingEvent | TextEvent | EndEvent
+Event = ThinkingEvent | TextEvent | EndEvent[R]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model said, what it thought before, and what that cost."""
+class Answer(Generic[R]):
+    """What the model said, what it thought before, and what that cost. `state` is what a hosted model wants back
+    unchanged with the next turn."""
 
     text: str
     thinking: str
-    receipt: Receipt
+    receipt: R
+    state: Mapping[str, Any] | None = None
 
     @property
-    def message(self) -> dict[str, str]:
+    def message(self) -> dict[str, Any]:
         """For the next turn of the conversation; the template decides whether the model sees the thinking again."""
-        said = {"role": "assistant", "content": self.text}
-        return {**said, "thinking": self.thinking} if self.thinking else said
+        said: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.thinking:
+            said["thinking"] = self.thinking
+        return said if self.state is None else {**said, "state": self.state}
 
 
 def load(
@@ -143,7 +151,7 @@ class Model:
 
         A prompt is a string or a conversation, a list of {"role": ..., "content": ...}. Options are `stream`'s.
         """
-        prompts, single = _several(prompt)
+        prompts, single = several(prompt)
         answers = fold(self.stream_all(prompts, **options), len(prompts))
         return answers[0] if single else answers
 
@@ -374,30 +382,24 @@ def _run(model: Model, calls: Sequence[Call]) -> Generator[Event]:
             call.cancel()
 
 
-def fold(events: Iterable[Event], count: int) -> list[Answer]:
+def fold(events: Iterable[Event[R]], count: int) -> list[Answer[R]]:
     """A stream's events -> whole answers, in the order of their prompts."""
     texts: list[list[str]] = [[] for _ in range(count)]
     thoughts: list[list[str]] = [[] for _ in range(count)]
-    receipts: list[Receipt | None] = [None] * count
+    ends: list[EndEvent[R] | None] = [None] * count
     for event in events:
         match event:
             case ThinkingEvent(text, index):
                 thoughts[index].append(text)
             case TextEvent(text, index):
                 texts[index].append(text)
-            case EndEvent(receipt, index):
-                receipts[index] = receipt
-    parts = zip(texts, thoughts, receipts, strict=True)
-    return [Answer("".join(text), "".join(thought), r) for text, thought, r in parts if r is not None]
+            case EndEvent():
+                ends[event.index] = event
+    parts = zip(texts, thoughts, ends, strict=True)
+    return [Answer("".join(text), "".join(thought), e.receipt, e.state) for text, thought, e in parts if e is not None]
 
 
-def call_model(model: Model | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Any) -> Answer:
-    """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes."""
-    loaded = load(model) if isinstance(model, str) else model
-    return loaded.generate(prompt, thinking=thinking, **options)
-
-
-def _several(prompt: Any) -> tuple[list[Prompt], bool]:
+def several(prompt: Any) -> tuple[list[Prompt], bool]:
     """(prompts, whether it was a single one): a string or a conversation is one, a list of either is several."""
     if isinstance(prompt, str):
         return [prompt], True

@@ -163,7 +163,7 @@ class Receipt:
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached) · {t.thinking} thinking · {t.answer} answer · "
             f"{t.control} control",
-            *_thinking(self.thinking),
+            *thinking_lines(self.thinking),
             _phase("prefill", self.work.prefill),
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
@@ -283,7 +283,7 @@ def _runs(singles: Sequence[StepShare]) -> Iterator[tuple[int, int]]:
         yield first, count
 
 
-def _thinking(report: ThinkingReport) -> list[str]:
+def thinking_lines(report: ThinkingReport) -> list[str]:
     """Nothing for a call without any thinking."""
     if report.requested is None and not report.thought and not report.unasked:
         return []

@@ -1,0 +1,244 @@
+"""A model elsewhere, with the face of one that runs here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, overload
+
+from trilens.errors import HostedError, Refused, RequestRefused, UsageError
+from trilens.executors.accountant import ParameterCount
+from trilens.generate.limits import ANSWER, THINKING
+from trilens.generate.sampling import Sampling
+from trilens.hosted.faults import broke_off, typed
+from trilens.hosted.parts import End, Message, Said, Service, Thought, Usage, Wish
+from trilens.hosted.price import price
+from trilens.hosted.receipt import HostedReceipt, count, report
+from trilens.hosted.table import Asked, Row, ask
+from trilens.model import Answer, EndEvent, Event, Prompt, TextEvent, ThinkingEvent, fold, several
+from trilens.spec.catalog import Backbone
+from trilens.text.strategy import Thinking
+
+AT_ONCE = 8  # requests of one `generate` that are under way together
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Who answers. `host` is None for a vendor's own interface; `context` is the most tokens the server says it takes;
+    `tokens_of` counts a text's tokens with the model's own tokenizer, where there is one."""
+
+    name: str
+    model: str
+    row: Row
+    host: str | None = None
+    key: str | None = field(default=None, repr=False)
+    context: int | None = None
+    backbone: Backbone = "unknown"
+    parameters: ParameterCount | None = None
+    tokens_of: Callable[[str], int] | None = None
+
+    @property
+    def where(self) -> str:
+        return self.row.service if self.host is None else f"{self.row.service} at {self.host}"
+
+
+class HostedModel:
+    """`generate`, `stream` and `name` as of a `Model`; its receipts are `HostedReceipt`s. For any number of threads."""
+
+    def __init__(self, elsewhere: Elsewhere, service: Service) -> None:
+        self.name = elsewhere.name
+        self.elsewhere = elsewhere
+        self._service = service
+
+    @overload
+    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer[HostedReceipt]: ...
+    @overload
+    def generate(self, prompt: str, **options: Any) -> Answer[HostedReceipt]: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Answer[HostedReceipt]]: ...
+    def generate(self, prompt: Any, **options: Any) -> Answer[HostedReceipt] | list[Answer[HostedReceipt]]:
+        """The whole answer; for a list of prompts a list, asked for side by side. Options are `stream`'s."""
+        prompts, single = several(prompt)
+        if single:
+            return fold(self.stream(prompts[0], **options), 1)[0]
+        streams = [self.stream(one, **options) for one in prompts]  # refused before anything is sent
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            return list(threads.map(lambda stream: fold(stream, 1)[0], streams))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        thinking: Thinking = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        raw: bool = False,
+        **sampling: Any,
+    ) -> HostedStream:
+        """`ThinkingEvent`s, `TextEvent`s, then one `EndEvent`.
+
+        Options are those of `Model.stream_all`. What this service or model cannot do raises RequestRefused before
+        anything is sent; what goes wrong there raises HostedError, with what had come in its `partial`. `max_tokens`
+        counts the answer: where the service's limit counts thinking too, a thinking that is on gets its budget, or
+        8,192 tokens, on top, so an answer can get longer than that when the thinking was short.
+        """
+        if raw:
+            raise RequestRefused(f"{self.elsewhere.where}: takes conversations, not a raw prompt; leave `raw` out")
+        row = self.elsewhere.row
+        asked = ask(row, self.elsewhere.model, thinking)
+        wish = Wish(
+            model=self.elsewhere.model,
+            messages=_messages(prompt),
+            asked=asked,
+            row=row,
+            limit=self._limit(asked, max_tokens),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            sampling=self._sampling(asked, sampling),
+        )
+        return HostedStream(self.elsewhere, self._service, wish, self._service.request(wish))
+
+    def _limit(self, asked: Asked, max_tokens: int | None) -> int | None:
+        """Most tokens of the whole output; None leaves it to the service."""
+        if max_tokens is not None and max_tokens < 1:
+            raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 1")
+        answer = ANSWER if max_tokens is None and self._service.wants_limit else max_tokens
+        if answer is None or asked.effective in ("off", "unknown") or self.elsewhere.row.apart:
+            return answer
+        context = self.elsewhere.context
+        thinking = THINKING if context is None else min(THINKING, context // 2)
+        return answer + (thinking if asked.budget is None else asked.budget)
+
+    def _sampling(self, asked: Asked, stated: Mapping[str, Any]) -> dict[str, Any]:
+        known = {f.name for f in fields(Sampling)}
+        chosen = {name: value for name, value in stated.items() if value is not None}
+        row, where = self.elsewhere.row, self.elsewhere.where
+        for name in chosen:
+            if name not in known:
+                raise UsageError(f"option {name!r} is not known; expected one of {', '.join(sorted(known))}")
+            if name not in self._service.sampling:
+                taken = ", ".join(sorted(self._service.sampling))
+                raise RequestRefused(f"{where}: takes no {name}; it takes {taken}")
+        thinks = asked.effective != "off"
+        if chosen and (row.sampling == "never" or (row.sampling == "not while thinking" and thinks)):
+            when = "" if row.sampling == "never" else " while it thinks"
+            raise RequestRefused(f"{where}, {self.elsewhere.model}: takes no {min(chosen)}{when}; leave it out")
+        return chosen
+
+
+class HostedStream(Iterator[Event[HostedReceipt]]):
+    """Events as they come. `close` closes the connection. A thinking elsewhere cannot be told to end: `thinking` is
+    False and `answer_now` raises RequestRefused."""
+
+    thinking = False
+
+    def __init__(self, elsewhere: Elsewhere, service: Service, wish: Wish, request: dict[str, Any]) -> None:
+        self.request = request
+        self._elsewhere = elsewhere
+        self._service = service
+        self._wish = wish
+        self._thoughts: list[str] = []
+        self._texts: list[str] = []
+        self._first: float | None = None
+        self._events = self._run()
+
+    def __next__(self) -> Event[HostedReceipt]:
+        return next(self._events)
+
+    def answer_now(self, index: int | None = None) -> None:
+        raise RequestRefused(f"{self._elsewhere.where}: a thinking there cannot be ended early; close the stream")
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _run(self) -> Generator[Event[HostedReceipt]]:
+        where = self._elsewhere.where
+        self._started = time.perf_counter()
+        end: End | None = None
+        parts = self._service.parts(self.request)
+        try:
+            for part in parts:
+                match part:
+                    case End():
+                        end = part
+                    case Thought(text):
+                        self._note(self._thoughts, text)
+                        yield ThinkingEvent(text)
+                    case Said(text):
+                        self._note(self._texts, text)
+                        yield TextEvent(text)
+        except Exception as problem:
+            error = typed(problem, where, self._elsewhere.key, begun=self._first is not None)
+            if error is None:
+                raise
+            raise self._with_partial(error) from None  # what the library raised may hold the key
+        finally:
+            parts.close()
+        if end is None:
+            raise self._with_partial(broke_off(where))
+        if end.finish == "refused":
+            said = f" ({end.said})" if end.said else ""
+            raise self._with_partial(Refused(f"{where}: the model will not answer this{said}"), end)
+        answer = self._answer(end)
+        yield EndEvent(answer.receipt, state=answer.state)
+
+    def _note(self, pieces: list[str], text: str) -> None:
+        if self._first is None:
+            self._first = time.perf_counter() - self._started
+        pieces.append(text)
+
+    def _with_partial(self, error: HostedError, end: End | None = None) -> HostedError:
+        if self._first is not None:
+            error.partial = self._answer(end)
+        return error
+
+    def _answer(self, end: End | None) -> Answer[HostedReceipt]:
+        """What came so far. Without an end it broke off, and nothing of its price is known."""
+        e, wish = self._elsewhere, self._wish
+        text, thought = "".join(self._texts), "".join(self._thoughts)
+        seconds = time.perf_counter() - self._started
+        usage = Usage() if end is None else _whole(end.usage, e.row)
+        finish = "broken" if end is None else end.finish
+        tokens = count(usage, thought, text, tokens_of=e.tokens_of, own=end)
+        counted = usage if usage.thinking is not None else replace(usage, thinking=tokens.thinking)
+        served = None if end is None else end.model
+        receipt = HostedReceipt(
+            model=e.name,
+            served_as=served,
+            id=None if end is None else end.id,
+            executor=e.where,
+            backbone=e.backbone,
+            parameters=e.parameters,
+            tokens=tokens,
+            thinking=report(wish.asked, tokens, thought, text, finish),
+            seconds=seconds,
+            time_to_first_token=self._first,
+            price=price(e.row.service, e.host, served or e.model, counted, broken=end is None),
+            finish=finish,
+            limit=wish.limit,
+            temperature=wish.sampling.get("temperature"),
+            seed=wish.sampling.get("seed"),
+            served=None if end is None or end.own is None else dict(end.own),
+        )
+        state = None
+        if end is not None and end.state:
+            state = {"service": e.row.service, "content": text, "items": list(end.state)}
+        return Answer(text, thought, receipt, state)
+
+
+def _messages(prompt: Prompt) -> list[Message]:
+    messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+    if not messages or prompt == "":
+        raise RequestRefused("the prompt is empty; expected a text or a conversation")
+    for message in messages:
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise RequestRefused(f"a message is {message!r:.60}; expected a role and a content")
+    return messages
+
+
+def _whole(usage: Usage, row: Row) -> Usage:
+    """The same with thinking in its output, where the service counts it apart."""
+    if not row.apart or (usage.output is None and usage.thinking is None):
+        return usage
+    return replace(usage, output=(usage.output or 0) + (usage.thinking or 0))

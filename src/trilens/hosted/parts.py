@@ -1,0 +1,99 @@
+"""What comes out of a service's stream, whichever it is: pieces of thinking and answer, then counts, then the end."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from trilens.hosted.table import Asked, Row
+
+Finish = Literal["stop", "stop_string", "length", "context", "refused"]
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Thought:
+    """A piece of thinking, or of its summary."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Said:
+    """A piece of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """The service's own counts. `output` holds thinking and answer; `cached` and `written` are part of `prompt`; None
+    where it does not say."""
+
+    prompt: int | None = None
+    cached: int | None = None
+    written: int | None = None
+    output: int | None = None
+    thinking: int | None = None
+
+
+@dataclass(frozen=True)
+class End:
+    """`state` is what the service wants back unchanged with the next turn; `said` its words for a refusal; `model` and
+    `id` are what it calls the model and the answer; `own` is the receipt that another trilens sends."""
+
+    finish: Finish
+    usage: Usage = Usage()
+    state: tuple[Any, ...] = ()
+    said: str = ""
+    model: str | None = None
+    id: str | None = None
+    own: Mapping[str, Any] | None = None
+
+
+Part = Thought | Said | End
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request is made of. `limit`: most tokens of the output, thinking and answer together."""
+
+    model: str
+    messages: Sequence[Message]
+    asked: Asked
+    row: Row
+    limit: int | None
+    stop: tuple[str, ...]
+    sampling: Mapping[str, Any]
+
+
+class Service(Protocol):
+    """One interface of one vendor. `name` is the table's; `sampling` are the options it takes; `wants_limit`: a request
+    without a limit is refused."""
+
+    name: str
+    sampling: frozenset[str]
+    wants_limit: bool
+
+    def request(self, wish: Wish) -> dict[str, Any]:
+        """The arguments of the vendor's own call. Raises RequestRefused."""
+        ...
+
+    def parts(self, request: dict[str, Any]) -> Generator[Part]:
+        """Send it and read what comes; the last part is an `End`. Raises what the vendor's library raises; closing it
+        closes the connection."""
+        ...
+
+
+def state_of(message: Message, service: str) -> tuple[Any, ...]:
+    """What that service wanted back with this message; nothing if its text is no longer what the service wrote."""
+    state = message.get("state")
+    if not isinstance(state, Mapping) or state.get("service") != service:
+        return ()
+    return tuple(state["items"]) if state.get("content") == message.get("content") else ()
+
+
+def plain(message: Message, *more: str) -> dict[str, Any]:
+    """The message as services know it: role, content, and the named fields."""
+    return {key: message[key] for key in ("role", "content", "name", *more) if key in message}
