@@ -1,7 +1,8 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
 Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, 7 somebody else's service failed or refused, 1 a fault of our own, 130 interrupted, 141 the reader of a pipe went away.
+6 the request cannot be carried out, 7 somebody else's service failed or refused, 1 a fault of our own,
+130 interrupted, 141 the reader of a pipe went away.
 """
 
 from __future__ import annotations

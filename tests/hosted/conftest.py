@@ -39,8 +39,13 @@ def serve() -> Iterator[Callable[..., FakeServer]]:
 
 
 @pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., HostedModel]:
+def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., HostedModel]]:
     """(fake server, service, model) -> that model, at that server."""
+    loaded: list[HostedModel] = []
+
+    def keep(*args: Any, **options: Any) -> HostedModel:
+        loaded.append(load(*args, **options))
+        return loaded[-1]
 
     def load(server: FakeServer, service: str, model: str, **options: Any) -> HostedModel:
         from trilens.hosted.load import load_hosted
@@ -56,4 +61,6 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., HostedModel]:
         monkeypatch.setenv("A_KEY", KEY)
         return load_hosted(server.url, model=model, engine=service, key_variable="A_KEY", **options)
 
-    return load
+    yield keep
+    for model in loaded:
+        model.close()

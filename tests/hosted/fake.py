@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -135,10 +135,8 @@ class FakeServer:
                     self.close_connection = True
 
             def finish(self) -> None:
-                try:
+                with suppress(OSError):
                     super().finish()
-                except OSError:
-                    pass
 
             def log_message(self, *args: Any) -> None:
                 pass

@@ -26,6 +26,9 @@ class Messages:
     def __init__(self, client: Any) -> None:
         self._client = client
 
+    def close(self) -> None:
+        self._client.close()
+
     def request(self, wish: Wish) -> dict[str, Any]:
         system = [m.get("content") for m in wish.messages if m.get("role") == "system"]
         if any(not isinstance(text, str) for text in system):

@@ -27,6 +27,9 @@ class Chat:
         self.sampling = frozenset(OPENAI if row.hosts else (*OPENAI, *ENGINES))
         self._client = client
 
+    def close(self) -> None:
+        self._client.close()
+
     def request(self, wish: Wish) -> dict[str, Any]:
         extra = {**wish.asked.request, **{k: v for k, v in wish.sampling.items() if k in ENGINES}}
         messages = [_message(m, wish.row, self.name) for m in wish.messages]
@@ -43,7 +46,7 @@ class Chat:
         reader = Reader(self.name, told_off=_told_off(request))
         with self._client.chat.completions.create(**request) as stream:
             for chunk in stream:
-                yield from reader.read(chunk.model_dump(exclude_unset=True))
+                yield from reader.read(chunk.model_dump(exclude_unset=True, warnings=False))
         yield from reader.finish()
 
 

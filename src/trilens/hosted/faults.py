@@ -26,9 +26,12 @@ def typed(problem: Exception, where: str, key: str | None, *, begun: bool) -> Ho
     if "APITimeoutError" in names or "TimeoutException" in names or isinstance(problem, TimeoutError):
         return Unreachable(f"{where}: nothing came in time; try again, or load it with a longer timeout")
     if "APIConnectionError" in names or isinstance(problem, ConnectionError) or modules & set(TRANSPORT):
-        why = _why(problem)
-        if begun or (names & CUT and "APIConnectionError" not in names):
+        cause = _cause(problem)
+        why = " ".join(str(cause).split())[:120] or type(cause).__name__
+        if begun:
             return ServiceFailed(f"{where}: the answer broke off ({why}); what had come is in error.partial")
+        if type(cause).__name__ in CUT or isinstance(cause, ConnectionResetError):
+            return ServiceFailed(f"{where}: the connection broke before an answer came ({why}); try again")
         return Unreachable(f"{where}: no connection ({why}); check the address and the network")
     if isinstance(problem, ValueError) and "JSON" in type(problem).__name__:
         return ServiceFailed(f"{where}: the answer is not JSON ({said}); is this the address of such a service?")
@@ -93,8 +96,8 @@ def _retry_after(problem: Exception) -> float | None:
         return None
 
 
-def _why(problem: BaseException) -> str:
-    """The innermost cause, in a few words."""
+def _cause(problem: BaseException) -> BaseException:
+    """The innermost cause."""
     while problem.__cause__ is not None:
         problem = problem.__cause__
-    return " ".join(str(problem).split())[:120] or type(problem).__name__
+    return problem

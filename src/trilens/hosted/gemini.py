@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Generator
 from typing import Any
 
@@ -23,6 +22,9 @@ class Gemini:
 
     def __init__(self, client: Any) -> None:
         self._client = client
+
+    def close(self) -> None:
+        self._client.close()
 
     def request(self, wish: Wish) -> dict[str, Any]:
         system = [str(m.get("content")) for m in wish.messages if m.get("role") == "system"]
@@ -53,7 +55,7 @@ class Gemini:
                     finish = _word(candidate.finish_reason) or finish
                     said = candidate.finish_message or said
                     for part in (candidate.content.parts or ()) if candidate.content else ():
-                        state.append(_kept(part))
+                        state.append(part.model_dump(mode="json", by_alias=True, exclude_none=True))
                         if part.text:
                             yield Thought(part.text) if part.thought else Said(part.text)
         finally:
@@ -72,14 +74,6 @@ def _content(message: Message) -> dict[str, Any]:
     if not texts or any(not isinstance(text, str) for text in texts):
         raise RequestRefused("a message holds something that is not text; expected texts")
     return {"role": "model" if role == "assistant" else "user", "parts": [{"text": text} for text in texts]}
-
-
-def _kept(part: Any) -> dict[str, Any]:
-    """The part as it came; its signature in the alphabet that the service writes."""
-    kept: dict[str, Any] = part.model_dump(mode="json", by_alias=True, exclude_none=True)
-    if part.thought_signature is not None:
-        kept["thoughtSignature"] = base64.b64encode(part.thought_signature).decode()
-    return kept
 
 
 def _finish(reason: str) -> Finish:

@@ -52,6 +52,10 @@ class HostedModel:
         self.elsewhere = elsewhere
         self._service = service
 
+    def close(self) -> None:
+        """Give its connections back; what goes out of scope does so by itself."""
+        self._service.close()
+
     @overload
     def generate(self, prompt: Sequence[Message], **options: Any) -> Answer[HostedReceipt]: ...
     @overload

@@ -80,6 +80,10 @@ class Service(Protocol):
         """The arguments of the vendor's own call. Raises RequestRefused."""
         ...
 
+    def close(self) -> None:
+        """Give its connections back."""
+        ...
+
     def parts(self, request: dict[str, Any]) -> Generator[Part]:
         """Send it and read what comes; the last part is an `End`. Raises what the vendor's library raises; closing it
         closes the connection."""

@@ -29,6 +29,9 @@ class Responses:
     def __init__(self, client: Any) -> None:
         self._client = client
 
+    def close(self) -> None:
+        self._client.close()
+
     def request(self, wish: Wish) -> dict[str, Any]:
         if wish.stop:
             raise RequestRefused("OpenAI's Responses takes no stop strings; leave `stop` out")
