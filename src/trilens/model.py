@@ -28,6 +28,7 @@ from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking
 from trilens.text.stream import StopMatcher
+from trilens.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -300,6 +301,9 @@ class Call:
         self.writer = writer
         self.generation: Generation | None = None
         self.finished = False
+        self.receipt: Receipt | None = None
+        self.watched = False  # whether `fired` is kept
+        self.fired: list[list[int]] = []  # of each token that was fed: what `CachedSequence.routes` has
         self._model = model
         self._limits = limits
         self._options = options
@@ -317,17 +321,25 @@ class Call:
         """What there is to read now."""
         generation = self.generation
         assert generation is not None, "submitted before it is read"
+        if self.watched:
+            routes = generation.sequence.routes() if generation.routes is None else generation.routes
+            self.fired += routes[len(self.fired) :].tolist()
         while generation.unread:
             piece = generation.unread.popleft()
             yield (ThinkingEvent if piece.part == "thinking" else TextEvent)(piece.text, self._index)
         if generation.finish is not None and not generation.unread and not self.finished:
             self.finished = True
-            yield EndEvent(self._model._receipt(generation, self.writer, self._meter), self._index)
+            self.receipt = self._model._receipt(generation, self.writer, self._meter)
+            yield EndEvent(self.receipt, self._index)
 
     def cancel(self) -> None:
         """End it with the step that runs; does nothing to one that has finished."""
         if self.generation is not None:
             self._model._scheduler.end(self.generation, "cancelled")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.text.tokenizer
 
     def answer_now(self) -> None:
         """End its thinking, where it thinks."""

@@ -100,6 +100,11 @@ class AnswerWriter:
         return self._splitter.thinking and not self._finished
 
     @property
+    def stop_hit(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._matcher.hit
+
+    @property
     def report(self) -> ThinkingReport:
         thought = self.counts.counts["thinking"] > 0
         unasked = self._strategy.effective == "off" and (self._splitter.thought or self._splitter.marked)

@@ -141,13 +141,16 @@ class Scheduler:
         if bad is not None:
             raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
-        begun, allowed = writer.begin(), writer.allowed()
-        if allowed is not None:
-            sampler.allow(allowed)
         with self._between_steps():
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
             generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
-            self._put(generation, begun)
+            try:
+                self._put(generation, writer.begin())
+                if (allowed := writer.allowed()) is not None:
+                    sampler.allow(allowed)
+            except BaseException:
+                sequence.free()
+                raise
             self.running.append(generation)
         return generation
 
