@@ -65,9 +65,8 @@ def _routes(shelf: Shelf, grace: float) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, problem: HTTPException) -> Response:
-        return _answer(
-            request, refused(f"{request.method} {request.url.path:.80}: {problem.detail}", status=problem.status_code)
-        )
+        said = f"{request.method} {request.url.path:.80}: {problem.detail}"
+        return _answer(request, refused(said, status=problem.status_code))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, problem: Exception) -> Response:
@@ -245,5 +244,7 @@ def _field_fault(errors: Sequence[Any]) -> Fault:
         return refused("the body is not JSON")
     if first["type"] == "missing":
         return refused(f"{place or 'the body'} is missing", param=place or None)
+    if isinstance(first.get("input"), bytes):
+        return refused("the body was not read as JSON; send it with Content-Type: application/json")
     given = json.dumps(first.get("input"), default=str, ensure_ascii=False)[:60]
     return refused(f"{place or 'the body'} is {given}; {first['msg'].lower()}", param=place or None)

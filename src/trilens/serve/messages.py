@@ -82,7 +82,7 @@ class MessagesRequest(Prompted, Samples):
 
 
 async def begin_messages(pump: Pump, request: MessagesRequest) -> Exchange:
-    model, use = pump.model, request.use()
+    use = request.use()
 
     def prepare(number: int) -> Call:
         return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from trilens.errors import CacheFull, TrilensError
@@ -147,8 +148,11 @@ class Pump:
                 continue
             try:
                 self.model.advance(calls, once=True)
-            except Exception:  # it is kept with the request that failed, and found below
-                pass
+            except Exception as fault:
+                # it is kept with the request that it belongs to, and found below; one of nobody's is everybody's
+                if not any(call.generation and call.generation.failure for call in calls):
+                    for running, _ in self._active:
+                        self._fail(running, fault)
             self._hand_over()
 
     def _admit(self) -> None:
@@ -222,7 +226,9 @@ class Pump:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, those: Sequence[Running]) -> None:
-    try:
-        loop.call_soon_threadsafe(lambda: [running._arrived.set() for running in those])
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        pass
+    def tell() -> None:
+        for running in those:
+            running._arrived.set()
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(tell)

@@ -12,19 +12,17 @@ from trilens.serve.app import GRACE, application
 from trilens.serve.guard import LOOPBACK, Rules
 from trilens.serve.shelf import Shelf
 
+log = logging.getLogger("trilens.serve")
+
 
 def serve(shelf: Shelf, rules: Rules, port: int) -> None:
     """Until Ctrl-C or SIGTERM; what runs then is finished. Raises UsageError for a port that is taken."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if rules.host not in LOOPBACK and rules.key is None:
-        logging.getLogger("trilens.serve").warning(
-            "anybody who reaches %s can ask here: there is no --api-key", rules.host
-        )
+        log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
     bound = _bound(rules.host, port)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
-    logging.getLogger("trilens.serve").info(
-        "http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(shelf.places)
-    )
+    log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(shelf.places))
     config = uvicorn.Config(
         application(shelf, rules), log_level="warning", timeout_graceful_shutdown=int(GRACE), server_header=False
     )
@@ -39,8 +37,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.bind((host, port))
     except OSError as problem:
         bound.close()
-        raise UsageError(
-            f"cannot listen on {host}:{port} ({problem.strerror}); choose another --port or --host"
-        ) from None
+        why = problem.strerror or problem
+        raise UsageError(f"cannot listen on {host}:{port} ({why}); choose another --port or --host") from None
     bound.listen(2048)
     return bound
