@@ -264,7 +264,7 @@ class Model:
         constraint: Constraint | None,
     ) -> AnswerWriter:
         text = self.text
-        closable = limits.answer < limits.total  # an unasked thinking is not closed: it is reported
+        closable = limits.thinking is not None  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
             text.tokenizer,
             text.splitter(encoded),

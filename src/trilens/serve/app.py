@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
 from trilens.serve.exchange import Exchange
 from trilens.serve.faults import Fault, fault_of, refused
@@ -23,6 +24,7 @@ from trilens.serve.guard import Guard, Rules
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list
 from trilens.serve.shelf import Shelf
+from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import Fields
 
 PAGE = Path(__file__).parent / "page"
@@ -38,11 +40,23 @@ class AnswerNow(Fields):
 
 def application(shelf: Shelf, rules: Rules | None = None, grace: float = GRACE) -> ASGIApp:
     """The ASGI application that serves these models."""
-    return Guard(_routes(shelf, grace), rules or Rules())
-
-
-def _routes(shelf: Shelf, grace: float) -> FastAPI:
     metrics = Metrics(shelf)
+    return _counted(Guard(_routes(shelf, metrics, grace), rules or Rules()), metrics)
+
+
+def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
+    async def counting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                metrics.answered(getattr(scope.get("route"), "path", "other"), message["status"])
+            await send(message)
+
+        await app(scope, receive, noted)
+
+    return counting
+
+
+def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
     exchanges: dict[str, Exchange] = {}
 
     @asynccontextmanager
@@ -51,13 +65,6 @@ def _routes(shelf: Shelf, grace: float) -> FastAPI:
         await asyncio.to_thread(shelf.close, grace)
 
     app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life)
-
-    @app.middleware("http")
-    async def counted(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        response = await call_next(request)
-        route = request.scope.get("route")
-        metrics.answered(getattr(route, "path", "other"), response.status_code)
-        return response
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, problem: RequestValidationError) -> Response:
@@ -68,6 +75,7 @@ def _routes(shelf: Shelf, grace: float) -> FastAPI:
         said = f"{request.method} {request.url.path:.80}: {problem.detail}"
         return _answer(request, refused(said, status=problem.status_code))
 
+    @app.exception_handler(TrilensError)
     @app.exception_handler(Exception)
     async def failed(request: Request, problem: Exception) -> Response:
         return _answer(request, _logged(problem))
@@ -81,14 +89,17 @@ def _routes(shelf: Shelf, grace: float) -> FastAPI:
     async def whole(request: Request, exchange: Exchange, body: Awaitable[dict[str, Any]]) -> Response:
         exchanges[exchange.id] = exchange
         try:
-            return _json(await _unless_gone(request, body))
+            return _json(await unless_gone(request.receive, body))
+        except Gone:
+            return Response(status_code=499)  # nobody reads it
         finally:
+            exchange.running.cancel()
             done(exchange)
 
     def streamed(exchange: Exchange, pieces: AsyncIterator[bytes], fail: Callable[[Fault], bytes]) -> Response:
         exchanges[exchange.id] = exchange
 
-        async def body() -> AsyncIterator[bytes]:
+        async def body() -> AsyncGenerator[bytes]:
             try:
                 async for piece in pieces:
                     yield piece
@@ -98,7 +109,7 @@ def _routes(shelf: Shelf, grace: float) -> FastAPI:
                 exchange.running.cancel()
                 done(exchange)
 
-        return StreamingResponse(body(), media_type="text/event-stream")
+        return EventStream(body())
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
@@ -176,26 +187,6 @@ def _file(name: str) -> Response:
 
 def _json(content: Any) -> Response:
     return JSONResponse(content)
-
-
-async def _unless_gone(request: Request, body: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    """The answer; a client that goes away before it is whole ends its request."""
-    answer = asyncio.ensure_future(body)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if answer.done():
-            return answer.result()
-        raise asyncio.CancelledError
-    finally:
-        for task in (answer, gone):
-            task.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _data(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from starlette.exceptions import HTTPException
+
 from trilens.serve.faults import Fault, refused
 
 Scope = MutableMapping[str, Any]
@@ -30,10 +32,6 @@ class Rules:
     origins: tuple[str, ...] = ()
     key: str | None = None
     most_bytes: int = 8 << 20
-
-
-class TooLarge(Exception):
-    """A body grew past the most that is read."""
 
 
 class Guard:
@@ -85,27 +83,17 @@ class Guard:
 
     async def _within(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The application, with a body that does not grow past what is read."""
-        read, begun = 0, False
+        read = 0
 
         async def measured() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
             if read > self._rules.most_bytes:
-                raise TooLarge
+                raise HTTPException(413, f"the body has more than {self._rules.most_bytes} bytes")
             return message
 
-        async def noted(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        try:
-            await self._app(scope, measured, noted)
-        except TooLarge:
-            if not begun:
-                most = self._rules.most_bytes
-                await _refuse(send, scope["path"], refused(f"the body has more than {most} bytes", status=413))
+        await self._app(scope, measured, send)
 
 
 def _name(host: str) -> str:

@@ -45,7 +45,7 @@ def _about(source: str, name: str) -> dict[str, Any]:
             "can_off": inference.can_be_off,
             "budget": inference.markers is not None,
         },
-        "card": {**made.as_dict(), "model": name},
+        "card": {**made.as_dict(), "name": name, "source": "served here"},  # a path is nobody's business
         "lens": channels(made),
         "layers": len(made.spec.layers),
         "routed_layers": [number for number, _ in layers],
