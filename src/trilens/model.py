@@ -240,6 +240,12 @@ class Model:
         receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
         return self._predictor.complete(receipt)
 
+    @property
+    def cache_pages(self) -> int:
+        """Pages of keys and values that are in use, kept prefixes included; 0 on an executor without pages."""
+        pool = getattr(self.executor, "pool", None)
+        return 0 if pool is None else int(pool.pages_in_use)
+
     def forget(self) -> None:
         """Give back the memory that finished requests keep for their successors."""
         self._scheduler.forget()

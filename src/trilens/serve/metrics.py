@@ -34,6 +34,7 @@ class Metrics:
         )
         self._running = Gauge("trilens_calls_running", "Calls that are stepped.", ["model"], registry=registry)
         self._waiting = Gauge("trilens_calls_waiting", "Calls in line.", ["model"], registry=registry)
+        self._pages = Gauge("trilens_cache_pages", "Pages of keys and values in use.", ["model"], registry=registry)
         self._loaded = Gauge("trilens_model_loaded", "Whether a model is in memory.", ["model"], registry=registry)
 
     def answered(self, route: str, status: int) -> None:
@@ -53,5 +54,6 @@ class Metrics:
             pump = place.pump
             self._running.labels(place.name).set(0 if pump is None else pump.running)
             self._waiting.labels(place.name).set(0 if pump is None else pump.waiting)
+            self._pages.labels(place.name).set(0 if pump is None else pump.model.cache_pages)
             self._loaded.labels(place.name).set(pump is not None)
         return generate_latest(self._registry)

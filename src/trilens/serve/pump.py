@@ -14,6 +14,8 @@ from trilens.errors import CacheFull, TrilensError
 from trilens.model import Call, Event, Model
 
 ROOM = 256  # events that wait for a reader; more, and its request is left out until it reads
+MANY = 4  # calls, from which on readers are woken together ...
+TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
 
 
 class Busy(TrilensError):
@@ -84,6 +86,8 @@ class Pump:
         self._parallel, self._most_waiting, self._seconds = parallel, waiting, seconds
         self._waiting: deque[tuple[Running, Call]] = deque()
         self._active: list[tuple[Running, Call]] = []
+        self._untold: dict[int, Running] = {}  # what has come and nobody was told of yet
+        self._told = 0.0
         self._turn = threading.Condition()
         self._changed = self._closing = self._stopped = False
         self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
@@ -142,6 +146,8 @@ class Pump:
             self._leave_out()
             calls = [call for running, call in self._active if running.has_room]
             if not calls:
+                self._told = 0.0
+                self._hand_over()
                 with self._turn:
                     if not self._changed:
                         self._turn.wait(0.5)
@@ -190,7 +196,6 @@ class Pump:
                 self._waiting = deque((r, c) for r, c in self._waiting if not r.cancelled)
 
     def _hand_over(self) -> None:
-        told: dict[int, Running] = {}
         active = []
         for running, call in self._active:
             if not running.has_room:
@@ -212,13 +217,17 @@ class Pump:
             else:
                 active.append((running, call))
             if len(running._events) > before or call.finished:
-                told[id(running)] = running
+                self._untold[id(running)] = running
         self._active = active
-        loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
-        for running in told.values():
-            loops.setdefault(running._loop, []).append(running)
-        for loop, those in loops.items():
-            _tell(loop, those)
+        now = time.monotonic()
+        if len(active) < MANY or now - self._told >= TOGETHER:
+            self._told = now
+            loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+            for running in self._untold.values():
+                loops.setdefault(running._loop, []).append(running)
+            self._untold.clear()
+            for loop, those in loops.items():
+                _tell(loop, those)
 
     def _fail(self, running: Running, fault: BaseException) -> None:
         running._failure = fault
