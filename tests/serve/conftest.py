@@ -41,11 +41,16 @@ Serving = Callable[..., Any]
 
 @contextmanager
 def served(
-    models: Sequence[str] = ("tiny-dense", "tiny-routed"), rules: Rules | None = None, grace: float = 5.0, **room: Any
+    models: Sequence[str] = ("tiny-dense", "tiny-routed"),
+    rules: Rules | None = None,
+    grace: float = 5.0,
+    port: int = 0,
+    **room: Any,
 ) -> Iterator[Served]:
     shelf = Shelf(models, Room(**room))
     bound = socket.socket()
-    bound.bind(("127.0.0.1", 0))
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
     bound.listen(512)
     server = uvicorn.Server(
         uvicorn.Config(

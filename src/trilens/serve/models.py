@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from trilens.decoder.ops import Part
 from trilens.errors import TrilensError
 from trilens.lenses.card import Card, card
 from trilens.lenses.channels import channels
@@ -36,6 +39,7 @@ def _about(source: str, name: str) -> dict[str, Any]:
         return {"readable": False}
     inference, layers = made.inference, list(made.spec.routed_layers())
     settings = [setting.name for setting in inference.settings]
+    each = Fraction(made.as_dict()["weight_bytes"]["own"], made.parameters.total)  # bytes of a weight, on average
     return {
         "readable": True,
         "thinking": {
@@ -47,8 +51,21 @@ def _about(source: str, name: str) -> dict[str, Any]:
         },
         "card": {**made.as_dict(), "name": name, "source": "served here"},  # a path is nobody's business
         "lens": channels(made),
+        "flops_by_part": parts_of(made.token.flops),
+        "bytes_by_part": parts_of(lambda part: made.token.weight_bytes(lambda p: each, part)),
+        "kv_over_context": [[tokens, made.kv_bytes(tokens)] for tokens in contexts(made.spec.context)],
         "layers": len(made.spec.layers),
         "routed_layers": [number for number, _ in layers],
         "experts": max((layer.router.experts for _, layer in layers), default=0),
         "context": made.spec.context,
     }
+
+
+def parts_of(count: Callable[[Part], int]) -> dict[str, int]:
+    """Of one token, in the decoder's order; parts that come to nothing left out."""
+    return {part.value: n for part in Part if (n := count(part))}
+
+
+def contexts(most: int) -> list[int]:
+    """Up to 33 lengths, evenly spread, from 1 to the model's most."""
+    return sorted({max(1, most * i // 32) for i in range(33)})
