@@ -66,7 +66,9 @@ class Predictor:
             context = t.prompt + work.decode.tokens // 2 + 1
             seconds, runs = corrected(run.token_seconds(context, receipt.batch), self._known.decode)
             token = _beside(seconds, work.decode.seconds / work.decode.steps)
-        source = f"this machine's kernels, measured on {run.machine.date}, and {runs} runs of this model"
+        source = (
+            f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
+        )
         return Prediction(first, token, thinking, source)
 
     def _learn(self, executor: NativeExecutor, receipt: Receipt) -> None:
