@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,8 +65,7 @@ class Tokens:
         pass
 
 
-@dataclass(frozen=True)
-class StepShare:
+class StepShare(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
     step took `seconds`."""
 
@@ -253,8 +252,6 @@ class Scheduler:
     def _count(self, generation: Generation, feed: Feed, seconds: float, beside: int) -> None:
         past = generation.sequence.length - len(feed.tokens)
         generation.steps.append(StepShare(past, len(feed.tokens), feed.sampler is not None, seconds, beside))
-        generation.kv_bytes = max(generation.kv_bytes, generation.sequence.kv_bytes)
-        generation.kv_reserved = max(generation.kv_reserved, generation.sequence.reserved_bytes)
 
     def _append(self, generation: Generation, token: int) -> None:
         """The token that was drawn, and what its writer makes of it."""
@@ -295,7 +292,8 @@ class Scheduler:
             generation.sequence.free()
             return
         sequence = generation.sequence
-        generation.routes = sequence.routes()
+        generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
+        generation.kv_reserved = sequence.reserved_bytes
         inside = (*generation.prompt, *generation.tokens)[: sequence.length]
         # only what was used stays reserved, where that changes no rotary table
         if sequence.length and self.executor.can_extend(sequence, sequence.length):

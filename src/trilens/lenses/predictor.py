@@ -42,7 +42,8 @@ class Predictor:
         with self._lock:
             made = replace(receipt, prediction=self._prediction(receipt))
             begin = time.perf_counter()
-            self._allowance += LEARNING * (receipt.work.prefill.seconds + receipt.work.decode.seconds)
+            own = (receipt.work.prefill.seconds + receipt.work.decode.seconds) / receipt.batch
+            self._allowance += LEARNING * own
             if self._allowance >= 0:
                 self._learn(executor, receipt)
                 self._refresh(executor)

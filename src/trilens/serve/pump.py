@@ -202,9 +202,12 @@ class Pump:
                 active.append((running, call))
                 continue
             generation = call.generation
-            failure = None if generation is None else generation.failure
-            if failure is not None:
-                self._fail(running, failure)
+            assert generation is not None, "what is active was submitted"
+            if generation.failure is not None:
+                self._fail(running, generation.failure)
+                continue
+            if not generation.unread and generation.finish is None:
+                active.append((running, call))
                 continue
             before = len(running._events)
             try:

@@ -68,6 +68,11 @@ class StopMatcher:
 
 def partial(text: str, wanted: Sequence[str]) -> int:
     """How many characters at the end of `text` may still become one of `wanted`."""
+    for first in wanted:
+        if first[0] in text:
+            break
+    else:  # nearly always, and quickly
+        return 0
     longest = max(map(len, wanted), default=0)
     lengths = range(min(longest - 1, len(text)), 0, -1)
     return next((n for n in lengths if any(w.startswith(text[-n:]) for w in wanted)), 0)
