@@ -152,7 +152,7 @@ static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8
     if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = widen_u8(s + 16);
 
     B32 code[8];
-    Q::codes(w, code);
+    if constexpr (Q::BITS != 8) Q::codes(w, code);
     prefetch(w + 2048);
     prefetch(w + 2112);
     if constexpr (Q::GROUP > 144) prefetch(w + 2176);
@@ -162,9 +162,9 @@ static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8
     if constexpr (Q::SIGNED) {
       for (int m = 0; m < P; m++) total[m] = zero_i();
       for (int j = 0; j < 8; j++) {
-        B32 size = magnitude(code[j]);
+        B32 own = Q::BITS == 8 ? load_b(w + 32 * j) : code[j], size = magnitude(own);
         for (int m = 0; m < P; m++) {
-          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), code[j]));
+          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), own));
           total[m] = add(total[m], dot(products, j < 4 ? low : high));
         }
       }
@@ -222,11 +222,13 @@ static void quantised_product(const Matrix& m, int which, int t0, int t1, const 
   for (int t = t0; t < t1; t++, w += size, y += 8) {
     int row = 0;
     if (x.fine) {
-      for (; row + 2 <= rows; row += 2) quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride);
+      for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, true>(w, x, row, groups, y, y_stride);
+      if (row + 2 <= rows) { quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride); row += 2; }
       if (row < rows) quantised_rows<Q, 1, true>(w, x, row, groups, y, y_stride);
       continue;
     }
-    for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride);
+    for (; row + 8 <= rows; row += 8) quantised_rows<Q, 8, false>(w, x, row, groups, y, y_stride);
+    if (row + 4 <= rows) { quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride); row += 4; }
     if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, x, row, groups, y, y_stride); row += 2; }
     if (row < rows) quantised_rows<Q, 1, false>(w, x, row, groups, y, y_stride);
   }
