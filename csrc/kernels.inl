@@ -302,6 +302,8 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 #undef TRILENS_QUANT
 }
 
+constexpr float LEAST = 1e-30f;  // what is smaller counts as nothing: 127 divided by it would overflow
+
 static inline int32_t two_numbers(float a, float b) {
   return (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
 }
@@ -316,7 +318,7 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
     }
     F8 m = larger(larger(magnitude(v[0]), magnitude(v[1])), larger(magnitude(v[2]), magnitude(v[3])));
     float most = largest(m);
-    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    float inverse = most > LEAST ? 127.0f / most : 0.0f;
     size_t at = row * to.q_stride + first_group + g;
     F8 sums[2], fine_sums[2] = {zero(), zero()};
     for (int i = 0; i < 4; i++) {
@@ -428,7 +430,7 @@ static void store_kv(const float* k, int n, KV kind, uint8_t* out, size_t step, 
     float most = 0;
     for (int i = 0; i < n; i++) most = std::fabs(k[i]) > most ? std::fabs(k[i]) : most;
     *scale = most / 127.0f;
-    inverse = most > 0 ? 127.0f / most : 0.0f;
+    inverse = most > LEAST ? 127.0f / most : 0.0f;
   }
   for (int i = 0; i < n; i += 8) {
     int m = n - i < 8 ? n - i : 8;
