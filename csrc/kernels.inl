@@ -152,7 +152,7 @@ static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8
     if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = widen_u8(s + 16);
 
     B32 code[8];
-    Q::codes(w, code);
+    if constexpr (Q::BITS != 8) Q::codes(w, code);
     prefetch(w + 2048);
     prefetch(w + 2112);
     if constexpr (Q::GROUP > 144) prefetch(w + 2176);
@@ -162,9 +162,9 @@ static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8
     if constexpr (Q::SIGNED) {
       for (int m = 0; m < P; m++) total[m] = zero_i();
       for (int j = 0; j < 8; j++) {
-        B32 size = magnitude(code[j]);
+        B32 own = Q::BITS == 8 ? load_b(w + 32 * j) : code[j], size = magnitude(own);
         for (int m = 0; m < P; m++) {
-          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), code[j]));
+          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), own));
           total[m] = add(total[m], dot(products, j < 4 ? low : high));
         }
       }
@@ -222,11 +222,13 @@ static void quantised_product(const Matrix& m, int which, int t0, int t1, const 
   for (int t = t0; t < t1; t++, w += size, y += 8) {
     int row = 0;
     if (x.fine) {
-      for (; row + 2 <= rows; row += 2) quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride);
+      for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, true>(w, x, row, groups, y, y_stride);
+      if (row + 2 <= rows) { quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride); row += 2; }
       if (row < rows) quantised_rows<Q, 1, true>(w, x, row, groups, y, y_stride);
       continue;
     }
-    for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride);
+    for (; row + 8 <= rows; row += 8) quantised_rows<Q, 8, false>(w, x, row, groups, y, y_stride);
+    if (row + 4 <= rows) { quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride); row += 4; }
     if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, x, row, groups, y, y_stride); row += 2; }
     if (row < rows) quantised_rows<Q, 1, false>(w, x, row, groups, y, y_stride);
   }
@@ -300,6 +302,8 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 #undef TRILENS_QUANT
 }
 
+constexpr float LEAST = 1e-30f;  // what is smaller counts as nothing: 127 divided by it would overflow
+
 static inline int32_t two_numbers(float a, float b) {
   return (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
 }
@@ -314,7 +318,7 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
     }
     F8 m = larger(larger(magnitude(v[0]), magnitude(v[1])), larger(magnitude(v[2]), magnitude(v[3])));
     float most = largest(m);
-    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    float inverse = most > LEAST ? 127.0f / most : 0.0f;
     size_t at = row * to.q_stride + first_group + g;
     F8 sums[2], fine_sums[2] = {zero(), zero()};
     for (int i = 0; i < 4; i++) {
@@ -426,7 +430,7 @@ static void store_kv(const float* k, int n, KV kind, uint8_t* out, size_t step, 
     float most = 0;
     for (int i = 0; i < n; i++) most = std::fabs(k[i]) > most ? std::fabs(k[i]) : most;
     *scale = most / 127.0f;
-    inverse = most > 0 ? 127.0f / most : 0.0f;
+    inverse = most > LEAST ? 127.0f / most : 0.0f;
   }
   for (int i = 0; i < n; i += 8) {
     int m = n - i < 8 ? n - i : 8;

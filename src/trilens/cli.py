@@ -341,6 +341,44 @@ def combos(questions: int, stretch: bool, as_json: bool) -> None:
 
 
 @commands.command()
+@click.argument("models", nargs=-1, metavar="[MODEL...]")
+@click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on; 0.0.0.0 for every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
+@click.option("--api-key", envvar="TRILENS_API_KEY", help="Ask for this key.  [env: TRILENS_API_KEY]")
+@click.option("--origin", "origins", multiple=True, help="Pages of this origin may ask too; may be given again.")
+@click.option("--parallel", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls at once.")
+@click.option("--queue", type=click.IntRange(0, 65536), default=128, show_default=True, help="Calls that may wait.")
+@click.option("--time-limit", type=click.IntRange(1), default=600, show_default=True, help="Seconds of a call.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+def serve(
+    models: tuple[str, ...],
+    host: str,
+    port: int,
+    api_key: str | None,
+    origins: tuple[str, ...],
+    parallel: int,
+    queue: int,
+    time_limit: int,
+    **options: Any,
+) -> None:
+    """Answer over HTTP as the OpenAI and Anthropic APIs do, with a page at /. Without MODEL: the two small ones that
+    come with trilens."""
+    try:
+        from trilens.serve.guard import Rules
+        from trilens.serve.server import serve as run_server
+        from trilens.serve.shelf import Room, Shelf
+    except ImportError as missing:
+        raise UsageError(f"serving needs {missing.name}; install it with: pip install 'trilens[serve]'") from None
+    if api_key == "":
+        raise UsageError("the API key is empty; give one, or leave --api-key out")
+    stated = {name: value for name, value in options.items() if value}
+    shelf = Shelf(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), stated))
+    run_server(shelf, Rules(host, origins, api_key), port)
+
+
+@commands.command()
 @click.argument("model")
 def pull(model: str) -> None:
     """Fetch MODEL's files and say where they are."""

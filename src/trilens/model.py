@@ -30,6 +30,7 @@ from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher
+from trilens.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -247,6 +248,12 @@ class Model:
         receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
         return self._predictor.complete(receipt)
 
+    @property
+    def cache_pages(self) -> int:
+        """Pages of keys and values that are in use, kept prefixes included; 0 on an executor without pages."""
+        pool = getattr(self.executor, "pool", None)
+        return 0 if pool is None else int(pool.pages_in_use)
+
     def forget(self) -> None:
         """Give back the memory that finished requests keep for their successors."""
         self._scheduler.forget()
@@ -271,7 +278,7 @@ class Model:
         constraint: Constraint | None,
     ) -> AnswerWriter:
         text = self.text
-        closable = limits.answer < limits.total  # an unasked thinking is not closed: it is reported
+        closable = limits.thinking is not None  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
             text.tokenizer,
             text.splitter(encoded),
@@ -308,6 +315,9 @@ class Call:
         self.writer = writer
         self.generation: Generation | None = None
         self.finished = False
+        self.receipt: Receipt | None = None
+        self.watched = False  # whether `fired` is kept
+        self.fired: list[list[int]] = []  # of each token that was fed: what `CachedSequence.routes` has
         self._model = model
         self._limits = limits
         self._options = options
@@ -325,17 +335,25 @@ class Call:
         """What there is to read now."""
         generation = self.generation
         assert generation is not None, "submitted before it is read"
+        if self.watched:
+            routes = generation.sequence.routes() if generation.routes is None else generation.routes
+            self.fired += routes[len(self.fired) :].tolist()
         while generation.unread:
             piece = generation.unread.popleft()
             yield (ThinkingEvent if piece.part == "thinking" else TextEvent)(piece.text, self._index)
         if generation.finish is not None and not generation.unread and not self.finished:
             self.finished = True
-            yield EndEvent(self._model._receipt(generation, self.writer, self._meter), self._index)
+            self.receipt = self._model._receipt(generation, self.writer, self._meter)
+            yield EndEvent(self.receipt, self._index)
 
     def cancel(self) -> None:
         """End it with the step that runs; does nothing to one that has finished."""
         if self.generation is not None:
             self._model._scheduler.end(self.generation, "cancelled")
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self._model.text.tokenizer
 
     def answer_now(self) -> None:
         """End its thinking, where it thinks."""

@@ -28,7 +28,8 @@ def quantised(x: np.ndarray, fine: bool = False) -> np.ndarray:
     """The rows as the executor's 8-bit (or 16-bit) activations stand for them."""
     groups = x.reshape(*x.shape[:-1], -1, 32)
     most = np.abs(groups).max(-1, keepdims=True)
-    exact = groups * np.where(most > 0, np.float32(127) / np.where(most > 0, most, 1), 0).astype(np.float32)
+    some = most > 1e-30
+    exact = groups * np.where(some, np.float32(127) / np.where(some, most, 1), 0).astype(np.float32)
     codes = np.rint(exact)
     if fine:
         codes = codes + np.rint((exact - codes) * np.float32(254)).astype(np.float64) / 254
@@ -63,10 +64,21 @@ def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fi
     together = np.empty((11, 21), np.float32)
     native.product("portable", kind, raw, x, fine, together)
     for kernels in SETS:
-        for n in (1, 2, 3, 4, 5, 11):
+        for n in (1, 2, 3, 4, 5, 7, 8, 9, 11):
             y = np.empty((n, 21), np.float32)
             native.product(kernels, kind, raw, x[:n], fine, y)
             assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32))
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-38, 1e-32, 1e-29])
+def test_the_smallest_activations_stay_numbers(kind: str, size: float) -> None:
+    x = np.random.default_rng(3).uniform(-1, 1, (3, 256)).astype(np.float32) * np.float32(size)
+    for kernels in SETS:
+        for fine in (False, True):
+            y = np.empty((3, 8), np.float32)
+            native.product(kernels, kind, random_rows(kind, 8, 256), x, fine, y)
+            assert np.isfinite(y).all() and np.abs(y).max() < 1e-20
 
 
 def test_the_largest_codes_and_activations_do_not_overflow() -> None:

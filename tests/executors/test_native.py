@@ -36,7 +36,7 @@ def rounded(x: torch.Tensor, activations: str = "8bit") -> torch.Tensor:
     groups = x.unflatten(-1, (-1, 32))
     most = groups.abs().amax(-1, keepdim=True)
     # torch turns 127 / most into 127 times a rounded reciprocal, which moves what lies in the middle of two codes
-    exact = groups * torch.where(most > 0, torch.full_like(most, 127) / most, 0)
+    exact = groups * torch.where(most > 1e-30, torch.full_like(most, 127) / most, 0)
     codes = exact.round()
     if activations == "16bit":
         codes = codes + ((exact - codes) * 254).round() / 254

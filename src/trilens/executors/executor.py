@@ -55,7 +55,7 @@ class CachedSequence(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Feed:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
     token that `sampler` (see `generate.sampling`) draws from them."""

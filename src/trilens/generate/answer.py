@@ -100,6 +100,11 @@ class AnswerWriter:
         return self._splitter.thinking and not self._finished
 
     @property
+    def stop_hit(self) -> str | None:
+        """The stop string that ended the answer."""
+        return self._matcher.hit
+
+    @property
     def report(self) -> ThinkingReport:
         thought = self.counts.counts["thinking"] > 0
         unasked = self._strategy.effective == "off" and (self._splitter.thought or self._splitter.marked)
@@ -116,14 +121,22 @@ class AnswerWriter:
         return (*self._forced(opening), *self._close("budget", deque()))
 
     def allowed(self) -> np.ndarray | None:
-        """What the constraint allows next; None while there is none, or the model still thinks."""
-        if self._constraint is None or not self._constrained or self._finished:
+        """What the constraint allows next; before the answer begins anything but an end. None without a constraint."""
+        if self._constraint is None or self._finished:
             return None
-        return self._constraint.allowed()
+        allowed = self._constraint.allowed()
+        if self._constrained:
+            return allowed
+        anything = np.full_like(allowed, np.iinfo(np.uint32).max)
+        for token in self._end_ids:
+            anything[token // 32] &= ~np.uint32(1 << token % 32)
+        return anything
 
     @property
     def _constrained(self) -> bool:
         """Whether what comes next belongs to the answer; where a marker opens it behind a thinking, not before that."""
+        if self.before_answer is not None:
+            return True
         markers = self._splitter.markers
         marked = markers is not None and markers.answer is not None and self._splitter.thought
         return self._splitter.answering or not (self._splitter.thinking or marked)
@@ -144,7 +157,7 @@ class AnswerWriter:
         if self._splitter.thinking and self._closing is not None:
             if self.close_now:
                 return self._close("caller", unread)
-            if self._thoughts() >= self._limits.thinking:
+            if self._limits.thinking is not None and self._thoughts() >= self._limits.thinking:
                 return self._close("budget" if self._strategy.budget is not None else "length", unread)
         if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
             return "context" if self._limits.context_bound else "length"

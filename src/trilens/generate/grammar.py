@@ -80,7 +80,10 @@ class _Vocabulary:
         self.eos_token_id = ends[0] if ends else 0
         self.bos_token_id = tokenizer.bos_id
         self.special_token_ids = sorted(tokenizer.special_ids)
-        self.tokens = [tokenizer.piece(i) for i in range(tokenizer.vocab_size)]
+        # llguidance knows a control token, which no text can hold, by this first byte
+        self.tokens = [
+            (b"\xff" if tokenizer.is_special(i) else b"") + tokenizer.piece(i) for i in range(tokenizer.vocab_size)
+        ]
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "replace"), special=False)

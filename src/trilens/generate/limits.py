@@ -12,7 +12,7 @@ THINKING = 8192  # tokens of a thinking without a budget
 
 @dataclass(frozen=True)
 class Limits:
-    """Most tokens in `total`, of the `answer`, and of the `thinking` before it.
+    """Most tokens in `total`, of the `answer`, and of the `thinking` before it, which is None where nobody thinks.
 
     `answer` counts from where the answer begins, so that no thinking eats it. `context_bound`: it is the model's
     context that says so, not the caller.
@@ -20,7 +20,7 @@ class Limits:
 
     total: int
     answer: int
-    thinking: int = 0
+    thinking: int | None = None
     context_bound: bool = False
 
     def within(self, most: int) -> Limits:
@@ -29,7 +29,7 @@ class Limits:
             raise RequestRefused(f"the most tokens of a completion are {most}; expected at least 1")
         if most >= self.total:
             return self
-        return Limits(most, min(self.answer, most), min(self.thinking, most))
+        return Limits(most, min(self.answer, most), None if self.thinking is None else min(self.thinking, most))
 
 
 def request_limits(

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -65,8 +65,7 @@ class Tokens:
         pass
 
 
-@dataclass(frozen=True)
-class StepShare:
+class StepShare(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
     step took `seconds`."""
 
@@ -141,13 +140,16 @@ class Scheduler:
         if bad is not None:
             raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
-        begun, allowed = writer.begin(), writer.allowed()
-        if allowed is not None:
-            sampler.allow(allowed)
         with self._between_steps():
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
             generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
-            self._put(generation, begun)
+            try:
+                self._put(generation, writer.begin())
+                if (allowed := writer.allowed()) is not None:
+                    sampler.allow(allowed)
+            except BaseException:
+                sequence.free()
+                raise
             self.running.append(generation)
         return generation
 
@@ -250,8 +252,6 @@ class Scheduler:
     def _count(self, generation: Generation, feed: Feed, seconds: float, beside: int) -> None:
         past = generation.sequence.length - len(feed.tokens)
         generation.steps.append(StepShare(past, len(feed.tokens), feed.sampler is not None, seconds, beside))
-        generation.kv_bytes = max(generation.kv_bytes, generation.sequence.kv_bytes)
-        generation.kv_reserved = max(generation.kv_reserved, generation.sequence.reserved_bytes)
 
     def _append(self, generation: Generation, token: int) -> None:
         """The token that was drawn, and what its writer makes of it."""
@@ -292,7 +292,8 @@ class Scheduler:
             generation.sequence.free()
             return
         sequence = generation.sequence
-        generation.routes = sequence.routes()
+        generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
+        generation.kv_reserved = sequence.reserved_bytes
         inside = (*generation.prompt, *generation.tokens)[: sequence.length]
         # only what was used stays reserved, where that changes no rotary table
         if sequence.length and self.executor.can_extend(sequence, sequence.length):

@@ -42,7 +42,8 @@ class Predictor:
         with self._lock:
             made = replace(receipt, prediction=self._prediction(receipt))
             begin = time.perf_counter()
-            self._allowance += LEARNING * (receipt.work.prefill.seconds + receipt.work.decode.seconds)
+            own = (receipt.work.prefill.seconds + receipt.work.decode.seconds) / receipt.batch
+            self._allowance += LEARNING * own
             if self._allowance >= 0:
                 self._learn(executor, receipt)
                 self._refresh(executor)
@@ -66,7 +67,9 @@ class Predictor:
             context = t.prompt + work.decode.tokens // 2 + 1
             seconds, runs = corrected(run.token_seconds(context, receipt.batch), self._known.decode)
             token = _beside(seconds, work.decode.seconds / work.decode.steps)
-        source = f"this machine's kernels, measured on {run.machine.date}, and {runs} runs of this model"
+        source = (
+            f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
+        )
         return Prediction(first, token, thinking, source)
 
     def _learn(self, executor: NativeExecutor, receipt: Receipt) -> None:

@@ -44,16 +44,18 @@ class StopMatcher:
     def __init__(self, stops: Sequence[str]) -> None:
         if not all(stops):
             raise RequestRefused("a stop string is empty; expected at least one character")
+        self.hit: str | None = None  # the one that was completed
         self._stops = sorted(set(stops), key=len, reverse=True)
         self._held = ""
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text that is safe to show, whether a stop string was completed). After a hit there is no more to push."""
         text = self._held + text
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self._held = ""
-            return text[: min(found)[1]], True
+            _, at, self.hit = min(found)
+            return text[:at], True
         keep = partial(text, self._stops)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep], False
@@ -66,6 +68,11 @@ class StopMatcher:
 
 def partial(text: str, wanted: Sequence[str]) -> int:
     """How many characters at the end of `text` may still become one of `wanted`."""
+    for first in wanted:
+        if first[0] in text:
+            break
+    else:  # nearly always, and quickly
+        return 0
     longest = max(map(len, wanted), default=0)
     lengths = range(min(longest - 1, len(text)), 0, -1)
     return next((n for n in lengths if any(w.startswith(text[-n:]) for w in wanted)), 0)

@@ -51,7 +51,13 @@ class ChatTemplate:
             raise BadTemplate(f"chat template, line {fault.lineno}: {_one_line(fault.message)}; use another") from None
         except Exception as fault:  # whatever a hostile text brings Jinja or Python's compiler to
             raise BadTemplate(f"the chat template cannot be compiled: {_one_line(fault)}; use another") from None
+        self._reads_tools = "tools" in names
         self._variables = frozenset(names) - OWN_NAMES - environment().globals.keys()
+
+    @property
+    def reads_tools(self) -> bool:
+        """Whether it shows the model its tools."""
+        return self._reads_tools
 
     def variables(self) -> frozenset[str]:
         """Names that the template reads and `render` does not give it by itself, such as "enable_thinking"."""

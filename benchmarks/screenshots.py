@@ -1,0 +1,84 @@
+"""Pictures of the page with real answers -> docs/page-*.png. Needs Chromium and playwright.
+
+python benchmarks/screenshots.py [--models tiny-routed tiny-dense smollm2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+QUESTION = "What is 47 times 86?"
+
+
+def ask(page: Page, question: str) -> None:
+    before = page.locator(".answer").count()
+    page.fill("#question", question)
+    page.press("#question", "Enter")
+    page.locator(".answer").nth(before).wait_for()
+    page.wait_for_selector("#send:not([hidden])", timeout=120_000)
+
+
+def take(page: Page, scheme: str) -> None:
+    ask(page, QUESTION)
+    ask(page, "What is 12 plus 30?")
+    page.locator("details.thoughts summary").first.click()
+    page.locator("details.receipt summary").last.click()
+    page.wait_for_timeout(300)
+    page.screenshot(path=DOCS / f"page-conversation-{scheme}.png")
+    page.click("#tab-lens")
+    page.wait_for_timeout(500)
+    page.screenshot(path=DOCS / f"page-lenses-{scheme}.png", full_page=True)
+    page.click("#tab-compare")
+    page.fill("#both", QUESTION)
+    page.press("#both", "Enter")
+    page.wait_for_selector(".difference", timeout=120_000)
+    page.wait_for_timeout(300)
+    page.screenshot(path=DOCS / f"page-side-by-side-{scheme}.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["tiny-routed", "tiny-dense", "smollm2"])
+    given = parser.parse_args()
+    for model in given.models:  # so that the receipts have predictions
+        subprocess.run([sys.executable, "-m", "trilens", "plan", model], check=True, stdout=subprocess.DEVNULL)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-m", "trilens", "serve", *given.models, "--port", str(port)])
+    try:
+        while True:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        with sync_playwright() as driver:
+            found = shutil.which("chromium") or shutil.which("google-chrome")
+            browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+            for scheme in ("light", "dark"):
+                context = browser.new_context(
+                    viewport={"width": 1120, "height": 860},
+                    color_scheme=scheme,  # type: ignore[arg-type]
+                )
+                page = context.new_page()
+                page.goto(f"http://127.0.0.1:{port}/")
+                page.wait_for_selector("#switch label")
+                take(page, scheme)
+                context.close()
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+if __name__ == "__main__":
+    main()

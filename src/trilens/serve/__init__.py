@@ -1,0 +1,1 @@
+"""The same call over HTTP and in a browser."""

@@ -1,0 +1,264 @@
+"""OpenAI's chat completions, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trilens.errors import RequestRefused
+from trilens.generate.receipt import Receipt
+from trilens.model import Call
+from trilens.serve.exchange import (
+    Calls,
+    Ended,
+    Exchange,
+    Part,
+    Said,
+    Thought,
+    Whole,
+    begin,
+    logprobs_of,
+    routes_of,
+    sum_of,
+)
+from trilens.serve.pump import Pump
+from trilens.serve.switch import other_variables, thinking_of
+from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.wire import (
+    MOST_CHOICES,
+    Asks,
+    Fields,
+    Samples,
+    conversation,
+    new_id,
+    now,
+    receipt_fields,
+    stops_of,
+)
+
+FINISH = {"stop": "stop", "stop_string": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "stop"}
+
+
+class StreamOptions(Fields):
+    include_usage: bool = False
+    ignored: ClassVar = frozenset(("include_obfuscation",))
+
+
+class Function(Fields):
+    name: str = Field(min_length=1, max_length=256)
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    ignored: ClassVar = frozenset(("strict",))
+
+
+class FunctionTool(Fields):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Fields):
+    name: str
+
+
+class NamedTool(Fields):
+    type: Literal["function"]
+    function: NamedFunction
+
+
+class JsonSchema(Fields):
+    name: str = ""
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    ignored: ClassVar = frozenset(("strict", "description"))
+
+
+class ResponseFormat(Fields):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class Extras(Fields):
+    """Of trilens alone. `routes`: with each chunk the experts that fired."""
+
+    routes: bool = False
+
+
+class ChatRequest(Asks, Samples):
+    model: str
+    messages: list[dict[str, Any]]
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=None, ge=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    stop: str | list[str] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    trilens: Extras = Field(default_factory=Extras)
+    ignored: ClassVar = frozenset(
+        (
+            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
+            *("prompt_cache_retention", "parallel_tool_calls", "modalities", "verbosity"),
+        )
+    )
+
+    def use(self) -> ToolUse:
+        tools = [Tool(t.function.name, t.function.description, t.function.parameters) for t in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool):
+            return tool_use(tools, "named", self.tool_choice.function.name)
+        return tool_use(tools, self.tool_choice)
+
+    def most(self) -> int | None:
+        """Tokens of the completion, its thinking included, as the protocol counts them."""
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise RequestRefused("max_tokens and max_completion_tokens differ; give one of them")
+        return self.max_completion_tokens or self.max_tokens
+
+
+async def begin_chat(pump: Pump, request: ChatRequest) -> Exchange:
+    model, use = pump.model, request.use()
+    if request.top_logprobs is not None and not request.logprobs:
+        raise RequestRefused("top_logprobs needs logprobs: true")
+    form = request.response_format
+    if form is not None and form.type != "text" and use.forced:
+        raise RequestRefused("response_format and a forced tool_choice contradict each other; give one of them")
+
+    def prepare(number: int) -> Call:
+        stated = request.model_dump(include=set(Asks.model_fields))
+        constraint = use.constraint(model)
+        if form is not None and form.type == "json_schema":
+            if form.json_schema is None or form.json_schema.schema_ is None:
+                raise RequestRefused("response_format.json_schema.schema is missing")
+            constraint = model.grammars.schema(form.json_schema.schema_)
+        elif form is not None and form.type == "json_object":
+            constraint = model.grammars.schema(None)
+        call = model.prepare(
+            conversation(request.messages),
+            index=number,
+            thinking=thinking_of(stated, model.text.inference),
+            max_completion=request.most(),
+            stop=stops_of(request.stop),
+            tools=use.for_template(model),
+            template_variables=other_variables(stated),
+            constraint=constraint,
+            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            **request.sampling(number),
+        )
+        call.watched = request.trilens.routes
+        return call
+
+    return await begin(pump, new_id("chatcmpl-"), use, prepare, request.n)
+
+
+async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:
+    answers = await exchange.whole()
+    receipts = [answer.end.receipt for answer in answers]
+    return {
+        "id": exchange.id,
+        "object": "chat.completion",
+        "created": now(),
+        "model": exchange.model.name,
+        "choices": [_choice(exchange, request, i, answer) for i, answer in enumerate(answers)],
+        "usage": usage(receipts),
+        "trilens": receipt_fields(receipts),
+    }
+
+
+async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
+    """The stream's chunks; the last one has usage and receipt, behind the choices where `include_usage` asks so."""
+    head = {"id": exchange.id, "object": "chat.completion.chunk", "created": now(), "model": exchange.model.name}
+    calls = exchange.running.calls
+    logged, shown = [0] * len(calls), [0] * len(calls)
+    chosen = [layer.router.chosen for _, layer in exchange.model.spec.routed_layers()]
+    receipts: dict[int, Receipt] = {}
+    apart = request.stream_options is not None and request.stream_options.include_usage
+    for i in range(len(calls)):
+        yield {**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]}
+    async for batch in exchange.parts():
+        for part in batch:
+            choice = _delta(part.index, _fields(part))
+            chunk: dict[str, Any] = {**head, "choices": [choice]}
+            if request.logprobs and isinstance(part, Said | Ended):
+                content, logged[part.index] = logprobs_of(calls[part.index], logged[part.index])
+                if content:
+                    choice["logprobs"] = {"content": content, "refusal": None}
+            if request.trilens.routes:
+                routes, shown[part.index] = routes_of(calls[part.index], shown[part.index], chosen)
+                if routes:
+                    chunk["trilens"] = {"routes": routes}
+            if isinstance(part, Ended):
+                choice["finish_reason"] = FINISH[part.why]
+                receipts[part.index] = part.receipt
+                if len(receipts) == len(calls) and not apart:
+                    chunk |= _end(receipts, chunk)
+            yield chunk
+    if apart:
+        chunk = {**head, "choices": []}
+        yield chunk | _end(receipts, chunk)
+
+
+def usage(receipts: list[Receipt]) -> dict[str, Any]:
+    prompt, completion = receipts[0].tokens.prompt, sum_of(receipts, "completion")
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": receipts[0].tokens.cached},
+        "completion_tokens_details": {"reasoning_tokens": sum_of(receipts, "thinking")},
+    }
+
+
+def tool_calls(answer: Whole) -> list[dict[str, Any]]:
+    return [
+        {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+        for call in answer.calls
+    ]
+
+
+def _end(receipts: dict[int, Receipt], chunk: dict[str, Any]) -> dict[str, Any]:
+    inorder = [receipts[i] for i in sorted(receipts)]
+    return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **receipt_fields(inorder)}}
+
+
+def _choice(exchange: Exchange, request: ChatRequest, index: int, answer: Whole) -> dict[str, Any]:
+    message: dict[str, Any] = {"role": "assistant", "content": answer.text if not answer.calls else answer.text or None}
+    if answer.thinking:
+        message |= {"reasoning_content": answer.thinking, "reasoning": answer.thinking}
+    if answer.calls:
+        message["tool_calls"] = tool_calls(answer)
+    content = logprobs_of(exchange.running.calls[index], 0)[0] if request.logprobs else None
+    return {
+        "index": index,
+        "message": message,
+        "logprobs": None if content is None else {"content": content, "refusal": None},
+        "finish_reason": FINISH[answer.end.why],
+    }
+
+
+def _delta(index: int, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"index": index, "delta": fields, "logprobs": None, "finish_reason": None}
+
+
+def _fields(part: Part) -> dict[str, Any]:
+    match part:
+        case Thought(text):
+            return {"reasoning_content": text, "reasoning": text}
+        case Said(text):
+            return {"content": text}
+        case Calls(arguments, _, number, id, name) if id is not None:
+            function = {"name": name, "arguments": arguments}
+            return {"tool_calls": [{"index": number, "id": id, "type": "function", "function": function}]}
+        case Calls(arguments, _, number):
+            return {"tool_calls": [{"index": number, "function": {"arguments": arguments}}]}
+        case _:
+            return {}
+
+
+def as_data(chunk: dict[str, Any]) -> bytes:
+    """One server-sent event."""
+    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

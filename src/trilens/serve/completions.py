@@ -1,0 +1,91 @@
+"""OpenAI's text completions: a prompt as it is, without a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from trilens.errors import RequestRefused
+from trilens.generate.receipt import Receipt
+from trilens.model import Call
+from trilens.serve.chat import FINISH, Extras, StreamOptions, usage
+from trilens.serve.exchange import Ended, Exchange, Said, begin
+from trilens.serve.pump import Pump
+from trilens.serve.tools import ToolUse
+from trilens.serve.wire import MOST_CHOICES, Samples, new_id, now, receipt_fields, stops_of
+
+USUAL = 16  # tokens, as the protocol has it
+
+
+class CompletionRequest(Samples):
+    model: str
+    prompt: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(default=USUAL, ge=1)
+    n: int = Field(default=1, ge=1, le=MOST_CHOICES)
+    stop: str | list[str] | None = None
+    echo: bool = False
+    trilens: Extras = Field(default_factory=Extras)
+    ignored: ClassVar = frozenset(("user", "best_of", "suffix"))
+
+
+async def begin_completion(pump: Pump, request: CompletionRequest) -> Exchange:
+    if request.trilens.routes:
+        raise RequestRefused("trilens.routes comes with chat completions alone")
+    model, use = pump.model, ToolUse()
+
+    def prepare(number: int) -> Call:
+        return model.prepare(
+            request.prompt,
+            index=number,
+            raw=True,
+            max_tokens=request.max_tokens,
+            stop=stops_of(request.stop),
+            **request.sampling(number),
+        )
+
+    return await begin(pump, new_id("cmpl-"), use, prepare, request.n)
+
+
+async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:
+    answers = await exchange.whole()
+    receipts = [answer.end.receipt for answer in answers]
+    before = request.prompt if request.echo else ""
+    choices = [_choice(i, before + a.text, FINISH[a.end.why]) for i, a in enumerate(answers)]
+    return {**_head(exchange), "choices": choices, "usage": usage(receipts), "trilens": receipt_fields(receipts)}
+
+
+async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> AsyncIterator[dict[str, Any]]:
+    head, receipts = _head(exchange), dict[int, Receipt]()
+    count = len(exchange.running.calls)
+    apart = request.stream_options is not None and request.stream_options.include_usage
+    if request.echo:
+        for i in range(count):
+            yield {**head, "choices": [_choice(i, request.prompt, None)]}
+    async for batch in exchange.parts():
+        for part in batch:
+            match part:
+                case Said(text, index):
+                    yield {**head, "choices": [_choice(index, text, None)]}
+                case Ended(why, receipt, index):
+                    receipts[index] = receipt
+                    last = len(receipts) == count and not apart
+                    yield {**head, "choices": [_choice(index, "", FINISH[why])], **(_end(receipts) if last else {})}
+    if apart:
+        yield {**head, "choices": [], **_end(receipts)}
+
+
+def _head(exchange: Exchange) -> dict[str, Any]:
+    return {"id": exchange.id, "object": "text_completion", "created": now(), "model": exchange.model.name}
+
+
+def _end(receipts: dict[int, Receipt]) -> dict[str, Any]:
+    inorder = [receipts[i] for i in sorted(receipts)]
+    return {"usage": usage(inorder), "trilens": receipt_fields(inorder)}
+
+
+def _choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish}

@@ -1,0 +1,268 @@
+"""Anthropic's messages, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trilens.errors import RequestRefused
+from trilens.generate.receipt import Receipt
+from trilens.model import Call
+from trilens.serve.exchange import Calls, Ended, Exchange, Said, Thought, begin
+from trilens.serve.pump import Pump
+from trilens.serve.switch import thinking_of
+from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.wire import Fields, Samples, conversation, new_id, receipt_fields, stops_of, text_of
+
+REASON = {
+    "stop": "end_turn",
+    "stop_string": "stop_sequence",
+    "length": "max_tokens",
+    "tool_calls": "tool_use",
+    "cancelled": "end_turn",
+}
+
+
+class InputTool(Fields):
+    name: str = Field(min_length=1, max_length=256)
+    description: str = ""
+    input_schema: dict[str, Any] = Field(default_factory=dict)
+    type: Literal["custom"] | None = None
+    ignored: ClassVar = frozenset(("cache_control", "strict"))
+
+
+class ToolChoice(Fields):
+    type: Literal["auto", "any", "tool", "none"]
+    name: str | None = None
+    ignored: ClassVar = frozenset(("disable_parallel_tool_use",))
+
+
+class Prompted(Fields):
+    """What a prompt is made of."""
+
+    model: str
+    messages: list[dict[str, Any]]
+    system: str | list[dict[str, Any]] | None = None
+    thinking: dict[str, Any] | bool | int | str | None = None
+    output_config: dict[str, Any] | None = None
+    tools: list[InputTool] | None = None
+    tool_choice: ToolChoice | None = None
+    ignored: ClassVar = frozenset(("cache_control",))
+
+    def use(self) -> ToolUse:
+        tools = [Tool(t.name, t.description, t.input_schema) for t in self.tools or ()]
+        choice = self.tool_choice
+        if choice is None:
+            return tool_use(tools, None)
+        word = {"any": "required", "tool": "named"}.get(choice.type, choice.type)
+        return tool_use(tools, word, choice.name)
+
+    def asked(self) -> dict[str, Any]:
+        """What it says of thinking."""
+        effort = (self.output_config or {}).get("effort")
+        unknown = sorted(set(self.output_config or ()) - {"effort"})
+        if unknown:
+            raise RequestRefused(f"output_config.{unknown[0]} is not known here; leave it out")
+        return {"thinking": self.thinking, "reasoning_effort": effort}
+
+    def conversation(self) -> list[dict[str, Any]]:
+        system = [] if self.system is None else [{"role": "system", "content": text_of(self.system, "system")}]
+        turns = [t for i, message in enumerate(self.messages) for t in _turns(message, f"messages.{i}")]
+        return conversation([*system, *turns])
+
+
+class MessagesRequest(Prompted, Samples):
+    max_tokens: int = Field(ge=1)
+    stream: bool = False
+    stop_sequences: list[str] | None = None
+    ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
+
+
+async def begin_messages(pump: Pump, request: MessagesRequest) -> Exchange:
+    use = request.use()
+
+    def prepare(number: int) -> Call:
+        return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
+
+    return await begin(pump, new_id("msg_"), use, prepare)
+
+
+def count_tokens(pump: Pump, request: Prompted) -> dict[str, int]:
+    return {"input_tokens": len(_prepared(pump, request, request.use(), None, (), {}).ids)}
+
+
+def _prepared(
+    pump: Pump,
+    request: Prompted,
+    use: ToolUse,
+    most: int | None,
+    stops: tuple[str, ...],
+    sampling: dict[str, Any],
+) -> Call:
+    model = pump.model
+    return model.prepare(
+        request.conversation(),
+        thinking=thinking_of(request.asked(), model.text.inference),
+        max_completion=most,
+        stop=stops,
+        tools=use.for_template(model),
+        constraint=use.constraint(model),
+        **sampling,
+    )
+
+
+async def whole_message(exchange: Exchange) -> dict[str, Any]:
+    [answer] = await exchange.whole()
+    end = answer.end
+    content: list[dict[str, Any]] = []
+    if answer.thinking:
+        content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
+    if answer.text or not answer.calls:
+        content.append({"type": "text", "text": answer.text})
+    for call in answer.calls:
+        content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)})
+    return {
+        **_message(exchange),
+        "content": content,
+        "stop_reason": REASON[end.why],
+        "stop_sequence": end.stop,
+        "usage": _usage(end.receipt),
+        "trilens": receipt_fields([end.receipt]),
+    }
+
+
+async def message_events(exchange: Exchange) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """(the event's name, its data). The receipt comes with `message_delta`, the last one that has anything to say."""
+    usage = {"input_tokens": len(exchange.running.calls[0].ids), "output_tokens": 0}
+    start = {**_message(exchange), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    yield "message_start", {"type": "message_start", "message": start}
+    index, kind = -1, ""
+
+    async for batch in exchange.parts():
+        for part in batch:
+            if isinstance(part, Ended):
+                if index < 0:
+                    index, kind = 0, "text"
+                    yield _begun(0, {"type": "text", "text": ""})
+                for event in _closed(index, kind):
+                    yield event
+                yield "message_delta", _last(part)
+                continue
+            wanted = {Thought: "thinking", Said: "text", Calls: "tool_use"}[type(part)]
+            if wanted != kind or (isinstance(part, Calls) and part.id is not None):
+                for event in _closed(index, kind):
+                    yield event
+                index, kind = index + 1, wanted
+                yield _begun(index, _block(part))
+            yield _delta(index, part)
+    yield "message_stop", {"type": "message_stop"}
+
+
+def as_event(event: tuple[str, dict[str, Any]]) -> bytes:
+    name, data = event
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
+    """One message with blocks -> messages as templates know them: results of tools stand alone there."""
+    role, content = message.get("role"), message.get("content")
+    if role not in ("user", "assistant", "system"):
+        raise RequestRefused(f"{at}.role is {role!r:.60}; expected user or assistant")
+    unknown = sorted(set(message) - {"role", "content"})
+    if unknown:
+        raise RequestRefused(f"{at}.{unknown[0]} is not known here; leave it out")
+    if not isinstance(content, list):
+        return [{"role": role, "content": content}]
+    texts, thoughts, calls, results = [], [], [], []
+    for number, block in enumerate(content):
+        place = f"{at}.content.{number}"
+        kind = block.get("type") if isinstance(block, dict) else None
+        match kind:
+            case "text":
+                texts.append(text_of([{"type": "text", "text": block.get("text")}], place))
+            case "thinking":
+                thoughts.append(str(block.get("thinking", "")))
+            case "redacted_thinking":
+                pass  # nobody can read it, so nothing can be shown to the model
+            case "tool_use":
+                function = {"name": block.get("name"), "arguments": block.get("input", {})}
+                calls.append({"id": block.get("id"), "type": "function", "function": function})
+            case "tool_result":
+                said = text_of(block.get("content"), f"{place}.content")
+                results.append({"role": "tool", "content": said, "tool_call_id": block.get("tool_use_id")})
+            case _:
+                raise RequestRefused(f"{place} is a block of type {kind!r:.60}; it is not understood here")
+    made: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
+    if thoughts and role == "assistant":
+        made["thinking"] = "\n".join(thoughts)
+    if calls:
+        made["tool_calls"] = calls
+    return [*results, *([made] if texts or calls or not results else [])]
+
+
+def _message(exchange: Exchange) -> dict[str, Any]:
+    return {"id": exchange.id, "type": "message", "role": "assistant", "model": exchange.model.name}
+
+
+def _usage(receipt: Receipt) -> dict[str, Any]:
+    t = receipt.tokens
+    return {
+        "input_tokens": t.prompt - t.cached,
+        "cache_read_input_tokens": t.cached,
+        "cache_creation_input_tokens": 0,
+        "output_tokens": t.completion,
+        "output_tokens_details": {"thinking_tokens": t.thinking},
+    }
+
+
+def _block(part: Thought | Said | Calls) -> dict[str, Any]:
+    match part:
+        case Thought():
+            return {"type": "thinking", "thinking": "", "signature": ""}
+        case Said():
+            return {"type": "text", "text": ""}
+        case Calls():
+            return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
+
+
+def _delta(index: int, part: Thought | Said | Calls) -> tuple[str, dict[str, Any]]:
+    match part:
+        case Thought(text):
+            delta = {"type": "thinking_delta", "thinking": text}
+        case Said(text):
+            delta = {"type": "text_delta", "text": text}
+        case Calls(arguments):
+            delta = {"type": "input_json_delta", "partial_json": arguments}
+    return "content_block_delta", {"type": "content_block_delta", "index": index, "delta": delta}
+
+
+def _begun(index: int, block: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "content_block_start", {"type": "content_block_start", "index": index, "content_block": block}
+
+
+def _closed(index: int, kind: str) -> list[tuple[str, dict[str, Any]]]:
+    if index < 0:
+        return []
+    signed = {"type": "content_block_delta", "index": index, "delta": {"type": "signature_delta", "signature": ""}}
+    events = [("content_block_delta", signed)] if kind == "thinking" else []
+    return [*events, ("content_block_stop", {"type": "content_block_stop", "index": index})]
+
+
+def _last(end: Ended) -> dict[str, Any]:
+    return {
+        "type": "message_delta",
+        "delta": {"stop_reason": REASON[end.why], "stop_sequence": end.stop},
+        "usage": _usage(end.receipt),
+        "trilens": receipt_fields([end.receipt]),
+    }
+
+
+def _object(arguments: str) -> Any:
+    """A call's arguments; one that was cut off is no JSON yet, and is handed on as the text that it is."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return {"incomplete": arguments}

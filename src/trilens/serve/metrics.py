@@ -1,0 +1,59 @@
+"""What Prometheus is told: requests, tokens and times by model. No prompt, no answer, no path."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from trilens.generate.receipt import Receipt
+from trilens.serve.shelf import Shelf
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    def __init__(self, shelf: Shelf) -> None:
+        registry = self._registry = CollectorRegistry()
+        self._shelf = shelf
+        self._requests = Counter(
+            "trilens_requests", "Requests, by route and status.", ["route", "status"], registry=registry
+        )
+        self._tokens = Counter("trilens_tokens", "Tokens, by model and kind.", ["model", "kind"], registry=registry)
+        self._first = Histogram(
+            "trilens_time_to_first_token_seconds",
+            "Seconds of computing to an answer's first token.",
+            ["model"],
+            registry=registry,
+            buckets=SECONDS,
+        )
+        self._speed = Histogram(
+            "trilens_decode_tokens_per_second",
+            "Tokens a second of a request's decoding.",
+            ["model"],
+            registry=registry,
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20000),
+        )
+        self._running = Gauge("trilens_calls_running", "Calls that are stepped.", ["model"], registry=registry)
+        self._waiting = Gauge("trilens_calls_waiting", "Calls in line.", ["model"], registry=registry)
+        self._pages = Gauge("trilens_cache_pages", "Pages of keys and values in use.", ["model"], registry=registry)
+        self._loaded = Gauge("trilens_model_loaded", "Whether a model is in memory.", ["model"], registry=registry)
+
+    def answered(self, route: str, status: int) -> None:
+        self._requests.labels(route, str(status)).inc()
+
+    def finished(self, receipt: Receipt) -> None:
+        t, model = receipt.tokens, receipt.model
+        counts = {"prompt": t.prompt - t.cached, "cached": t.cached, "thinking": t.thinking, "answer": t.answer}
+        for kind, count in {**counts, "control": t.control}.items():
+            self._tokens.labels(model, kind).inc(count)
+        self._first.labels(model).observe(receipt.time_to_first_token)
+        if receipt.work.decode.steps:
+            self._speed.labels(model).observe(receipt.work.decode.tokens_per_second)
+
+    def page(self) -> bytes:
+        for place in self._shelf.places.values():
+            pump = place.pump
+            self._running.labels(place.name).set(0 if pump is None else pump.running)
+            self._waiting.labels(place.name).set(0 if pump is None else pump.waiting)
+            self._pages.labels(place.name).set(0 if pump is None else pump.model.cache_pages)
+            self._loaded.labels(place.name).set(pump is not None)
+        return generate_latest(self._registry)

@@ -1,0 +1,71 @@
+"""The list of models: each with its card, what its thinking can do, and its three channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from trilens.decoder.ops import Part
+from trilens.errors import TrilensError
+from trilens.lenses.card import Card, card
+from trilens.lenses.channels import channels
+from trilens.serve.shelf import Shelf
+
+
+def models_list(shelf: Shelf) -> dict[str, Any]:
+    entries = [
+        {
+            "id": place.name,
+            "object": "model",
+            "created": 0,
+            "owned_by": "trilens",
+            "trilens": {"loaded": place.pump is not None, **_about(place.source, place.name)},
+        }
+        for place in shelf.places.values()
+    ]
+    return {"object": "list", "data": entries}
+
+
+@lru_cache
+def _about(source: str, name: str) -> dict[str, Any]:
+    """What does not change while a server runs; for a model whose files cannot be read, that it is so."""
+    try:
+        made = card(source, context=1)
+    except TrilensError:
+        return {"readable": False}
+    if not isinstance(made, Card):
+        return {"readable": False}
+    inference, layers = made.inference, list(made.spec.routed_layers())
+    settings = [setting.name for setting in inference.settings]
+    each = Fraction(made.as_dict()["weight_bytes"]["own"], made.parameters.total)  # bytes of a weight, on average
+    return {
+        "readable": True,
+        "thinking": {
+            "default": inference.default,
+            "settings": settings,
+            "levels": list(inference.levels),
+            "can_off": inference.can_be_off,
+            "budget": inference.markers is not None,
+        },
+        "card": {**made.as_dict(), "name": name, "source": "served here"},  # a path is nobody's business
+        "lens": channels(made),
+        "flops_by_part": parts_of(made.token.flops),
+        "bytes_by_part": parts_of(lambda part: made.token.weight_bytes(lambda p: each, part)),
+        "kv_over_context": [[tokens, made.kv_bytes(tokens)] for tokens in contexts(made.spec.context)],
+        "layers": len(made.spec.layers),
+        "routed_layers": [number for number, _ in layers],
+        "experts": max((layer.router.experts for _, layer in layers), default=0),
+        "context": made.spec.context,
+    }
+
+
+def parts_of(count: Callable[[Part], int]) -> dict[str, int]:
+    """Of one token, in the decoder's order; parts that come to nothing left out."""
+    return {part.value: n for part in Part if (n := count(part))}
+
+
+def contexts(most: int) -> list[int]:
+    """Up to 33 lengths, evenly spread, from 1 to the model's most."""
+    return sorted({max(1, most * i // 32) for i in range(33)})

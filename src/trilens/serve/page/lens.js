@@ -1,0 +1,111 @@
+// The lens view: one looks rather than reads.
+import { byId, make } from "./dom.js";
+import { bars, intervals, line } from "./charts.js";
+import { channels, colour, inWords } from "./colour.js";
+import { HeatMap } from "./heat.js";
+import { big, bytes, count, flop, seconds } from "./units.js";
+
+export class LensView {
+  constructor(models, choose) {
+    this.models = models;
+    this.choose = choose;
+    this.heat = new HeatMap(byId("heat"));
+    this.last = new Map(); // model -> its last answer
+    this.model = null;
+    this.follows = true;
+    byId("scrub").addEventListener("input", (event) => {
+      this.follows = event.target.valueAsNumber === parseInt(event.target.max, 10);
+      this._token(event.target.valueAsNumber);
+    });
+    window.addEventListener("resize", () => this.heat.draw(this.heat.at));
+  }
+
+  show(model) {
+    this.model = model;
+    this.follows = true;
+    this._discs();
+    const about = model.trilens;
+    byId("flops").replaceChildren(bars(about.flops_by_part ?? {}, flop));
+    byId("bytes").replaceChildren(bars(about.bytes_by_part ?? {}, bytes));
+    const points = about.kv_over_context;
+    byId("cache").replaceChildren(points ? line(points, (n) => `${count(n)} tokens`, bytes, `Cache over context, ${bytes(points.at(-1)[1])} at ${count(points.at(-1)[0])} tokens`) : "unknown");
+    this.heat.show(model);
+    const answer = this.last.get(model.id);
+    this._predicted(answer);
+    if (answer) this._extend(answer);
+    else this._redraw();
+  }
+
+  /** New tokens of a running answer, or its end. */
+  note(answer) {
+    this.last.set(answer.model.id, answer);
+    if (answer.model !== this.model) return;
+    if (answer.routes.length < this.heat.tokens.length || !answer.running) this.heat.show(this.model);
+    this._extend(answer);
+    if (answer.receipt) {
+      this._predicted(answer);
+      this._discs();
+    }
+  }
+
+  _extend(answer) {
+    if (this.heat.every) this.heat.tokens = Array.from({ length: answer.receipt ? answer.receipt.tokens.prompt + answer.receipt.tokens.completion : 1 }, () => null);
+    else this.heat.extend(answer.routes.slice(this.heat.tokens.length));
+    this._redraw();
+  }
+
+  _redraw() {
+    const most = this.heat.tokens.length - 1;
+    const scrub = byId("scrub");
+    byId("scrub-field").hidden = most < 1 || this.heat.every;
+    scrub.max = Math.max(0, most);
+    if (this.follows) scrub.value = scrub.max;
+    if (!this._frame) {
+      this._frame = requestAnimationFrame(() => {
+        this._frame = 0;
+        this._token(this.follows ? this.heat.tokens.length - 1 : scrub.valueAsNumber);
+      });
+    }
+  }
+
+  _token(at) {
+    this.heat.draw(at);
+    byId("router-words").textContent = this.heat.words();
+    byId("scrub-token").textContent = at >= 0 ? `${at + 1}` : "";
+  }
+
+  _discs() {
+    const discs = this.models.map((model) => {
+      const { dense, routed, reasoning, measured } = channels(model);
+      const bar = (name, share, own) => [
+        make("span", {}, name),
+        make("i", { style: { "--share": share, "--channel": `var(--${own})` } }),
+        make("span", {}, `${Math.round(100 * share)} %`),
+      ];
+      const about = model.trilens.card;
+      const sizes = about ? `${big(about.parameters.total)} weights, ${big(about.parameters.active)} active` : "cannot be read";
+      return make(
+        "button",
+        { type: "button", class: "disc", role: "listitem", "aria-pressed": String(model === this.model), onclick: () => this.choose(model.id) },
+        make("span", { class: "colour", role: "img", "aria-label": inWords(model), style: { background: colour(model) } }),
+        make("span", {}, make("b", {}, model.id), make("small", {}, sizes)),
+        make("span", { class: "channels" }, ...bar("fires", dense, "red"), ...bar("left out", routed, "green"), ...bar(measured ? "thought" : "can think", reasoning, "blue")),
+      );
+    });
+    byId("discs").replaceChildren(...discs);
+  }
+
+  _predicted(answer) {
+    const place = byId("predicted");
+    const prediction = answer?.receipt?.prediction;
+    if (!prediction) return place.replaceChildren(make("p", { class: "words" }, "Ask something first: each answer's receipt has what was predicted before it."));
+    const rows = [
+      ["first token", prediction.first_token, seconds],
+      ["each token", prediction.token, seconds],
+      ["thinking", prediction.thinking_tokens, (n) => `${Math.round(n)} tokens`],
+    ].filter(([, known]) => known);
+    const charts = intervals(rows.map(([name, known, say]) => ({ name, ...known, say })));
+    const source = prediction.source[0].toUpperCase() + prediction.source.slice(1);
+    return place.replaceChildren(...charts, make("p", { class: "words" }, `${source}.`));
+  }
+}

@@ -1,0 +1,246 @@
+"""One thread per loaded model: it steps all requests together and hands what comes to whoever waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from trilens.errors import CacheFull, TrilensError
+from trilens.model import Call, Event, Model
+
+ROOM = 256  # events that wait for a reader; more, and its request is left out until it reads
+MANY = 4  # calls, from which on readers are woken together ...
+TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
+
+
+class Busy(TrilensError):
+    """As many requests wait as may."""
+
+
+class TimeIsUp(TrilensError):
+    """A request ran longer than a request may."""
+
+
+class ShuttingDown(TrilensError):
+    """Nothing new is begun."""
+
+
+@dataclass(eq=False)
+class Running:
+    """One request: its calls, and the events of all of them in the order they came."""
+
+    calls: Sequence[Call]
+    pump: Pump
+    deadline: float
+    _loop: asyncio.AbstractEventLoop
+    _events: deque[Event] = field(default_factory=deque)
+    _arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _failure: BaseException | None = None
+    _left: int = 0
+    cancelled: bool = False
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._events) < ROOM
+
+    async def batches(self) -> AsyncIterator[list[Event]]:
+        """What has come since the last one; ends behind the last call's end. Raises what stopped one of them. Whoever
+        leaves early cancels what still runs."""
+        try:
+            while True:
+                await self._arrived.wait()
+                self._arrived.clear()
+                left, failure = self._left, self._failure
+                events = []
+                while self._events:
+                    events.append(self._events.popleft())
+                self.pump.notice()
+                if events:
+                    yield events
+                if failure is not None:
+                    raise failure
+                if not left and not self._events:
+                    return
+        finally:
+            self.cancel()
+
+    def answer_now(self) -> None:
+        for call in self.calls:
+            call.answer_now()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        self.pump.notice()
+
+
+class Pump:
+    """`parallel` calls run at once, `waiting` more may wait."""
+
+    def __init__(self, model: Model, parallel: int, waiting: int, seconds: float) -> None:
+        self.model = model
+        self._parallel, self._most_waiting, self._seconds = parallel, waiting, seconds
+        self._waiting: deque[tuple[Running, Call]] = deque()
+        self._active: list[tuple[Running, Call]] = []
+        self._untold: dict[int, Running] = {}  # what has come and nobody was told of yet
+        self._told = 0.0
+        self._turn = threading.Condition()
+        self._changed = self._closing = self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def idle(self) -> bool:
+        return not self._active and not self._waiting
+
+    def enter(self, calls: Sequence[Call]) -> Running:
+        """Put a request in line. Raises Busy, ShuttingDown."""
+        running = Running(calls, self, time.monotonic() + self._seconds, asyncio.get_running_loop())
+        running._left = len(calls)
+        with self._turn:
+            if self._closing:
+                raise ShuttingDown("the server is shutting down; try another one, or later")
+            free = max(0, self._parallel - len(self._active)) + self._most_waiting
+            if len(self._waiting) + len(calls) > free:
+                raise Busy(f"{len(self._waiting)} requests wait already; try again in a moment")
+            self._waiting.extend((running, call) for call in calls)
+        self.notice()
+        return running
+
+    def notice(self) -> None:
+        """Something has changed that the thread should look at."""
+        with self._turn:
+            self._changed = True
+            self._turn.notify_all()
+
+    def close(self, seconds: float) -> None:
+        """Begin nothing new, finish what runs, and end the thread; what still runs after `seconds` is cancelled."""
+        with self._turn:
+            self._closing = True
+        end = time.monotonic() + seconds
+        while not self.idle and time.monotonic() < end:
+            time.sleep(0.02)
+        self._stopped = True
+        self.notice()
+        self._thread.join()
+        for running, call in (*self._active, *self._waiting):
+            call.cancel()
+            self._fail(running, ShuttingDown("the server has shut down"))
+
+    def _run(self) -> None:
+        while not self._stopped:
+            self._changed = False
+            self._admit()
+            self._leave_out()
+            calls = [call for running, call in self._active if running.has_room]
+            if not calls:
+                self._told = 0.0
+                self._hand_over()
+                with self._turn:
+                    if not self._changed:
+                        self._turn.wait(0.5)
+                continue
+            try:
+                self.model.advance(calls, once=True)
+            except Exception as fault:
+                # it is kept with the request that it belongs to, and found below; one of nobody's is everybody's
+                if not any(call.generation and call.generation.failure for call in calls):
+                    for running, _ in self._active:
+                        self._fail(running, fault)
+            self._hand_over()
+
+    def _admit(self) -> None:
+        while len(self._active) < self._parallel:
+            with self._turn:
+                if not self._waiting:
+                    return
+                running, call = self._waiting[0]
+            if not running.cancelled and running._failure is None:
+                try:
+                    call.submit()
+                except CacheFull as full:
+                    if self._active:
+                        return  # it waits until one of these gives its memory back
+                    self._fail(running, full)
+                except Exception as fault:
+                    self._fail(running, fault)
+                else:
+                    self._active.append((running, call))
+            with self._turn:
+                self._waiting.popleft()
+
+    def _leave_out(self) -> None:
+        """End what was cancelled or has had its time."""
+        now = time.monotonic()
+        for running, call in self._active:
+            if running.cancelled or running._failure is not None:
+                call.cancel()
+            elif now > running.deadline:
+                call.cancel()
+                self._fail(running, TimeIsUp(f"the request ran longer than {self._seconds:g} s, the most here"))
+        self._active = [(r, c) for r, c in self._active if not r.cancelled and r._failure is None]
+        with self._turn:
+            if any(r.cancelled for r, _ in self._waiting):
+                self._waiting = deque((r, c) for r, c in self._waiting if not r.cancelled)
+
+    def _hand_over(self) -> None:
+        active = []
+        for running, call in self._active:
+            if not running.has_room:
+                active.append((running, call))
+                continue
+            generation = call.generation
+            assert generation is not None, "what is active was submitted"
+            if generation.failure is not None:
+                self._fail(running, generation.failure)
+                continue
+            if not generation.unread and generation.finish is None:
+                active.append((running, call))
+                continue
+            before = len(running._events)
+            try:
+                running._events.extend(call.events())
+            except Exception as fault:
+                self._fail(running, fault)
+                continue
+            if call.finished:
+                running._left -= 1
+            else:
+                active.append((running, call))
+            if len(running._events) > before or call.finished:
+                self._untold[id(running)] = running
+        self._active = active
+        now = time.monotonic()
+        if len(active) < MANY or now - self._told >= TOGETHER:
+            self._told = now
+            loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+            for running in self._untold.values():
+                loops.setdefault(running._loop, []).append(running)
+            self._untold.clear()
+            for loop, those in loops.items():
+                _tell(loop, those)
+
+    def _fail(self, running: Running, fault: BaseException) -> None:
+        running._failure = fault
+        _tell(running._loop, [running])
+
+
+def _tell(loop: asyncio.AbstractEventLoop, those: Sequence[Running]) -> None:
+    def tell() -> None:
+        for running in those:
+            running._arrived.set()
+
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(tell)

@@ -1,0 +1,312 @@
+"""OpenAI's responses, whole and streamed. Nothing is stored: what came before is sent again by the caller."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from trilens.errors import RequestRefused
+from trilens.generate.receipt import Receipt
+from trilens.model import Call
+from trilens.serve.exchange import Calls, Ended, Exchange, Part, Said, Thought, Whole, begin
+from trilens.serve.pump import Pump
+from trilens.serve.switch import other_variables, thinking_of
+from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.wire import Asks, Fields, Samples, conversation, new_id, now, receipt_fields, text_of
+
+
+class ResponseTool(Fields):
+    type: Literal["function"]
+    name: str = Field(min_length=1, max_length=256)
+    description: str | None = ""
+    parameters: dict[str, Any] | None = None
+    ignored: ClassVar = frozenset(("strict",))
+
+
+class NamedTool(Fields):
+    type: Literal["function"]
+    name: str
+
+
+class Format(Fields):
+    type: Literal["text", "json_object", "json_schema"]
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    ignored: ClassVar = frozenset(("name", "strict", "description"))
+
+
+class Text(Fields):
+    format: Format | None = None
+    ignored: ClassVar = frozenset(("verbosity",))
+
+
+class ResponseRequest(Asks, Samples):
+    model: str
+    input: str | list[dict[str, Any]]
+    instructions: str | None = None
+    stream: bool = False
+    max_output_tokens: int | None = Field(default=None, ge=1)
+    text: Text | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    ignored: ClassVar = frozenset(
+        (
+            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "include"),
+            *("prompt_cache_retention", "parallel_tool_calls", "truncation", "stream_options", "background"),
+        )
+    )
+
+    def use(self) -> ToolUse:
+        tools = [Tool(t.name, t.description or "", t.parameters or {}) for t in self.tools or ()]
+        if isinstance(self.tool_choice, NamedTool):
+            return tool_use(tools, "named", self.tool_choice.name)
+        return tool_use(tools, self.tool_choice)
+
+    def conversation(self) -> list[dict[str, Any]]:
+        before = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+        if isinstance(self.input, str):
+            return conversation([*before, {"role": "user", "content": self.input}])
+        return conversation([*before, *_messages(self.input)])
+
+
+async def begin_response(pump: Pump, request: ResponseRequest) -> Exchange:
+    model, use = pump.model, request.use()
+    form = None if request.text is None else request.text.format
+
+    def prepare(number: int) -> Call:
+        stated = request.model_dump(include=set(Asks.model_fields))
+        constraint = use.constraint(model)
+        if form is not None and form.type != "text":
+            if constraint is not None:
+                raise RequestRefused("text.format and a forced tool_choice contradict each other; give one of them")
+            if form.type == "json_schema" and form.schema_ is None:
+                raise RequestRefused("text.format.schema is missing")
+            constraint = model.grammars.schema(form.schema_ if form.type == "json_schema" else None)
+        return model.prepare(
+            request.conversation(),
+            thinking=thinking_of(stated, model.text.inference),
+            max_completion=request.max_output_tokens,
+            tools=use.for_template(model),
+            template_variables=other_variables(stated),
+            constraint=constraint,
+            **request.sampling(),
+        )
+
+    return await begin(pump, new_id("resp_"), use, prepare)
+
+
+async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:
+    [answer] = await exchange.whole()
+    return _response(exchange, request, _items(answer), answer.end.why, answer.end.receipt)
+
+
+async def response_events(exchange: Exchange, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
+    """Events in the protocol's order; the receipt comes with the last one's response."""
+    number = 0
+
+    def event(kind: str, **fields: Any) -> dict[str, Any]:
+        nonlocal number
+        number += 1
+        return {"type": f"response.{kind}", "sequence_number": number - 1, **fields}
+
+    answer = Whole()
+    open_: _Item | None = None
+    at = -1
+    begun = _response(exchange, request, [], None, None)
+    yield event("created", response=begun)
+    yield event("in_progress", response=begun)
+    async for batch in exchange.parts():
+        for part in batch:
+            answer.take(part)
+            if isinstance(part, Ended):
+                continue
+            if open_ is None or not open_.takes(part):
+                if open_ is not None:
+                    for kind, fields in open_.done(at):
+                        yield event(kind, **fields)
+                open_, at = _Item(part), at + 1
+                for kind, fields in open_.begun(at):
+                    yield event(kind, **fields)
+            kind, fields = open_.add(part, at)
+            yield event(kind, **fields)
+    if open_ is not None:
+        for kind, fields in open_.done(at):
+            yield event(kind, **fields)
+    end = answer.end
+    kind = "incomplete" if end.why == "length" else "completed"
+    yield event(kind, response=_response(exchange, request, _items(answer), end.why, end.receipt))
+
+
+class _Item:
+    """One item of the output while it is written."""
+
+    def __init__(self, part: Part) -> None:
+        self.text = ""
+        self.part = part
+        prefix = {Thought: "rs_", Said: "msg_", Calls: "fc_"}[type(part)]
+        self.id = new_id(prefix)
+
+    def takes(self, part: Part) -> bool:
+        return type(part) is type(self.part) and not (isinstance(part, Calls) and part.id is not None)
+
+    def begun(self, at: int) -> list[tuple[str, dict[str, Any]]]:
+        events = [("output_item.added", {"output_index": at, "item": self._item("in_progress", empty=True)})]
+        if isinstance(self.part, Said):
+            events.append(("content_part.added", {**self._place(at), "part": _text("")}))
+        return events
+
+    def add(self, part: Part, at: int) -> tuple[str, dict[str, Any]]:
+        match part:
+            case Thought(text):
+                self.text += text
+                return "reasoning_text.delta", {**self._place(at), "delta": text}
+            case Calls(arguments):
+                self.text += arguments
+                place = {"item_id": self.id, "output_index": at}
+                return "function_call_arguments.delta", {**place, "delta": arguments}
+            case Said(text):
+                self.text += text
+                return "output_text.delta", {**self._place(at), "delta": text, "logprobs": []}
+        raise AssertionError(part)
+
+    def done(self, at: int) -> list[tuple[str, dict[str, Any]]]:
+        place = self._place(at)
+        item = ("output_item.done", {"output_index": at, "item": self._item("completed")})
+        match self.part:
+            case Thought():
+                return [("reasoning_text.done", {**place, "text": self.text}), item]
+            case Calls(_, _, _, _, name):
+                fields = {"item_id": self.id, "output_index": at, "name": name, "arguments": self.text}
+                return [("function_call_arguments.done", fields), item]
+        text = ("output_text.done", {**place, "text": self.text, "logprobs": []})
+        return [text, ("content_part.done", {**place, "part": _text(self.text)}), item]
+
+    def _place(self, at: int) -> dict[str, Any]:
+        return {"item_id": self.id, "output_index": at, "content_index": 0}
+
+    def _item(self, status: str, empty: bool = False) -> dict[str, Any]:
+        match self.part:
+            case Thought():
+                return _reasoning(self.id, None if empty else self.text, status)
+            case Calls(_, _, _, id, name):
+                return _function_call(self.id, id, name, "" if empty else self.text, status)
+        return _output_message(self.id, None if empty else self.text, status)
+
+
+def _items(answer: Whole) -> list[dict[str, Any]]:
+    items = [_reasoning(new_id("rs_"), answer.thinking, "completed")] if answer.thinking else []
+    if answer.text or not answer.calls:
+        items.append(_output_message(new_id("msg_"), answer.text, "completed"))
+    return items + [_function_call(new_id("fc_"), c.id, c.name, c.arguments, "completed") for c in answer.calls]
+
+
+def _reasoning(id: str, text: str | None, status: str) -> dict[str, Any]:
+    content = [] if text is None else [{"type": "reasoning_text", "text": text}]
+    return {"id": id, "type": "reasoning", "summary": [], "content": content, "status": status}
+
+
+def _output_message(id: str, text: str | None, status: str) -> dict[str, Any]:
+    content = [] if text is None else [_text(text)]
+    return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
+
+
+def _function_call(id: str, call: str | None, name: str | None, arguments: str, status: str) -> dict[str, Any]:
+    return {
+        "id": id,
+        "type": "function_call",
+        "call_id": call,
+        "name": name,
+        "arguments": arguments,
+        "status": status,
+    }
+
+
+def _text(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _response(
+    exchange: Exchange,
+    request: ResponseRequest,
+    items: list[dict[str, Any]],
+    why: str | None,
+    receipt: Receipt | None,
+) -> dict[str, Any]:
+    status = "in_progress" if why is None else "incomplete" if why == "length" else "completed"
+    choice = request.tool_choice
+    made: dict[str, Any] = {
+        "id": exchange.id,
+        "object": "response",
+        "created_at": now(),
+        "status": status,
+        "error": None,
+        "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "model": exchange.model.name,
+        "output": items,
+        "parallel_tool_calls": True,
+        "previous_response_id": None,
+        "reasoning": {"effort": request.reasoning_effort or (request.reasoning or {}).get("effort"), "summary": None},
+        "store": False,
+        "temperature": request.temperature,
+        "text": {"format": {"type": "text"}},
+        "tool_choice": choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
+        "tools": [{**t.model_dump(), "strict": None} for t in request.tools or ()],
+        "top_p": request.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "metadata": {},
+    }
+    if receipt is not None:
+        t = receipt.tokens
+        made["usage"] = {
+            "input_tokens": t.prompt,
+            "input_tokens_details": {"cached_tokens": t.cached},
+            "output_tokens": t.completion,
+            "output_tokens_details": {"reasoning_tokens": t.thinking},
+            "total_tokens": t.prompt + t.completion,
+        }
+        made["trilens"] = receipt_fields([receipt])
+    return made
+
+
+def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items of the input -> messages; thoughts and calls belong to the assistant's message that follows or is made."""
+    out: list[dict[str, Any]] = []
+    thoughts = ""
+    for number, item in enumerate(items):
+        at = f"input.{number}"
+        match item.get("type", "message"):
+            case "message":
+                message = {"role": item.get("role"), "content": text_of(item.get("content"), f"{at}.content")}
+                if thoughts and message["role"] == "assistant":
+                    message["thinking"], thoughts = thoughts, ""
+                out.append(message)
+            case "reasoning":
+                content = item.get("content") or []
+                thoughts = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+            case "function_call":
+                function = {"name": item.get("name"), "arguments": _arguments(item.get("arguments"))}
+                call = {"id": item.get("call_id"), "type": "function", "function": function}
+                if out and out[-1]["role"] == "assistant":
+                    out[-1].setdefault("tool_calls", []).append(call)
+                else:
+                    out.append({"role": "assistant", "content": "", "tool_calls": [call]})
+                    if thoughts:
+                        out[-1]["thinking"], thoughts = thoughts, ""
+            case "function_call_output":
+                said = text_of(item.get("output"), f"{at}.output")
+                out.append({"role": "tool", "content": said, "tool_call_id": item.get("call_id")})
+            case kind:
+                raise RequestRefused(f"{at} is an item of type {kind!r:.60}; it is not understood here")
+    return out
+
+
+def _arguments(text: Any) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        return text

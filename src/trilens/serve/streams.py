@@ -1,0 +1,61 @@
+"""Responses that are watched: a client that goes away ends what is made for it, at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from typing import Any, TypeVar
+
+from starlette.responses import Response
+
+Result = TypeVar("Result")
+Message = MutableMapping[str, Any]
+
+
+class EventStream(Response):
+    """Server-sent events as they come. `pieces` is closed however the response ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def write() -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for piece in self._pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        try:
+            await unless_gone(receive, write())
+        except Gone:
+            pass
+        finally:
+            await self._pieces.aclose()
+
+
+class Gone(Exception):
+    """The client has left."""
+
+
+async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Awaitable[Result]) -> Result:
+    """The work's result; a client that leaves before it is there cancels it. Raises Gone then."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise Gone
+        return working.result()
+    finally:
+        for task in (working, gone):
+            task.cancel()
+        await asyncio.gather(working, gone, return_exceptions=True)
+
+
+async def _gone(receive: Callable[[], Awaitable[Message]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

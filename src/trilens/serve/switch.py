@@ -1,0 +1,116 @@
+"""The many fields that ask for thinking -> the one switch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trilens.errors import RequestRefused
+from trilens.text.strategy import Thinking
+from trilens.text.thinking import Inference
+
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+
+
+def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
+    """`stated` has fields of a request, None where it did not say: `thinking` (ours, or an object with a type),
+    `reasoning_effort`, `reasoning`, `enable_thinking`, `thinking_budget`, `chat_template_kwargs`.
+
+    A word for an effort means on where a model has no levels; our own field is taken at its word. Raises
+    RequestRefused for fields that contradict each other.
+    """
+    asked: dict[str, Thinking] = {}
+    ours = stated.get("thinking")
+    if isinstance(ours, Mapping):
+        asked["thinking"] = _typed(ours)
+    elif ours is not None:
+        asked["thinking"] = ours
+    if (effort := stated.get("reasoning_effort")) is not None:
+        asked["reasoning_effort"] = _effort(effort, inference)
+    if (reasoning := stated.get("reasoning")) is not None:
+        asked |= _reasoning(reasoning, inference)
+    variables = stated.get("chat_template_kwargs") or {}
+    for place, holder in (("", stated), ("chat_template_kwargs.", variables)):
+        if (on := holder.get("enable_thinking")) is not None:
+            asked[f"{place}enable_thinking"] = _flag(f"{place}enable_thinking", on)
+        if (budget := holder.get("thinking_budget")) is not None:
+            asked[f"{place}thinking_budget"] = _tokens(f"{place}thinking_budget", budget)
+    return _one(asked)
+
+
+def other_variables(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What `chat_template_kwargs` has for the template beside the switch."""
+    variables = stated.get("chat_template_kwargs") or {}
+    return {k: v for k, v in variables.items() if k not in ("enable_thinking", "thinking_budget")}
+
+
+def _one(asked: Mapping[str, Thinking]) -> Thinking:
+    """What all of them say; a level or a budget says more than "on"."""
+    chosen: Thinking = None
+    by = ""
+    for name, thinking in asked.items():
+        if thinking is None or (chosen is not None and _agrees(chosen, thinking)):
+            continue
+        if chosen is not None and not _agrees(thinking, chosen):
+            raise RequestRefused(
+                f"{by} asks for thinking={chosen!r} and {name} for thinking={thinking!r}; give one of them"
+            )
+        chosen, by = thinking, name
+    return chosen
+
+
+def _agrees(more: Thinking, less: Thinking) -> bool:
+    """Whether `more` says what `less` says, or says it more precisely."""
+    if type(more) is type(less) and more == less:
+        return True
+    return less is True and more is not False and more != 0
+
+
+def _typed(thinking: Mapping[str, Any]) -> Thinking:
+    kind, budget = thinking.get("type"), thinking.get("budget_tokens")
+    unknown = sorted(set(thinking) - {"type", "budget_tokens", "display"})
+    if unknown:
+        raise RequestRefused(f"thinking.{unknown[0]} is not known; expected type and budget_tokens")
+    match kind:
+        case "disabled":
+            if budget is not None:
+                raise RequestRefused("thinking is disabled and has budget_tokens; give one of them")
+            return False
+        case "enabled" | "adaptive":
+            return True if budget is None else _tokens("thinking.budget_tokens", budget)
+        case _:
+            raise RequestRefused(f"thinking.type is {kind!r:.60}; expected enabled, disabled or adaptive")
+
+
+def _reasoning(reasoning: Mapping[str, Any], inference: Inference) -> dict[str, Thinking]:
+    unknown = sorted(set(reasoning) - {"effort", "max_tokens", "enabled", "exclude", "summary", "generate_summary"})
+    if unknown:
+        raise RequestRefused(f"reasoning.{unknown[0]} is not known; expected effort, max_tokens or enabled")
+    asked: dict[str, Thinking] = {}
+    if (effort := reasoning.get("effort")) is not None:
+        asked["reasoning.effort"] = _effort(effort, inference)
+    if (most := reasoning.get("max_tokens")) is not None:
+        asked["reasoning.max_tokens"] = _tokens("reasoning.max_tokens", most)
+    if (enabled := reasoning.get("enabled")) is not None:
+        asked["reasoning.enabled"] = _flag("reasoning.enabled", enabled)
+    return asked
+
+
+def _effort(word: Any, inference: Inference) -> Thinking:
+    if word not in EFFORTS:
+        raise RequestRefused(f"the reasoning effort is {word!r:.60}; expected one of {', '.join(EFFORTS)}")
+    if word == "none":
+        return False
+    return str(word) if inference.levels or inference.kind == "never" else True
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise RequestRefused(f"{name} is {value!r:.60}; expected true or false")
+    return value
+
+
+def _tokens(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise RequestRefused(f"{name} is {value!r:.60}; expected a number of tokens from 0")
+    return value

@@ -1,0 +1,77 @@
+"""A real server on a free port, with the two small models."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import uvicorn
+
+from trilens.serve.app import application
+from trilens.serve.guard import Rules
+from trilens.serve.shelf import Room, Shelf
+
+
+@dataclass
+class Served:
+    url: str
+    shelf: Shelf
+    server: uvicorn.Server
+
+    @property
+    def at_rest(self) -> bool:
+        return all(p.pump is None or p.pump.idle for p in self.shelf.places.values())
+
+    def settle(self, seconds: float = 5.0) -> None:
+        """Until nothing runs any more."""
+        end = time.monotonic() + seconds
+        while not self.at_rest:
+            assert time.monotonic() < end, "requests still run"
+            time.sleep(0.005)
+
+
+Serving = Callable[..., Any]
+
+
+@contextmanager
+def served(
+    models: Sequence[str] = ("tiny-dense", "tiny-routed"),
+    rules: Rules | None = None,
+    grace: float = 5.0,
+    port: int = 0,
+    **room: Any,
+) -> Iterator[Served]:
+    shelf = Shelf(models, Room(**room))
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind(("127.0.0.1", port))
+    bound.listen(512)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            application(shelf, rules, grace), log_level="warning", timeout_graceful_shutdown=5, server_header=False
+        )
+    )
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.005)
+    try:
+        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", shelf, server)
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        bound.close()
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Served]:
+    with served() as running:
+        yield running

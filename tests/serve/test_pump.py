@@ -1,0 +1,141 @@
+"""Many clients at once: nothing is left behind, a slow reader holds nobody up, and stopping finishes what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+from typing import Any
+
+import httpx2 as httpx
+import pytest
+
+import trilens
+from tests.serve.conftest import Served, served
+from trilens.errors import CacheFull
+from trilens.model import EndEvent
+from trilens.serve.pump import Pump, ShuttingDown
+
+CHAT = "/v1/chat/completions"
+
+
+def body(question: str, **more: Any) -> dict[str, Any]:
+    return {"model": "tiny-routed", "messages": [{"role": "user", "content": question}], **more}
+
+
+def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
+    with served(["tiny-routed"], parallel=16, waiting=8) as own:
+        statuses: list[int] = []
+
+        async def one(client: httpx.AsyncClient, number: int) -> None:
+            chance = random.Random(number)
+            for _ in range(6):
+                asked = body(f"What is {chance.randint(10, 99)} times {chance.randint(10, 99)}?", stream=True)
+                async with client.stream("POST", own.url + CHAT, json=asked) as answer:
+                    statuses.append(answer.status_code)
+                    leaves = chance.randint(1, 20) if number % 3 == 0 else None
+                    slow = number % 8 == 1
+                    seen = 0
+                    async for line in answer.aiter_lines():
+                        seen += bool(line)
+                        if leaves is not None and seen >= leaves:
+                            break
+                        if slow and seen % 16 == 0:
+                            await asyncio.sleep(0.01)
+                    else:
+                        assert answer.status_code == 429 or line == "" or "DONE" in line
+
+        async def everybody() -> None:
+            limits = httpx.Limits(max_connections=64)
+            async with httpx.AsyncClient(timeout=30, limits=limits) as client:
+                await asyncio.gather(*(one(client, number) for number in range(32)))
+
+        asyncio.run(everybody())
+        assert set(statuses) <= {200, 429} and statuses.count(200) > 50
+        own.settle()
+        pump = own.shelf.places["tiny-routed"].pump
+        assert pump is not None
+        pump.model.forget()
+        assert pump.model.cache_pages == 0
+
+
+def test_a_reader_that_does_not_read_holds_nobody_up(server: Served) -> None:
+    async def both() -> float:
+        async with httpx.AsyncClient(timeout=30) as client:
+            schema = {"type": "array", "items": {"type": "integer", "minimum": 100}, "minItems": 1000}
+            form = {"type": "json_schema", "json_schema": {"schema": schema}}
+            asked = body("Hello", stream=True, thinking=False, response_format=form)
+            async with client.stream("POST", server.url + CHAT, json=asked):
+                begin = time.monotonic()
+                answer = await client.post(server.url + CHAT, json=body("What is 12 plus 30?", temperature=0))
+                assert answer.json()["choices"][0]["message"]["content"] == "42"
+                return time.monotonic() - begin
+
+    assert asyncio.run(both()) < 5
+    server.settle()
+
+
+def test_stopping_finishes_what_runs() -> None:
+    found: dict[str, Any] = {}
+    with served(["tiny-routed"]) as own:
+        httpx.post(own.url + CHAT, json=body("Hello", max_tokens=1))
+
+        def ask() -> None:
+            found["answer"] = httpx.post(own.url + CHAT, json=body("What is 47 times 86?", temperature=0), timeout=30)
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        end = time.monotonic() + 5
+        while own.at_rest and time.monotonic() < end and asking.is_alive():
+            pass
+    asking.join()
+    assert found["answer"].json()["choices"][0]["message"]["content"] == "4042"
+
+
+class TestPump:
+    def test_memory_that_is_short_makes_a_call_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A call for which there is no room runs once another has ended."""
+        model = trilens.load("tiny-dense")
+        pump = Pump(model, 8, 8, 60)
+        begun: list[int] = []
+        usual = model._scheduler.submit
+
+        def one_at_a_time(*parts: Any) -> Any:
+            if model._scheduler.running:
+                raise CacheFull("the page pool is full")
+            begun.append(1)
+            return usual(*parts)
+
+        monkeypatch.setattr(model._scheduler, "submit", one_at_a_time)
+
+        async def ask() -> str:
+            running = pump.enter([model.prepare("What is 12 plus 30?", temperature=0)])
+            events = [event async for batch in running.batches() for event in batch]
+            assert isinstance(events[-1], EndEvent)
+            return events[-1].receipt.finish
+
+        async def several() -> list[str]:
+            return await asyncio.gather(*(ask() for _ in range(5)))
+
+        assert asyncio.run(several()) == ["stop"] * 5 and len(begun) == 5
+        pump.close(5)
+
+    def test_no_room_at_all_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        model = trilens.load("tiny-dense")
+        pump = Pump(model, 8, 8, 60)
+
+        def full(*parts: Any) -> Any:
+            raise CacheFull("the page pool is full")
+
+        monkeypatch.setattr(model._scheduler, "submit", full)
+
+        async def ask() -> None:
+            async for _ in pump.enter([model.prepare("Hello")]).batches():
+                pass
+
+        with pytest.raises(CacheFull):
+            asyncio.run(ask())
+        pump.close(1)
+        with pytest.raises(ShuttingDown):
+            asyncio.run(ask())
