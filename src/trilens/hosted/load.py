@@ -166,8 +166,7 @@ def _known(model: str) -> tuple[Backbone, ParameterCount | None]:
         return backbone, None
     if reading is None:
         return backbone, None
-    routed = any(True for _ in reading.spec.routed_layers())
-    return "routed" if routed else "dense", count_parameters(reading.spec)
+    return reading.spec.backbone, count_parameters(reading.spec)
 
 
 def _counter(name: str) -> Callable[[str], int]:

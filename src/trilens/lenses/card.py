@@ -56,7 +56,7 @@ class Card:
 
     @property
     def backbone(self) -> str:
-        return "dense" if self.moe is None else "routed"
+        return self.spec.backbone
 
     @property
     def tag(self) -> str:

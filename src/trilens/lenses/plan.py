@@ -157,7 +157,6 @@ def plan(
         if (m := _memory(source, chosen, job, c)) is not None
     )
     choice = _choice(choices, quantise, chosen)
-    routed = any(True for _ in spec.routed_layers())
     forecast, why_not, length = forecast_of(
         source, chosen, at, job, choice.type, choice.memory.weights, word, threads, say
     )
@@ -167,7 +166,7 @@ def plan(
         hub=None if source.entry is None else source.entry.hub,
         file=str(found.path) if found is not None and found.kind == "gguf" else None,
         family=spec.family,
-        routed=routed,
+        routed=spec.backbone == "routed",
         inference=source.inference,
         job=job,
         target=at,
@@ -178,7 +177,7 @@ def plan(
     return Plan(
         model=source.title,
         spec=spec,
-        backbone="routed" if routed else "dense",
+        backbone=spec.backbone,
         engine=chosen,
         target=at,
         job=job,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 # ---------------------------------------------------------------------------------------------- positions
 
@@ -419,6 +420,10 @@ class ModelSpec:
     head: Head
     embedding_scale: float = 1.0
     per_layer_table: PerLayerTable | None = None
+
+    @property
+    def backbone(self) -> Literal["dense", "routed"]:
+        return "routed" if any(True for _ in self.routed_layers()) else "dense"
 
     def routed_layers(self) -> Iterator[tuple[int, Routed]]:
         """(layer number, its routed feed-forward) for the layers that have one."""
