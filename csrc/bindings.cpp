@@ -31,8 +31,8 @@ static Type type_named(const std::string& name) {
 }
 
 static const Kernels& kernels_named(const std::string& name) {
-  if (name == "portable") return portable_kernels;
-  if (name == "avx2" && avx2_kernels()) return *avx2_kernels();
+  for (const Kernels* k : kernel_sets())
+    if (name == k->name) return *k;
   throw Refused("this processor has no kernels named " + name);
 }
 
@@ -42,8 +42,7 @@ NB_MODULE(_native, m) {
 
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
-    if (avx2_kernels()) names.push_back("avx2");
-    names.push_back("portable");
+    for (const Kernels* k : kernel_sets()) names.push_back(k->name);
     return names;
   });
   m.def("types", [] {
@@ -214,9 +213,12 @@ NB_MODULE(_native, m) {
 
   // For tests: one kernel on its own.
   m.def("quantise", [](const std::string& kernels, Row<float> x, nb::ndarray<int8_t, nb::ndim<1>> codes, nb::ndarray<float, nb::ndim<1>> scales) {
-    std::vector<int32_t> sums(scales.size());
-    std::vector<float> totals(scales.size());
-    kernels_named(kernels).quantise(x.data(), (int)x.size(), 0, {codes.data(), scales.data(), sums.data(), totals.data(), nullptr, nullptr, scales.size()}, 0);
+    std::vector<Group> groups(scales.size());
+    kernels_named(kernels).quantise(x.data(), (int)x.size(), 0, {groups.data(), groups.size(), false}, 0);
+    for (size_t g = 0; g < groups.size(); g++) {
+      memcpy(codes.data() + g * 32, groups[g].codes, 32);
+      scales.data()[g] = groups[g].scale;
+    }
   });
   m.def("product", [](const std::string& kernels, const std::string& type, Bytes rows, Rows<float> x, bool fine, Out<float> y) {
     const Kernels& k = kernels_named(kernels);
@@ -224,14 +226,11 @@ NB_MODULE(_native, m) {
     std::vector<uint8_t> data(w.bytes() + 64);
     w.data = data.data();
     pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);
-    size_t n = x.shape(0), groups = (x.shape(1) + 31) / 32;
-    std::vector<int8_t> codes(n * groups * 32);
-    std::vector<float> scales(n * groups), totals(n * groups), result(n * w.tiles() * 8);
-    std::vector<int32_t> sums(n * groups), fine_sums(n * groups);
-    std::vector<int8_t> fine_codes(n * groups * 32);
-    Quantised q{codes.data(), scales.data(), sums.data(), totals.data(), fine ? fine_codes.data() : nullptr, fine_sums.data(), groups};
-    for (size_t r = 0; r < n; r++) k.quantise(x.data() + r * x.shape(1), (int)x.shape(1), r, q, 0);
-    Activations a{x.data(), x.shape(1), codes.data(), scales.data(), sums.data(), totals.data(), q.fine, q.fine_sums, groups, nullptr};
+    size_t n = x.shape(0), stride = (x.shape(1) + 31) / 32 * (fine ? 2 : 1);
+    std::vector<Group> groups(n * stride);
+    std::vector<float> result(n * w.tiles() * 8);
+    for (size_t r = 0; r < n; r++) k.quantise(x.data() + r * x.shape(1), (int)x.shape(1), r, {groups.data(), stride, fine}, 0);
+    Activations a{x.data(), x.shape(1), groups.data(), stride, fine, nullptr};
     k.product(w, 0, 0, w.tiles(), a, (int)n, result.data(), w.tiles() * 8);
     for (size_t r = 0; r < n; r++) memcpy(y.data() + r * w.rows, result.data() + r * w.tiles() * 8, w.rows * sizeof(float));
   });

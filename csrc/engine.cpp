@@ -8,11 +8,20 @@ namespace trilens {
 
 using Clock = std::chrono::steady_clock;
 
+std::vector<const Kernels*> kernel_sets() {
+  std::vector<const Kernels*> sets;
+  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), &portable_kernels})
+    if (k) sets.push_back(k);
+  return sets;
+}
+
 static const Kernels& choose_kernels(const std::string& name) {
-  const Kernels* fast = avx2_kernels();
-  if (name == "portable" || (name.empty() && !fast)) return portable_kernels;
-  if (fast && (name.empty() || name == "avx2")) return *fast;
-  throw Refused("there are no kernels named '" + name + "' for this processor; there are portable" + (fast ? " and avx2" : ""));
+  std::string names;
+  for (const Kernels* k : kernel_sets()) {
+    if (name.empty() || name == k->name) return *k;
+    names += (names.empty() ? "" : ", ") + std::string(k->name);
+  }
+  throw Refused("there are no kernels named '" + name + "' for this processor; there are " + names);
 }
 
 Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths,
@@ -27,17 +36,15 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
   parameters_.resize(places);
 }
 
-Engine::~Engine() {
-  for (Parameter& p : parameters_) ::operator delete[](p.matrix.data, std::align_val_t(64));
-}
+
+Engine::~Engine() = default;
 
 Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int columns) {
   const Layout& l = layout(type);
   if (columns % l.file_block) throw Refused("rows of " + std::to_string(columns) + " do not fit blocks of " + std::to_string(l.file_block));
   Matrix& m = parameters_.at(place).matrix;
   m = {type, count, rows, columns, nullptr};
-  // The kernels read ahead, and whole vectors: a little room behind the last tile.
-  m.data = (uint8_t*)::operator new[](m.bytes() + 64, std::align_val_t(64));
+  m.data = room_.take(m.bytes() + 64);  // the kernels read whole vectors: a little room behind the last tile
   return m;
 }
 

@@ -8,6 +8,7 @@
 
 #include "cache.h"
 #include "kernels.h"
+#include "room.h"
 #include "sampling.h"
 #include "team.h"
 
@@ -45,6 +46,8 @@ struct Counts {
   std::vector<std::vector<uint64_t>> experts;  // of each ROUTE: how often each expert fired
   uint64_t steps = 0, tokens = 0;
 };
+
+std::vector<const Kernels*> kernel_sets();  // what this processor can run, the fastest first
 
 class Engine : private Work {
  public:
@@ -107,6 +110,7 @@ class Engine : private Work {
   const int logits_, most_rows_, most_wanted_ = 32;
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
+  Room room_;  // of the matrices
   std::vector<Parameter> parameters_;
   std::vector<Phase> phases_;
   std::vector<char> quantise_out_;  // the instruction's result is read by a quantised matrix

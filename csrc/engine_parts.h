@@ -18,28 +18,18 @@ inline bool is_product(Op op) {
 inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
 
 struct Engine::QuantisedBuffer {
-  std::vector<int8_t> codes;
-  std::vector<float> scales, totals;
-  std::vector<int32_t> sums, fine_sums;
-  std::vector<int8_t> fine;
-  Quantised view;
+  std::vector<Group> groups;
+  bool fine = false;
 
   void resize(size_t rows, int width, bool with_fine) {
-    size_t groups = (width + 31) / 32;
-    codes.resize(rows * groups * 32);
-    scales.resize(rows * groups);
-    totals.resize(rows * groups);
-    sums.resize(rows * groups);
-    if (with_fine) {
-      fine.resize(rows * groups * 32);
-      fine_sums.resize(rows * groups);
-    }
-    view = {codes.data(), scales.data(), sums.data(), totals.data(), with_fine ? fine.data() : nullptr,
-            with_fine ? fine_sums.data() : nullptr, groups};
+    fine = with_fine;
+    groups.resize(rows * stride(width));
   }
-  Activations activations(const float* f, size_t f_stride) const {
-    return {f, f_stride, codes.data(), scales.data(), sums.data(), totals.data(), view.fine, view.fine_sums, view.q_stride,
-            nullptr};
+  size_t stride(int width) const { return (size_t)((width + 31) / 32) * (fine ? 2 : 1); }
+  // Rows of `width` columns, which may be fewer than the buffer was made for.
+  Quantised rows(int width) { return {groups.data(), stride(width), fine}; }
+  Activations activations(const float* f, int width) const {
+    return {f, (size_t)width, groups.data(), stride(width), fine, nullptr};
   }
 };
 

@@ -47,12 +47,11 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
     }
     if (s.i[1]) {
       const float* weights = buffers_[s.in[2]].data();
-      Quantised view = slots.inputs_q.view;
-      view.q_stride = (s.input_width + 31) / 32;
+      Quantised quantised = slots.inputs_q.rows(s.input_width);
       for (int i = 0; i < count * chosen; i++) {
         float* to = slots.inputs.data() + (size_t)slots.slot_of[i] * s.input_width;
         k_.scale(buffer(s.in[0], i / chosen, s.input_width), weights[i], to, s.input_width);
-        if (!is_float(gate.type)) k_.quantise(to, s.input_width, slots.slot_of[i], view, 0);
+        if (!is_float(gate.type)) k_.quantise(to, s.input_width, slots.slot_of[i], quantised, 0);
       }
     }
     counts.bytes[(int)Op::EXPERTS] += slots.groups.size() * (gate.one_size() + up.one_size() + down.one_size());
@@ -70,28 +69,23 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
       if (part == 1) {
         Activations x = activations(s);
         int32_t pick[MOST_BLOCK_ROWS];
-        if (s.i[1]) {
-          x = slots.inputs_q.activations(slots.inputs.data(), s.input_width);
-          x.q_stride = (s.input_width + 31) / 32;
-        }
+        if (s.i[1]) x = slots.inputs_q.activations(slots.inputs.data(), s.input_width);
         for (int i = 0; i < some; i++) pick[i] = s.i[1] ? slot + i : slots.token[slot + i];
         x.pick = pick;
         k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
         k_.product(up, group.expert, t0, t1, x, some, u, BLOCK);
         const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
-        Quantised view = slots.hidden_q.view;
-        view.q_stride = (gate.rows + 31) / 32;
+        Quantised quantised = slots.hidden_q.rows(gate.rows);
         for (int i = 0; i < some; i++) {
           float *g = y + i * BLOCK, *v = u + i * BLOCK, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
           size_t bias = (size_t)group.expert * gate.rows + column;
           if (gate_bias) k_.add(g, gate_bias + bias, g, columns);
           if (up_bias) k_.add(v, up_bias + bias, v, columns);
           k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2]});
-          if (!is_float(down.type)) k_.quantise(to, columns, slot + i, view, column / 32);
+          if (!is_float(down.type)) k_.quantise(to, columns, slot + i, quantised, column / 32);
         }
       } else {
         Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows);
-        x.q_stride = (gate.rows + 31) / 32;
         x.skip(slot, 0);
         k_.product(down, group.expert, t0, t1, x, some, y, BLOCK);
         const float* bias = row_of(s.param[5]);

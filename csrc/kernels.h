@@ -8,42 +8,35 @@
 
 namespace trilens {
 
-// Rows of activations: floats, and the same rounded to 8 bits in groups of 32 where a quantised matrix reads them.
-// With `fine` codes, what 8 bits leave over is rounded to 8 bits more: value = scale * (code + fine / 254).
+// 32 columns of a row of activations, rounded to 8 bits: value = scale * code.
+struct Group {
+  int8_t codes[32];
+  float scale;
+  float total;        // scale * sum of the codes
+  int32_t halves;     // the codes' sums over columns 0 to 15 and 16 to 31, two 16-bit numbers
+  int32_t minus_8;    // -8 times their sums over columns 4j, 4j + 1 and over 4j + 2, 4j + 3, likewise
+};
+
+// Rows of activations: floats, and the same in groups where a quantised matrix reads them. With `fine` codes a second
+// group follows each, what 8 bits leave over rounded to 8 bits more: value = scale * (code + fine code / 254).
 struct Activations {
   const float* f = nullptr;
   size_t f_stride = 0;
-  const int8_t* codes = nullptr;    // [rows][q_stride * 32]
-  const float* scales = nullptr;    // [rows][q_stride], one per group
-  const int32_t* sums = nullptr;    // the codes' sums of 16 and 16 columns, two 16-bit numbers
-  const float* totals = nullptr;    // scale * sum of the codes
-  const int8_t* fine = nullptr;
-  const int32_t* fine_sums = nullptr;
-  size_t q_stride = 0;              // groups in a row
-  const int32_t* pick = nullptr;    // which rows, where not all in order
+  const Group* groups = nullptr;
+  size_t q_stride = 0;  // groups in a row, fine ones included
+  bool fine = false;
+  const int32_t* pick = nullptr;  // which rows, where not all in order
 
   void skip(size_t rows, size_t columns) {
     f += rows * f_stride + columns;
-    if (!codes) return;
-    size_t groups = rows * q_stride + columns / 32;
-    codes += groups * 32;
-    scales += groups;
-    sums += groups;
-    totals += groups;
-    if (!fine) return;
-    fine += groups * 32;
-    fine_sums += groups;
+    if (groups) groups += rows * q_stride + columns / 32 * (fine ? 2 : 1);
   }
 };
 
 struct Quantised {  // where rows are written to
-  int8_t* codes = nullptr;
-  float* scales = nullptr;
-  int32_t* sums = nullptr;
-  float* totals = nullptr;
-  int8_t* fine = nullptr;
-  int32_t* fine_sums = nullptr;
+  Group* groups = nullptr;
   size_t q_stride = 0;
+  bool fine = false;
 };
 
 enum class Curve { SILU, GELU, GELU_TANH };
@@ -111,6 +104,8 @@ struct Kernels {
 };
 
 extern const Kernels portable_kernels;
-const Kernels* avx2_kernels();  // null where the processor or the compiler has none
+// Null where the processor or the compiler has none.
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
 
 }  // namespace trilens

@@ -73,239 +73,23 @@ template <class F> static inline void each(const float* a, const float* b, float
   if (i < n) store_some(y + i, f(load_some(a + i, n - i), load_some(b + i, n - i)), n - i);
 }
 
-// ------------------------------------------------------------------------------------------------- products
-
-enum class Codes { PLAIN, IQ4, MXFP4 };  // what a code is looked up in
-
-template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_> struct Quant {
-  static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
-  static constexpr Scales KIND = kind;
-  static constexpr bool SIGNED = signed_;
-  static constexpr bool STEPS = kind == Scales::STEPS_16 || kind == Scales::STEPS_16_MIN || kind == Scales::STEPS_32_MIN;
-  static constexpr int CODES = 32 * bits;
-  static constexpr int GROUP = CODES + (kind == Scales::HALF_MIN || kind == Scales::STEPS_16_MIN ? 32 : 16);
-  static constexpr int HEADER = kind == Scales::STEPS_16 ? 16 : STEPS ? 32 : 0;
-
-  static inline void codes(const uint8_t* w, B32 out[8]) {
-    if constexpr (bits == 8) {
-      for (int j = 0; j < 8; j++) out[j] = load_b(w + 32 * j);
-    } else {
-      for (int j = 0; j < 4; j++) {
-        B32 b = load_b(w + 32 * j);
-        out[2 * j] = low_nibbles(b);
-        out[2 * j + 1] = high_nibbles(b);
-      }
-      if constexpr (bits == 6) {
-        for (int h = 0; h < 2; h++) {
-          B32 b = load_b(w + 128 + 32 * h);
-          out[4 * h] = either(out[4 * h], two_bits_high<0>(b));
-          out[4 * h + 1] = either(out[4 * h + 1], two_bits_high<1>(b));
-          out[4 * h + 2] = either(out[4 * h + 2], two_bits_high<2>(b));
-          out[4 * h + 3] = either(out[4 * h + 3], two_bits_high<3>(b));
-        }
-      }
-      if constexpr (table_ != Codes::PLAIN)
-        for (int j = 0; j < 8; j++) out[j] = look_up(table_ == Codes::IQ4 ? IQ4_TABLE : MXFP4_TABLE, out[j]);
-    }
-  }
-};
-
-struct Row {  // one row of 8-bit activations
-  const int8_t* codes;
-  const float* scales;
-  const int32_t* sums;
-  const float* totals;
-};
-
-// M rows; with fine codes, rows M to 2M of `x` are what the first M leave over, in 254ths.
-template <class Q, int M, bool FINE>
-static inline void quantised_tile(const uint8_t* w, const Row* x, int groups, F8* result) {
-  constexpr int P = FINE ? 2 * M : M;
-  const F8 part = all(1.0f / 254.0f);
-  F8 acc[M];
-  for (int m = 0; m < M; m++) acc[m] = zero();
-  F8 d = zero(), least = zero();
-  for (int g = 0; g < groups; g++) {
-    if constexpr (Q::HEADER > 0) {
-      if (g % 8 == 0) {
-        d = load_f16((const uint16_t*)w);
-        if constexpr (Q::HEADER == 32) least = load_f16((const uint16_t*)(w + 16));
-        w += Q::HEADER;
-      }
-    }
-    const uint8_t* s = w + Q::CODES;
-    W16 low = all_w(1), high = all_w(1), steps = all_w(1);
-    if constexpr (Q::KIND == Scales::STEPS_32_MIN) {
-      low = high = each_twice_u8(s);
-    } else if constexpr (Q::STEPS) {
-      steps = widen_i8(s);
-      low = evens_twice(steps);
-      high = odds_twice(steps);
-    }
-    if constexpr (!Q::STEPS) {
-      d = Q::KIND == Scales::BFLOAT ? load_bf16((const uint16_t*)s) : load_f16((const uint16_t*)s);
-      if constexpr (Q::KIND == Scales::HALF_MIN) least = load_f16((const uint16_t*)(s + 16));
-    }
-    F8 minima = zero();
-    W16 minima_16 = all_w(0);
-    if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, load_u8(s + 8));
-    if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = widen_u8(s + 16);
-
-    B32 code[8];
-    if constexpr (Q::BITS != 8) Q::codes(w, code);
-    prefetch(w + 2048);
-    prefetch(w + 2112);
-    if constexpr (Q::GROUP > 144) prefetch(w + 2176);
-    if constexpr (Q::GROUP > 192) prefetch(w + 2240);
-
-    I8 total[P];
-    if constexpr (Q::SIGNED) {
-      for (int m = 0; m < P; m++) total[m] = zero_i();
-      for (int j = 0; j < 8; j++) {
-        B32 own = Q::BITS == 8 ? load_b(w + 32 * j) : code[j], size = magnitude(own);
-        for (int m = 0; m < P; m++) {
-          W16 products = dot_unsigned(size, with_sign(four_b(x[m].codes + g * 32 + 4 * j), own));
-          total[m] = add(total[m], dot(products, j < 4 ? low : high));
-        }
-      }
-    } else {
-      for (int m = 0; m < P; m++) {
-        const int8_t* xm = x[m].codes + g * 32;
-        for (int h = 0; h < 8; h += Q::RUN) {
-          W16 products = dot_unsigned(code[h], four_b(xm + 4 * h));
-          for (int j = h + 1; j < h + Q::RUN; j++) products = add(products, dot_unsigned(code[j], four_b(xm + 4 * j)));
-          I8 part = dot(products, h < 4 ? low : high);
-          total[m] = h == 0 ? part : add(total[m], part);
-        }
-      }
-    }
-    if constexpr (Q::OFFSET != 0) {
-      W16 offsets = Q::STEPS ? mul(steps, all_w(Q::OFFSET)) : all_w(Q::OFFSET);
-      for (int m = 0; m < P; m++) total[m] = sub(total[m], dot(offsets, pair_w(x[m].sums[g])));
-    }
-    for (int m = 0; m < M; m++) {
-      F8 scale = all(x[m].scales[g]), whole = to_float(total[m]);
-      if constexpr (FINE) whole = fma(to_float(total[M + m]), part, whole);
-      acc[m] = fma(whole, mul(d, scale), acc[m]);
-      if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, all(x[m].totals[g]), acc[m]);
-      if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, all(x[m].totals[g]), acc[m]);
-      if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
-        F8 below = to_float(dot(minima_16, pair_w(x[m].sums[g])));
-        if constexpr (FINE) below = fma(to_float(dot(minima_16, pair_w(x[M + m].sums[g]))), part, below);
-        acc[m] = minus_fma(below, mul(least, scale), acc[m]);
-      }
-    }
-    w += Q::GROUP;
-  }
-  for (int m = 0; m < M; m++) result[m] = acc[m];
-}
-
-template <class Q, int M, bool FINE>
-static inline void quantised_rows(const uint8_t* w, const Activations& x, int row, int groups, float* y, size_t y_stride) {
-  Row rows[2 * M];
-  for (int m = 0; m < M; m++) {
-    size_t from = (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
-    rows[m] = {x.codes + from * 32, x.scales + from, x.sums + from, x.totals + from};
-    if (FINE) rows[M + m] = {x.fine + from * 32, nullptr, x.fine_sums + from, nullptr};
-  }
-  F8 result[M];
-  quantised_tile<Q, M, FINE>(w, rows, groups, result);
-  for (int m = 0; m < M; m++) store(y + (row + m) * y_stride, result[m]);
-}
-
-template <class Q>
-static void quantised_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
-                              size_t y_stride) {
-  int groups = m.columns / 32;
-  size_t size = m.tile_size();
-  const uint8_t* w = m.tile(which, t0);
-  for (int t = t0; t < t1; t++, w += size, y += 8) {
-    int row = 0;
-    if (x.fine) {
-      for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, true>(w, x, row, groups, y, y_stride);
-      if (row + 2 <= rows) { quantised_rows<Q, 2, true>(w, x, row, groups, y, y_stride); row += 2; }
-      if (row < rows) quantised_rows<Q, 1, true>(w, x, row, groups, y, y_stride);
-      continue;
-    }
-    for (; row + 8 <= rows; row += 8) quantised_rows<Q, 8, false>(w, x, row, groups, y, y_stride);
-    if (row + 4 <= rows) { quantised_rows<Q, 4, false>(w, x, row, groups, y, y_stride); row += 4; }
-    if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, x, row, groups, y, y_stride); row += 2; }
-    if (row < rows) quantised_rows<Q, 1, false>(w, x, row, groups, y, y_stride);
-  }
-}
-
-template <Type type> static inline F8 weights_at(const uint8_t* w, size_t column) {
-  if constexpr (type == Type::F32) return load((const float*)w + column * 8);
-  else if constexpr (type == Type::F16) return load_f16((const uint16_t*)w + column * 8);
-  else return load_bf16((const uint16_t*)w + column * 8);
-}
-
-// Four sums by column modulo 4, then (0 + 1) + (2 + 3).
-template <Type type, int M>
-static inline void float_rows(const uint8_t* w, const Activations& x, int row, int columns, float* y, size_t y_stride) {
-  const float* from[M];
-  F8 acc[4][M];
-  for (int m = 0; m < M; m++) {
-    from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
-    for (int i = 0; i < 4; i++) acc[i][m] = zero();
-  }
-  int c = 0;
-  for (; c + 4 <= columns; c += 4) {
-    prefetch(w + (size_t)c * (type == Type::F32 ? 32 : 16) + 2048);
-    for (int i = 0; i < 4; i++) {
-      F8 v = weights_at<type>(w, c + i);
-      for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
-    }
-  }
-  for (int i = 0; c + i < columns; i++) {
-    F8 v = weights_at<type>(w, c + i);
-    for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
-  }
-  for (int m = 0; m < M; m++) store(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])));
-}
-
-template <Type type>
-static void float_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
-                          size_t y_stride) {
-  size_t size = m.tile_size();
-  const uint8_t* w = m.tile(which, t0);
-  for (int t = t0; t < t1; t++, w += size, y += 8) {
-    int row = 0;
-    for (; row + 3 <= rows; row += 3) float_rows<type, 3>(w, x, row, m.columns, y, y_stride);
-    for (; row < rows; row++) float_rows<type, 1>(w, x, row, m.columns, y, y_stride);
-  }
-}
-
-static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
-  using S = Scales;
-#define TRILENS_QUANT(type, ...) \
-  case Type::type: return quantised_product<Quant<__VA_ARGS__>>(m, which, t0, t1, x, rows, y, y_stride)
-  switch (m.type) {
-    case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
-    case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
-    case Type::BF16: return float_product<Type::BF16>(m, which, t0, t1, x, rows, y, y_stride);
-    TRILENS_QUANT(Q4_0, 4, S::HALF, 8, Codes::PLAIN, false, 8);
-    TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, Codes::PLAIN, false, 8);
-    TRILENS_QUANT(Q5_0, 6, S::HALF, 16, Codes::PLAIN, false, 4);
-    TRILENS_QUANT(Q5_1, 6, S::HALF_MIN, 0, Codes::PLAIN, false, 4);
-    TRILENS_QUANT(Q8_0, 8, S::HALF, 0, Codes::PLAIN, true, 1);
-    TRILENS_QUANT(Q2_K, 4, S::STEPS_16_MIN, 0, Codes::PLAIN, false, 4);
-    TRILENS_QUANT(Q3_K, 4, S::STEPS_16, 4, Codes::PLAIN, false, 4);
-    TRILENS_QUANT(Q4_K, 4, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 8);
-    TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 4);
-    TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, Codes::PLAIN, false, 2);
-    TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, Codes::IQ4, true, 1);
-    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1);
-    TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, Codes::MXFP4, false, 4);
-    case Type::COUNT: break;
-  }
-#undef TRILENS_QUANT
-}
+// ------------------------------------------------------------------------------------------------- activations
 
 constexpr float LEAST = 1e-30f;  // what is smaller counts as nothing: 127 divided by it would overflow
 
 static inline int32_t two_numbers(float a, float b) {
   return (int32_t)((uint32_t)(uint16_t)(int16_t)a | (uint32_t)(uint16_t)(int16_t)b << 16);
+}
+
+// A group's codes and what is summed of them; their sum.
+static inline float fill(Group& group, const F8 codes[4]) {
+  for (int i = 0; i < 4; i++) store_i8(group.codes + 8 * i, codes[i]);
+  float a = sum(add(codes[0], codes[1])), b = sum(add(codes[2], codes[3]));  // whole numbers: exact
+  float lanes[8];
+  store(lanes, add(add(codes[0], codes[1]), add(codes[2], codes[3])));
+  group.halves = two_numbers(a, b);
+  group.minus_8 = two_numbers(-8 * (lanes[0] + lanes[1] + lanes[4] + lanes[5]), -8 * (lanes[2] + lanes[3] + lanes[6] + lanes[7]));
+  return a + b;
 }
 
 // Groups of 32 columns from `first_group` on of row `row`: the largest magnitude becomes 127.
@@ -319,27 +103,17 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
     F8 m = larger(larger(magnitude(v[0]), magnitude(v[1])), larger(magnitude(v[2]), magnitude(v[3])));
     float most = largest(m);
     float inverse = most > LEAST ? 127.0f / most : 0.0f;
-    size_t at = row * to.q_stride + first_group + g;
-    F8 sums[2], fine_sums[2] = {zero(), zero()};
+    Group* out = to.groups + row * to.q_stride + (size_t)(first_group + g) * (to.fine ? 2 : 1);
+    F8 rounded[4];
     for (int i = 0; i < 4; i++) {
-      F8 exact = mul(v[i], all(inverse)), n = nearest(exact);
-      store_i8(to.codes + at * 32 + 8 * i, n);
-      sums[i / 2] = i % 2 ? add(sums[i / 2], n) : n;
-      if (!to.fine) continue;
-      n = nearest(mul(sub(exact, n), all(254.0f)));
-      store_i8(to.fine + at * 32 + 8 * i, n);
-      fine_sums[i / 2] = i % 2 ? add(fine_sums[i / 2], n) : n;
+      F8 exact = mul(v[i], all(inverse));
+      rounded[i] = nearest(exact);
+      if (to.fine) v[i] = nearest(mul(sub(exact, rounded[i]), all(254.0f)));
     }
-    float a = sum(sums[0]), b = sum(sums[1]), whole = a + b;  // whole numbers: exact
-    to.scales[at] = most / 127.0f;
-    to.sums[at] = two_numbers(a, b);
-    if (to.fine) {
-      a = sum(fine_sums[0]);
-      b = sum(fine_sums[1]);
-      to.fine_sums[at] = two_numbers(a, b);
-      whole = std::fma(a + b, 1.0f / 254.0f, whole);
-    }
-    to.totals[at] = to.scales[at] * whole;
+    float whole = fill(*out, rounded);
+    if (to.fine) whole = std::fma(fill(out[1], v), 1.0f / 254.0f, whole);
+    out->scale = most / 127.0f;
+    out->total = out->scale * whole;
   }
 }
 

@@ -11,6 +11,10 @@
 namespace trilens {
 namespace avx2 {
 #include "lanes_avx2.h"
+#include "one_tile.h"
+#include "codes.inl"
+#include "dots_of_pairs.inl"
+#include "products.inl"
 #include "kernels.inl"
 static const Kernels kernels = table("avx2");
 }  // namespace avx2

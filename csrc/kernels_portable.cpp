@@ -9,6 +9,10 @@
 namespace trilens {
 namespace portable {
 #include "lanes_portable.h"
+#include "one_tile.h"
+#include "codes.inl"
+#include "dots_of_pairs.inl"
+#include "products.inl"
 #include "kernels.inl"
 }  // namespace portable
 

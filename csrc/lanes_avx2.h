@@ -104,4 +104,4 @@ static inline B32 magnitude(B32 a) { return {_mm256_abs_epi8(a.v)}; }
 static inline B32 with_sign(B32 a, B32 sign) { return {_mm256_sign_epi8(a.v, sign.v)}; }
 static inline W16 dot_unsigned(B32 a, B32 b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }  // unsigned a, signed b
 
-static inline void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+static inline void prefetch_line(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -76,6 +76,6 @@ static inline W16 dot_unsigned(B32 a, B32 b) {
   TRILENS_EACH(16, (int16_t)(a.v[2 * i] * (int8_t)b.v[2 * i] + a.v[2 * i + 1] * (int8_t)b.v[2 * i + 1]));
 }
 
-static inline void prefetch(const void*) {}
+static inline void prefetch_line(const void*) {}
 
 #undef TRILENS_EACH

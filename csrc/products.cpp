@@ -80,11 +80,7 @@ void Engine::finish_block(const Instruction& s, int output, int place, int bias,
     if (b) k_.add(from, b + column, from, columns);
     if (residual) k_.add(buffer(s.in[1], row0 + r, width) + column, from, to, columns);
     else memcpy(to, from, columns * sizeof(float));
-    if (quantise) {
-      Quantised view = quantised_[place]->view;
-      view.q_stride = (width + 31) / 32;
-      k_.quantise(to, columns, row0 + r, view, column / 32);
-    }
+    if (quantise) k_.quantise(to, columns, row0 + r, quantised_[place]->rows(width), column / 32);
   }
 }
 

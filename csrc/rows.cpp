@@ -10,18 +10,14 @@ namespace trilens {
 // Rows first..end of output `which` are written: round them to 8 bits if a quantised matrix reads them.
 void Engine::rows_done(const Instruction& s, int which, int width, int first, int end) {
   if (!(quantise_out_[&s - program_.data()] >> which & 1)) return;
-  const QuantisedBuffer& q = *quantised_[s.out[which]];
-  Quantised view = q.view;
-  view.q_stride = (width + 31) / 32;
-  for (int r = first; r < end; r++) k_.quantise(buffer(s.out[which], r, width), width, r, view, 0);
+  Quantised to = quantised_[s.out[which]]->rows(width);
+  for (int r = first; r < end; r++) k_.quantise(buffer(s.out[which], r, width), width, r, to, 0);
 }
 
 Activations Engine::activations(const Instruction& s) const {
   const float* f = buffers_[s.in[0]].data();
   if (!quantised_[s.in[0]]) return {f, (size_t)s.input_width};
-  Activations a = quantised_[s.in[0]]->activations(f, s.input_width);
-  a.q_stride = (s.input_width + 31) / 32;
-  return a;
+  return quantised_[s.in[0]]->activations(f, s.input_width);
 }
 
 void Engine::row_piece(const Instruction& s, const Numbers& n, int first, int end) {

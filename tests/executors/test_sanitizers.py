@@ -17,10 +17,12 @@ FILES = [
     "attention",
     "experts",
     "layout",
+    "room",
     "sampling",
     "team",
     "kernels_portable",
     "kernels_avx2",
+    "kernels_avx512",
 ]
 
 

@@ -1,0 +1,50 @@
+// The kernels for processors with AVX-512 and VNNI: products of sixteen rows at a time, everything else as with AVX2.
+// Compiled with those switched on, so nothing of the standard library that the linker could share with other files may
+// be instantiated here.
+#include "kernels.h"
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace trilens {
+namespace avx512 {
+#include "lanes_avx2.h"
+namespace narrow {
+#include "one_tile.h"
+#include "lanes_vnni.h"
+#include "codes.inl"
+#include "dots_of_fours.inl"
+#include "products.inl"
+}  // namespace narrow
+namespace wide {
+#include "lanes_avx512.h"
+#include "codes.inl"
+#include "dots_of_fours.inl"
+#include "products.inl"
+}  // namespace wide
+
+// One or two rows wait for memory, which comes faster from one tile after the other than from two at once.
+static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
+  (rows > 2 ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
+}
+
+#include "kernels.inl"
+static const Kernels kernels = table("avx512");
+}  // namespace avx512
+
+const Kernels* avx512_kernels() {
+  static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+                           __builtin_cpu_supports("avx512vnni");
+  return have ? &avx512::kernels : nullptr;
+}
+
+}  // namespace trilens
+#else
+namespace trilens {
+const Kernels* avx512_kernels() { return nullptr; }
+}  // namespace trilens
+#endif

@@ -1,0 +1,91 @@
+// Sixteen rows at a time, two tiles beside each other, with AVX-512 and its dot products of bytes (VNNI): what
+// `products.inl` asks for, with the same bits in each lane as eight rows at a time have.
+
+struct Floats { __m512 v; };
+struct Ints { __m512i v; };
+struct Words { __m512i v; };
+struct Bytes { __m512i v; };
+
+constexpr int TILES_AT_ONCE = 2, FLOAT_ROWS = 6;
+
+struct At {  // the same place in two tiles
+  const uint8_t *p, *q;
+  At operator+(size_t bytes) const { return {p + bytes, q + bytes}; }
+};
+// The tile and the next; by itself twice, where there is no next.
+static inline At place(const uint8_t* tile, size_t size, bool both) { return {tile, both ? tile + size : tile}; }
+static inline size_t read_ahead(size_t size) { return size + 2048; }
+static inline void store_rows(float* y, Floats a, bool both) { _mm512_mask_storeu_ps(y, both ? 0xffff : 0xff, a.v); }
+
+static inline __m128i eight_bytes(At a) {
+  return _mm_unpacklo_epi64(_mm_loadl_epi64((const __m128i*)a.p), _mm_loadl_epi64((const __m128i*)a.q));
+}
+static inline __m256i sixteen_bytes(At a) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)a.p)), _mm_loadu_si128((const __m128i*)a.q), 1);
+}
+static inline Bytes bytes(At a) {
+  return {_mm512_inserti64x4(_mm512_castsi256_si512(_mm256_loadu_si256((const __m256i*)a.p)), _mm256_loadu_si256((const __m256i*)a.q), 1)};
+}
+static inline Floats floats(At a) { return {_mm512_castsi512_ps(bytes(a).v)}; }
+static inline Floats halves(At a) { return {_mm512_cvtph_ps(sixteen_bytes(a))}; }
+static inline Floats bfloats(At a) {
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_bytes(a)), 16))};
+}
+static inline Floats small_numbers(At a) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(eight_bytes(a)))}; }
+static inline Words each_twice(At a) {
+  __m512i wide = _mm512_cvtepu8_epi32(eight_bytes(a));
+  return {_mm512_or_si512(wide, _mm512_slli_epi32(wide, 16))};
+}
+static inline Words steps_of_two(At a) { return {_mm512_cvtepi8_epi16(sixteen_bytes(a))}; }
+static inline Words minima_of_two(At a) { return {_mm512_cvtepu8_epi16(sixteen_bytes(a))}; }
+static inline void prefetch(At a) {
+  _mm_prefetch((const char*)a.p, _MM_HINT_T0);
+  _mm_prefetch((const char*)a.q, _MM_HINT_T0);
+}
+
+static inline Floats zero() { return {_mm512_setzero_ps()}; }
+static inline Floats all(float x) { return {_mm512_set1_ps(x)}; }
+static inline Floats add(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
+static inline Floats mul(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
+static inline Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+static inline Floats minus_fma(Floats a, Floats b, Floats c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+static inline Floats to_float(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
+
+static inline Ints zero_i() { return {_mm512_setzero_si512()}; }
+static inline Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
+static inline Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+static inline Ints mul(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
+
+static inline Words all_w(int16_t x) { return {_mm512_set1_epi16(x)}; }
+static inline Words pair_w(int32_t two) { return {_mm512_set1_epi32(two)}; }
+static inline Words mul(Words a, Words b) { return {_mm512_mullo_epi16(a.v, b.v)}; }
+static inline Ints dot(Words a, Words b) { return {_mm512_madd_epi16(a.v, b.v)}; }
+static inline Words evens_twice(Words a) {
+  __m512i low = _mm512_and_si512(a.v, _mm512_set1_epi32(0xffff));
+  return {_mm512_or_si512(low, _mm512_slli_epi32(low, 16))};
+}
+static inline Words odds_twice(Words a) {
+  __m512i high = _mm512_srli_epi32(a.v, 16);
+  return {_mm512_or_si512(high, _mm512_slli_epi32(high, 16))};
+}
+static inline Ints one_of_two(Words twice) { return {_mm512_srai_epi32(twice.v, 16)}; }
+
+static inline Bytes four_b(const int8_t* p) {
+  int32_t four;
+  memcpy(&four, p, 4);
+  return {_mm512_set1_epi32(four)};
+}
+static inline Bytes low_nibbles(Bytes a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(15))}; }
+static inline Bytes high_nibbles(Bytes a) { return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(15))}; }
+template <int field> static inline Bytes two_bits_high(Bytes a) {
+  __m512i moved = field == 0 ? _mm512_slli_epi16(a.v, 4)
+                : field == 1 ? _mm512_slli_epi16(a.v, 2)
+                : field == 2 ? a.v : _mm512_srli_epi16(a.v, 2);
+  return {_mm512_and_si512(moved, _mm512_set1_epi8(0x30))};
+}
+static inline Bytes either(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)}; }
+static inline Bytes look_up(const int8_t table[16], Bytes a) {
+  return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
+}
+static inline Bytes plus_128(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
+static inline Ints add_dot_four(Ints sum, Bytes a, Bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }  // unsigned a

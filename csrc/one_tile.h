@@ -1,0 +1,26 @@
+// What `products.inl` asks of a tile's bytes, eight rows at a time. Included behind lanes of eight, in their namespace.
+
+using Floats = F8;
+using Ints = I8;
+using Words = W16;
+using Bytes = B32;
+
+constexpr int TILES_AT_ONCE = 1, FLOAT_ROWS = 3;
+
+struct At {  // a place in a tile
+  const uint8_t* p;
+  At operator+(size_t bytes) const { return {p + bytes}; }
+};
+static inline At place(const uint8_t* tile, size_t, bool) { return {tile}; }
+static inline size_t read_ahead(size_t) { return 2048; }  // a tile is followed by the next
+static inline void store_rows(float* y, Floats a, bool) { store(y, a); }
+
+static inline Floats floats(At a) { return load((const float*)a.p); }
+static inline Floats halves(At a) { return load_f16((const uint16_t*)a.p); }
+static inline Floats bfloats(At a) { return load_bf16((const uint16_t*)a.p); }
+static inline Floats small_numbers(At a) { return load_u8(a.p); }
+static inline Words each_twice(At a) { return each_twice_u8(a.p); }
+static inline Words steps_of_two(At a) { return widen_i8(a.p); }
+static inline Words minima_of_two(At a) { return widen_u8(a.p); }
+static inline Bytes bytes(At a) { return load_b(a.p); }
+static inline void prefetch(At a) { prefetch_line(a.p); }

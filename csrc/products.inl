@@ -1,0 +1,157 @@
+// Products of weights with rows of activations, over the lanes of the namespace it is included in: 8 rows of a matrix for
+// each tile that is read at once. Floats are summed in one fixed order whatever else is in the step.
+
+// M rows; with fine codes, each of their groups has a second one behind it.
+template <class Q, int M, bool FINE>
+ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const* rows, int groups, Floats* result) {
+  constexpr int STEP = FINE ? 2 : 1;
+  const Floats part = all(1.0f / 254.0f);
+  const Group* x[M];
+  Floats acc[M];
+  for (int m = 0; m < M; m++) {
+    x[m] = rows[m];
+    acc[m] = zero();
+  }
+  Floats d = zero(), least = zero();
+  for (int g = 0; g < groups; g++) {
+    if constexpr (Q::HEADER > 0) {
+      if (g % 8 == 0) {
+        d = halves(w);
+        if constexpr (Q::HEADER == 32) least = halves(w + 16);
+        w = w + Q::HEADER;
+      }
+    }
+    At s = w + Q::CODES;
+    if constexpr (!Q::STEPS) {
+      d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
+      if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
+    }
+    Floats minima = zero();
+    Words minima_16 = all_w(0);
+    if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, small_numbers(s + 8));
+    if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = minima_of_two(s + 16);
+    const Dot<Q> codes(w);
+    for (int line = 0; line <= Q::GROUP / 64; line++) prefetch(w + (ahead + 64 * line));
+
+#pragma GCC unroll 8
+    for (int m = 0; m < M; m++) {
+      const Group &coarse = x[m][g * STEP], &fine = x[m][g * STEP + STEP - 1];
+      Floats whole = to_float(codes.with(coarse)), scale = all(coarse.scale);
+      if constexpr (FINE) whole = fma(to_float(codes.with(fine)), part, whole);
+      acc[m] = fma(whole, mul(d, scale), acc[m]);
+      if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, all(coarse.total), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, all(coarse.total), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
+        Floats below = to_float(dot(minima_16, pair_w(coarse.halves)));
+        if constexpr (FINE) below = fma(to_float(dot(minima_16, pair_w(fine.halves))), part, below);
+        acc[m] = minus_fma(below, mul(least, scale), acc[m]);
+      }
+    }
+    w = w + Q::GROUP;
+  }
+  for (int m = 0; m < M; m++) result[m] = acc[m];
+}
+
+template <class Q, int M, bool FINE>
+ALWAYS_INLINE static void quantised_rows(At w, size_t ahead, bool both, const Activations& x, int row, int groups, float* y, size_t y_stride) {
+  const Group* rows[M];
+  for (int m = 0; m < M; m++) rows[m] = x.groups + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
+  Floats result[M];
+  quantised_tile<Q, M, FINE>(w, ahead, rows, groups, result);
+  for (int m = 0; m < M; m++) store_rows(y + (row + m) * y_stride, result[m], both);
+}
+
+template <class Q>
+static void quantised_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
+                              size_t y_stride) {
+  int groups = m.columns / 32;
+  size_t size = m.tile_size(), ahead = read_ahead(size);
+  for (int t = t0; t < t1; t += TILES_AT_ONCE, y += 8 * TILES_AT_ONCE) {
+    bool both = t + 1 < t1;
+    At w = place(m.tile(which, t), size, both);
+    int row = 0;
+    if (x.fine) {
+      for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, true>(w, ahead, both, x, row, groups, y, y_stride);
+      if (row + 2 <= rows) { quantised_rows<Q, 2, true>(w, ahead, both, x, row, groups, y, y_stride); row += 2; }
+      if (row < rows) quantised_rows<Q, 1, true>(w, ahead, both, x, row, groups, y, y_stride);
+      continue;
+    }
+    for (; row + 8 <= rows; row += 8) quantised_rows<Q, 8, false>(w, ahead, both, x, row, groups, y, y_stride);
+    if (row + 4 <= rows) { quantised_rows<Q, 4, false>(w, ahead, both, x, row, groups, y, y_stride); row += 4; }
+    if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, ahead, both, x, row, groups, y, y_stride); row += 2; }
+    if (row < rows) quantised_rows<Q, 1, false>(w, ahead, both, x, row, groups, y, y_stride);
+  }
+}
+
+template <Type type> static inline Floats weights_at(At w, size_t column) {
+  if constexpr (type == Type::F32) return floats(w + column * 32);
+  else if constexpr (type == Type::F16) return halves(w + column * 16);
+  else return bfloats(w + column * 16);
+}
+
+// Four sums by column modulo 4, then (0 + 1) + (2 + 3).
+template <Type type, int M>
+ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int row, int columns, float* y, size_t y_stride) {
+  const float* from[M];
+  Floats acc[4][M];
+  for (int m = 0; m < M; m++) {
+    from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
+    for (int i = 0; i < 4; i++) acc[i][m] = zero();
+  }
+  int c = 0;
+  for (; c + 4 <= columns; c += 4) {
+    prefetch(w + ((size_t)c * (type == Type::F32 ? 32 : 16) + 2048));
+    for (int i = 0; i < 4; i++) {
+      Floats v = weights_at<type>(w, c + i);
+      for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
+    }
+  }
+  for (int i = 0; c + i < columns; i++) {
+    Floats v = weights_at<type>(w, c + i);
+    for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
+  }
+  for (int m = 0; m < M; m++)
+    store_rows(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])), both);
+}
+
+template <Type type>
+static void float_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
+                          size_t y_stride) {
+  size_t size = m.tile_size();
+  for (int t = t0; t < t1; t += TILES_AT_ONCE, y += 8 * TILES_AT_ONCE) {
+    bool both = t + 1 < t1;
+    At w = place(m.tile(which, t), size, both);
+    int row = 0;
+    for (; row + FLOAT_ROWS <= rows; row += FLOAT_ROWS) float_rows<type, FLOAT_ROWS>(w, both, x, row, m.columns, y, y_stride);
+    for (; row < rows; row++) float_rows<type, 1>(w, both, x, row, m.columns, y, y_stride);
+  }
+}
+
+static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
+  using S = Scales;
+#define TRILENS_QUANT(type, ...) \
+  case Type::type: return quantised_product<Quant<__VA_ARGS__>>(m, which, t0, t1, x, rows, y, y_stride)
+  switch (m.type) {
+    case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
+    case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
+    case Type::BF16: return float_product<Type::BF16>(m, which, t0, t1, x, rows, y, y_stride);
+    TRILENS_QUANT(Q4_0, 4, S::HALF, 8, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q5_0, 6, S::HALF, 16, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q5_1, 6, S::HALF_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q8_0, 8, S::HALF, 0, Codes::PLAIN, true, 1);
+    TRILENS_QUANT(Q2_K, 4, S::STEPS_16_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q3_K, 4, S::STEPS_16, 4, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q4_K, 4, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 8);
+    TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 4);
+    TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, Codes::PLAIN, false, 2);
+    TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, Codes::IQ4, true, 1);
+    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1);
+    TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, Codes::MXFP4, false, 4);
+    case Type::COUNT: break;
+  }
+#undef TRILENS_QUANT
+}
+
+
+#undef ALWAYS_INLINE
