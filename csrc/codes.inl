@@ -13,34 +13,20 @@ template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int ru
   static constexpr int GROUP = CODES + (kind == Scales::HALF_MIN || kind == Scales::STEPS_16_MIN ? 32 : 16);
   static constexpr int HEADER = kind == Scales::STEPS_16 ? 16 : STEPS ? 32 : 0;
 
-  ALWAYS_INLINE static void codes(At w, Bytes out[8]) {
-    if constexpr (bits == 8) {
-      for (int j = 0; j < 8; j++) out[j] = bytes(w + 32 * j);
-    } else {
-      for (int j = 0; j < 4; j++) {
-        Bytes b = bytes(w + 32 * j);
-        out[2 * j] = low_nibbles(b);
-        out[2 * j + 1] = high_nibbles(b);
-      }
-      if constexpr (bits == 6) {
-        for (int h = 0; h < 2; h++) {
-          Bytes b = bytes(w + 128 + 32 * h);
-          out[4 * h] = either(out[4 * h], two_bits_high<0>(b));
-          out[4 * h + 1] = either(out[4 * h + 1], two_bits_high<1>(b));
-          out[4 * h + 2] = either(out[4 * h + 2], two_bits_high<2>(b));
-          out[4 * h + 3] = either(out[4 * h + 3], two_bits_high<3>(b));
-        }
-      }
-      if constexpr (table_ != Codes::PLAIN)
-        for (int j = 0; j < 8; j++) out[j] = look_up(table_ == Codes::IQ4 ? IQ4_TABLE : MXFP4_TABLE, out[j]);
-    }
+  // Columns 4j to 4j + 3 of the tile's rows.
+  template <int j> ALWAYS_INLINE static Bytes code(At w) {
+    if constexpr (bits == 8) return bytes(w + 32 * j);
+    Bytes two = bytes(w + 32 * (j / 2)), one = j % 2 ? high_nibbles(two) : low_nibbles(two);
+    if constexpr (bits == 6) one = either(one, two_bits_high<j % 4>(bytes(w + (128 + 32 * (j / 4)))));
+    if constexpr (table_ != Codes::PLAIN) one = look_up(table_ == Codes::IQ4 ? IQ4_TABLE : MXFP4_TABLE, one);
+    return one;
   }
 };
 
 // The steps of a group's columns 0 to 15 and 16 to 31, and what is taken off each code, times them; 1 where the group has
 // one scale. Each number twice, for products of pairs.
 template <class Q, int OFFSET> struct Steps {
-  Words low = all_w(1), high = all_w(1), offsets = all_w(OFFSET);
+  Words low = every_word(1), high = every_word(1), offsets = every_word(OFFSET);
 
   ALWAYS_INLINE explicit Steps(At scales) {
     if constexpr (Q::KIND == Scales::STEPS_32_MIN) low = high = each_twice(scales);
@@ -52,3 +38,8 @@ template <class Q, int OFFSET> struct Steps {
     }
   }
 };
+
+// f(0), f(1), ... f(n - 1), each with its number as a constant.
+template <class F, int... j> ALWAYS_INLINE static void each_of(F f, std::integer_sequence<int, j...>) {
+  (f(std::integral_constant<int, j>()), ...);
+}

@@ -7,14 +7,29 @@
 
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 namespace trilens {
 namespace avx2 {
 #include "lanes_avx2.h"
+namespace narrow {
 #include "one_tile.h"
 #include "codes.inl"
 #include "dots_of_pairs.inl"
 #include "products.inl"
+}  // namespace narrow
+namespace wide {
+#include "two_tiles.h"
+#include "codes.inl"
+#include "dots_of_pairs.inl"
+#include "products.inl"
+}  // namespace wide
+
+// One or two rows wait for memory, which comes faster from one tile after the other than from two at once.
+static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
+  (rows > 2 && !is_float(m.type) ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
+}
+
 #include "kernels.inl"
 static const Kernels kernels = table("avx2");
 }  // namespace avx2

@@ -8,6 +8,7 @@ struct B32 { __m256i v; }; // 32 bytes
 
 static inline F8 zero() { return {_mm256_setzero_ps()}; }
 static inline F8 all(float x) { return {_mm256_set1_ps(x)}; }
+static inline F8 all_at(const float* p) { return {_mm256_broadcast_ss(p)}; }
 static inline F8 load(const float* p) { return {_mm256_loadu_ps(p)}; }
 static inline void store(float* p, F8 a) { _mm256_storeu_ps(p, a.v); }
 static inline F8 add(F8 a, F8 b) { return {_mm256_add_ps(a.v, b.v)}; }

@@ -6,7 +6,7 @@ struct Ints { __m512i v; };
 struct Words { __m512i v; };
 struct Bytes { __m512i v; };
 
-constexpr int TILES_AT_ONCE = 2, FLOAT_ROWS = 6;
+constexpr int TILES_AT_ONCE = 2, ROWS = 8, FLOAT_ROWS = 6;
 
 struct At {  // the same place in two tiles
   const uint8_t *p, *q;
@@ -43,21 +43,21 @@ static inline void prefetch(At a) {
   _mm_prefetch((const char*)a.q, _MM_HINT_T0);
 }
 
-static inline Floats zero() { return {_mm512_setzero_ps()}; }
-static inline Floats all(float x) { return {_mm512_set1_ps(x)}; }
+static inline Floats every_at(const float* p) { return {_mm512_set1_ps(*p)}; }
+static inline Floats every(float x) { return {_mm512_set1_ps(x)}; }
 static inline Floats add(Floats a, Floats b) { return {_mm512_add_ps(a.v, b.v)}; }
 static inline Floats mul(Floats a, Floats b) { return {_mm512_mul_ps(a.v, b.v)}; }
 static inline Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 static inline Floats minus_fma(Floats a, Floats b, Floats c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
 static inline Floats to_float(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
-static inline Ints zero_i() { return {_mm512_setzero_si512()}; }
+static inline Ints nothing() { return {_mm512_setzero_si512()}; }
 static inline Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }
 static inline Ints mul(Ints a, Ints b) { return {_mm512_mullo_epi32(a.v, b.v)}; }
 
-static inline Words all_w(int16_t x) { return {_mm512_set1_epi16(x)}; }
-static inline Words pair_w(int32_t two) { return {_mm512_set1_epi32(two)}; }
+static inline Words every_word(int16_t x) { return {_mm512_set1_epi16(x)}; }
+static inline Words every_pair(int32_t two) { return {_mm512_set1_epi32(two)}; }
 static inline Words mul(Words a, Words b) { return {_mm512_mullo_epi16(a.v, b.v)}; }
 static inline Ints dot(Words a, Words b) { return {_mm512_madd_epi16(a.v, b.v)}; }
 static inline Words evens_twice(Words a) {
@@ -70,7 +70,7 @@ static inline Words odds_twice(Words a) {
 }
 static inline Ints one_of_two(Words twice) { return {_mm512_srai_epi32(twice.v, 16)}; }
 
-static inline Bytes four_b(const int8_t* p) {
+static inline Bytes every_four(const int8_t* p) {
   int32_t four;
   memcpy(&four, p, 4);
   return {_mm512_set1_epi32(four)};

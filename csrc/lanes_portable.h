@@ -11,6 +11,7 @@ struct B32 { uint8_t v[32]; };
 
 static inline F8 zero() { return {}; }
 static inline F8 all(float x) { F8 r; TRILENS_EACH(8, x); }
+static inline F8 all_at(const float* p) { return all(*p); }
 static inline F8 load(const float* p) { F8 r; TRILENS_EACH(8, p[i]); }
 static inline void store(float* p, F8 a) { for (int i = 0; i < 8; i++) p[i] = a.v[i]; }
 static inline F8 add(F8 a, F8 b) { F8 r; TRILENS_EACH(8, a.v[i] + b.v[i]); }

@@ -5,7 +5,7 @@ using Ints = I8;
 using Words = W16;
 using Bytes = B32;
 
-constexpr int TILES_AT_ONCE = 1, FLOAT_ROWS = 3;
+constexpr int TILES_AT_ONCE = 1, ROWS = 2, FLOAT_ROWS = 3;
 
 struct At {  // a place in a tile
   const uint8_t* p;
@@ -24,3 +24,9 @@ static inline Words steps_of_two(At a) { return widen_i8(a.p); }
 static inline Words minima_of_two(At a) { return widen_u8(a.p); }
 static inline Bytes bytes(At a) { return load_b(a.p); }
 static inline void prefetch(At a) { prefetch_line(a.p); }
+
+static inline Floats every(float x) { return all(x); }
+static inline Floats every_at(const float* p) { return all_at(p); }
+static inline Words every_word(int16_t x) { return all_w(x); }
+static inline Words every_pair(int32_t two) { return pair_w(two); }
+static inline Bytes every_four(const int8_t* p) { return four_b(p); }

@@ -4,15 +4,16 @@
 // M rows; with fine codes, each of their groups has a second one behind it.
 template <class Q, int M, bool FINE>
 ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const* rows, int groups, Floats* result) {
-  constexpr int STEP = FINE ? 2 : 1;
-  const Floats part = all(1.0f / 254.0f);
-  const Group* x[M];
+  constexpr int P = FINE ? 2 * M : M;
+  const Floats part = every(1.0f / 254.0f);
+  const Group* x[P];
+  int at[P];
   Floats acc[M];
   for (int m = 0; m < M; m++) {
-    x[m] = rows[m];
-    acc[m] = zero();
+    x[m] = x[P - M + m] = rows[m];
+    acc[m] = every(0);
   }
-  Floats d = zero(), least = zero();
+  Floats d = every(0), least = every(0);
   for (int g = 0; g < groups; g++) {
     if constexpr (Q::HEADER > 0) {
       if (g % 8 == 0) {
@@ -26,24 +27,28 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
       d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
       if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
     }
-    Floats minima = zero();
-    Words minima_16 = all_w(0);
+    Floats minima = every(0);
+    Words minima_16 = every_word(0);
     if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, small_numbers(s + 8));
     if constexpr (Q::KIND == Scales::STEPS_16_MIN) minima_16 = minima_of_two(s + 16);
-    const Dot<Q> codes(w);
+    for (int m = 0; m < M; m++) {
+      at[m] = FINE ? 2 * g : g;
+      if (FINE) at[M + m] = 2 * g + 1;
+    }
+    const Dots<Q, P> dots(w, x, at);
     for (int line = 0; line <= Q::GROUP / 64; line++) prefetch(w + (ahead + 64 * line));
 
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
-      const Group &coarse = x[m][g * STEP], &fine = x[m][g * STEP + STEP - 1];
-      Floats whole = to_float(codes.with(coarse)), scale = all(coarse.scale);
-      if constexpr (FINE) whole = fma(to_float(codes.with(fine)), part, whole);
+      const Group& coarse = x[m][at[m]];
+      Floats whole = to_float(dots.total[m]), scale = every_at(&coarse.scale);
+      if constexpr (FINE) whole = fma(to_float(dots.total[M + m]), part, whole);
       acc[m] = fma(whole, mul(d, scale), acc[m]);
-      if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, all(coarse.total), acc[m]);
-      if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, all(coarse.total), acc[m]);
+      if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, every_at(&coarse.total), acc[m]);
+      if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, every_at(&coarse.total), acc[m]);
       if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
-        Floats below = to_float(dot(minima_16, pair_w(coarse.halves)));
-        if constexpr (FINE) below = fma(to_float(dot(minima_16, pair_w(fine.halves))), part, below);
+        Floats below = to_float(dot(minima_16, every_pair(coarse.halves)));
+        if constexpr (FINE) below = fma(to_float(dot(minima_16, every_pair((&coarse + 1)->halves))), part, below);
         acc[m] = minus_fma(below, mul(least, scale), acc[m]);
       }
     }
@@ -61,6 +66,14 @@ ALWAYS_INLINE static void quantised_rows(At w, size_t ahead, bool both, const Ac
   for (int m = 0; m < M; m++) store_rows(y + (row + m) * y_stride, result[m], both);
 }
 
+// M rows at a time, then what is left by halves.
+template <class Q, int M, bool FINE>
+static inline void quantised_all(At w, size_t ahead, bool both, const Activations& x, int rows, int groups, float* y,
+                                 size_t y_stride, int row = 0) {
+  for (; row + M <= rows; row += M) quantised_rows<Q, M, FINE>(w, ahead, both, x, row, groups, y, y_stride);
+  if constexpr (M > 1) quantised_all<Q, M / 2, FINE>(w, ahead, both, x, rows, groups, y, y_stride, row);
+}
+
 template <class Q>
 static void quantised_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
                               size_t y_stride) {
@@ -69,17 +82,8 @@ static void quantised_product(const Matrix& m, int which, int t0, int t1, const 
   for (int t = t0; t < t1; t += TILES_AT_ONCE, y += 8 * TILES_AT_ONCE) {
     bool both = t + 1 < t1;
     At w = place(m.tile(which, t), size, both);
-    int row = 0;
-    if (x.fine) {
-      for (; row + 4 <= rows; row += 4) quantised_rows<Q, 4, true>(w, ahead, both, x, row, groups, y, y_stride);
-      if (row + 2 <= rows) { quantised_rows<Q, 2, true>(w, ahead, both, x, row, groups, y, y_stride); row += 2; }
-      if (row < rows) quantised_rows<Q, 1, true>(w, ahead, both, x, row, groups, y, y_stride);
-      continue;
-    }
-    for (; row + 8 <= rows; row += 8) quantised_rows<Q, 8, false>(w, ahead, both, x, row, groups, y, y_stride);
-    if (row + 4 <= rows) { quantised_rows<Q, 4, false>(w, ahead, both, x, row, groups, y, y_stride); row += 4; }
-    if (row + 2 <= rows) { quantised_rows<Q, 2, false>(w, ahead, both, x, row, groups, y, y_stride); row += 2; }
-    if (row < rows) quantised_rows<Q, 1, false>(w, ahead, both, x, row, groups, y, y_stride);
+    if (x.fine) quantised_all<Q, ROWS / 2, true>(w, ahead, both, x, rows, groups, y, y_stride);
+    else quantised_all<Q, ROWS, false>(w, ahead, both, x, rows, groups, y, y_stride);
   }
 }
 
@@ -96,20 +100,21 @@ ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int 
   Floats acc[4][M];
   for (int m = 0; m < M; m++) {
     from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
-    for (int i = 0; i < 4; i++) acc[i][m] = zero();
+    for (int i = 0; i < 4; i++) acc[i][m] = every(0);
   }
   int c = 0;
   for (; c + 4 <= columns; c += 4) {
     prefetch(w + ((size_t)c * (type == Type::F32 ? 32 : 16) + 2048));
     for (int i = 0; i < 4; i++) {
       Floats v = weights_at<type>(w, c + i);
-      for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
+      for (int m = 0; m < M; m++) acc[i][m] = fma(v, every_at(from[m] + c + i), acc[i][m]);
     }
   }
-  for (int i = 0; c + i < columns; i++) {
+  each_of([&](auto i) __attribute__((always_inline)) {  // constants, so that the sums stay in registers
+    if (c + i >= columns) return;
     Floats v = weights_at<type>(w, c + i);
-    for (int m = 0; m < M; m++) acc[i][m] = fma(v, all(from[m][c + i]), acc[i][m]);
-  }
+    for (int m = 0; m < M; m++) acc[i][m] = fma(v, every_at(from[m] + c + i), acc[i][m]);
+  }, std::make_integer_sequence<int, 3>());
   for (int m = 0; m < M; m++)
     store_rows(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])), both);
 }

@@ -1,0 +1,60 @@
+// Sixteen rows at a time as twice eight lanes: what one row of activations is read for twice is loaded once.
+// Included behind lanes of eight, in their namespace.
+
+template <class T> struct Two { T a, b; };
+using Floats = Two<F8>;
+using Ints = Two<I8>;
+using Words = Two<W16>;
+using Bytes = Two<B32>;
+
+constexpr int TILES_AT_ONCE = 2, ROWS = 4, FLOAT_ROWS = 1;
+
+struct At {  // the same place in two tiles
+  const uint8_t *p, *q;
+  At operator+(size_t bytes) const { return {p + bytes, q + bytes}; }
+};
+// The tile and the next; by itself twice, where there is no next.
+static inline At place(const uint8_t* tile, size_t size, bool both) { return {tile, both ? tile + size : tile}; }
+static inline size_t read_ahead(size_t size) { return size + 2048; }
+static inline void store_rows(float* y, Floats x, bool both) {
+  store(y, x.a);
+  if (both) store(y + 8, x.b);
+}
+
+static inline Floats floats(At at) { return {load((const float*)at.p), load((const float*)at.q)}; }
+static inline Floats halves(At at) { return {load_f16((const uint16_t*)at.p), load_f16((const uint16_t*)at.q)}; }
+static inline Floats bfloats(At at) { return {load_bf16((const uint16_t*)at.p), load_bf16((const uint16_t*)at.q)}; }
+static inline Floats small_numbers(At at) { return {load_u8(at.p), load_u8(at.q)}; }
+static inline Words each_twice(At at) { return {each_twice_u8(at.p), each_twice_u8(at.q)}; }
+static inline Words steps_of_two(At at) { return {widen_i8(at.p), widen_i8(at.q)}; }
+static inline Words minima_of_two(At at) { return {widen_u8(at.p), widen_u8(at.q)}; }
+static inline Bytes bytes(At at) { return {load_b(at.p), load_b(at.q)}; }
+static inline void prefetch(At at) {
+  prefetch_line(at.p);
+  prefetch_line(at.q);
+}
+
+// One number or four bytes for all rows.
+static inline Floats every(float x) { return {all(x), all(x)}; }
+static inline Floats every_at(const float* p) { return {all_at(p), all_at(p)}; }
+static inline Words every_word(int16_t x) { return {all_w(x), all_w(x)}; }
+static inline Words every_pair(int32_t two) { return {pair_w(two), pair_w(two)}; }
+static inline Bytes every_four(const int8_t* p) { return {four_b(p), four_b(p)}; }
+
+static inline Floats fma(Floats x, Floats y, Floats z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
+static inline Floats minus_fma(Floats x, Floats y, Floats z) { return {minus_fma(x.a, y.a, z.a), minus_fma(x.b, y.b, z.b)}; }
+static inline Floats to_float(Ints x) { return {to_float(x.a), to_float(x.b)}; }
+template <class T> static inline Two<T> add(Two<T> x, Two<T> y) { return {add(x.a, y.a), add(x.b, y.b)}; }
+template <class T> static inline Two<T> mul(Two<T> x, Two<T> y) { return {mul(x.a, y.a), mul(x.b, y.b)}; }
+static inline Ints sub(Ints x, Ints y) { return {sub(x.a, y.a), sub(x.b, y.b)}; }
+static inline Ints dot(Words x, Words y) { return {dot(x.a, y.a), dot(x.b, y.b)}; }
+static inline Words dot_unsigned(Bytes x, Bytes y) { return {dot_unsigned(x.a, y.a), dot_unsigned(x.b, y.b)}; }
+static inline Words evens_twice(Words x) { return {evens_twice(x.a), evens_twice(x.b)}; }
+static inline Words odds_twice(Words x) { return {odds_twice(x.a), odds_twice(x.b)}; }
+static inline Bytes low_nibbles(Bytes x) { return {low_nibbles(x.a), low_nibbles(x.b)}; }
+static inline Bytes high_nibbles(Bytes x) { return {high_nibbles(x.a), high_nibbles(x.b)}; }
+template <int field> static inline Bytes two_bits_high(Bytes x) { return {two_bits_high<field>(x.a), two_bits_high<field>(x.b)}; }
+static inline Bytes either(Bytes x, Bytes y) { return {either(x.a, y.a), either(x.b, y.b)}; }
+static inline Bytes look_up(const int8_t table[16], Bytes x) { return {look_up(table, x.a), look_up(table, x.b)}; }
+static inline Bytes magnitude(Bytes x) { return {magnitude(x.a), magnitude(x.b)}; }
+static inline Bytes with_sign(Bytes x, Bytes sign) { return {with_sign(x.a, sign.a), with_sign(x.b, sign.b)}; }
