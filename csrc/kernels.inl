@@ -225,10 +225,10 @@ static void store_kv(const float* k, int n, KV kind, uint8_t* out, size_t step, 
   }
 }
 
-template <KV kind> static inline F8 cached(const uint8_t* p, size_t at) {
-  if constexpr (kind == KV::F32) return load((const float*)p + at);
-  else if constexpr (kind == KV::F16) return load_f16((const uint16_t*)p + at);
-  else return load_i8((const int8_t*)p + at);
+template <class L, KV kind> static inline auto cached(const uint8_t* p, size_t at) {
+  if constexpr (kind == KV::F32) return L::numbers((const float*)p + at);
+  else if constexpr (kind == KV::F16) return L::halves((const uint16_t*)p + at);
+  else return L::bytes((const int8_t*)p + at);
 }
 template <KV kind> static inline float cached_one(const uint8_t* p, size_t at) {
   if constexpr (kind == KV::F32) return ((const float*)p)[at];
@@ -242,30 +242,30 @@ template <KV kind> static inline float cached_one(const uint8_t* p, size_t at) {
 }
 
 // c[r][n] += sum over k of a[r][k] * b[k][n], k ascending, one chain for each element.
-template <KV kind, int R, int V>
+template <class L, KV kind, int R, int V>
 static inline void sums(const float* const* a, const uint8_t* b, size_t b_stride, int k0, int k1, float* const* c, int n) {
-  F8 acc[R][V];
+  typename L::Lanes acc[R][V];
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) acc[r][v] = load(c[r] + n + 8 * v);
+    for (int v = 0; v < V; v++) acc[r][v] = L::numbers(c[r] + n + L::N * v);
   for (int k = k0; k < k1; k++) {
-    F8 row[V];
-    for (int v = 0; v < V; v++) row[v] = cached<kind>(b, k * b_stride + n + 8 * v);
+    typename L::Lanes row[V];
+    for (int v = 0; v < V; v++) row[v] = cached<L, kind>(b, k * b_stride + n + L::N * v);
     for (int r = 0; r < R; r++) {
-      F8 factor = all(a[r][k]);
+      typename L::Lanes factor = L::every(a[r] + k);
       for (int v = 0; v < V; v++) acc[r][v] = fma(factor, row[v], acc[r][v]);
     }
   }
   for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) store(c[r] + n + 8 * v, acc[r][v]);
+    for (int v = 0; v < V; v++) store(c[r] + n + L::N * v, acc[r][v]);
 }
 
 template <KV kind, int R>
 static inline void sums_of_rows(const float* const* a, const uint8_t* b, size_t b_stride, int k0, int k1, float* const* c,
                                 int n) {
-  constexpr int WIDE = R == 1 ? 8 : R == 2 ? 4 : 2;
+  constexpr int V = Widest::at_once(R), STEP = Widest::N * V;
   int i = 0;
-  for (; i + 8 * WIDE <= n; i += 8 * WIDE) sums<kind, R, WIDE>(a, b, b_stride, k0, k1, c, i);
-  for (; i + 8 <= n; i += 8) sums<kind, R, 1>(a, b, b_stride, k0, k1, c, i);
+  for (; i + STEP <= n; i += STEP) sums<Widest, kind, R, V>(a, b, b_stride, k0, k1, c, i);
+  for (; i + 8 <= n; i += 8) sums<Eight, kind, R, 1>(a, b, b_stride, k0, k1, c, i);
   for (; i < n; i++)
     for (int r = 0; r < R; r++)
       for (int k = k0; k < k1; k++) c[r][i] = std::fma(a[r][k], cached_one<kind>(b, k * b_stride + i), c[r][i]);
@@ -285,7 +285,7 @@ template <KV kind> static inline void latent_values(const float* p, const uint8_
   for (int v = 0; v < 8; v++) shares[v] = load(p + 8 * v);
   for (int d = 0; d < n; d++) {
     F8 acc = zero();
-    for (int v = 0; v < 8; v++) acc = fma(shares[v], cached<kind>(keys, (size_t)d * PAGE + 8 * v), acc);
+    for (int v = 0; v < 8; v++) acc = fma(shares[v], cached<Eight, kind>(keys, (size_t)d * PAGE + 8 * v), acc);
     c[d] += sum(acc);
   }
 }

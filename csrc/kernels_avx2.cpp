@@ -30,6 +30,8 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
   (rows > 2 && !is_float(m.type) ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
 }
 
+#include "eight.h"
+using Widest = Eight;
 #include "kernels.inl"
 static const Kernels kernels = table("avx2");
 }  // namespace avx2

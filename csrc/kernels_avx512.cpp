@@ -32,6 +32,8 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
   (rows > 2 ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
 }
 
+#include "eight.h"
+using Widest = wide::Sixteen;
 #include "kernels.inl"
 static const Kernels kernels = table("avx512");
 }  // namespace avx512

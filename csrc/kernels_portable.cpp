@@ -14,6 +14,8 @@ namespace portable {
 #include "codes.inl"
 #include "dots_of_pairs.inl"
 #include "products.inl"
+#include "eight.h"
+using Widest = Eight;
 #include "kernels.inl"
 }  // namespace portable
 

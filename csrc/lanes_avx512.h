@@ -89,3 +89,15 @@ static inline Bytes look_up(const int8_t table[16], Bytes a) {
 }
 static inline Bytes plus_128(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
 static inline Ints add_dot_four(Ints sum, Bytes a, Bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }  // unsigned a
+
+static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
+
+struct Sixteen {  // as in eight.h
+  using Lanes = Floats;
+  static constexpr int N = 16;
+  static constexpr int at_once(int) { return 4; }
+  static Lanes numbers(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static Lanes halves(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
+  static Lanes bytes(const int8_t* p) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)))}; }
+  static Lanes every(const float* p) { return every_at(p); }
+};

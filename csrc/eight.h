@@ -1,0 +1,11 @@
+// What is done lane by lane, whatever the number of lanes, asks this much of them. Included behind lanes of eight.
+
+struct Eight {
+  using Lanes = F8;
+  static constexpr int N = 8;
+  static constexpr int at_once(int rows) { return 8 / rows; }  // vectors of a row whose sums stay in registers
+  static Lanes numbers(const float* p) { return load(p); }
+  static Lanes halves(const uint16_t* p) { return load_f16(p); }
+  static Lanes bytes(const int8_t* p) { return load_i8(p); }
+  static Lanes every(const float* p) { return all_at(p); }
+};
