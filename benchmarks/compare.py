@@ -1,6 +1,6 @@
-"""trilens and llama.cpp in turn on the same files, alternating; a table in docs/benchmarks.md and a last line of JSON.
+"""trilens and llama.cpp in turn on the same files, alternating; tables in docs/benchmarks.md and a last line of JSON.
 
-    python benchmarks/compare.py --peer-python PEER/bin/python --folder DIR [--rounds 3] [--only NAME ...]
+    python benchmarks/compare.py --peer PEER/bin/python [--peer-avx2 PEER/bin/python] --folder DIR [--rounds 3]
 
 Each engine runs in a process of its own, one after the other, and each figure is the best of all rounds: what another
 process takes away in one round is not counted against whoever ran then.
@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,15 @@ CASES = (
     Case("routed, 32 experts, Q4_0", "routed", "Q4_0", 1.6, 2.0),
     Case("routed, 32 experts, Q8_0", "routed", "Q8_0", 1.75, 2.2),
 )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A build of llama.cpp, and the kernels that trilens runs beside it (empty: its fastest)."""
+
+    title: str
+    python: str
+    kernels: str
 
 
 def line_of_json(command: list[str]) -> dict[str, Any]:
@@ -71,15 +81,15 @@ def best(results: list[dict[str, Any]], key: str) -> dict[str, float]:
     }
 
 
-def compare(case: Case, file: Path, peer_python: str, threads: int, rounds: int) -> dict[str, Any]:
-    options = ["--prompt", "256", "--decode", "32", "--threads", str(threads), "--repeat", "2"]
+def compare(case: Case, file: Path, pair: Pair, threads: int, rounds: int) -> dict[str, Any]:
+    options = ["--prompt", "256", "--decode", "32", "--repeat", "2"]
     ours, theirs = [], []
     for _ in range(rounds):
-        own = [*options, "--activations", case.activations, "--json"]
-        ours.append(line_of_json([sys.executable, "-m", "trilens", "bench", str(file), *own]))
-        theirs.append(line_of_json([peer_python, str(HERE / "peer.py"), str(file), *options]))
+        ours.append(trilens(file, pair, threads, *options, "--activations", case.activations))
+        theirs.append(peer(file, pair, threads, *options))
     return {
         "case": case.name,
+        "kernels": ours[0]["kernels"],
         "trilens": {key: best(ours, key) for key in ("prefill_tok_s", "decode_tok_s")},
         "llama.cpp": {key: best(theirs, key) for key in ("prefill_tok_s", "decode_tok_s")},
         "system": theirs[0]["system"],
@@ -88,22 +98,77 @@ def compare(case: Case, file: Path, peer_python: str, threads: int, rounds: int)
         "float32_gflop_s": max(r["float32_gflop_s"] for r in ours),
         "prefill_gflop_s": max(r["prefill_gflop_s"] for r in ours),
         "decode_ms_by_kind": max(ours, key=lambda r: r["decode_tok_s"]["best"])["decode_ms_per_step_by_kind"],
+        "prefill_ms_by_kind": max(ours, key=lambda r: r["prefill_tok_s"]["best"])["prefill_ms_by_kind"],
         "targets": {"decode": case.decode, "prefill": case.prefill},
     }
 
 
-def several_at_once(file: Path, threads: int, rounds: int) -> dict[str, float]:
+def trilens(file: Path, pair: Pair, threads: int, *options: str) -> dict[str, Any]:
+    command = [
+        sys.executable,
+        "-m",
+        "trilens",
+        "bench",
+        str(file),
+        "--threads",
+        str(threads),
+        "--kernels",
+        pair.kernels,
+    ]
+    return line_of_json([*command, *options, "--json"])
+
+
+def peer(file: Path, pair: Pair, threads: int, *options: str) -> dict[str, Any]:
+    return line_of_json([pair.python, str(HERE / "peer.py"), str(file), "--threads", str(threads), *options])
+
+
+def several_at_once(file: Path, pair: Pair, threads: int, rounds: int) -> dict[str, float]:
     """Tokens per second of one sequence and of eight together."""
-    rates = {}
-    for batch in (1, 8):
-        options = ["--threads", str(threads), "--repeat", "2", "--batch", str(batch), "--json"]
-        results = [line_of_json([sys.executable, "-m", "trilens", "bench", str(file), *options]) for _ in range(rounds)]
-        rates[str(batch)] = best(results, "decode_tok_s")["best"]
-    return rates
+    results: dict[str, list[dict[str, Any]]] = {"1": [], "8": []}
+    for _ in range(rounds):
+        for batch in results:
+            results[batch].append(trilens(file, pair, threads, "--repeat", "2", "--batch", batch))
+    return {batch: best(each, "decode_tok_s")["best"] for batch, each in results.items()}
 
 
-def ratio(result: dict[str, Any], key: str) -> float:
-    return float(result["trilens"][key]["best"] / result["llama.cpp"][key]["best"])
+def decoding(file: Path, pair: Pair, threads: int, rounds: int, prompt: int) -> dict[str, float]:
+    """Tokens per second behind a prompt, of either engine, the best of the rounds in turn."""
+    options = ["--prompt", str(prompt), "--decode", "32", "--repeat", "1"]
+    ours, theirs = [], []
+    for _ in range(rounds):
+        ours.append(trilens(file, pair, threads, *options, "--activations", "8bit"))
+        theirs.append(peer(file, pair, threads, *options))
+    return {"trilens": best(ours, "decode_tok_s")["best"], "llama.cpp": best(theirs, "decode_tok_s")["best"]}
+
+
+def beside_another(file: Path, pair: Pair, threads: int, rounds: int) -> dict[str, float]:
+    """The same behind 64 tokens, while another process takes one processor."""
+    taker = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(taker.pid, {max(os.sched_getaffinity(0))})
+        return decoding(file, pair, threads, rounds, 64)
+    finally:
+        taker.kill()
+        taker.wait()
+
+
+def first_token(smollm2: Path, rounds: int) -> float:
+    """Seconds from the start of `trilens run` to the first byte of its answer, files in the page cache: the best."""
+    seconds = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "trilens", "run", "Hello", "--model", str(smollm2), "--max-tokens", "8"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+            assert run.stdout is not None
+            run.stdout.read(1)
+            seconds.append(time.perf_counter() - start)
+            run.stdout.read()
+    return min(seconds)
+
+
+def ratio(result: dict[str, Any], key: str, of: str = "best") -> float:
+    return float(result["trilens"][key][of] / result["llama.cpp"][key][of])
 
 
 def processor() -> str:
@@ -114,46 +179,78 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def page(results: list[dict[str, Any]], together: dict[str, float] | None, threads: int) -> str:
-    load = os.getloadavg()
+def section(pair: Pair, results: list[dict[str, Any]], more: dict[str, Any]) -> list[str]:
     lines = [
-        "# Benchmarks",
+        f"## {pair.title}",
         "",
-        "Written by `make bench`: trilens and llama.cpp in turn on the same file, prompt of 256 tokens, 32 decoded,",
-        f"{threads} threads, best of all rounds in tokens per second (median in brackets). Missed targets are shown as",
-        "they are.",
+        f"trilens: {results[0]['kernels']} kernels. llama.cpp says of itself: {results[0]['system'].strip()}",
         "",
-        f"Machine: {processor()}, {os.cpu_count()} processors, load average {load[0]:.1f} when this was written. "
-        f"llama.cpp says of itself: {results[0]['system'].strip()}",
-        "",
-        "| file | decode: trilens | llama.cpp | ratio (target) | prefill: trilens | llama.cpp | ratio (target) "
-        "| share of memory | prefill / float32 product |",
+        "| file | decode: trilens | llama.cpp | ratio (medians; target) | prefill: trilens | llama.cpp "
+        "| ratio (medians; target) | share of memory | prefill / float32 product |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for r in results:
         cells = [r["case"]]
         for key, target in (("decode_tok_s", "decode"), ("prefill_tok_s", "prefill")):
             cells += [f"{r[e][key]['best']} ({r[e][key]['median']})" for e in ("trilens", "llama.cpp")]
-            cells.append(f"{ratio(r, key):.2f} ({r['targets'][target]})")
+            cells.append(f"**{ratio(r, key):.2f}** ({ratio(r, key, 'median'):.2f}; {r['targets'][target]})")
         cells.append(f"{100 * r['share_of_memory']:.0f} % of {r['memory_gb_s']} GB/s")
         cells.append(f"{r['prefill_gflop_s'] / r['float32_gflop_s']:.2f} x {r['float32_gflop_s']} GFLOP/s")
         lines.append("| " + " | ".join(cells) + " |")
-    if together is not None:
-        lines.append("")
-        lines.append(
-            f"Eight sequences at once, dense 1B Q4_0: {together['8']} tok/s, "
-            f"{together['8'] / together['1']:.2f} times one alone ({together['1']}); target 3."
-        )
-    lines += ["", "Where a decoding step goes, in milliseconds by kind of instruction:", ""]
-    for r in results:
-        spent = sorted(r["decode_ms_by_kind"].items(), key=lambda item: -item[1])[:6]
-        lines.append(f"- {r['case']}: " + ", ".join(f"{kind} {ms}" for kind, ms in spent))
+    if "together" in more:
+        one, eight = more["together"]["1"], more["together"]["8"]
+        lines += [
+            "",
+            f"Eight sequences at once, dense 1B Q4_0: {eight} tok/s, "
+            f"{eight / one:.2f} times one alone ({one}); target 3.",
+        ]
+        lines += [
+            "",
+            "Decoding the dense 1B Q4_0, tokens per second:",
+            "",
+            "| | trilens | llama.cpp |",
+            "| --- | --- | --- |",
+        ]
+        near = more["near"]
+        for what, rates in (
+            ("behind 64 tokens", near),
+            ("behind 4,096 tokens", more["far"]),
+            ("behind 64, one processor taken by another process", more["busy"]),
+        ):
+            shares = [f"{rates[e]} ({100 * rates[e] / near[e]:.0f} %)" for e in ("trilens", "llama.cpp")]
+            lines.append(f"| {what} | " + " | ".join(shares) + " |")
+    for what in ("decode", "prefill"):
+        heading = "a decoding step" if what == "decode" else "a prompt of 256 tokens"
+        lines += ["", f"Where {heading} goes, in milliseconds by kind of instruction:", ""]
+        for r in results:
+            spent = sorted(r[f"{what}_ms_by_kind"].items(), key=lambda item: -item[1])[:6]
+            lines.append(f"- {r['case']}: " + ", ".join(f"{kind} {ms}" for kind, ms in spent))
+    return lines
+
+
+def page(sections: list[list[str]], first: float, threads: int) -> str:
+    lines = [
+        "# Benchmarks",
+        "",
+        "Written by `make bench`: trilens and llama.cpp in turn on the same file, each in a process of its own, a",
+        f"prompt of 256 tokens, 32 decoded, {threads} threads; best of all rounds in tokens per second (median in",
+        "brackets). The 1B and routed files have random weights in real shapes (`benchmarks/models.py`). What misses its",
+        "target is shown as it is.",
+        "",
+        "The targets are ratios to llama.cpp on a machine with AVX2 and nothing newer.",
+        "",
+        f"Machine: {processor()}, {os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} when this was",
+        f"written. From a cold `trilens run` to SmolLM2's first token, the whole process: {first:.2f} s.",
+    ]
+    for one in sections:
+        lines += ["", *one]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer-python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("--peer", help="a Python that has llama-cpp-python, as it builds by itself")
+    parser.add_argument("--peer-avx2", help="one whose llama-cpp-python has AVX2 and nothing newer")
     parser.add_argument("--folder", type=Path, required=True, help="where the files of random weights are kept")
     parser.add_argument("--smollm2", type=Path, help="its GGUF file; found by trilens where not given")
     parser.add_argument("--threads", type=int, default=2)
@@ -167,18 +264,30 @@ def main() -> None:
         from trilens.checkpoints.find import find
 
         smollm2 = find("smollm2").path
-    results, dense = [], None
-    for case in CASES:
-        if given.only and not any(part in case.name for part in given.only):
-            continue
-        file = file_of(case, given.folder, smollm2)
-        dense = file if (case.shape, case.type) == ("dense", "Q4_0") else dense
-        results.append(compare(case, file, given.peer_python, given.threads, given.rounds))
-        print(json.dumps(results[-1]), file=sys.stderr)
-    together = several_at_once(dense, given.threads, given.rounds) if dense is not None else None
-    given.page.write_text(page(results, together, given.threads))
-    print(page(results, together, given.threads))
-    print(json.dumps({"results": results, "eight_at_once": together}))
+    sections, everything = [], []
+    pairs = [Pair("As they are installed", given.peer, "")] if given.peer else []
+    if given.peer_avx2:
+        pairs.append(Pair("Both with AVX2 and nothing newer", given.peer_avx2, "avx2"))
+    for pair in pairs:
+        results, more = [], {}
+        for case in CASES:
+            if given.only and not any(part in case.name for part in given.only):
+                continue
+            file = file_of(case, given.folder, smollm2)
+            results.append(compare(case, file, pair, given.threads, given.rounds))
+            print(json.dumps(results[-1]), file=sys.stderr)
+            if (case.shape, case.type) == ("dense", "Q4_0"):
+                more["together"] = several_at_once(file, pair, given.threads, given.rounds)
+                more["near"] = decoding(file, pair, given.threads, given.rounds, 64)
+                more["far"] = decoding(file, pair, given.threads, 1, 4096)
+                more["busy"] = beside_another(file, pair, given.threads, given.rounds)
+                print(json.dumps(more), file=sys.stderr)
+        sections.append(section(pair, results, more))
+        everything.append({"pair": pair.title, "results": results, **more})
+    first = first_token(smollm2, given.rounds)
+    given.page.write_text(page(sections, first, given.threads))
+    print(given.page.read_text())
+    print(json.dumps({"sections": everything, "first_token_s": first}))
 
 
 if __name__ == "__main__":

@@ -396,6 +396,7 @@ def pull(model: str) -> None:
 @click.option("--batch", default=1, show_default=True, help="Sequences that decode at once.")
 @click.option("--activations", type=click.Choice(["8bit", "16bit"]), default="8bit", show_default=True)
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make an unquantised model smaller first.")
+@click.option("--kernels", default="", help="avx512, avx2 or portable; default: the fastest this processor runs.")
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def bench(model: str, as_json: bool, **options: Any) -> None:
     """How fast MODEL runs here, beside what this machine's memory and arithmetic give."""

@@ -21,6 +21,7 @@ def measure(
     batch: int = 1,
     activations: str | None = None,
     quantise: str | None = None,
+    kernels: str = "",
 ) -> dict[str, Any]:
     """Tokens per second of a prompt and of decoding, best and median of `repeat` rounds after one that does not count.
 
@@ -36,7 +37,7 @@ def measure(
         raise UsageError("prompt, decode, repeat, batch and threads are at least 1")
     start = time.perf_counter()
     files = open_model(find(name))
-    executor = native_executor(files, threads=threads, quantise=quantise, activations=activations)
+    executor = native_executor(files, threads=threads, quantise=quantise, activations=activations, kernels=kernels)
     files.checkpoint.close()
     load_s = time.perf_counter() - start
     vocab = executor.spec.vocab
