@@ -61,6 +61,9 @@ size_t Engine::weight_bytes() const {
 void Engine::ready() {
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
+  fine_out_.assign(program_.size(), 0);
+  fine_in_.assign(program_.size(), 0);
+  std::vector<std::pair<int, int>> read_from(program_.size(), {-1, 0});  // the writer and its output
   route_number_.assign(program_.size(), -1);
   route_column_.assign(program_.size(), 0);
   size_t most_hidden = 0, most_result = 0, most_inputs = 0, most_slots = 0, most_experts = 0, scratch = 0;
@@ -79,11 +82,14 @@ void Engine::ready() {
           const Instruction& writer = program_[w];
           auto at = std::find(writer.out, writer.out + 3, s.in[0]);
           if (at == writer.out + 3) continue;
-          quantise_out_[w] |= (char)(1 << (at - writer.out));
-          if (!quantised_[s.in[0]]) {
-            quantised_[s.in[0]] = std::make_unique<QuantisedBuffer>();
-            quantised_[s.in[0]]->resize(buffer_wanted_[s.in[0]] ? most_wanted_ : most_rows_, widths_[s.in[0]], fine_);
-          }
+          int output = (int)(at - writer.out);
+          // Rounding a head's own query counts more than any other: long contexts' factors on the scores multiply it.
+          bool fine = fine_ || s.op == Op::HEAD_LINEAR;
+          read_from[i] = {(int)w, output};
+          quantise_out_[w] |= (char)(1 << output);
+          fine_out_[w] |= (char)(fine << output);
+          if (!quantised_[s.in[0]]) quantised_[s.in[0]] = std::make_unique<QuantisedBuffer>();
+          quantised_[s.in[0]]->resize(buffer_wanted_[s.in[0]] ? most_wanted_ : most_rows_, widths_[s.in[0]], fine);
           break;
         }
     }
@@ -103,6 +109,10 @@ void Engine::ready() {
     }
     if (s.op == Op::ROUTE) scratch = std::max(scratch, (size_t)3 * s.input_width + 64);
     if (s.op == Op::ATTEND) scratch = std::max(scratch, (size_t)64 * (PAGE + 2 * pool->shapes[s.i[0]].value_dim) + 1024);
+  }
+  for (size_t i = 0; i < program_.size(); i++) {
+    auto [writer, output] = read_from[i];
+    if (writer >= 0) fine_in_[i] = fine_out_[writer] >> output & 1;
   }
   scratch = std::max(scratch, (size_t)2 * MOST_BLOCK_ROWS * BLOCK);
   scratch_.assign(team_.size(), std::vector<float>(scratch));

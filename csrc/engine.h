@@ -88,6 +88,7 @@ class Engine : private Work {
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
   const float* row_of(int place) const { return place < 0 ? nullptr : parameters_[place].row.data(); }
   Activations activations(const Instruction& s) const;
+  Quantised quantised_out(const Instruction& s, int output, int width);  // no groups where nothing reads them
   void rows_done(const Instruction& s, int b, int width, int first, int end);
 
   void row_piece(const Instruction& s, const Numbers& n, int first, int end);
@@ -113,7 +114,9 @@ class Engine : private Work {
   Room room_;  // of the matrices
   std::vector<Parameter> parameters_;
   std::vector<Phase> phases_;
-  std::vector<char> quantise_out_;  // the instruction's result is read by a quantised matrix
+  std::vector<char> quantise_out_;  // bits of the instruction's results: read by a quantised matrix
+  std::vector<char> fine_out_;      // and with 16 bits
+  std::vector<char> fine_in_;       // the instruction reads 16 bits
   std::vector<int> route_number_, route_column_;  // of each EXPERTS: which it is, and its first column of `routes`
   int route_width_ = 0;
   std::vector<std::vector<float>> buffers_;

@@ -19,17 +19,13 @@ inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
 
 struct Engine::QuantisedBuffer {
   std::vector<Group> groups;
-  bool fine = false;
 
-  void resize(size_t rows, int width, bool with_fine) {
-    fine = with_fine;
-    groups.resize(rows * stride(width));
-  }
-  size_t stride(int width) const { return (size_t)((width + 31) / 32) * (fine ? 2 : 1); }
+  void resize(size_t rows, int width, bool fine) { groups.resize(std::max(groups.size(), rows * stride(width, fine))); }
+  static size_t stride(int width, bool fine) { return (size_t)((width + 31) / 32) * (fine ? 2 : 1); }
   // Rows of `width` columns, which may be fewer than the buffer was made for.
-  Quantised rows(int width) { return {groups.data(), stride(width), fine}; }
-  Activations activations(const float* f, int width) const {
-    return {f, (size_t)width, groups.data(), stride(width), fine, nullptr};
+  Quantised rows(int width, bool fine) { return {groups.data(), stride(width, fine), fine}; }
+  Activations activations(const float* f, int width, bool fine) const {
+    return {f, (size_t)width, groups.data(), stride(width, fine), fine, nullptr};
   }
 };
 

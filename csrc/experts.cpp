@@ -47,7 +47,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
     }
     if (s.i[1]) {
       const float* weights = buffers_[s.in[2]].data();
-      Quantised quantised = slots.inputs_q.rows(s.input_width);
+      Quantised quantised = slots.inputs_q.rows(s.input_width, fine_);
       for (int i = 0; i < count * chosen; i++) {
         float* to = slots.inputs.data() + (size_t)slots.slot_of[i] * s.input_width;
         k_.scale(buffer(s.in[0], i / chosen, s.input_width), weights[i], to, s.input_width);
@@ -69,13 +69,13 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
       if (part == 1) {
         Activations x = activations(s);
         int32_t pick[MOST_BLOCK_ROWS];
-        if (s.i[1]) x = slots.inputs_q.activations(slots.inputs.data(), s.input_width);
+        if (s.i[1]) x = slots.inputs_q.activations(slots.inputs.data(), s.input_width, fine_);
         for (int i = 0; i < some; i++) pick[i] = s.i[1] ? slot + i : slots.token[slot + i];
         x.pick = pick;
         k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
         k_.product(up, group.expert, t0, t1, x, some, u, BLOCK);
         const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
-        Quantised quantised = slots.hidden_q.rows(gate.rows);
+        Quantised quantised = slots.hidden_q.rows(gate.rows, fine_);
         for (int i = 0; i < some; i++) {
           float *g = y + i * BLOCK, *v = u + i * BLOCK, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
           size_t bias = (size_t)group.expert * gate.rows + column;
@@ -85,7 +85,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
           if (!is_float(down.type)) k_.quantise(to, columns, slot + i, quantised, column / 32);
         }
       } else {
-        Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows);
+        Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows, fine_);
         x.skip(slot, 0);
         k_.product(down, group.expert, t0, t1, x, some, y, BLOCK);
         const float* bias = row_of(s.param[5]);

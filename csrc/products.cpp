@@ -73,14 +73,14 @@ void Engine::finish_block(const Instruction& s, int output, int place, int bias,
                           int columns, int width) {
   const float* b = row_of(bias);
   bool residual = s.op == Op::LINEAR && s.in[1] >= 0;
-  bool quantise = quantise_out_[&s - program_.data()] >> output & 1;
-  if (s.op == Op::HEAD_LINEAR && parameters_[s.param[0]].matrix.rows % BLOCK) quantise = false;
+  Quantised quantised = quantised_out(s, output, width);
+  if (s.op == Op::HEAD_LINEAR && parameters_[s.param[0]].matrix.rows % BLOCK) quantised = {};
   for (int r = 0; r < count; r++) {
     float *from = y + r * BLOCK, *to = buffer(place, row0 + r, width) + column;
     if (b) k_.add(from, b + column, from, columns);
     if (residual) k_.add(buffer(s.in[1], row0 + r, width) + column, from, to, columns);
     else memcpy(to, from, columns * sizeof(float));
-    if (quantise) k_.quantise(to, columns, row0 + r, quantised_[place]->rows(width), column / 32);
+    if (quantised.groups) k_.quantise(to, columns, row0 + r, quantised, column / 32);
   }
 }
 

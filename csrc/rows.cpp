@@ -7,17 +7,23 @@ namespace trilens {
 
 // What is done row by row.
 
+Quantised Engine::quantised_out(const Instruction& s, int output, int width) {
+  size_t i = &s - program_.data();
+  if (!(quantise_out_[i] >> output & 1)) return {};
+  return quantised_[s.out[output]]->rows(width, fine_out_[i] >> output & 1);
+}
+
 // Rows first..end of output `which` are written: round them to 8 bits if a quantised matrix reads them.
 void Engine::rows_done(const Instruction& s, int which, int width, int first, int end) {
-  if (!(quantise_out_[&s - program_.data()] >> which & 1)) return;
-  Quantised to = quantised_[s.out[which]]->rows(width);
+  Quantised to = quantised_out(s, which, width);
+  if (!to.groups) return;
   for (int r = first; r < end; r++) k_.quantise(buffer(s.out[which], r, width), width, r, to, 0);
 }
 
 Activations Engine::activations(const Instruction& s) const {
   const float* f = buffers_[s.in[0]].data();
   if (!quantised_[s.in[0]]) return {f, (size_t)s.input_width};
-  return quantised_[s.in[0]]->activations(f, s.input_width);
+  return quantised_[s.in[0]]->activations(f, s.input_width, fine_in_[&s - program_.data()]);
 }
 
 void Engine::row_piece(const Instruction& s, const Numbers& n, int first, int end) {

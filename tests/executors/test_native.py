@@ -57,7 +57,7 @@ class RoundingOps(TorchOps):
         return super().linear(self._rounded(x, w.weight), w)
 
     def head_linear(self, x: torch.Tensor, weight: Parameter) -> torch.Tensor:
-        return super().head_linear(self._rounded(x, weight), weight)
+        return super().head_linear(rounded(x, "16bit") if weight.name in self.packed else x, weight)
 
     def _expert(self, x: torch.Tensor, w: LinearWeights, expert: int) -> torch.Tensor:
         return super()._expert(self._rounded(x, w.weight), w, expert)

@@ -46,9 +46,6 @@ TYPES = sorted(_native.types())
 NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
 FAR = 3e-2  # from torch without rounding, with eight bits
-# Over the bound: 3.20 % and 3.16 % at Q4_0 over 40 tokens. These two amplify any rounding twice as much as the others:
-# docs/quantisation.md shows it with F16 too.
-BEYOND = {"kimi k2": 4e-2, "mistral large 3": 4e-2}
 UNTRAINED = 6e-2  # over all types and families of random weights, where a few single ones are beyond 3 %
 
 Directory = Callable[[str], Path]
@@ -83,7 +80,7 @@ def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Dire
     assert sum(own == "Q4_0" for own, _ in stored.values()) >= 0.75 * len(stored)
     alike, plain = compare(spec, "Q4_0", activations="16bit", length=40)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, "Q4_0", length=40)[1] < BEYOND.get(name, FAR)
+    assert compare(spec, "Q4_0", length=40)[1] < FAR
     assert compare(spec, "F16", length=40)[1] < 2e-3
 
 
