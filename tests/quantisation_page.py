@@ -19,8 +19,8 @@ what is left is the rounding of activations, to 8 bits in groups of 32 (the defa
 or to 16 (below). The models are the table's (`docs/families.md`), four times wider so that rows are whole blocks, with
 random weights.
 
-Wanted are at most 3 % with 8-bit activations and 0.2 % for F16 weights. What is over is in bold. Those two amplify any
-rounding twice as much as the others, as their F16 column shows as well.
+Wanted are at most 3 % with 8-bit activations and 0.2 % for F16 weights. What is over would be in bold.
+Products of single heads (latent attention) take 16-bit activations in either column.
 
 On SmolLM2-135M Q4_1, a page of English: 3.2 % with 8-bit activations and 0.04 % with 16; perplexity +0.05 % and -0.01 %
 (`tests/executors/test_smollm2_native.py`).
