@@ -158,7 +158,8 @@ int main(int, char** arguments) {
   auto turn = table(512);
   for (KV kind : {KV::F16, KV::I8, KV::F32}) {
     auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48);
-    auto e = engine(pool, kind == KV::F16 ? "portable" : "", 3, kind != KV::F16);
+    auto sets = kernel_sets();  // one after the other, each beside the fastest
+    auto e = engine(pool, sets[(size_t)kind % sets.size()]->name, 3, kind != KV::F16);
     auto alone = engine(pool, "", 1, kind != KV::F16);
     std::vector<Request> running;
     std::map<int, int> refused;
