@@ -9,3 +9,6 @@ struct Eight {
   static Lanes bytes(const int8_t* p) { return load_i8(p); }
   static Lanes every(const float* p) { return all_at(p); }
 };
+
+template <class V> static inline V filled(float x);  // all lanes the same
+template <> inline F8 filled<F8>(float x) { return all(x); }

@@ -5,46 +5,46 @@
 
 // e^x by a polynomial on [-ln 2 / 2, ln 2 / 2] (the coefficients of Cephes' expf); under 2 units in the last place.
 // Below -87 it is 0, above 88 infinite.
-static inline F8 exponential(F8 x) {
-  F8 y = smaller(larger(x, all(-87.0f)), all(88.0f));
-  F8 n = nearest(mul(y, all(1.44269504088896341f)));
-  F8 r = minus_fma(n, all(0.693359375f), y);
-  r = minus_fma(n, all(-2.12194440e-4f), r);
-  F8 p = all(1.9875691500e-4f);
-  p = fma(p, r, all(1.3981999507e-3f));
-  p = fma(p, r, all(8.3334519073e-3f));
-  p = fma(p, r, all(4.1665795894e-2f));
-  p = fma(p, r, all(1.6666665459e-1f));
-  p = fma(p, r, all(5.0000001201e-1f));
-  F8 e = mul(add(fma(p, mul(r, r), r), all(1.0f)), power_of_two(n));
-  return if_less(x, all(-87.0f), zero(), if_less(all(88.0f), x, all(INFINITY), e));
+template <class V> static inline V exponential(V x) {
+  V y = smaller(larger(x, filled<V>(-87.0f)), filled<V>(88.0f));
+  V n = nearest(mul(y, filled<V>(1.44269504088896341f)));
+  V r = minus_fma(n, filled<V>(0.693359375f), y);
+  r = minus_fma(n, filled<V>(-2.12194440e-4f), r);
+  V p = filled<V>(1.9875691500e-4f);
+  p = fma(p, r, filled<V>(1.3981999507e-3f));
+  p = fma(p, r, filled<V>(8.3334519073e-3f));
+  p = fma(p, r, filled<V>(4.1665795894e-2f));
+  p = fma(p, r, filled<V>(1.6666665459e-1f));
+  p = fma(p, r, filled<V>(5.0000001201e-1f));
+  V e = mul(add(fma(p, mul(r, r), r), filled<V>(1.0f)), power_of_two(n));
+  return if_less(x, filled<V>(-87.0f), filled<V>(0.0f), if_less(filled<V>(88.0f), x, filled<V>(INFINITY), e));
 }
 
-static inline F8 sigmoid(F8 x) { return div(all(1.0f), add(all(1.0f), exponential(sub(zero(), x)))); }
+template <class V> static inline V sigmoid(V x) { return div(filled<V>(1.0f), add(filled<V>(1.0f), exponential(sub(filled<V>(0.0f), x)))); }
 
-static inline F8 tangent(F8 x) {  // tanh
-  return sub(all(1.0f), div(all(2.0f), add(exponential(mul(x, all(2.0f))), all(1.0f))));
+template <class V> static inline V tangent(V x) {  // tanh
+  return sub(filled<V>(1.0f), div(filled<V>(2.0f), add(exponential(mul(x, filled<V>(2.0f))), filled<V>(1.0f))));
 }
 
 // Abramowitz and Stegun 7.1.26, 1.5e-7 absolute.
-static inline F8 error_function(F8 x) {
-  F8 a = magnitude(x);
-  F8 t = div(all(1.0f), fma(a, all(0.3275911f), all(1.0f)));
-  F8 p = all(1.061405429f);
-  p = fma(p, t, all(-1.453152027f));
-  p = fma(p, t, all(1.421413741f));
-  p = fma(p, t, all(-0.284496736f));
-  p = fma(p, t, all(0.254829592f));
-  F8 y = minus_fma(mul(p, t), exponential(sub(zero(), mul(a, a))), all(1.0f));
-  return if_less(x, zero(), sub(zero(), y), y);
+template <class V> static inline V error_function(V x) {
+  V a = magnitude(x);
+  V t = div(filled<V>(1.0f), fma(a, filled<V>(0.3275911f), filled<V>(1.0f)));
+  V p = filled<V>(1.061405429f);
+  p = fma(p, t, filled<V>(-1.453152027f));
+  p = fma(p, t, filled<V>(1.421413741f));
+  p = fma(p, t, filled<V>(-0.284496736f));
+  p = fma(p, t, filled<V>(0.254829592f));
+  V y = minus_fma(mul(p, t), exponential(sub(filled<V>(0.0f), mul(a, a))), filled<V>(1.0f));
+  return if_less(x, filled<V>(0.0f), sub(filled<V>(0.0f), y), y);
 }
 
-static inline F8 curve(F8 x, const Glu& glu) {
+template <class V> static inline V curve(V x, const Glu& glu) {
   switch (glu.curve) {
-    case Curve::SILU: return mul(x, sigmoid(mul(x, all(glu.slope))));
-    case Curve::GELU: return mul(mul(x, all(0.5f)), add(all(1.0f), error_function(mul(x, all(0.70710678118654752f)))));
+    case Curve::SILU: return mul(x, sigmoid(mul(x, filled<V>(glu.slope))));
+    case Curve::GELU: return mul(mul(x, filled<V>(0.5f)), add(filled<V>(1.0f), error_function(mul(x, filled<V>(0.70710678118654752f)))));
     default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)
-      F8 u = mul(mul(x, all(1.5957691216057308f)), fma(mul(x, x), all(0.044715f), all(1.0f)));
+      V u = mul(mul(x, filled<V>(1.5957691216057308f)), fma(mul(x, x), filled<V>(0.044715f), filled<V>(1.0f)));
       return mul(x, sigmoid(u));
     }
   }
@@ -62,14 +62,17 @@ static inline void store_some(float* p, F8 a, int n) {
   for (int i = 0; i < n; i++) p[i] = full[i];
 }
 
+// y = f(a), y = f(a, b): f takes lanes of any number.
 template <class F> static inline void each(const float* a, float* y, int n, F f) {
   int i = 0;
-  for (; i + 8 <= n; i += 8) store(y + i, f(load(a + i)));
+  for (; i + Widest::N <= n; i += Widest::N) store(y + i, f(Widest::numbers(a + i)));
+  for (; Widest::N > 8 && i + 8 <= n; i += 8) store(y + i, f(load(a + i)));
   if (i < n) store_some(y + i, f(load_some(a + i, n - i)), n - i);
 }
 template <class F> static inline void each(const float* a, const float* b, float* y, int n, F f) {
   int i = 0;
-  for (; i + 8 <= n; i += 8) store(y + i, f(load(a + i), load(b + i)));
+  for (; i + Widest::N <= n; i += Widest::N) store(y + i, f(Widest::numbers(a + i), Widest::numbers(b + i)));
+  for (; Widest::N > 8 && i + 8 <= n; i += 8) store(y + i, f(load(a + i), load(b + i)));
   if (i < n) store_some(y + i, f(load_some(a + i, n - i), load_some(b + i, n - i)), n - i);
 }
 
@@ -133,45 +136,46 @@ static void norm(const float* x, float* y, int columns, int groups, bool centred
   for (int g = 0; g < groups; g++, x += n, y += n) {
     const float* from = x;
     if (centred) {
-      F8 mean = all(row_sum(x, n) / (float)n);
-      each(x, y, n, [&](F8 v) { return sub(v, mean); });
+      float mean = row_sum(x, n) / (float)n;
+      each(x, y, n, [&](auto v) { return sub(v, filled<decltype(v)>(mean)); });
       from = y;
     }
     F8 acc = zero();
     int i = 0;
     for (; i + 8 <= n; i += 8) acc = fma(load(from + i), load(from + i), acc);
     if (i < n) acc = fma(load_some(from + i, n - i), load_some(from + i, n - i), acc);
-    F8 r = all(1.0f / std::sqrt(sum(acc) / (float)n + eps));
-    if (weight) each(from, weight, y, n, [&](F8 v, F8 w) { return mul(mul(v, r), w); });
-    else each(from, y, n, [&](F8 v) { return mul(v, r); });
-    if (bias) each(y, bias, y, n, [](F8 v, F8 b) { return add(v, b); });
+    float r = 1.0f / std::sqrt(sum(acc) / (float)n + eps);
+    if (weight) each(from, weight, y, n, [&](auto v, auto w) { return mul(mul(v, filled<decltype(v)>(r)), w); });
+    else each(from, y, n, [&](auto v) { return mul(v, filled<decltype(v)>(r)); });
+    if (bias) each(y, bias, y, n, [](auto v, auto b) { return add(v, b); });
   }
 }
 
 static void glu(const float* gate, const float* up, float* y, int n, const Glu& glu) {
-  F8 limit = all(glu.clamp), least = all(-glu.clamp), offset = all(glu.up_offset);
-  each(gate, up, y, n, [&](F8 g, F8 u) {
-    return mul(curve(smaller(g, limit), glu), add(larger(smaller(u, limit), least), offset));
+  each(gate, up, y, n, [&](auto g, auto u) {
+    using V = decltype(g);
+    V limit = filled<V>(glu.clamp), least = filled<V>(-glu.clamp);
+    return mul(curve(smaller(g, limit), glu), add(larger(smaller(u, limit), least), filled<V>(glu.up_offset)));
   });
 }
 
 static void add_rows(const float* a, const float* b, float* y, int n) {
-  each(a, b, y, n, [](F8 v, F8 w) { return add(v, w); });
+  each(a, b, y, n, [](auto v, auto w) { return add(v, w); });
 }
 static void scale_row(const float* a, float factor, float* y, int n) {
-  each(a, y, n, [&](F8 v) { return mul(v, all(factor)); });
+  each(a, y, n, [&](auto v) { return mul(v, filled<decltype(v)>(factor)); });
 }
 static void multiply(const float* a, const float* factors, float* y, int n) {
-  each(a, factors, y, n, [](F8 v, F8 w) { return mul(v, w); });
+  each(a, factors, y, n, [](auto v, auto w) { return mul(v, w); });
 }
 static void fused_add(const float* a, float factor, float* y, int n) {
-  each(a, y, y, n, [&](F8 v, F8 w) { return fma(v, all(factor), w); });
+  each(a, y, y, n, [&](auto v, auto w) { return fma(v, filled<decltype(v)>(factor), w); });
 }
 static void clip(const float* a, float limit, float* y, int n) {
-  each(a, y, n, [&](F8 v) { return smaller(larger(v, all(-limit)), all(limit)); });
+  each(a, y, n, [&](auto v) { return smaller(larger(v, filled<decltype(v)>(-limit)), filled<decltype(v)>(limit)); });
 }
 static void softcap(const float* a, float cap, float* y, int n) {
-  each(a, y, n, [&](F8 v) { return mul(tangent(div(v, all(cap))), all(cap)); });
+  each(a, y, n, [&](auto v) { return mul(tangent(div(v, filled<decltype(v)>(cap))), filled<decltype(v)>(cap)); });
 }
 
 static void rope(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos,
@@ -381,8 +385,10 @@ static void merge(Partial& into, float* sum_, const Partial& from, const float* 
   float best = from.best > into.best ? from.best : into.best, factors[8];
   float both[8] = {into.best - best, from.best - best, 0, 0, 0, 0, 0, 0};
   store(factors, exponential(load(both)));
-  F8 a = all(factors[0]), b = all(factors[1]);
-  each(sum_, values, sum_, n, [&](F8 v, F8 w) { return fma(w, b, mul(v, a)); });
+  each(sum_, values, sum_, n, [&](auto v, auto w) {
+    using V = decltype(v);
+    return fma(w, filled<V>(factors[1]), mul(v, filled<V>(factors[0])));
+  });
   into = {best, std::fma(from.sum, factors[1], into.sum * factors[0])};
 }
 
@@ -395,8 +401,8 @@ static void finish(Partial& total, const float* sum_, const float* sink, float* 
     factor = factors[0];
     whole = std::fma(total.sum, factors[0], factors[1]);
   }
-  F8 share = all(factor / whole);
-  each(sum_, y, n, [&](F8 v) { return mul(v, share); });
+  float share = factor / whole;
+  each(sum_, y, n, [&](auto v) { return mul(v, filled<decltype(v)>(share)); });
 }
 
 // ------------------------------------------------------------------------------------------------- routing
@@ -410,9 +416,9 @@ static inline int best_of(const float* x, int n) {
 
 static inline void softmax(float* x, int n) {
   float best = x[best_of(x, n)];
-  each(x, x, n, [&](F8 v) { return exponential(sub(v, all(best))); });
+  each(x, x, n, [&](auto v) { return exponential(sub(v, filled<decltype(v)>(best))); });
   float whole = row_sum(x, n);
-  each(x, x, n, [&](F8 v) { return div(v, all(whole)); });
+  each(x, x, n, [&](auto v) { return div(v, filled<decltype(v)>(whole)); });
 }
 
 // `scratch` holds 3 numbers an expert.
@@ -421,7 +427,7 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
   float *score = scratch, *pick = scratch + n, *copy = scratch + 2 * n;
   for (int e = 0; e < n; e++) score[e] = logits[e];
   if (rule.scoring == 0) softmax(score, n);
-  if (rule.scoring == 2) each(score, score, n, [](F8 v) { return sigmoid(v); });
+  if (rule.scoring == 2) each(score, score, n, [](auto v) { return sigmoid(v); });
   for (int e = 0; e < n; e++) pick[e] = rule.correction_bias ? score[e] + rule.correction_bias[e] : score[e];
   if (rule.groups > 0) {
     int size = n / rule.groups;
@@ -455,7 +461,7 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
         bool far = (best - logits[o]) / wide > 2 * rule.jitter;
         copy[o] = far ? -INFINITY : pick[o];
       }
-      each(copy, copy, n, [&](F8 v) { return exponential(sub(v, all(best))); });
+      each(copy, copy, n, [&](auto v) { return exponential(sub(v, filled<decltype(v)>(best))); });
       weights[r] = copy[e] / row_sum(copy, n);
     }
     pick[e] = -INFINITY;

@@ -34,6 +34,7 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 
 #include "eight.h"
 using Widest = wide::Sixteen;
+template <> inline wide::Floats filled<wide::Floats>(float x) { return wide::every(x); }
 #include "kernels.inl"
 static const Kernels kernels = table("avx512");
 }  // namespace avx512

@@ -90,6 +90,19 @@ static inline Bytes look_up(const int8_t table[16], Bytes a) {
 static inline Bytes plus_128(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
 static inline Ints add_dot_four(Ints sum, Bytes a, Bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }  // unsigned a
 
+// What functions of single numbers ask for, as in lanes_avx2.h.
+static inline Floats sub(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }
+static inline Floats div(Floats a, Floats b) { return {_mm512_div_ps(a.v, b.v)}; }
+static inline Floats larger(Floats a, Floats b) { return {_mm512_max_ps(a.v, b.v)}; }
+static inline Floats smaller(Floats a, Floats b) { return {_mm512_min_ps(a.v, b.v)}; }
+static inline Floats magnitude(Floats a) { return {_mm512_abs_ps(a.v)}; }
+static inline Floats nearest(Floats a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+static inline Floats if_less(Floats a, Floats b, Floats yes, Floats no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+static inline Floats power_of_two(Floats n) {  // n whole, -126..127
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
+}
 static inline void store(float* p, Floats a) { _mm512_storeu_ps(p, a.v); }
 
 struct Sixteen {  // as in eight.h
