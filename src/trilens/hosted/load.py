@@ -112,6 +112,24 @@ def _at_address(
     return HostedModel(elsewhere, Chat(client, row))
 
 
+def engine_at(
+    url: str,
+    model: str,
+    engine: str,
+    key: str,
+    timeout: float,
+    known: tuple[Backbone, ParameterCount | None],
+    tokens_of: Callable[[str], int],
+) -> HostedModel:
+    """The model of an engine that we started ourselves, and of which we know everything; it is asked once."""
+    client = _library("openai", "openai").OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
+    client.organization = client.project = None
+    row = row_for(engine, model)
+    return HostedModel(
+        Elsewhere(model, model, row, urlsplit(url).netloc, key, None, *known, tokens_of), Chat(client, row)
+    )
+
+
 def _url(address: str) -> tuple[str, str]:
     """(the address with /v1 where it has no path, host and port)."""
     parts = urlsplit(address)
@@ -156,7 +174,7 @@ def _known(model: str) -> tuple[Backbone, ParameterCount | None]:
     """What the catalog knows of a model that somebody serves under this name."""
     entry = catalogued(model)
     backbone = recognise(model).backbone if entry is None else entry.backbone
-    if entry is None or entry.config is None:
+    if entry is None or (entry.config is None and entry.comes_with is None):
         return backbone, None
     from trilens.lenses.source import card_source
 
