@@ -112,22 +112,24 @@ def _at_address(
     return HostedModel(elsewhere, Chat(client, row))
 
 
-def engine_at(
-    url: str,
-    model: str,
-    engine: str,
-    key: str,
-    timeout: float,
-    known: tuple[Backbone, ParameterCount | None],
-    tokens_of: Callable[[str], int],
-) -> HostedModel:
-    """The model of an engine that we started ourselves, and of which we know everything; it is asked once."""
+def engine_client(url: str, key: str, timeout: float) -> Any:
+    """openai's client of an engine that we started ourselves; it asks once."""
     client = _library("openai", "openai").OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
     client.organization = client.project = None
-    row = row_for(engine, model)
-    return HostedModel(
-        Elsewhere(model, model, row, urlsplit(url).netloc, key, None, *known, tokens_of), Chat(client, row)
-    )
+    return client
+
+
+def engine_model(
+    client: Any, model: str, engine: str, known: tuple[Backbone, ParameterCount | None], tokens_of: Callable[[str], int]
+) -> HostedModel:
+    """The model of such an engine, of which we know everything; what it says of its context comes later."""
+    row, host = row_for(engine, model), urlsplit(str(client.base_url)).netloc
+    return HostedModel(Elsewhere(model, model, row, host, client.api_key, None, *known, tokens_of), Chat(client, row))
+
+
+def engine_context(client: Any, model: str) -> int | None:
+    """The most tokens that the engine takes; None where it does not say."""
+    return _ask_server(client, "the engine", None, model, client.api_key)[2]
 
 
 def _url(address: str) -> tuple[str, str]:

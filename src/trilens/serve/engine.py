@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Self
 
 from trilens.errors import EngineDied, HostedError, Unreachable, UsageError
-from trilens.serve.nodes import STOP, Meeting, Node
+from trilens.serve.nodes import Meeting, Node
 
 GRACE = 10.0  # seconds from being told to end to being ended
 STRAYS = 3.0  # seconds that what it started has, once it has ended itself
@@ -80,7 +80,7 @@ class Engine:
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._meeting is not None:
-                self._meeting.close(STOP if self.failure is None else str(self.failure))
+                self._meeting.close()
             self._end()
             if self.failure is None:
                 self.log.unlink(missing_ok=True)
@@ -96,20 +96,21 @@ class Engine:
         while time.monotonic() < end:
             try:
                 ask()
-                self.check()
-                log.info("%s answers after %.0f s", self.name, time.monotonic() - begin)
-                return
             except Unreachable as problem:
                 said = problem
             except HostedError as problem:
                 said, failed = problem, failed + 1
                 if failed == TRIES and not self._over.wait(2):
-                    self.fail(f"it does not answer ({problem})")
+                    self.fail(f"does not answer ({problem})")
+            else:
+                self.check()
+                log.info("%s answers after %.0f s", self.name, time.monotonic() - begin)
+                return
             self._over.wait(0.5)
             self.check()
         missing = [] if self._meeting is None else self._meeting.missing
         nodes = f"; node {', '.join(map(str, missing))} of {self.node.count} never came" if missing else ""
-        self.fail(f"no answer within {self._limit:g} s ({said}){nodes}")
+        self.fail(f"gave no answer within {self._limit:g} s ({said}){nodes}")
         self.check()
 
     def wait(self) -> None:
@@ -136,13 +137,13 @@ class Engine:
         log.error("%s %s; the last lines of %s:\n%s", self.name, why, self.log, _tail(self.log))
         self._over.set()
         if self._meeting is not None:
-            self._meeting.close(str(self.failure))
+            self._meeting.close(why)
         self._end()
         self.ended()
 
     def _watch(self) -> None:
         code = self._process.wait()
-        how = f"exit code {code}" if code >= 0 else f"by signal {signal.Signals(-code).name}"
+        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         self.fail(f"ended by itself ({how})")
 
     def _end(self) -> None:

@@ -96,7 +96,7 @@ def program(engine: EngineName, path: str | None) -> list[str]:
     variable = f"TRILENS_{engine.upper()}"
     stated = path or os.environ.get(variable)
     if stated:
-        found = shutil.which(Path(stated).expanduser())
+        found = shutil.which(str(Path(stated).expanduser()))
         if found is None:
             raise UsageError(f"{stated}: no such command; expected {engine}'s, or the Python that has {engine}")
         return [found, "-m", MODULES[engine]] if Path(found).name.startswith("python") else [found]

@@ -121,7 +121,7 @@ class Meeting:
                 break
             except OSError as problem:
                 if time.monotonic() > self._end:
-                    self._lost(f"{where} does not answer ({problem.strerror or problem})")
+                    self._lost(f"never met {where} ({problem.strerror or problem})")
                     return
                 self._closed.wait(0.5)
         else:
@@ -131,7 +131,7 @@ class Meeting:
             connection.sendall(f"trilens node {node.rank} of {node.count}\n".encode())
         reply = _line(connection)
         if reply != "welcome":
-            self._lost(f"{where} refuses this one ({reply or 'it says nothing'})")
+            self._lost(f"was refused by {where} ({reply or 'it says nothing'})")
             return
         self._listen(connection, "the head node")
 
@@ -144,9 +144,9 @@ class Meeting:
         if said == STOP and not self._node.head:
             self._stopped()
         elif said == STOP:
-            self._lost(f"{who} was told to stop")
+            self._lost(f"has lost {who}, which was told to stop")
         else:
-            self._lost(f"{who} was lost ({said or 'its connection broke'})")
+            self._lost(f"has lost {who}, {'which ' + said if said else 'whose connection broke'}")
 
 
 def _line(connection: socket.socket) -> str:

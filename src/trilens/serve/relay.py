@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from trilens.errors import RequestRefused, ServiceFailed, Unreachable
+from trilens.errors import ContextFull, RequestRefused, ServiceFailed, Unreachable
 from trilens.hosted.model import HostedModel, HostedStream
 from trilens.hosted.parts import INLINE
 from trilens.hosted.receipt import HostedReceipt
@@ -56,6 +56,7 @@ class EngineModel:
         self.hosted = hosted
         self.text = text
         self.spec = spec
+        self.context: int | None = None  # the most tokens that the engine takes, once it has said so
         self.grammars = Schemas()
         self._parsed = parsed
 
@@ -96,12 +97,20 @@ class EngineModel:
         stream = self.hosted.send(
             messages,
             self._asked(strategy, given),
-            limit=max_completion or max_tokens,
+            limit=self._limit(len(encoded.ids), max_completion or max_tokens),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             sampling=sampling,
             **more,
         )
         return EngineCall(self, stream, encoded.ids, index)
+
+    def _limit(self, prompt: int, most: int | None) -> int | None:
+        """Of the whole completion; None leaves it to the engine, which goes on to the end of its context."""
+        if self.context is None or most is None:
+            return most
+        if prompt >= self.context:
+            raise ContextFull(f"the prompt has {prompt} tokens and the engine's context {self.context}; shorten it")
+        return min(most, self.context - prompt)
 
     def _asked(self, strategy: Strategy, variables: Mapping[str, Any]) -> Asked:
         """The strategy as fields of the request; the budget as the engine's row of the table has it."""

@@ -14,7 +14,7 @@ import uvicorn
 from trilens.checkpoints.find import find
 from trilens.errors import UsageError
 from trilens.executors.accountant import count_parameters
-from trilens.hosted.load import engine_at
+from trilens.hosted.load import engine_client, engine_context, engine_model
 from trilens.lenses.source import card_source
 from trilens.serve.app import GRACE, application
 from trilens.serve.engine import Engine
@@ -54,18 +54,13 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
         raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
     spec = facts.reading.spec
     bound = _bound(rules.host, port)
-    hosted = engine_at(
-        f"http://127.0.0.1:{there}/v1",
-        name,
-        launch.engine,
-        key,
-        room.seconds,
-        (spec.backbone, count_parameters(spec)),
-        lambda said: len(text.tokenizer.encode(said)),
-    )
+    client = engine_client(f"http://127.0.0.1:{there}/v1", key, room.seconds)
+    known = (spec.backbone, count_parameters(spec))
+    hosted = engine_model(client, name, launch.engine, known, lambda said: len(text.tokenizer.encode(said)))
     model = EngineModel(name, hosted, text, spec, parsed="--reasoning-parser" in command)
     with _told_to_stop(), engine:
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
+        model.context = engine_context(client, name)
         shelf = Shelf([source], room)
         shelf.put(name, Relay(model, engine, room.parallel, room.waiting, room.seconds))
         server = _server(shelf, rules, bound)
