@@ -19,7 +19,7 @@ from typing import Self
 from trilens.errors import EngineDied, HostedError, Unreachable, UsageError
 from trilens.serve.nodes import Meeting, Node
 
-GRACE = 10.0  # seconds from being told to end to being ended
+GRACE = 12.0  # seconds from being told to end to being ended; vLLM takes up to 9 where a worker hangs
 STRAYS = 3.0  # seconds that what it started has, once it has ended itself
 LINES = 15  # of its log that are shown when it fails
 TRIES = 3  # requests that may fail at an engine that listens already
