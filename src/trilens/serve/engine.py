@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ STRAYS = 3.0  # seconds that what it started has, once it has ended itself
 LINES = 15  # of its log that are shown when it fails
 TRIES = 3  # requests that may fail at an engine that listens already
 PR_SET_PDEATHSIG = 1
+SEGMENT = re.compile(r"(/dev/shm/(?:psm_[0-9a-f]+|sem\.mp-\w+|__KMP_REGISTERED_LIB_\d+_\d+))$", re.MULTILINE)
 
 log = logging.getLogger("trilens.serve")
 
@@ -151,6 +153,7 @@ class Engine:
         with self._ending:
             if self._gone:
                 return
+            shared = _shared_memory(process.pid)
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
@@ -160,6 +163,8 @@ class Engine:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            for segment in shared:  # whoever is killed leaves its own behind
+                segment.unlink(missing_ok=True)
             self._gone = True
 
 
@@ -169,6 +174,16 @@ def _until_empty(group: int, seconds: float) -> None:
         while time.monotonic() < end:
             os.killpg(group, 0)
             time.sleep(0.05)
+
+
+def _shared_memory(group: int) -> set[Path]:
+    """Segments that Python and OpenMP made for the processes of a group; Linux alone shows them."""
+    found: set[Path] = set()
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError, ValueError):
+            if int(maps.with_name("stat").read_text().rpartition(")")[2].split()[2]) == group:
+                found.update(Path(line) for line in SEGMENT.findall(maps.read_text()))
+    return found
 
 
 def _ends_with_us() -> Callable[[], None] | None:
