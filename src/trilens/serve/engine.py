@@ -20,7 +20,7 @@ from typing import Self
 from trilens.errors import EngineDied, HostedError, Unreachable, UsageError
 from trilens.serve.nodes import Meeting, Node
 
-GRACE = 12.0  # seconds from being told to end to being ended; vLLM takes up to 9 where a worker hangs
+GRACE, BROKEN = 12.0, 5.0  # seconds from being told to end to being ended, of one that is well and of one that is not
 STRAYS = 3.0  # seconds that what it started has, once it has ended itself
 LINES = 15  # of its log that are shown when it fails
 TRIES = 3  # requests that may fail at an engine that listens already
@@ -34,7 +34,7 @@ class Engine:
     """A context: behind it nothing of the engine runs any more, however it was left.
 
     The engine has a process group of its own. When it ends by itself, or another node is lost, `failure` says so,
-    everything of it here is ended, and `ended` is called.
+    `ended` is called, and everything of it here is ended.
     """
 
     def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str], node: Node, limit: float):
@@ -140,8 +140,8 @@ class Engine:
         self._over.set()
         if self._meeting is not None:
             self._meeting.close(why)
-        self._end()
         self.ended()
+        self._end()
 
     def _watch(self) -> None:
         code = self._process.wait()
@@ -157,7 +157,7 @@ class Engine:
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(GRACE)
+                    process.wait(GRACE if self.failure is None else BROKEN)
             if process.poll() is not None:
                 _until_empty(process.pid, STRAYS)
             with suppress(ProcessLookupError, PermissionError):

@@ -207,6 +207,14 @@ class Relayed:
             self.cancelled = True
             self._read.notify_all()
 
+    def fail(self, problem: BaseException) -> None:
+        """It is of no use to wait for the engine."""
+        with self._read:
+            self._failure = self._failure or problem
+            self.cancelled = True
+            self._read.notify_all()
+        self._tell()
+
     def put(self, event: Event[Any]) -> bool:
         """From a call's thread; waits for a reader that is slow. False: nobody reads any more."""
         with self._read:
@@ -270,6 +278,11 @@ class Relay:
         for call in calls:
             self._threads.submit(self._run, relayed, call)
         return relayed
+
+    def fail(self, problem: BaseException) -> None:
+        """What runs ends with this at once, and nothing new begins."""
+        for relayed in list(self._open):
+            relayed.fail(problem)
 
     def close(self, seconds: float) -> None:
         """Begin nothing new, finish what runs; what still runs after `seconds` is cancelled."""

@@ -61,10 +61,16 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
     with _told_to_stop(), engine:
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
         model.context = engine_context(client, name)
-        shelf = Shelf([source], room)
-        shelf.put(name, Relay(model, engine, room.parallel, room.waiting, room.seconds))
+        shelf, relay = Shelf([source], room), Relay(model, engine, room.parallel, room.waiting, room.seconds)
+        shelf.put(name, relay)
         server = _server(shelf, rules, bound)
-        engine.ended = lambda: setattr(server, "should_exit", True)
+
+        def ended() -> None:
+            server.should_exit = True
+            if engine.failure is not None:
+                relay.fail(engine.failure)
+
+        engine.ended = ended
         engine.check()  # it may have ended before anybody was told
         server.run(sockets=[bound])
         engine.check()
