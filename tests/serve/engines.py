@@ -74,6 +74,14 @@ def serving(*words: str, folder: Path, **environment: str) -> Iterator[Serving]:
             running.process.wait(60)
 
 
+def fake(folder: Path) -> Path:
+    """A command that is called as vLLM's: tests/serve/fake_engine.py."""
+    path = folder / "vllm"
+    path.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_engine.py").read_text())
+    path.chmod(0o755)
+    return path
+
+
 def of_group(group: int) -> list[int]:
     """Processes of a group, those left out that have ended and that nobody has asked about yet."""
     found = []

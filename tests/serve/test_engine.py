@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import stat
 import sys
 import threading
 import time
@@ -19,7 +18,7 @@ import openai
 import pytest
 
 import trilens
-from tests.serve.engines import Serving, free_ports, noted, runs, serving
+from tests.serve.engines import Serving, fake, free_ports, noted, runs, serving
 from trilens.errors import EngineDied, ServiceFailed, UsageError
 from trilens.lenses.plan import plan
 from trilens.serve.launch import Launch, program
@@ -32,11 +31,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def vllm(tmp_path: Path) -> Path:
-    """A command that is called as vLLM's."""
-    path = tmp_path / "vllm"
-    path.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_engine.py").read_text())
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+    return fake(tmp_path)
 
 
 @pytest.fixture
@@ -148,10 +143,8 @@ def test_what_cannot_go_through_is_refused_before_it_goes(running: Serving, more
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("engine")
-    path = folder / "vllm"
-    path.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_engine.py").read_text())
-    path.chmod(0o755)
-    with serving("tiny-dense", "--port", "0", "--engine", "vllm", folder=folder, TRILENS_VLLM=str(path)) as serve:
+    path = str(fake(folder))
+    with serving("tiny-dense", "--port", "0", "--engine", "vllm", folder=folder, TRILENS_VLLM=path) as serve:
         yield serve
 
 
@@ -256,8 +249,8 @@ class TestNodes:
 
     def test_answering_and_ended_with_the_head(self, two: Any, tmp_path: Path) -> None:
         with two(1) as other, two(0, "--", "--seed", "5") as head:
-            url = head.address()
-            head.until("node 1 of 2 is there")
+            url = head.address()  # which comes once the other is there
+            assert "node 1 of 2 is there" in head.said
             body = {"model": "tiny-dense", "messages": QUESTION}
             assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
             assert head.end(signal.SIGTERM) == 130

@@ -106,14 +106,19 @@ class Engine:
                     self.fail(f"does not answer ({problem})")
             else:
                 self.check()
-                log.info("%s answers after %.0f s", self.name, time.monotonic() - begin)
-                return
+                if not self._missing():
+                    log.info("%s answers after %.0f s", self.name, time.monotonic() - begin)
+                    return
+                said = "it answers alone"
             self._over.wait(0.5)
             self.check()
-        missing = [] if self._meeting is None else self._meeting.missing
-        nodes = f"; node {', '.join(map(str, missing))} of {self.node.count} never came" if missing else ""
+        missing = ", ".join(map(str, self._missing()))
+        nodes = f"; node {missing} of {self.node.count} never came" if missing else ""
         self.fail(f"gave no answer within {self._limit:g} s ({said}){nodes}")
         self.check()
+
+    def _missing(self) -> list[int]:
+        return [] if self._meeting is None else self._meeting.missing
 
     def wait(self) -> None:
         """On a node that is not the head: until the head stops. Raises EngineDied."""
