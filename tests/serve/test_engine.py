@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import sys
 import threading
 import time
@@ -308,6 +309,15 @@ class TestNodes:
     def test_a_stranger_and_a_rank_that_is_taken_are_sent_away(self, two: Any, tmp_path: Path) -> None:
         with two(1) as other, two(0) as head, two(1) as again:
             head.until("node 1 of 2 is there")
+            given = next(e["arguments"] for e in noted(tmp_path / "note") if "pid" in e)
+            meet = int(given[given.index("--master-port") + 1]) + 1
+            for said, reply in (
+                (b"GET / HTTP/1.1\r\n", b"expected a node"),
+                (b"trilens node 1 of 3\n", b"there are 2 nodes"),
+            ):
+                with socket.create_connection(("127.0.0.1", meet), timeout=10) as stranger:
+                    stranger.sendall(said)
+                    assert stranger.recv(100).startswith(reply)
             loser, stays = (other, again) if "refused" in wait_for_one(other, again) else (again, other)
             assert loser.end() == 7
             assert "(rank 1 is taken)" in loser.last_line()

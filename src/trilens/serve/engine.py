@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from trilens.errors import EngineDied, HostedError, Unreachable, UsageError
-from trilens.serve.nodes import Meeting, Node
+from trilens.serve.nodes import STOP, Meeting, Node
 
 GRACE, BROKEN = 12.0, 5.0  # seconds from being told to end to being ended, of one that is well and of one that is not
 STRAYS = 3.0  # seconds that what it started has, once it has ended itself
@@ -46,6 +46,7 @@ class Engine:
         self._command, self._environment, self._limit = list(command), dict(environment), limit
         self._over = threading.Event()  # it failed, or the head has stopped
         self._stopping = self._gone = False
+        self._why = STOP  # what the other nodes are told in the end
         self._lock, self._ending = threading.Lock(), threading.Lock()
         self._meeting = Meeting(node, limit, self.fail, self._over.set) if node.count > 1 else None
 
@@ -82,7 +83,7 @@ class Engine:
         before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             if self._meeting is not None:
-                self._meeting.close()
+                self._meeting.close(self._why)
             self._end()
             if self.failure is None:
                 self.log.unlink(missing_ok=True)
@@ -140,7 +141,7 @@ class Engine:
         with self._lock:
             if self._stopping or self.failure is not None:
                 return
-            self.failure = EngineDied(f"{self.name} {why}; its log is {self.log}")
+            self.failure, self._why = EngineDied(f"{self.name} {why}; its log is {self.log}"), why
         log.error("%s %s; the last lines of %s:\n%s", self.name, why, self.log, _tail(self.log))
         self._over.set()
         if self._meeting is not None:

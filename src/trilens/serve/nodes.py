@@ -71,7 +71,7 @@ class Meeting:
         """Ranks that the head has not heard of."""
         return [rank for rank in range(1, self._node.count) if rank not in self._there]
 
-    def close(self, why: str = STOP) -> None:
+    def close(self, why: str) -> None:
         """Say why to whoever is there, and let go."""
         self._closed.set()
         line = " ".join(why.split())[:900].encode() + b"\n"
