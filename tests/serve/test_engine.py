@@ -176,6 +176,14 @@ def test_one_that_never_answers(start: Start, tmp_path: Path, says: Any, line: s
     assert settled(tmp_path)
 
 
+def test_one_that_cannot_be_started(vllm: Path, start: Start, tmp_path: Path) -> None:
+    vllm.write_text("#!/no/such/interpreter\n")
+    with start() as serve:
+        assert serve.end() == 2
+        assert serve.last_line().startswith(f"trilens: {vllm} cannot be started (")
+    assert not logs(tmp_path)
+
+
 def test_one_that_dies_while_it_serves(start: Start, tmp_path: Path) -> None:
     """What runs gets a typed fault with what had come, and all of it is gone."""
     with start(pause=0.4, child=True) as serve:

@@ -43,6 +43,8 @@ class Engine:
         self.node = node
         self.failure: EngineDied | None = None
         self.ended: Callable[[], None] = lambda: None
+        self.log: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._command, self._environment, self._limit = list(command), dict(environment), limit
         self._over = threading.Event()  # it failed, or the head has stopped
         self._stopping = self._gone = False
@@ -51,8 +53,10 @@ class Engine:
         self._meeting = Meeting(node, limit, self.fail, self._over.set) if node.count > 1 else None
 
     def __enter__(self) -> Self:
-        if self._meeting is not None:
-            self._meeting.open()
+        return self
+
+    def start(self) -> None:
+        """Inside its own context, so that whatever comes in between ends it too. Raises UsageError."""
         handle, path = tempfile.mkstemp(prefix=f"trilens-{self.name}-", suffix=".log")
         self.log = Path(path)
         try:
@@ -67,14 +71,13 @@ class Engine:
             )
         except OSError as problem:
             self.log.unlink()
-            if self._meeting is not None:
-                self._meeting.close("its engine cannot be started")
             raise UsageError(f"{self._command[0]} cannot be started ({problem.strerror})") from None
         finally:
             os.close(handle)
         log.info("%s starts; its log is %s", self.name, self.log)
-        threading.Thread(target=self._watch, name="engine", daemon=True).start()
-        return self
+        threading.Thread(target=self._watch, args=(self._process,), name="engine", daemon=True).start()
+        if self._meeting is not None:
+            self._meeting.open()
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
@@ -85,7 +88,7 @@ class Engine:
             if self._meeting is not None:
                 self._meeting.close(self._why)
             self._end()
-            if self.failure is None:
+            if self.failure is None and self.log is not None:
                 self.log.unlink(missing_ok=True)
         finally:
             for number, handler in before.items():
@@ -149,15 +152,15 @@ class Engine:
         self.ended()
         self._end()
 
-    def _watch(self) -> None:
-        code = self._process.wait()
+    def _watch(self, process: subprocess.Popen[bytes]) -> None:
+        code = process.wait()
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         self.fail(f"ended by itself ({how})")
 
     def _end(self) -> None:
         process = self._process
         with self._ending:
-            if self._gone:
+            if self._gone or process is None:
                 return
             shared = _shared_memory(process.pid)
             if process.poll() is None:
@@ -204,7 +207,9 @@ def _ends_with_us() -> Callable[[], None] | None:
     return ask
 
 
-def _tail(path: Path) -> str:
+def _tail(path: Path | None) -> str:
+    if path is None:
+        return "    (there is none)"
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - 16384))

@@ -45,6 +45,7 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
     engine = Engine(launch.engine, command, launch.environment(key), launch.meets, limit)
     if not launch.node.head:
         with _told_to_stop(), engine:
+            engine.start()
             engine.wait()
             log.info("the head node has stopped")
         return
@@ -59,6 +60,7 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
     hosted = engine_model(client, name, launch.engine, known, lambda said: len(text.tokenizer.encode(said)))
     model = EngineModel(name, hosted, text, spec, parsed="--reasoning-parser" in command)
     with _told_to_stop(), engine:
+        engine.start()
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
         model.context = engine_context(client, name)
         shelf, relay = Shelf([source], room), Relay(model, engine, room.parallel, room.waiting, room.seconds)
