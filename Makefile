@@ -59,7 +59,7 @@ validate-predictions: $(VENV)/.demo
 
 build/peer/.done:
 	$(PYTHON) -m venv build/peer
-	CMAKE_ARGS="$(PEER_CMAKE_ARGS)" build/peer/bin/python -m pip install --quiet --no-cache-dir 'llama-cpp-python[server]'
+	CMAKE_ARGS="$(PEER_CMAKE_ARGS)" build/peer/bin/python -m pip install --quiet --no-cache-dir llama-cpp-python
 	@touch $@
 
 clean:
