@@ -7,6 +7,7 @@ architecture by architecture. `tests/checkpoints/test_gguf_models.py` has llama.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -232,26 +233,50 @@ PLUS_ONE = ("gemma2", "gemma3")
 @cache
 def text_config(directory: Path) -> dict[str, Any]:
     config = json.loads((directory / "config.json").read_text())
-    return {**config, **config.get("text_config", {})}
+    config = {**config, **config.get("text_config", {})}
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": config.get("rope_theta")}, **config}
 
 
-def write(model: Gguf, source: Path, path: Path, *, wide: bool = False) -> Path:
-    """The saved model in `source` as a GGUF file; matrices in F16, in F32 where `wide`."""
+def write(
+    model: Gguf, source: Path, path: Path, *, wide: bool = False, template: Callable[[str], str] | None = None
+) -> Path:
+    """The saved model in `source` as a GGUF file; matrices in F16, in F32 where `wide`. With `template`, which may
+    change the chat template, also its tokenizer, one that has digits apart as SmolLM2's has."""
     config, arch = text_config(source), model.architecture
     writer = gguf.GGUFWriter(path, arch)
     write_keys(writer, config, arch, model.options)
+    if template is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        write_tokenizer(writer, source, template)
     layers = config["num_hidden_layers"]
     names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), layers)
     for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
         keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", ".bias"))
-        writer.add_tensor(known, tensor.contiguous().numpy().astype(np.float32 if keep else np.float16))
+        writer.add_tensor(known, tensor.contiguous().float().numpy().astype(np.float32 if keep else np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def write_tokenizer(w: gguf.GGUFWriter, source: Path, template: Callable[[str], str]) -> None:
+    saved = json.loads((source / "tokenizer.json").read_text("utf-8"))
+    config = json.loads((source / "tokenizer_config.json").read_text("utf-8"))
+    added = {entry["id"]: entry for entry in saved["added_tokens"]}
+    texts = {**{i: text for text, i in saved["model"]["vocab"].items()}, **{i: e["content"] for i, e in added.items()}}
+    kind = {True: gguf.TokenType.CONTROL, False: gguf.TokenType.USER_DEFINED}
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre("smollm")
+    w.add_token_list([texts[i] for i in range(len(texts))])
+    w.add_token_types([kind[added[i]["special"]] if i in added else gguf.TokenType.NORMAL for i in range(len(texts))])
+    w.add_token_merges([" ".join(pair) for pair in saved["model"]["merges"]])
+    w.add_eos_token_id(next(i for i, e in added.items() if e["content"] == config["eos_token"]))
+    w.add_add_bos_token(False)
+    w.add_chat_template(template(config["chat_template"]))
 
 
 def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[str, Any]) -> None:
@@ -272,7 +297,6 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
     if arch == "phimoe":
         w.add_layer_norm_eps(c["rms_norm_eps"])
     w.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    w.add_tokenizer_model("no_vocab")
     rope = c["rope_parameters"]
     whole = rope.get("full_attention", rope)
     w.add_rope_freq_base(whole.get("rope_theta", 10000.0))

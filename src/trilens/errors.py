@@ -13,7 +13,8 @@
        |- Unreachable      no connection, or nothing came in time
        |- RateLimited      the service wants fewer requests, or is out of room
        |- Refused          the service will not answer this: the request, the key, or its content
-       `- ServiceFailed    the service broke: an error of its own, or an answer cut in the middle
+       |- ServiceFailed    the service broke: an error of its own, or an answer cut in the middle
+       `- EngineDied       an engine that we started ended by itself, never answered, or lost one of its nodes
 
 The command line prints the message after "trilens: " and leaves with the class's `exit_code`.
 """
@@ -86,4 +87,8 @@ class Refused(HostedError):
 
 
 class ServiceFailed(HostedError):
+    pass
+
+
+class EngineDied(HostedError):
     pass

@@ -352,6 +352,11 @@ class Call:
             self._model._scheduler.end(self.generation, "cancelled")
 
     @property
+    def stop_hit(self) -> str | None:
+        """The stop string that ended it."""
+        return self.writer.stop_hit
+
+    @property
     def tokenizer(self) -> Tokenizer:
         return self._model.text.tokenizer
 

@@ -14,7 +14,8 @@ from tests.hosted import wire
 from tests.hosted.fake import FakeServer
 from trilens.hosted.model import HostedModel
 from trilens.hosted.receipt import HostedReceipt
-from trilens.model import EndEvent, TextEvent, ThinkingEvent
+from trilens.hosted.table import Asked
+from trilens.model import EndEvent, TextEvent, ThinkingEvent, fold
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:trilens.hosted"),
@@ -157,6 +158,30 @@ def test_chat_thoughts_left_inside_the_answer_are_taken_out(serve: Serve, at: At
     server = serve(wire.chat({"content": "<th"}, {"content": "ink>Add"}, {"content": "ing.</think>\n\nIt is 4."}))
     answer = at(server, "any", "m").generate(PROMPT)
     assert (answer.thinking, answer.text) == ("Adding.", "It is 4.")
+
+
+def test_chat_thoughts_that_the_prompt_opened_are_taken_out_where_that_is_known(serve: Serve, at: At) -> None:
+    """An engine without a parser, whose model's template is known here: no open marker comes."""
+    server = serve(wire.chat({"content": "Adding.<"}, {"content": "/think>\n\nIt is 4."}))
+    asked = Asked(True, "on", {"chat_template_kwargs": {"thinking": True}})
+    messages = [{"role": "user", "content": PROMPT}]
+    stream = at(server, "vllm", "m").send(messages, asked, limit=9, sampling={}, start="opened", extra={"priority": 1})
+    [answer] = fold(stream, 1)
+    assert (answer.thinking, answer.text) == ("Adding.", "It is 4.")
+    body = server.asked[0].body
+    assert (body["max_tokens"], body["priority"], body["chat_template_kwargs"]) == (9, 1, {"thinking": True})
+
+
+def test_a_budget_that_was_used_up_and_a_stop_string(serve: Serve, at: At) -> None:
+    thought = wire.chat({"reasoning": "\nHm."}, {"content": "4"}, usage=wire.chat_usage(9, 9, 5))
+    used = at(serve(thought), "vllm", "m").generate(PROMPT, thinking=5)
+    assert (used.thinking, used.receipt.thinking.closed_by) == ("Hm.", "budget")
+    left = at(serve(thought), "vllm", "m").generate(PROMPT, thinking=6)
+    assert left.receipt.thinking.closed_by == "model"
+    last = wire.chunk({}, "stop").replace(b'"finish_reason": "stop"', b'"finish_reason": "stop", "stop_reason": "9"')
+    stream = at(serve([wire.chunk({"content": "4"}), last, wire.DONE]), "vllm", "m").stream(PROMPT, stop="9")
+    [answer] = fold(stream, 1)
+    assert (answer.receipt.finish, stream.stop_hit) == ("stop_string", "9")
 
 
 def test_chat_an_answer_that_a_parser_took_for_thoughts(serve: Serve, at: At) -> None:

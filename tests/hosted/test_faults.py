@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tests.hosted import wire
 from tests.hosted.conftest import KEY
 from tests.hosted.fake import Cut, FakeServer, Pause, Reset, Status
 from trilens.errors import HostedError, RateLimited, Refused, RequestRefused, ServiceFailed, Unreachable, UsageError
+from trilens.hosted.keys import _from_keyring as from_keyring  # before the fixture takes it away
 from trilens.hosted.load import load_hosted
 from trilens.hosted.model import HostedModel
 from trilens.hosted.price import UnpricedWarning
@@ -223,6 +226,20 @@ def test_no_key_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_hosted("openai:gpt-5.1").elsewhere.key == "kept-openai"
 
 
+@pytest.mark.parametrize(("kept", "found"), [("from-the-ring", "from-the-ring"), ("", None), (OSError("locked"), None)])
+def test_the_systems_keyring(kept: Any, found: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_password(service: str, user: str) -> str:
+        assert (service, user) == ("trilens", "openai")
+        if isinstance(kept, Exception):
+            raise kept
+        return str(kept)
+
+    monkeypatch.setitem(sys.modules, "keyring", SimpleNamespace(get_password=get_password))
+    assert from_keyring("openai") == found
+    monkeypatch.setitem(sys.modules, "keyring", None)
+    assert from_keyring("openai") is None
+
+
 def test_a_key_is_never_shown(serve: Serve, at: At, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(0)
     for service in SERVICES:
@@ -275,9 +292,10 @@ def test_what_a_server_says_of_itself(serve: Serve) -> None:
     model = load_hosted(server.url)
     assert (model.elsewhere.row.service, model.name) == ("llama.cpp", "a")
     several = serve(wire.chat({"content": "4"}), models=[{"id": "a"}, {"id": "b"}])
-    with pytest.raises(UsageError, match="serves a, b; say which"):
+    with pytest.raises(UsageError, match=r"serves a, b; say which, as in http://127.0.0.1:\d+/v1#a$"):
         load_hosted(several.url)
     assert load_hosted(several.url, model="b").elsewhere.row.service == "any"
+    assert load_hosted(f"{several.url}/v1#b").name == "b"
 
 
 def test_a_thinking_elsewhere_cannot_be_ended_early(serve: Serve, at: At) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.serve.conftest import Served, served
+from tests.serve.engines import fake, serving
 from trilens.serve.guard import Rules
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -98,6 +99,23 @@ class TestConversation:
         assert "47*6:" in thoughts.locator(".inside").inner_text()
         page.click("details.receipt summary")
         assert "18 prompt" in page.inner_text("details.receipt pre")
+
+    def test_a_model_that_an_engine_runs(self, browser: Any, tmp_path: Path) -> None:
+        """Its receipts have no work, and nobody says which experts fired."""
+        words = ("tiny-routed", "--port", "0", "--engine", "vllm", "--engine-path", str(fake(tmp_path)))
+        with serving(*words, folder=tmp_path) as serve:
+            page, faults = browser.new_page(), []
+            page.on("pageerror", lambda problem: faults.append(str(problem)))
+            page.goto(serve.address())
+            page.wait_for_selector("#switch label")
+            ask(page, "What is 4 plus 38?")
+            assert page.inner_text(".prose") == "forty-two"
+            assert page.locator("details.thoughts summary").inner_text() == "Thinking · 5 tokens"
+            assert "9 in, 9 out" in page.inner_text("details.receipt summary")
+            page.click("#tab-lens")
+            until(page, "document.querySelector('#router-words').textContent.includes('does not say which experts')")
+            page.close()
+            assert faults == []
 
     def test_off_and_a_budget(self, page: Any) -> None:
         page.check("input[name=thinking][value=off]", force=True)

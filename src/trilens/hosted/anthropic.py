@@ -45,7 +45,7 @@ class Messages:
             request["extra_body"] = dict(wish.sampling)  # the library has no arguments for them, older models do
         return {**request, **wish.asked.request}
 
-    def parts(self, request: dict[str, Any]) -> Generator[Part]:
+    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
         blocks: list[dict[str, Any]] = []
         usage: dict[str, Any] = {}
         finish: str | None = None

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-from trilens.hosted.parts import End, Finish, Message, Part, Said, Thought, Usage, Wish, plain, state_of
+from trilens.hosted.parts import INLINE, End, Finish, Message, Part, Said, Thought, Usage, Wish, plain, state_of
 from trilens.hosted.table import Row
-from trilens.text.thinking import Markers
+from trilens.text.thinking import Markers, Start
 from trilens.text.thoughts import Piece, ThoughtSplitter
 
 FINISHES: dict[str, Finish] = {"length": "length", "content_filter": "refused"}
 BROKEN = ("abort", "error")  # what engines say when they gave the request up
 OPENAI = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "seed")
 ENGINES = ("top_k", "min_p", "repetition_penalty")  # not OpenAI's; engines take them beside
-INLINE = Markers("<think>", "</think>")  # what a server leaves in the answer that takes no thoughts out
 
 
 class Chat:
@@ -31,7 +30,7 @@ class Chat:
         self._client.close()
 
     def request(self, wish: Wish) -> dict[str, Any]:
-        extra = {**wish.asked.request, **{k: v for k, v in wish.sampling.items() if k in ENGINES}}
+        extra = {**wish.asked.request, **{k: v for k, v in wish.sampling.items() if k in ENGINES}, **wish.extra}
         messages = [_message(m, wish.row, self.name) for m in wish.messages]
         request: dict[str, Any] = {"model": wish.model, "messages": messages, "stream": True}
         request["stream_options"] = {"include_usage": True}
@@ -42,8 +41,8 @@ class Chat:
             request["stop"] = list(wish.stop)
         return {**request, "extra_body": extra} if extra else request
 
-    def parts(self, request: dict[str, Any]) -> Generator[Part]:
-        reader = Reader(self.name, told_off=_told_off(request))
+    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+        reader = Reader(told_off=_told_off(wish), markers=wish.markers, start=wish.start)
         with self._client.chat.completions.create(**request) as stream:
             for chunk in stream:
                 yield from reader.read(chunk.model_dump(exclude_unset=True, warnings=False))
@@ -54,13 +53,14 @@ class Reader:
     """Chunks -> parts. `told_off`: a parser that assumes thinking puts a whole answer under its thoughts when there
     was none; so thoughts wait for the first piece of answer, and where none comes they are the answer."""
 
-    def __init__(self, service: str, *, told_off: bool = False) -> None:
-        self._service = service
+    def __init__(self, *, told_off: bool = False, markers: Markers = INLINE, start: Start = "free") -> None:
         self._told_off = told_off
         self._held: list[str] = []
-        self._splitter = ThoughtSplitter(INLINE)
+        self._splitter = ThoughtSplitter(markers, start)
         self._separate = False
+        self._thought = False
         self._finish: str | None = None
+        self._stop: Any = None
         self._usage: Mapping[str, Any] = {}
         self._details: list[Any] = []
         self._refusal = ""
@@ -78,6 +78,7 @@ class Reader:
             self._own = own["receipt"]
         for choice in chunk.get("choices") or ():  # the last chunk may have none
             self._finish = choice.get("finish_reason") or self._finish
+            self._stop = choice.get("stop_reason") or choice.get("matched_stop") or self._stop  # vLLM's and SGLang's
             yield from self._delta(choice.get("delta") or {})
 
     def finish(self) -> Iterator[Part]:
@@ -89,8 +90,12 @@ class Reader:
         if held:
             yield Thought(held) if self._said or self._finish != "stop" else Said(held)
         state = tuple(self._details)
-        finish: Finish = "refused" if self._refusal else FINISHES.get(self._finish, "stop")
-        yield End(finish, _usage(self._usage), state, self._refusal, self._model, self._id, self._own)
+        stop = (
+            self._stop if self._finish == "stop" and isinstance(self._stop, str) else None
+        )  # a number is an end token
+        usual: Finish = "stop" if stop is None else "stop_string"
+        finish: Finish = "refused" if self._refusal else FINISHES.get(self._finish, usual)
+        yield End(finish, _usage(self._usage), state, self._refusal, self._model, self._id, self._own, stop)
 
     def _delta(self, delta: Mapping[str, Any]) -> Iterator[Part]:
         details = [d for d in delta.get("reasoning_details") or () if isinstance(d, Mapping)]
@@ -99,6 +104,10 @@ class Reader:
         thought = thought or "".join(_text(d.get("text")) or _text(d.get("summary")) for d in details)
         if thought:
             self._separate = True
+            if not self._thought:
+                thought = thought.lstrip("\n")  # what stood behind the marker that the server took out
+        if thought:
+            self._thought = True
             if self._told_off and not self._said:
                 self._held.append(thought)
             else:
@@ -142,10 +151,9 @@ class Reader:
             yield Said(text)
 
 
-def _told_off(request: Mapping[str, Any]) -> bool:
+def _told_off(wish: Wish) -> bool:
     """Whether the template was told not to think: only then a parser can mistake an answer for thoughts."""
-    switch = request.get("extra_body", {}).get("chat_template_kwargs", {})
-    return switch.get("enable_thinking") is False
+    return wish.asked.effective == "off" and "chat_template_kwargs" in wish.asked.request
 
 
 def _message(message: Message, row: Row, service: str) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Gemini:
         turns = [_content(m) for m in wish.messages if m.get("role") != "system"]
         return {"model": wish.model, "contents": turns, "config": config}
 
-    def parts(self, request: dict[str, Any]) -> Generator[Part]:
+    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
         state: list[dict[str, Any]] = []
         usage: Any = None
         finish: str | None = None

@@ -52,14 +52,16 @@ def load_hosted(
 ) -> HostedModel:
     """ "openai:MODEL", "anthropic:MODEL", "gemini:MODEL", or the address of a server.
 
-    For an address: `model` as the server calls it, which may be left out where it has only one; `engine`, a service of
-    thinking.toml, where the server does not say what it is; `tokenizer`, a model of ours (a catalog name, a path, a
+    For an address: `model` as the server calls it, which may be left out where it has only one, and may stand behind
+    the address as in "http://host:8000/v1#MODEL"; `engine`, a service of thinking.toml, where the server does not say
+    what it is; `tokenizer`, a model of ours (a catalog name, a path, a
     hub id) whose tokenizer counts what the server does not; `key_variable`, the environment variable that holds its
     key. `retries` before an answer begins, with the vendor's own back-off; `timeout` are the seconds without a byte
     after which it is given up. Raises UsageError or HostedError.
     """
     if ADDRESS.match(name):
-        return _at_address(name, model, engine, tokenizer, key_variable, retries, timeout)
+        address, _, said = name.partition("#")
+        return _at_address(address, model or said or None, engine, tokenizer, key_variable, retries, timeout)
     for option, value in (("model", model), ("engine", engine), ("tokenizer", tokenizer)):
         if value is not None:
             raise UsageError(f"{option} belongs to a server's address; {name} says it all")
@@ -112,6 +114,26 @@ def _at_address(
     return HostedModel(elsewhere, Chat(client, row))
 
 
+def engine_client(url: str, key: str, timeout: float) -> Any:
+    """openai's client of an engine that we started ourselves; it asks once."""
+    client = _library("openai", "openai").OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
+    client.organization = client.project = None
+    return client
+
+
+def engine_model(
+    client: Any, model: str, engine: str, known: tuple[Backbone, ParameterCount | None], tokens_of: Callable[[str], int]
+) -> HostedModel:
+    """The model of such an engine, of which we know everything; what it says of its context comes later."""
+    row, host = row_for(engine, model), urlsplit(str(client.base_url)).netloc
+    return HostedModel(Elsewhere(model, model, row, host, client.api_key, None, *known, tokens_of), Chat(client, row))
+
+
+def engine_context(client: Any, model: str) -> int | None:
+    """The most tokens that the engine takes; None where it does not say."""
+    return _ask_server(client, "the engine", None, model, client.api_key)[2]
+
+
 def _url(address: str) -> tuple[str, str]:
     """(the address with /v1 where it has no path, host and port)."""
     parts = urlsplit(address)
@@ -136,8 +158,8 @@ def _ask_server(
         raise error from None
     names = [entry["id"] for entry in listed]
     if model is None and len(names) != 1:
-        shown = ", ".join(names[:10]) or "none"
-        raise UsageError(f"{host} serves {shown}; say which, as in load(address, model=...)")
+        shown, where = ", ".join(names[:10]) or "none", str(client.base_url).rstrip("/")
+        raise UsageError(f"{host} serves {shown}; say which, as in {where}#{(names or ['MODEL'])[0]}")
     called = model or names[0]
     found: dict[str, Any] = next((entry for entry in listed if entry["id"] == called), {})
     context = found.get("max_model_len")
@@ -156,7 +178,7 @@ def _known(model: str) -> tuple[Backbone, ParameterCount | None]:
     """What the catalog knows of a model that somebody serves under this name."""
     entry = catalogued(model)
     backbone = recognise(model).backbone if entry is None else entry.backbone
-    if entry is None or entry.config is None:
+    if entry is None or (entry.config is None and entry.comes_with is None):
         return backbone, None
     from trilens.lenses.source import card_source
 

@@ -90,16 +90,35 @@ class HostedModel:
         """
         if raw:
             raise RequestRefused(f"{self.elsewhere.where}: takes conversations, not a raw prompt; leave `raw` out")
-        row = self.elsewhere.row
-        asked = ask(row, self.elsewhere.model, thinking)
-        wish = Wish(
-            model=self.elsewhere.model,
-            messages=_messages(prompt),
-            asked=asked,
-            row=row,
+        asked = ask(self.elsewhere.row, self.elsewhere.model, thinking)
+        return self.send(
+            _messages(prompt),
+            asked,
             limit=self._limit(asked, max_tokens),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            sampling=sampling,
+        )
+
+    def send(
+        self,
+        messages: Sequence[Message],
+        asked: Asked,
+        *,
+        limit: int | None,
+        stop: tuple[str, ...] = (),
+        sampling: Mapping[str, Any],
+        **more: Any,
+    ) -> HostedStream:
+        """`stream`, of what was asked for by somebody who knows more than the table; `more` are fields of `Wish`."""
+        wish = Wish(
+            model=self.elsewhere.model,
+            messages=messages,
+            asked=asked,
+            row=self.elsewhere.row,
+            limit=limit,
+            stop=stop,
             sampling=self._sampling(asked, sampling),
+            **more,
         )
         return HostedStream(self.elsewhere, self._service, wish, self._service.request(wish))
 
@@ -136,6 +155,7 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
     False and `answer_now` raises RequestRefused."""
 
     thinking = False
+    stop_hit: str | None = None  # the stop string that ended it, where the service says
 
     def __init__(self, elsewhere: Elsewhere, service: Service, wish: Wish, request: dict[str, Any]) -> None:
         self.request = request
@@ -160,12 +180,12 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
         where = self._elsewhere.where
         self._started = time.perf_counter()
         end: End | None = None
-        parts = self._service.parts(self.request)
+        parts = self._service.parts(self.request, self._wish)
         try:
             for part in parts:
                 match part:
                     case End():
-                        end = part
+                        end, self.stop_hit = part, part.stop
                     case Thought(text):
                         self._note(self._thoughts, text)
                         yield ThinkingEvent(text)

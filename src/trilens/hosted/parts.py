@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from trilens.hosted.table import Asked, Row
+from trilens.text.thinking import Markers, Start
 
 Finish = Literal["stop", "stop_string", "length", "context", "refused"]
 Message = Mapping[str, Any]
+INLINE = Markers("<think>", "</think>")  # what a server leaves in the answer that takes no thoughts out
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Usage:
 @dataclass(frozen=True)
 class End:
     """`state` is what the service wants back unchanged with the next turn; `said` its words for a refusal; `model` and
-    `id` are what it calls the model and the answer; `own` is the receipt that another trilens sends."""
+    `id` are what it calls the model and the answer; `own` is the receipt that another trilens sends; `stop` the stop
+    string that ended it, where it says."""
 
     finish: Finish
     usage: Usage = Usage()
@@ -50,6 +53,7 @@ class End:
     model: str | None = None
     id: str | None = None
     own: Mapping[str, Any] | None = None
+    stop: str | None = None
 
 
 Part = Thought | Said | End
@@ -57,7 +61,9 @@ Part = Thought | Said | End
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request is made of. `limit`: most tokens of the output, thinking and answer together."""
+    """What a request is made of. `limit`: most tokens of the output, thinking and answer together. `extra`: fields that
+    go along as they are. `markers` and `start`: how thoughts look that come inside the answer, and whether the prompt
+    has opened them."""
 
     model: str
     messages: Sequence[Message]
@@ -66,6 +72,9 @@ class Wish:
     limit: int | None
     stop: tuple[str, ...]
     sampling: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    markers: Markers = INLINE
+    start: Start = "free"
 
 
 class Service(Protocol):
@@ -84,9 +93,9 @@ class Service(Protocol):
         """Give its connections back."""
         ...
 
-    def parts(self, request: dict[str, Any]) -> Generator[Part]:
-        """Send it and read what comes; the last part is an `End`. Raises what the vendor's library raises; closing it
-        closes the connection."""
+    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+        """Send what `wish` came to and read what comes; the last part is an `End`. Raises what the vendor's library
+        raises; closing it closes the connection."""
         ...
 
 

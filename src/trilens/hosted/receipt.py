@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trilens.executors.accountant import ParameterCount
-from trilens.generate.answer import ThinkingReport
+from trilens.generate.answer import ClosedBy, ThinkingReport
 from trilens.generate.receipt import thinking_lines
 from trilens.hosted.parts import End, Usage
 from trilens.hosted.price import Price
@@ -142,14 +142,15 @@ def count(
 def report(asked: Asked, tokens: HostedTokens, thought: str, text: str, finish: str) -> ThinkingReport:
     """What was asked, beside what came: thoughts that can be read, or that the service counted."""
     did = bool(thought) or bool(tokens.thinking)
-    closed = None if not did or finish == "broken" else "model" if text or finish != "length" else "length"
+    used_up = asked.budget is not None and tokens.counted_by != "estimate" and (tokens.thinking or 0) >= asked.budget
+    closed: ClosedBy | None = "budget" if used_up else "model" if text or finish != "length" else "length"
     return ThinkingReport(
         requested=asked.requested,
         effective=asked.effective,
         budget=asked.budget,
         thought=did,
         unasked=did and asked.effective == "off" and asked.requested is not None,
-        closed_by="model" if closed == "model" else "length" if closed == "length" else None,
+        closed_by=closed if did and finish != "broken" else None,
     )
 
 

@@ -43,7 +43,7 @@ class Responses:
             request["max_output_tokens"] = wish.limit
         return {**request, **wish.asked.request}
 
-    def parts(self, request: dict[str, Any]) -> Generator[Part]:
+    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
         state: list[dict[str, Any]] = []
         refusal = ""
         begun = False  # whether an earlier part of the summary was written

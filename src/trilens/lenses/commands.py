@@ -63,11 +63,13 @@ LLAMA_KV = {"f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1"}
 
 @dataclass(frozen=True)
 class Served:
-    """What is to be started: `name` as trilens takes it, `hub` its repository, `file` its GGUF file, where known."""
+    """What is to be started: `name` as trilens takes it, `hub` its repository, `file` its GGUF file, where known;
+    `folder` where its files are, of a model that comes with trilens."""
 
     name: str
     hub: str | None
     file: str | None
+    folder: str | None
     family: str
     routed: bool
     inference: Inference
@@ -79,7 +81,7 @@ class Served:
 
     @property
     def source(self) -> str:
-        return self.hub or self.file or self.name
+        return self.hub or self.file or self.folder or self.name
 
 
 def commands(served: Served) -> dict[str, str]:

@@ -165,6 +165,7 @@ def plan(
         name=name,
         hub=None if source.entry is None else source.entry.hub,
         file=str(found.path) if found is not None and found.kind == "gguf" else None,
+        folder=None if found is None or source.entry is None or not source.entry.comes_with else str(found.path),
         family=spec.family,
         routed=spec.backbone == "routed",
         inference=source.inference,

@@ -30,6 +30,8 @@ from trilens.serve.wire import Fields
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
+# What is no fault of this server, so that its log needs no traceback.
+EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "engine_died", "engine_failed")
 
 log = logging.getLogger("trilens.serve")
 
@@ -220,7 +222,7 @@ def _answer(request: Request, fault: Fault) -> Response:
 
 def _logged(problem: BaseException) -> Fault:
     fault = fault_of(problem)
-    if fault.status >= 500 and fault.code not in ("shutting_down", "time_is_up", "not_loadable"):
+    if fault.status >= 500 and fault.code not in EXPECTED:
         log.error("a request failed", exc_info=problem)
     return fault
 

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.generate.receipt import Receipt
 from trilens.model import Call
 from trilens.serve.exchange import (
     Calls,
@@ -25,10 +24,12 @@ from trilens.serve.exchange import (
     sum_of,
 )
 from trilens.serve.pump import Pump
+from trilens.serve.relay import EngineCall, Relay
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import (
     MOST_CHOICES,
+    AnyReceipt,
     Asks,
     Fields,
     Samples,
@@ -120,7 +121,7 @@ class ChatRequest(Asks, Samples):
         return self.max_completion_tokens or self.max_tokens
 
 
-async def begin_chat(pump: Pump, request: ChatRequest) -> Exchange:
+async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
     model, use = pump.model, request.use()
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestRefused("top_logprobs needs logprobs: true")
@@ -128,7 +129,7 @@ async def begin_chat(pump: Pump, request: ChatRequest) -> Exchange:
     if form is not None and form.type != "text" and use.forced:
         raise RequestRefused("response_format and a forced tool_choice contradict each other; give one of them")
 
-    def prepare(number: int) -> Call:
+    def prepare(number: int) -> Call | EngineCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type == "json_schema":
@@ -175,7 +176,7 @@ async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator
     calls = exchange.running.calls
     logged, shown = [0] * len(calls), [0] * len(calls)
     chosen = [layer.router.chosen for _, layer in exchange.model.spec.routed_layers()]
-    receipts: dict[int, Receipt] = {}
+    receipts: dict[int, AnyReceipt] = {}
     apart = request.stream_options is not None and request.stream_options.include_usage
     for i in range(len(calls)):
         yield {**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]}
@@ -202,13 +203,13 @@ async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator
         yield chunk | _end(receipts, chunk)
 
 
-def usage(receipts: list[Receipt]) -> dict[str, Any]:
-    prompt, completion = receipts[0].tokens.prompt, sum_of(receipts, "completion")
+def usage(receipts: list[AnyReceipt]) -> dict[str, Any]:
+    prompt, completion = receipts[0].tokens.prompt or 0, sum_of(receipts, "completion")
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": receipts[0].tokens.cached},
+        "prompt_tokens_details": {"cached_tokens": receipts[0].tokens.cached or 0},
         "completion_tokens_details": {"reasoning_tokens": sum_of(receipts, "thinking")},
     }
 
@@ -220,7 +221,7 @@ def tool_calls(answer: Whole) -> list[dict[str, Any]]:
     ]
 
 
-def _end(receipts: dict[int, Receipt], chunk: dict[str, Any]) -> dict[str, Any]:
+def _end(receipts: dict[int, AnyReceipt], chunk: dict[str, Any]) -> dict[str, Any]:
     inorder = [receipts[i] for i in sorted(receipts)]
     return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **receipt_fields(inorder)}}
 

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.generate.receipt import Receipt
 from trilens.model import Call
 from trilens.serve.chat import FINISH, Extras, StreamOptions, usage
 from trilens.serve.exchange import Ended, Exchange, Said, begin
 from trilens.serve.pump import Pump
+from trilens.serve.relay import EngineCall, Relay
 from trilens.serve.tools import ToolUse
-from trilens.serve.wire import MOST_CHOICES, Samples, new_id, now, receipt_fields, stops_of
+from trilens.serve.wire import MOST_CHOICES, AnyReceipt, Samples, new_id, now, receipt_fields, stops_of
 
 USUAL = 16  # tokens, as the protocol has it
 
@@ -32,12 +32,12 @@ class CompletionRequest(Samples):
     ignored: ClassVar = frozenset(("user", "best_of", "suffix"))
 
 
-async def begin_completion(pump: Pump, request: CompletionRequest) -> Exchange:
+async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Exchange:
     if request.trilens.routes:
         raise RequestRefused("trilens.routes comes with chat completions alone")
     model, use = pump.model, ToolUse()
 
-    def prepare(number: int) -> Call:
+    def prepare(number: int) -> Call | EngineCall:
         return model.prepare(
             request.prompt,
             index=number,
@@ -59,7 +59,7 @@ async def whole_completion(exchange: Exchange, request: CompletionRequest) -> di
 
 
 async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> AsyncIterator[dict[str, Any]]:
-    head, receipts = _head(exchange), dict[int, Receipt]()
+    head, receipts = _head(exchange), dict[int, AnyReceipt]()
     count = len(exchange.running.calls)
     apart = request.stream_options is not None and request.stream_options.include_usage
     if request.echo:
@@ -82,7 +82,7 @@ def _head(exchange: Exchange) -> dict[str, Any]:
     return {"id": exchange.id, "object": "text_completion", "created": now(), "model": exchange.model.name}
 
 
-def _end(receipts: dict[int, Receipt]) -> dict[str, Any]:
+def _end(receipts: dict[int, AnyReceipt]) -> dict[str, Any]:
     inorder = [receipts[i] for i in sorted(receipts)]
     return {"usage": usage(inorder), "trilens": receipt_fields(inorder)}
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from trilens.generate.receipt import Receipt
 from trilens.model import Call, EndEvent, Model, TextEvent, ThinkingEvent
 from trilens.serve.pump import Pump, Running
+from trilens.serve.relay import EngineCall, EngineModel, Relay, Relayed
 from trilens.serve.tools import CallFinder, ToolCall, ToolUse, forced_call
-from trilens.serve.wire import merged
+from trilens.serve.wire import AnyReceipt, merged
 
 Why = Literal["stop", "stop_string", "length", "tool_calls", "cancelled"]
 
@@ -44,7 +44,7 @@ class Calls:
 @dataclass(frozen=True)
 class Ended:
     why: Why
-    receipt: Receipt
+    receipt: AnyReceipt
     index: int
     stop: str | None  # the stop string that ended it
 
@@ -57,13 +57,14 @@ class Exchange:
     """A request that runs."""
 
     id: str
-    model: Model
-    running: Running
+    model: Model | EngineModel
+    running: Running | Relayed
     use: ToolUse
 
     async def parts(self) -> AsyncIterator[list[Part]]:
         """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
-        readers = [_Reader(self.use, call, i) for i, call in enumerate(self.running.calls)]
+        calls: Sequence[Call | EngineCall] = self.running.calls
+        readers = [_Reader(self.use, call, i) for i, call in enumerate(calls)]
         async for events in self.running.batches():
             batch: list[Part] = []
             for event in merged(events):
@@ -115,16 +116,18 @@ class Whole:
         return self.ended
 
 
-async def begin(pump: Pump, id: str, use: ToolUse, prepare: Callable[[int], Call], choices: int = 1) -> Exchange:
+async def begin(
+    pump: Pump | Relay, id: str, use: ToolUse, prepare: Callable[[int], Call | EngineCall], choices: int = 1
+) -> Exchange:
     """Prepare the calls in a thread, for templates and tokenizers take their time, and put them in line."""
-    calls = await asyncio.to_thread(lambda: [prepare(i) for i in range(choices)])
+    calls: list[Any] = await asyncio.to_thread(lambda: [prepare(i) for i in range(choices)])
     return Exchange(id, pump.model, pump.enter(calls), use)
 
 
 class _Reader:
     """One choice's text: itself, or tool calls."""
 
-    def __init__(self, use: ToolUse, call: Call, index: int) -> None:
+    def __init__(self, use: ToolUse, call: Call | EngineCall, index: int) -> None:
         self._use, self._call, self._index = use, call, index
         self._finder = CallFinder(use)
         self._number = -1
@@ -140,7 +143,7 @@ class _Reader:
             return []
         return [part for found in self._finder.push(text) for part in self._found(found)]
 
-    def end(self, receipt: Receipt) -> list[Part]:
+    def end(self, receipt: AnyReceipt) -> list[Part]:
         parts = [part for found in self._finder.finish() for part in self._found(found)]
         if self._held:
             call = forced_call(self._use, self._held)
@@ -151,7 +154,7 @@ class _Reader:
                 why = "tool_calls" if self._number >= 0 else receipt.finish
             case "cancelled":
                 why = "cancelled"
-        return [*parts, Ended(why, receipt, self._index, self._call.writer.stop_hit)]
+        return [*parts, Ended(why, receipt, self._index, self._call.stop_hit)]
 
     def _found(self, found: str | ToolCall) -> list[Part]:
         return self._calls(found) if isinstance(found, ToolCall) else [Said(found, self._index)]
@@ -163,8 +166,10 @@ class _Reader:
         return [Calls(call.arguments, self._index, self._number, call.id, call.name)]
 
 
-def logprobs_of(call: Call, start: int) -> tuple[list[dict[str, Any]], int]:
+def logprobs_of(call: Call | EngineCall, start: int) -> tuple[list[dict[str, Any]], int]:
     """(what OpenAI calls `logprobs.content`, of the answer's tokens from place `start` on; the place behind them)."""
+    if isinstance(call, EngineCall):
+        return [], start
     generation, begun = call.generation, call.writer.before_answer
     if generation is None or begun is None:
         return [], start
@@ -187,7 +192,7 @@ def _token(piece: bytes, logprob: float) -> dict[str, Any]:
     return {"token": piece.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(piece)}
 
 
-def routes_of(call: Call, start: int, chosen: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
+def routes_of(call: Call | EngineCall, start: int, chosen: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
     """(the experts that fired for each token from place `start` of prompt and answer on, layer by layer; the place
     behind them). `chosen`: how many each layer with a router chooses."""
     if not chosen:
@@ -201,5 +206,5 @@ def routes_of(call: Call, start: int, chosen: Sequence[int]) -> tuple[list[dict[
     return made, start + len(made)
 
 
-def sum_of(receipts: Sequence[Receipt], part: str) -> int:
-    return sum(int(getattr(receipt.tokens, part)) for receipt in receipts)
+def sum_of(receipts: Sequence[AnyReceipt], part: str) -> int:
+    return sum(getattr(receipt.tokens, part) or 0 for receipt in receipts)

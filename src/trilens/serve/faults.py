@@ -9,7 +9,11 @@ from trilens.errors import (
     BadCheckpoint,
     CacheFull,
     ContextFull,
+    EngineDied,
+    HostedError,
     ModelNotFound,
+    RateLimited,
+    Refused,
     RequestRefused,
     TrilensError,
     UsageError,
@@ -18,6 +22,7 @@ from trilens.serve.pump import Busy, ShuttingDown, TimeIsUp
 from trilens.serve.shelf import NotLoadable
 
 RETRY_AFTER = 1  # seconds
+UPSTREAM = ("server_error", "api_error")
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,14 @@ def fault_of(problem: BaseException) -> Fault:
             return Fault(404, str(problem), "invalid_request_error", "not_found_error", "model_not_found", "model")
         case ContextFull():
             return refused(str(problem), code="context_length_exceeded")
+        case EngineDied():
+            return Fault(503, "the engine has ended; the server's log says why", *UPSTREAM, "engine_died")
+        case RateLimited():
+            return Fault(429, str(problem), "rate_limit_error", "rate_limit_error", "busy")
+        case Refused():
+            return refused(str(problem))
+        case HostedError():
+            return Fault(502, str(problem), *UPSTREAM, "engine_failed")
         case BadCheckpoint():  # a template that fails on these messages
             return Fault(500, "the model's own files fail on this request", "server_error", "api_error", "bad_model")
         case RequestRefused() | UsageError():

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.generate.receipt import Receipt
 from trilens.model import Call
 from trilens.serve.exchange import Calls, Ended, Exchange, Said, Thought, begin
 from trilens.serve.pump import Pump
+from trilens.serve.relay import EngineCall, Relay
 from trilens.serve.switch import thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
-from trilens.serve.wire import Fields, Samples, conversation, new_id, receipt_fields, stops_of, text_of
+from trilens.serve.wire import AnyReceipt, Fields, Samples, conversation, new_id, receipt_fields, stops_of, text_of
 
 REASON = {
     "stop": "end_turn",
@@ -81,27 +81,27 @@ class MessagesRequest(Prompted, Samples):
     ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
 
 
-async def begin_messages(pump: Pump, request: MessagesRequest) -> Exchange:
+async def begin_messages(pump: Pump | Relay, request: MessagesRequest) -> Exchange:
     use = request.use()
 
-    def prepare(number: int) -> Call:
+    def prepare(number: int) -> Call | EngineCall:
         return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
 
     return await begin(pump, new_id("msg_"), use, prepare)
 
 
-def count_tokens(pump: Pump, request: Prompted) -> dict[str, int]:
+def count_tokens(pump: Pump | Relay, request: Prompted) -> dict[str, int]:
     return {"input_tokens": len(_prepared(pump, request, request.use(), None, (), {}).ids)}
 
 
 def _prepared(
-    pump: Pump,
+    pump: Pump | Relay,
     request: Prompted,
     use: ToolUse,
     most: int | None,
     stops: tuple[str, ...],
     sampling: dict[str, Any],
-) -> Call:
+) -> Call | EngineCall:
     model = pump.model
     return model.prepare(
         request.conversation(),
@@ -207,11 +207,11 @@ def _message(exchange: Exchange) -> dict[str, Any]:
     return {"id": exchange.id, "type": "message", "role": "assistant", "model": exchange.model.name}
 
 
-def _usage(receipt: Receipt) -> dict[str, Any]:
+def _usage(receipt: AnyReceipt) -> dict[str, Any]:
     t = receipt.tokens
     return {
-        "input_tokens": t.prompt - t.cached,
-        "cache_read_input_tokens": t.cached,
+        "input_tokens": (t.prompt or 0) - (t.cached or 0),
+        "cache_read_input_tokens": t.cached or 0,
         "cache_creation_input_tokens": 0,
         "output_tokens": t.completion,
         "output_tokens_details": {"thinking_tokens": t.thinking},

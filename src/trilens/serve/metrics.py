@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from trilens.generate.receipt import Receipt
 from trilens.serve.shelf import Shelf
+from trilens.serve.wire import AnyReceipt
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -40,14 +41,16 @@ class Metrics:
     def answered(self, route: str, status: int) -> None:
         self._requests.labels(route, str(status)).inc()
 
-    def finished(self, receipt: Receipt) -> None:
+    def finished(self, receipt: AnyReceipt) -> None:
         t, model = receipt.tokens, receipt.model
-        counts = {"prompt": t.prompt - t.cached, "cached": t.cached, "thinking": t.thinking, "answer": t.answer}
-        for kind, count in {**counts, "control": t.control}.items():
-            self._tokens.labels(model, kind).inc(count)
-        self._first.labels(model).observe(receipt.time_to_first_token)
-        if receipt.work.decode.steps:
-            self._speed.labels(model).observe(receipt.work.decode.tokens_per_second)
+        counts = {"prompt": (t.prompt or 0) - (t.cached or 0), "cached": t.cached, "thinking": t.thinking}
+        for kind, count in {**counts, "answer": t.answer, "control": t.control}.items():
+            self._tokens.labels(model, kind).inc(count or 0)  # an engine does not tell every count
+        if receipt.time_to_first_token is not None:
+            self._first.labels(model).observe(receipt.time_to_first_token)
+        speed = _speed(receipt)
+        if speed is not None:
+            self._speed.labels(model).observe(speed)
 
     def page(self) -> bytes:
         for place in self._shelf.places.values():
@@ -57,3 +60,9 @@ class Metrics:
             self._pages.labels(place.name).set(0 if pump is None else pump.model.cache_pages)
             self._loaded.labels(place.name).set(pump is not None)
         return generate_latest(self._registry)
+
+
+def _speed(receipt: AnyReceipt) -> float | None:
+    if not isinstance(receipt, Receipt):
+        return receipt.tokens_per_second
+    return receipt.work.decode.tokens_per_second if receipt.work.decode.steps else None

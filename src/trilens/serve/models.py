@@ -11,7 +11,8 @@ from trilens.decoder.ops import Part
 from trilens.errors import TrilensError
 from trilens.lenses.card import Card, card
 from trilens.lenses.channels import channels
-from trilens.serve.shelf import Shelf
+from trilens.serve.relay import Relay
+from trilens.serve.shelf import Place, Shelf
 
 
 def models_list(shelf: Shelf) -> dict[str, Any]:
@@ -21,11 +22,16 @@ def models_list(shelf: Shelf) -> dict[str, Any]:
             "object": "model",
             "created": 0,
             "owned_by": "trilens",
-            "trilens": {"loaded": place.pump is not None, **_about(place.source, place.name)},
+            "trilens": {"loaded": place.pump is not None, **_about(place.source, place.name), **_engine(place)},
         }
         for place in shelf.places.values()
     ]
     return {"object": "list", "data": entries}
+
+
+def _engine(place: Place) -> dict[str, Any]:
+    """What an engine does not tell, where one runs the model."""
+    return {"routes": False} if isinstance(place.pump, Relay) else {}
 
 
 @lru_cache
@@ -57,6 +63,7 @@ def _about(source: str, name: str) -> dict[str, Any]:
         "layers": len(made.spec.layers),
         "routed_layers": [number for number, _ in layers],
         "experts": max((layer.router.experts for _, layer in layers), default=0),
+        "routes": bool(layers),  # whether a chat can show the experts that fire
         "context": made.spec.context,
     }
 

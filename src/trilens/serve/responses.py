@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.generate.receipt import Receipt
 from trilens.model import Call
 from trilens.serve.exchange import Calls, Ended, Exchange, Part, Said, Thought, Whole, begin
 from trilens.serve.pump import Pump
+from trilens.serve.relay import EngineCall, Relay
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
-from trilens.serve.wire import Asks, Fields, Samples, conversation, new_id, now, receipt_fields, text_of
+from trilens.serve.wire import AnyReceipt, Asks, Fields, Samples, conversation, new_id, now, receipt_fields, text_of
 
 
 class ResponseTool(Fields):
@@ -71,11 +71,11 @@ class ResponseRequest(Asks, Samples):
         return conversation([*before, *_messages(self.input)])
 
 
-async def begin_response(pump: Pump, request: ResponseRequest) -> Exchange:
+async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchange:
     model, use = pump.model, request.use()
     form = None if request.text is None else request.text.format
 
-    def prepare(number: int) -> Call:
+    def prepare(number: int) -> Call | EngineCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type != "text":
@@ -232,7 +232,7 @@ def _response(
     request: ResponseRequest,
     items: list[dict[str, Any]],
     why: str | None,
-    receipt: Receipt | None,
+    receipt: AnyReceipt | None,
 ) -> dict[str, Any]:
     status = "in_progress" if why is None else "incomplete" if why == "length" else "completed"
     choice = request.tool_choice
@@ -263,11 +263,11 @@ def _response(
     if receipt is not None:
         t = receipt.tokens
         made["usage"] = {
-            "input_tokens": t.prompt,
-            "input_tokens_details": {"cached_tokens": t.cached},
-            "output_tokens": t.completion,
-            "output_tokens_details": {"reasoning_tokens": t.thinking},
-            "total_tokens": t.prompt + t.completion,
+            "input_tokens": t.prompt or 0,
+            "input_tokens_details": {"cached_tokens": t.cached or 0},
+            "output_tokens": t.completion or 0,
+            "output_tokens_details": {"reasoning_tokens": t.thinking or 0},
+            "total_tokens": (t.prompt or 0) + (t.completion or 0),
         }
         made["trilens"] = receipt_fields([receipt])
     return made

@@ -1,32 +1,112 @@
-"""`trilens serve`: the application behind uvicorn."""
+"""`trilens serve`: the application behind uvicorn, and before it the engine where one is asked for."""
 
 from __future__ import annotations
 
 import logging
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 
+from trilens.checkpoints.find import find
 from trilens.errors import UsageError
+from trilens.executors.accountant import count_parameters
+from trilens.hosted.load import engine_client, engine_context, engine_model
+from trilens.lenses.source import card_source
 from trilens.serve.app import GRACE, application
+from trilens.serve.engine import Engine
 from trilens.serve.guard import LOOPBACK, Rules
-from trilens.serve.shelf import Shelf
+from trilens.serve.launch import Launch, free_port, new_key
+from trilens.serve.relay import EngineModel, Relay
+from trilens.serve.shelf import Room, Shelf, served_name
+from trilens.spec.catalog import catalogued
+from trilens.text.model_text import read_model_text
 
 log = logging.getLogger("trilens.serve")
 
 
 def serve(shelf: Shelf, rules: Rules, port: int) -> None:
     """Until Ctrl-C or SIGTERM; what runs then is finished. Raises UsageError for a port that is taken."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    _log_to_stderr()
+    bound = _bound(rules.host, port)
+    _server(shelf, rules, bound).run(sockets=[bound])
+
+
+def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Room, limit: float) -> None:
+    """The same for a model that an engine runs: the engine is started, has to answer within `limit` seconds, and is
+    ended with the server, however that ends. On a node that is not the head only the engine is there, until the head
+    stops. Raises EngineDied, UsageError and what loading raises."""
+    _log_to_stderr()
+    name, key, there = served_name(source), new_key(), free_port()
+    command = launch.command(source, name, there, log.info)
+    engine = Engine(launch.engine, command, launch.environment(key), launch.meets, limit)
+    if not launch.node.head:
+        with _told_to_stop(), engine:
+            engine.start()
+            engine.wait()
+            log.info("the head node has stopped")
+        return
+    facts = card_source(source, offline=launch.offline)
+    text = read_model_text(find(source, offline=launch.offline, only_small=True), catalogued(source))
+    if facts.reading is None:
+        raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
+    spec = facts.reading.spec
+    bound = _bound(rules.host, port)
+    client = engine_client(f"http://127.0.0.1:{there}/v1", key, room.seconds)
+    known = (spec.backbone, count_parameters(spec))
+    hosted = engine_model(client, name, launch.engine, known, lambda said: len(text.tokenizer.encode(said)))
+    model = EngineModel(name, hosted, text, spec, parsed="--reasoning-parser" in command)
+    with _told_to_stop(), engine:
+        engine.start()
+        engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
+        model.context = engine_context(client, name)
+        shelf, relay = Shelf([source], room), Relay(model, engine, room.parallel, room.waiting, room.seconds)
+        shelf.put(name, relay)
+        server = _server(shelf, rules, bound)
+
+        def ended() -> None:
+            server.should_exit = True
+            if engine.failure is not None:
+                relay.fail(engine.failure)
+
+        engine.ended = ended
+        engine.check()  # it may have ended before anybody was told
+        server.run(sockets=[bound])
+        engine.check()
+
+
+def _server(shelf: Shelf, rules: Rules, bound: socket.socket) -> uvicorn.Server:
     if rules.host not in LOOPBACK and rules.key is None:
         log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
-    bound = _bound(rules.host, port)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
     log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(shelf.places))
     config = uvicorn.Config(
         application(shelf, rules), log_level="warning", timeout_graceful_shutdown=int(GRACE), server_header=False
     )
-    uvicorn.Server(config).run(sockets=[bound])
+    return uvicorn.Server(config)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    for chatty in ("httpx", "httpx2", "openai"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """SIGTERM leaves a `with` as Ctrl-C does."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -15,6 +15,7 @@ from typing import Any
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.model import Model, load
 from trilens.serve.pump import Pump, ShuttingDown
+from trilens.serve.relay import Relay
 
 log = logging.getLogger("trilens.serve")
 
@@ -29,7 +30,7 @@ class Place:
 
     name: str
     source: str
-    pump: Pump | None = None
+    pump: Pump | Relay | None = None
     used: float = 0.0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -57,7 +58,11 @@ class Shelf:
         self._room = room
         self._closing = False
 
-    async def pump(self, name: str) -> Pump:
+    def put(self, name: str, relay: Relay) -> None:
+        """What an engine runs, which stays as long as the server does."""
+        self.places[name].pump = relay
+
+    async def pump(self, name: str) -> Pump | Relay:
         """Of a model that is loaded by then. Raises ModelNotFound, NotLoadable."""
         place = self.places.get(name)
         if place is None:

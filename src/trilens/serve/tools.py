@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.generate.answer import Constraint
 from trilens.model import Model
+from trilens.serve.relay import EngineModel
 from trilens.serve.wire import new_id
 from trilens.text.stream import partial
 
@@ -64,7 +64,7 @@ class ToolUse:
         ]
         return {"anyOf": calls}
 
-    def for_template(self, model: Model) -> list[dict[str, Any]] | None:
+    def for_template(self, model: Model | EngineModel) -> list[dict[str, Any]] | None:
         """What the template is given. Raises RequestRefused where it cannot show tools and none is forced."""
         if not self.tools:
             return None
@@ -77,7 +77,8 @@ class ToolUse:
             )
         return None
 
-    def constraint(self, model: Model) -> Constraint | None:
+    def constraint(self, model: Model | EngineModel) -> Any:
+        """As this model's own `prepare` takes it; None where nothing is forced."""
         schema = self.schema()
         return None if schema is None else model.grammars.schema(schema)
 

@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trilens.errors import RequestRefused
 from trilens.generate.receipt import Receipt
+from trilens.hosted.receipt import HostedReceipt
 from trilens.model import Event, TextEvent, ThinkingEvent
 
 MOST_MESSAGES = 4096
 MOST_CHOICES = 8
 MOST_STOPS = 16
+
+AnyReceipt = Receipt | HostedReceipt  # of a model that runs here, and of one that an engine runs
 
 
 class Fields(BaseModel):
@@ -131,7 +134,7 @@ def text_of(content: Any, at: str) -> str:
     return "\n".join(texts)
 
 
-def receipt_fields(receipts: Sequence[Receipt]) -> dict[str, Any]:
+def receipt_fields(receipts: Sequence[AnyReceipt]) -> dict[str, Any]:
     """The field `trilens`: the receipt, and where there are several choices all of them."""
     first = receipts[0]
     fields: dict[str, Any] = {"receipt": first.as_dict(), "text": first.as_text()}

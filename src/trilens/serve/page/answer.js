@@ -28,7 +28,7 @@ export class Answer {
   /** Ask; resolves once it is whole, stopped or broken. What came stays. */
   async ask(messages, options) {
     this.running = true;
-    const body = { model: this.model.id, messages, trilens: { routes: this.model.trilens.experts > 0 }, ...options };
+    const body = { model: this.model.id, messages, trilens: { routes: this.model.trilens.routes }, ...options };
     try {
       for await (const chunk of chat(body, this._abort.signal)) this._take(chunk);
     } catch (problem) {
@@ -93,10 +93,10 @@ export class Answer {
   _receipt({ receipt, text }, finish) {
     this.receipt = receipt;
     noteThinking(this.model.id, receipt);
-    const { tokens: t, work, thinking } = receipt;
-    const wall = work.prefill.seconds + work.decode.seconds;
-    const speed = work.decode.tokens_per_second;
-    const line = [`${count(t.prompt)} in, ${count(t.completion)} out`, flop(receipt.flops), seconds(wall)];
+    const { tokens: t, work, thinking } = receipt; // an engine's receipt has no work, and not every count
+    const wall = work ? work.prefill.seconds + work.decode.seconds : receipt.seconds;
+    const speed = work ? work.decode.tokens_per_second : receipt.tokens_per_second;
+    const line = [`${count(t.prompt ?? 0)} in, ${count(t.completion ?? 0)} out`, ...(work ? [flop(receipt.flops)] : []), seconds(wall)];
     if (speed) line.push(`${speed >= 100 ? count(Math.round(speed)) : speed.toFixed(1)} tokens/s`);
     const notes = [];
     if (finish === "length") notes.push("Cut off: the most tokens were reached.");

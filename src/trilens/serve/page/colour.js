@@ -4,8 +4,8 @@ const thought = new Map();
 
 export function noteThinking(model, receipt) {
   const seen = thought.get(model) ?? { thinking: 0, all: 0 };
-  seen.thinking += receipt.tokens.thinking;
-  seen.all += receipt.tokens.completion;
+  seen.thinking += receipt.tokens.thinking ?? 0;
+  seen.all += receipt.tokens.completion ?? 0;
   thought.set(model, seen);
 }
 

@@ -71,6 +71,7 @@ export class HeatMap {
   words() {
     if (!this.model) return "";
     if (this.every) return `${this.model.id} has no router: every weight fires for every token, in all ${this.layers} layers.`;
+    if (!this.every && !this.model.trilens.routes) return `${this.model.id} runs on an engine, which does not say which experts fire.`;
     if (!this.tokens.length) return `${this.model.id}: ${this.experts} experts in each of ${this.layers} layers. Ask something, and they light up here.`;
     const fired = new Set();
     for (let i = 0; i <= this.at; i += 1) this.tokens[i].forEach((chosen, layer) => chosen.forEach((e) => fired.add(layer * this.experts + e)));

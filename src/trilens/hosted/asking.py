@@ -1,0 +1,109 @@
+"""How `thinking` is asked for of one model: every value it can take, and the fields of the request that say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trilens.errors import RequestRefused
+from trilens.hosted.load import ADDRESS, VENDORS, is_hosted, load_hosted
+from trilens.hosted.table import Row, ask, row_for, rows, words
+from trilens.text.strategy import Thinking
+from trilens.text.thinking import Inference
+
+SAMPLING = {
+    "free": "temperature and the like are taken",
+    "not while thinking": "temperature and the like are taken only while it does not think",
+    "never": "temperature and the like are refused",
+}
+
+
+@dataclass(frozen=True)
+class Asking:
+    """`fields` of the request by value of `thinking`, as a caller writes it; "None" is what goes when nothing is asked.
+    None: it cannot be asked for there."""
+
+    where: str
+    default: str
+    fields: Mapping[str, Mapping[str, Any] | None]
+    source: str
+    sampling: str = ""
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "where": self.where,
+            "default": self.default,
+            "fields": {name: None if said is None else dict(said) for name, said in self.fields.items()},
+            "sampling": self.sampling,
+            "source": self.source,
+            "note": self.note,
+        }
+
+    def as_text(self) -> str:
+        lines = [self.where, f"  {'by default':<12}  {self.default}"]
+        for name, said in self.fields.items():
+            shown = "cannot be asked for" if said is None else json.dumps(said) if said else "nothing is sent"
+            lines.append(f"  {name:<12}  {shown}")
+        for name in ("sampling", "note", "source"):
+            if said := getattr(self, name):
+                lines.append(f"  {name:<12}  {said}")
+        return "\n".join(lines)
+
+
+def asking(name: str, *, engine: str | None = None, offline: bool = False) -> list[Asking]:
+    """Of a hosted model its row of thinking.toml. Of a model with weights what its own template takes, and the row of
+    every engine, or of the one that is named. Raises what `load_hosted` and `card_source` do, but needs no key."""
+    vendor, _, called = name.partition(":")
+    if is_hosted(name) and not ADDRESS.match(name):
+        return [_of_row(row_for(vendor, called), called, name)]
+    if is_hosted(name):
+        there = load_hosted(name, engine=engine).elsewhere
+        return [_of_row(there.row, there.model, f"{there.model}, {there.where}")]
+    from trilens.lenses.source import card_source
+
+    source = card_source(name, offline=offline)
+    engines = [row for row in rows() if not row.hosts and row.service not in VENDORS]
+    chosen = [row for row in engines if engine in (None, row.service)]
+    if not chosen:
+        raise RequestRefused(f"engine is {engine!r}; expected one of {', '.join(row.service for row in engines)}")
+    return [_of_template(source.inference, source.title), *(_of_row(row, name, row.service) for row in chosen)]
+
+
+def _of_row(row: Row, model: str, where: str) -> Asking:
+    said: dict[str, Mapping[str, Any] | None] = {"None": ask(row, model, None).request}
+    values: tuple[Thinking, ...] = (False, True, *row.levels)
+    for value in values:
+        try:
+            said[repr(value)] = ask(row, model, value).request
+        except RequestRefused:
+            said[repr(value)] = None
+    said["a number"] = row.budget
+    note = "; ".join(part for part in (row.note, words(row)[-1] if row.budget is not None else "") if part)
+    return Asking(where, row.default, said, row.source, SAMPLING[row.sampling], note)
+
+
+def _of_template(inference: Inference, title: str) -> Asking:
+    """The variables and the text that the model's own chat template is given; a budget is kept by trilens itself."""
+    by_name = {s.name: s for s in inference.settings}
+    said: dict[str, Mapping[str, Any] | None] = {"None": {}}
+    if inference.kind == "unknown":
+        return Asking(f"{title}, here", "unknown", said, inference.source)
+    for value, name in ((False, "off"), (True, "on")):
+        setting = by_name.get(name)
+        nothing: Mapping[str, Any] | None = {} if inference.kind == "never" and not value else None
+        said[repr(value)] = nothing if setting is None else _told(setting.variables, setting.text, setting.text_role)
+    if said["True"] is None and inference.levels:
+        said["True"] = {}
+    for level in inference.levels:
+        setting = by_name[level]
+        said[repr(level)] = _told(setting.variables, setting.text, setting.text_role)
+    said["a number"] = {} if inference.markers is not None and inference.kind != "never" else None
+    note = "the tokens are counted and the thinking is closed here" if said["a number"] is not None else ""
+    return Asking(f"{title}, here", inference.default or "off", said, inference.source, "", note)
+
+
+def _told(variables: Mapping[str, Any], text: str | None, role: str | None) -> dict[str, Any]:
+    return {**variables, **({} if text is None else {f"text in the {role} message": text})}

@@ -1,0 +1,124 @@
+"""`trilens serve --engine` as a process, as a user starts it, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+class Serving:
+    """One `trilens serve`."""
+
+    def __init__(self, words: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
+        self._said = folder / "said"
+        with self._said.open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trilens", "serve", *words],
+                stderr=said,
+                stdout=said,
+                env={**os.environ, "TMPDIR": str(folder), **environment},
+            )
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text()
+
+    def last_line(self) -> str:
+        return self.said.rstrip().splitlines()[-1]
+
+    def until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
+        """Waits until it says so."""
+        end = time.monotonic() + seconds
+        while (found := re.search(pattern, self.said)) is None:
+            assert self.process.poll() is None, self.said
+            assert time.monotonic() < end, self.said
+            time.sleep(0.05)
+        return found
+
+    def address(self, seconds: float = 30) -> str:
+        return self.until(r"(http://127\.0\.0\.1:\d+) serves", seconds)[1]
+
+    def engine(self) -> int:
+        """The engine's process."""
+        return int(Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0])
+
+    def group(self) -> list[int]:
+        """All processes of the engine that run, however they came to be."""
+        return of_group(self.engine())
+
+    def end(self, number: int | None = None, seconds: float = 30) -> int:
+        """Send the signal, wait for the end; the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def serving(*words: str, folder: Path, **environment: str) -> Iterator[Serving]:
+    """`folder`: where it and its engine put their files."""
+    running = Serving(words, folder, environment)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.process.send_signal(signal.SIGTERM)
+            running.process.wait(60)
+
+
+def fake(folder: Path) -> Path:
+    """A command that is called as vLLM's: tests/serve/fake_engine.py."""
+    path = folder / "vllm"
+    path.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_engine.py").read_text())
+    path.chmod(0o755)
+    return path
+
+
+def of_group(group: int) -> list[int]:
+    """Processes of a group, those left out that have ended and that nobody has asked about yet."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, _, of = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            if int(of) == group and state not in "ZX":
+                found.append(int(folder.name))
+    return found
+
+
+def noted(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def free_ports(count: int = 2) -> int:
+    """The first of so many free ports in a row."""
+    import socket
+
+    while True:
+        with socket.socket() as first:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+        try:
+            for more in range(1, count):
+                with socket.socket() as next_:
+                    next_.bind(("127.0.0.1", port + more))
+            return port
+        except OSError:
+            continue
