@@ -2,8 +2,9 @@
 
     python benchmarks/serve_load.py [--seconds 60] [--clients 64] [--page FILE]
 
-The server is a process of its own. First one client alone, for a third of the time, then all. Every client asks one
-question after another over a new connection, streamed; tokens are counted as they arrive.
+The server is a process of its own, the clients are another. First one client alone, for a third of the time, then all,
+with the same code. Every client asks one question after another, streamed, over a connection that it keeps; who leaves
+breaks it. Counted are the tokens of whole answers, as their last chunks say.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 MODEL = "tiny-routed"
 SLOW = 10
+USED = re.compile(rb'"completion_tokens":(\d+)')
 
 
 @dataclass
@@ -39,7 +41,76 @@ class Seen:
     first: list[float] = field(default_factory=list)
 
 
-async def ask(port: int, chance: random.Random, seen: Seen, *, leaves: bool, slow: bool) -> None:
+class Connection(asyncio.Protocol):
+    """One client's. It takes what comes as it comes and looks at nothing but the end, so that it costs little."""
+
+    def __init__(self, slow: bool) -> None:
+        self._slow = slow
+        self._done: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport | None = None
+        self.open = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport, self.open = transport, True
+
+    def ask(self, request: bytes, until: int | None) -> asyncio.Future[None]:
+        """Done with the answer's end, or with its piece number `until`."""
+        assert self.transport is not None
+        self.received, self.pieces, self._until, self.first = bytearray(), 0, until, 0.0
+        self._done = asyncio.get_running_loop().create_future()
+        self.transport.write(request)
+        return self._done
+
+    def data_received(self, data: bytes) -> None:
+        if not self.pieces:
+            self.first = time.perf_counter()
+        self.pieces += 1
+        self.received += data
+        if self.pieces == self._until or data.endswith(b"0\r\n\r\n") or not self.received.startswith(b"HTTP/1.1 200"):
+            self._finish()
+        elif self._slow and self.transport is not None:
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_later(0.05 * len(data) / 512, self._go_on)
+
+    def _go_on(self) -> None:
+        if self.open and self.transport is not None:
+            self.transport.resume_reading()
+
+    def connection_lost(self, problem: Exception | None) -> None:
+        self.open = False
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._done is not None and not self._done.done():
+            self._done.set_result(None)
+
+
+async def client(port: int, number: int, end: float, seen: Seen, *, leaves: bool, slow: bool) -> None:
+    chance, connection = random.Random(number), Connection(slow)
+    while time.monotonic() < end:
+        try:
+            if not connection.open:
+                connection = await connected(port, slow)
+            await ask(connection, port, chance, seen, leaves=leaves)
+        except OSError as problem:
+            seen.faults.append(repr(problem))
+    if connection.transport is not None:
+        connection.transport.abort()
+
+
+async def connected(port: int, slow: bool) -> Connection:
+    end = socket.socket()
+    end.setblocking(False)
+    if slow:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)  # what it has not read, the server has not sent
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(end, ("127.0.0.1", port))
+    _, connection = await loop.create_connection(lambda: Connection(slow), sock=end)
+    return connection
+
+
+async def ask(connection: Connection, port: int, chance: random.Random, seen: Seen, *, leaves: bool) -> None:
     a, b = chance.randint(10, 99), chance.randint(10, 99)
     body = json.dumps(
         {
@@ -51,49 +122,26 @@ async def ask(port: int, chance: random.Random, seen: Seen, *, leaves: bool, slo
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
+    until = chance.randint(1, 30) if leaves and chance.random() < 0.5 else None
     begin = time.perf_counter()
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
-        status = (await reader.readline()).split()[1]
-        if status == b"429":
-            seen.busy += 1
-            await asyncio.sleep(0.05)
-            return
-        if status != b"200":
-            seen.faults.append(f"{status!r}: {(await reader.read(600))[-300:]!r}")
-            return
-        until = chance.randint(1, 30) if leaves and chance.random() < 0.5 else None
-        tail = b""
-        pieces = 0
-        while piece := await reader.read(512 if slow else 1 << 16):
-            if not pieces:
-                seen.first.append(time.perf_counter() - begin)
-            pieces += 1
-            tail = (tail + piece)[-8192:]
-            if until is not None and pieces >= until:
-                seen.left += 1
-                return
-            if slow:
-                await asyncio.sleep(0.05)
-        found = re.search(rb'"completion_tokens":(\d+)', tail)
-        if found is None or b"[DONE]" not in tail:
-            seen.faults.append(f"cut short: {tail[-200:]!r}")
-            return
+    await connection.ask(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, until)
+    assert connection.transport is not None
+    said = bytes(connection.received)
+    if said.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n") and (found := USED.search(said)) is not None:
         seen.whole += 1
         seen.tokens += int(found[1])
         seen.seconds.append(time.perf_counter() - begin)
-    finally:
-        writer.close()
-
-
-async def client(port: int, number: int, end: float, seen: Seen, *, leaves: bool, slow: bool) -> None:
-    chance = random.Random(number)
-    while time.monotonic() < end:
-        try:
-            await ask(port, chance, seen, leaves=leaves, slow=slow)
-        except OSError as problem:
-            seen.faults.append(repr(problem))
+        seen.first.append(connection.first - begin)
+        return
+    connection.transport.abort()
+    connection.open = False
+    if connection.pieces == until:
+        seen.left += 1
+    elif said.startswith(b"HTTP/1.1 429"):
+        seen.busy += 1
+        await asyncio.sleep(0.05)
+    else:
+        seen.faults.append(f"{said[:100]!r} ... {said[-200:]!r}")
 
 
 async def run(port: int, clients: int, seconds: float, watch: list[int], pid: int) -> Seen:
