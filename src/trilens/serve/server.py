@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
+import sys
 
 import uvicorn
 
@@ -13,6 +15,9 @@ from trilens.serve.guard import LOOPBACK, Rules
 from trilens.serve.shelf import Shelf
 
 log = logging.getLogger("trilens.serve")
+
+COLLECT = 20_000  # new objects before Python looks for cycles among them; by itself it does after 700
+SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lock; by itself Python makes it 0.005
 
 
 def serve(shelf: Shelf, rules: Rules, port: int) -> None:
@@ -26,6 +31,8 @@ def serve(shelf: Shelf, rules: Rules, port: int) -> None:
     config = uvicorn.Config(
         application(shelf, rules), log_level="warning", timeout_graceful_shutdown=int(GRACE), server_header=False
     )
+    sys.setswitchinterval(SWITCH)
+    gc.set_threshold(COLLECT)
     uvicorn.Server(config).run(sockets=[bound])
 
 

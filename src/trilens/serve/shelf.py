@@ -86,6 +86,8 @@ class Shelf:
             log.error("%s cannot be loaded: %s", place.name, problem)
             raise NotLoadable(f"{place.name} cannot be loaded here; the server's log says why") from None
         model.name = place.name  # a path is nobody's business
+        gc.collect()
+        gc.freeze()  # what is there now stays, and need not be looked through again while requests come and go
         log.info("%s loaded in %.1f s", place.name, time.monotonic() - begin)
         return model
 
@@ -103,6 +105,7 @@ class Shelf:
             pump, oldest.pump = oldest.pump, None
             pump.close(0)
             del pump
+            gc.unfreeze()
             gc.collect()
 
 
