@@ -350,7 +350,7 @@ class Call:
             return []
         ended = generation.finish is not None  # asked first: what is unread then is all there will be
         events: list[Event] = []
-        part, texts = "", []
+        part, texts = "", list[str]()
         while generation.unread:
             piece = generation.unread.popleft()
             if piece.part != part and texts:

@@ -213,9 +213,7 @@ class AnswerWriter:
     def _show(self, pieces: Sequence[Piece], unread: deque[Any]) -> bool:
         """Whether a stop string was completed. They are looked for in the answer alone."""
         for piece in pieces:
-            if piece.part == "thinking":
-                unread.append(piece)
-            elif piece.part == "answer" and not self._stops:
+            if piece.part == "thinking" or (piece.part == "answer" and not self._stops):
                 unread.append(piece)
             elif piece.part == "answer":
                 text, hit = self._matcher.push(piece.text)

@@ -149,7 +149,7 @@ class Receipt:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: every field by name, and the sums `tokens.completion` and `flops`."""
-        data = _plain(self)
+        data: dict[str, Any] = _plain(self)
         data["tokens"]["completion"] = self.tokens.completion
         data["flops"] = self.work.flops
         return data

@@ -13,7 +13,8 @@ from trilens.text.vocabulary import Vocabulary
 
 
 class Tokenizer:
-    """A model's tokenizer. Safe to use from many threads: nothing changes after it is made but a cache of pieces and texts.
+    """A model's tokenizer. Safe to use from many threads: nothing changes after it is made but caches of pieces and
+    of texts.
 
     `bos_id` begins a plain prompt if `add_bos`; `eos_ids` end an answer; ids run from 0 to `vocab_size` - 1 (the
     model's own table can be longer, padded with ids that have no text).
