@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import threading
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from tests.serve.conftest import Served, served
 from trilens.errors import CacheFull
 from trilens.model import EndEvent
 from trilens.serve.pump import Pump, ShuttingDown
+from trilens.serve.server import _bound
 
 CHAT = "/v1/chat/completions"
 
@@ -91,6 +93,25 @@ def test_stopping_finishes_what_runs() -> None:
             pass
     asking.join()
     assert found["answer"].json()["choices"][0]["message"]["content"] == "4042"
+
+
+def test_small_packets_do_not_wait_for_each_other() -> None:
+    """Nagle's algorithm is off on both sides of a connection that is kept: an answer's last piece comes at once."""
+
+    async def off() -> int:
+        met: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def meet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            met.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        bound = _bound("127.0.0.1", 0)
+        async with await asyncio.start_server(meet, sock=bound):
+            _, writer = await asyncio.open_connection(*bound.getsockname())
+            writer.close()
+            return await met
+
+    assert asyncio.run(off()) != 0
 
 
 class TestPump:

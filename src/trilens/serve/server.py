@@ -37,8 +37,10 @@ def serve(shelf: Shelf, rules: Rules, port: int) -> None:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where nobody can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # with the protocol's number, for without it asyncio leaves small packets waiting for each other (Nagle)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
