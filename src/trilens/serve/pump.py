@@ -106,7 +106,9 @@ class Pump:
                 raise ShuttingDown("the server is shutting down; try another one, or later")
             free = max(0, self._parallel - len(self._active)) + self._most_waiting
             if len(self._waiting) + len(calls) > free:
-                raise Busy(f"{len(self._waiting)} requests wait already; try again in a moment")
+                raise Busy(
+                    f"{len(self._active)} calls run and {len(self._waiting)} wait, the most here; try again in a moment"
+                )
             self._waiting.extend((running, call) for call in calls)
         self.notice()
         return running
