@@ -53,7 +53,7 @@ def test_every_split_point() -> None:
     ],
 )
 def test_what_is_no_call_is_text(text: str) -> None:
-    assert found([text]) == found(list(text[:99]) + [text[99:]]) == (text, [])
+    assert found([text]) == found([*text[:99], text[99:]]) == (text, [])
 
 
 def test_a_call_whose_close_marker_never_came() -> None:
