@@ -2,6 +2,8 @@
 
     python benchmarks/serve_load.py [--seconds 60] [--clients 64] [--page FILE]
 
+Also where the processor's time of a token went: the system's clock of each thread, and around the compiled step.
+
 The server is a process of its own, the clients are another. First one client alone, for a third of the time, then all,
 with the same code. Every client asks one question after another, streamed, over a connection that it keeps; who leaves
 breaks it. Counted are the tokens of whole answers, as their last chunks say.
@@ -12,16 +14,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
+import os
 import random
 import re
+import signal
 import socket
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
 MODEL = "tiny-routed"
 SLOW = 10
@@ -54,20 +63,23 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport, self.open = transport, True
 
-    def ask(self, request: bytes, until: int | None) -> asyncio.Future[None]:
-        """Done with the answer's end, or with its piece number `until`."""
+    def ask(self, request: bytes, until: float) -> asyncio.Future[None]:
+        """Done with the answer's end, or once `until` bytes of it are here."""
         assert self.transport is not None
-        self.received, self.pieces, self._until, self.first = bytearray(), 0, until, 0.0
+        self.received, self._until, self.first = bytearray(), until, 0.0
         self._done = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return self._done
 
     def data_received(self, data: bytes) -> None:
-        if not self.pieces:
+        if not self.received:
             self.first = time.perf_counter()
-        self.pieces += 1
         self.received += data
-        if self.pieces == self._until or data.endswith(b"0\r\n\r\n") or not self.received.startswith(b"HTTP/1.1 200"):
+        if (
+            len(self.received) >= self._until
+            or data.endswith(b"0\r\n\r\n")
+            or not self.received.startswith(b"HTTP/1.1 200")
+        ):
             self._finish()
         elif self._slow and self.transport is not None:
             self.transport.pause_reading()
@@ -122,7 +134,7 @@ async def ask(connection: Connection, port: int, chance: random.Random, seen: Se
         }
     ).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost:{port}\r\nContent-Type: application/json\r\n"
-    until = chance.randint(1, 30) if leaves and chance.random() < 0.5 else None
+    until = chance.uniform(200, 6000) if leaves and chance.random() < 0.5 else math.inf
     begin = time.perf_counter()
     await connection.ask(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body, until)
     assert connection.transport is not None
@@ -135,7 +147,7 @@ async def ask(connection: Connection, port: int, chance: random.Random, seen: Se
         return
     connection.transport.abort()
     connection.open = False
-    if connection.pieces == until:
+    if len(said) >= until and said.startswith(b"HTTP/1.1 200"):
         seen.left += 1
     elif said.startswith(b"HTTP/1.1 429"):
         seen.busy += 1
@@ -173,16 +185,94 @@ def metric(port: int, name: str) -> float:
     return sum(float(value) for value in re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE))
 
 
+def serve_and_note(port: str, notes: Path) -> None:
+    """`trilens serve`; on SIGUSR1 it notes what its threads are called and how long its steps took them."""
+    from trilens.cli import main as trilens
+    from trilens.executors.native.executor import NativeExecutor
+
+    usual, steps = NativeExecutor.draw, [0.0]
+
+    def draw(self: NativeExecutor, batch: Any) -> Any:
+        begin = time.thread_time()
+        drawn = usual(self, batch)
+        steps[0] += time.thread_time() - begin
+        return drawn
+
+    def note(*_: Any) -> None:
+        names = {thread.native_id: thread.name for thread in threading.enumerate()}
+        fresh = notes.with_suffix(".new")
+        fresh.write_text(json.dumps({"names": names, "steps": steps[0]}))
+        fresh.replace(notes)
+
+    NativeExecutor.draw = draw  # type: ignore[method-assign]
+    signal.signal(signal.SIGUSR1, note)
+    sys.argv = ["trilens", "serve", MODEL, "--port", port, "--offline"]
+    trilens()
+
+
+PARTS = ("model's steps, compiled", "what goes into a step and comes out", "HTTP, JSON, receipts", "prompts", "clients")
+
+
+class Spent(NamedTuple):
+    """Seconds of processor, by `PARTS`; and of the whole machine what it had, what was idle."""
+
+    parts: tuple[float, ...]
+    had: float
+    idle: float
+
+
+def spent(pid: int, notes: Path) -> Spent:
+    notes.unlink(missing_ok=True)
+    os.kill(pid, signal.SIGUSR1)
+    while not notes.exists():
+        time.sleep(0.001)
+    noted = json.loads(notes.read_text())
+    found = dict.fromkeys(PARTS, 0.0)
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        name = noted["names"].get(thread.name)  # None: a thread of the compiled part
+        part = {None: PARTS[0], "pump": PARTS[1], "MainThread": PARTS[2]}.get(name, PARTS[3])
+        found[part] += int((thread / "schedstat").read_text().split()[0]) / 1e9
+    found[PARTS[0]] += noted["steps"]
+    found[PARTS[1]] -= noted["steps"]
+    found[PARTS[4]] = time.process_time()
+    ticks = [int(n) / os.sysconf("SC_CLK_TCK") for n in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return Spent(tuple(found.values()), sum(ticks), ticks[3] + ticks[4])
+
+
+def where(runs: Sequence[tuple[str, int, Spent, Spent]]) -> str:
+    """A table of microseconds a token: (what ran, tokens, before, behind)."""
+    columns = []
+    for _, tokens, before, behind in runs:
+        own = [b - a for a, b in zip(before.parts, behind.parts, strict=True)]
+        had, idle = behind.had - before.had, behind.idle - before.idle
+        shares = [f"{idle / had:.0%}", f"{max(0.0, had - idle - sum(own)) / had:.0%}"]
+        columns.append([f"{1e6 * s / tokens:.1f}" for s in (*own, sum(own))] + shares)
+    names = [*PARTS, "all of these", "of the machine idle", "of the machine busy with something else"]
+    head = [
+        "| microseconds of processor a token | " + " | ".join(r[0] for r in runs) + " |",
+        "| --- " * len(runs) + "| --- |",
+    ]
+    return "\n".join([*head, *(f"| {name} | {' | '.join(row)} |" for name, *row in zip(names, *columns, strict=True))])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--page", type=Path)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)  # what the server's process is started with
     given = parser.parse_args()
+    if given.serve:
+        return serve_and_note(given.serve[0], Path(given.serve[1]))
+    with tempfile.TemporaryDirectory() as folder:
+        return measure(given.seconds, given.clients, given.page, Path(folder) / "notes")
+
+
+def measure(seconds: float, clients: int, page: Path | None, notes: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "trilens", "serve", MODEL, "--port", str(port), "--offline"]
+    command = [sys.executable, __file__, "--serve", str(port), str(notes)]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         for _ in range(200):
@@ -191,21 +281,24 @@ def main() -> None:
                     break
             time.sleep(0.05)
         asyncio.run(run(port, 1, 1, [], server.pid))
-        alone = asyncio.run(run(port, 1, given.seconds / 3, [], server.pid))
+        clocks = [spent(server.pid, notes)]
+        alone = asyncio.run(run(port, 1, seconds / 3, [], server.pid))
+        clocks.append(spent(server.pid, notes))
         watch: list[int] = []
-        seen = asyncio.run(run(port, given.clients, given.seconds, watch, server.pid))
+        seen = asyncio.run(run(port, clients, seconds, watch, server.pid))
+        clocks.append(spent(server.pid, notes))
         time.sleep(1)
         left = metric(port, "trilens_calls_running") + metric(port, "trilens_calls_waiting")
         pages = metric(port, "trilens_cache_pages")
     finally:
         server.terminate()
         server.wait(60)
-    one, many = alone.tokens / (given.seconds / 3), seen.tokens / given.seconds
+    one, many = alone.tokens / (seconds / 3), seen.tokens / seconds
     tenth = max(1, len(watch) // 10)
     early, late = statistics.median(watch[tenth : 3 * tenth]), statistics.median(watch[-2 * tenth :])
     rows = [
         ("one client, tokens a second", f"{one:,.0f}"),
-        (f"{given.clients} clients, tokens a second of whole answers", f"{many:,.0f} ({many / one:.2f} times)"),
+        (f"{clients} clients, tokens a second of whole answers", f"{many:,.0f} ({many / one:.2f} times)"),
         ("answers whole / left by the client / 429", f"{seen.whole:,} / {seen.left:,} / {seen.busy:,}"),
         ("other faults", f"{len(seen.faults)}"),
         ("seconds of an answer, median and 95th of a hundred", _spread(seen.seconds)),
@@ -216,14 +309,16 @@ def main() -> None:
         ("pages of cache then (finished prefixes)", f"{pages:.0f}"),
     ]
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
+    runs = [("one client", alone.tokens, *clocks[:2]), (f"{clients} clients", seen.tokens, *clocks[1:])]
+    table += "\n\n" + where(runs)
     print(table)
     for fault in seen.faults[:5]:
         print(fault, file=sys.stderr)
-    if given.page:
-        text = given.page.read_text()
+    if page:
+        text = page.read_text()
         head, _, rest = text.partition("<!-- load -->")
         _, _, tail = rest.partition("<!-- end -->")
-        given.page.write_text(f"{head}<!-- load -->\n{table}\n<!-- end -->{tail}")
+        page.write_text(f"{head}<!-- load -->\n{table}\n<!-- end -->{tail}")
 
 
 def _spread(seconds: list[float]) -> str:

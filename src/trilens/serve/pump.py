@@ -17,6 +17,7 @@ from trilens.model import Call, EndEvent, Event, Model
 ROOM = UNREAD  # pieces that wait for a reader; more, and its request is left out until it reads
 MANY = 4  # calls, from which on readers are woken together ...
 TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
+CROWD = 32  # calls, from which on it is half as often; a reader hardly sees more
 
 
 class Busy(TrilensError):
@@ -184,7 +185,7 @@ class Pump:
                 self._waiting = deque((r, c) for r, c in self._waiting if not r.cancelled)
 
     def _hand_over(self, at_once: bool) -> None:
-        active = []
+        active, ended = [], []
         for running, call in self._active:
             generation = call.generation
             assert generation is not None, "what is active was submitted"
@@ -198,26 +199,33 @@ class Pump:
                 at_once |= len(generation.unread) >= ROOM // 2
             if generation.finish is None:
                 active.append((running, call))
+            else:
+                self._untold.pop(id(running), None)
+                ended.append(running)  # at once, for its client may have another question
         self._active = active
         now = time.monotonic()
-        if at_once or len(active) < MANY or now - self._told >= TOGETHER:
+        pause = TOGETHER if len(active) < CROWD else 2 * TOGETHER
+        if at_once or len(active) < MANY or now - self._told >= pause:
             self._told = now
-            loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
-            for running in self._untold.values():
-                loops.setdefault(running._loop, []).append(running)
+            ended += self._untold.values()
             self._untold.clear()
-            for loop, those in loops.items():
-                _tell(loop, those)
+        _tell(ended)
 
     def _fail(self, running: Running, fault: BaseException) -> None:
         running._failure = fault
-        _tell(running._loop, [running])
+        _tell([running])
 
 
-def _tell(loop: asyncio.AbstractEventLoop, those: Sequence[Running]) -> None:
-    def tell() -> None:
-        for running in those:
-            running._arrived.set()
+def _tell(those: Sequence[Running]) -> None:
+    """Wake their readers, all of one event loop together."""
+    loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+    for running in those:
+        loops.setdefault(running._loop, []).append(running)
+    for loop, readers in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_wake, readers)
 
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(tell)
+
+def _wake(those: Sequence[Running]) -> None:
+    for running in those:
+        running._arrived.set()
