@@ -118,6 +118,18 @@ def test_a_reader_that_does_not_fetch_is_left_out(tiny_executor: Tiny) -> None:
     assert len(all_tokens(scheduler, slow)) == UNREAD + 100
 
 
+def test_a_step_for_all_that_can_go_on(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    assert not scheduler.step()
+    both = [scheduler.submit(prompt(4 + seed), GREEDY, most(UNREAD + seed), NONE) for seed in (0, 1)]
+    for drawn in range(1, UNREAD + 1):
+        assert scheduler.step() and [len(g.tokens) for g in both] == [drawn, drawn]
+    assert [g.finish for g in both] == ["length", None]
+    assert not scheduler.step()  # nobody reads what the second one has
+    both[1].unread.clear()
+    assert scheduler.step() and both[1].finish == "length"
+
+
 class Interrupting(Tokens):
     """Ends, or puts tokens in, behind the n-th token that is drawn."""
 
