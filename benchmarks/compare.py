@@ -234,8 +234,8 @@ def page(sections: list[list[str]], first: float, threads: int) -> str:
         "",
         "Written by `make bench`: trilens and llama.cpp in turn on the same file, each in a process of its own, a",
         f"prompt of 256 tokens, 32 decoded, {threads} threads; best of all rounds in tokens per second (median in",
-        "brackets). The 1B and routed files have random weights in real shapes (`benchmarks/models.py`). A missed target",
-        "is shown as it is.",
+        "brackets). The 1B and routed files have random weights in real shapes (`benchmarks/models.py`). A missed"
+        " target is shown as it is.",
         "",
         "The targets are ratios to llama.cpp on a machine with AVX2 and nothing newer.",
         "",

@@ -32,6 +32,7 @@ def take(page: Page, scheme: str) -> None:
     ask(page, "What is 12 plus 30?")
     page.locator("details.thoughts summary").first.click()
     page.locator("details.receipt summary").last.click()
+    page.mouse.wheel(0, 5000)  # the receipt is longer than the window
     page.wait_for_timeout(300)
     page.screenshot(path=DOCS / f"page-conversation-{scheme}.png")
     page.click("#tab-lens")

@@ -83,6 +83,16 @@ class Family:
         return self.name
 
 
+def _llama4_without_images(model: PreTrainedModel) -> None:
+    """transformers 5.24 asks the text part for outputs of images, which it does not have."""
+
+    def no_images(module: object, given: object, outputs: Any) -> None:
+        outputs.image_outputs = None
+
+    language_model: Any = model.get_submodule("language_model")
+    language_model.register_forward_hook(no_images)
+
+
 def _queries_of_usual_size(model: PreTrainedModel) -> None:
     """Gemma 4 does not scale its scores: trained queries are as small as the others' are after scaling. Random ones of
     size one make attention so sharp that rounding grows a thousandfold from layer to layer."""
@@ -439,6 +449,7 @@ ROUTED = [
             eoi_token_index=128,
         ),
         edge=32,
+        repair=_llama4_without_images,
     ),
     Family("llama 4 maverick (text)", lambda: Llama4TextConfig(**{**LLAMA4_TEXT, "use_qk_norm": False}), edge=32),
     Family(

@@ -233,10 +233,14 @@ class Model:
         writer = self._writer(strategy, encoded, limits, stops, constraint)
         return Call(self, encoded.ids, writer, limits, options, index)
 
-    def advance(self, calls: Sequence[Call], *, once: bool = False) -> None:
-        """Return once one of these has events, or none of them will have any more, or with `once` after one step; what
-        else runs is stepped along. Raises what stopped one of them."""
-        self._scheduler.advance([call.generation for call in calls if call.generation is not None], once=once)
+    def advance(self, calls: Sequence[Call]) -> None:
+        """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
+        Raises what stopped one of them."""
+        self._scheduler.advance([call.generation for call in calls if call.generation is not None])
+
+    def step(self) -> bool:
+        """One step for every call that can go on; False where none can. What stops a call is kept with it."""
+        return self._scheduler.step()
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -316,7 +320,7 @@ class Call:
         self.generation: Generation | None = None
         self.finished = False
         self.receipt: Receipt | None = None
-        self.watched = False  # whether `fired` is kept
+        self.watched = False  # whether `note_routes` is wanted after each step
         self.fired: list[list[int]] = []  # of each token that was fed: what `CachedSequence.routes` has
         self._model = model
         self._limits = limits
@@ -331,20 +335,39 @@ class Call:
             self.ids, self._options, self._limits, model.text.end_ids, self.writer
         )
 
-    def events(self) -> Iterator[Event]:
-        """What there is to read now."""
+    def note_routes(self) -> None:
+        """Put into `fired` what has fired since; between two steps, by whoever does them."""
         generation = self.generation
-        assert generation is not None, "submitted before it is read"
-        if self.watched:
-            routes = generation.sequence.routes() if generation.routes is None else generation.routes
-            self.fired += routes[len(self.fired) :].tolist()
+        if generation is not None:
+            done = len(self.fired)
+            routes = generation.routes
+            self.fired += (generation.sequence.routes(done) if routes is None else routes[done:]).tolist()
+
+    def events(self) -> list[Event]:
+        """What there is to read now, neighbours of one kind as one; by one reader, beside any steps."""
+        generation = self.generation
+        if generation is None or self.finished:
+            return []
+        ended = generation.finish is not None  # asked first: what is unread then is all there will be
+        events: list[Event] = []
+        part, texts = "", list[str]()
         while generation.unread:
             piece = generation.unread.popleft()
-            yield (ThinkingEvent if piece.part == "thinking" else TextEvent)(piece.text, self._index)
-        if generation.finish is not None and not generation.unread and not self.finished:
+            if piece.part != part and texts:
+                events.append(self._event(part, texts))
+                texts = []
+            part = piece.part
+            texts.append(piece.text)
+        if texts:
+            events.append(self._event(part, texts))
+        if ended and generation.failure is None:
             self.finished = True
             self.receipt = self._model._receipt(generation, self.writer, self._meter)
-            yield EndEvent(self.receipt, self._index)
+            events.append(EndEvent(self.receipt, self._index))
+        return events
+
+    def _event(self, part: str, texts: list[str]) -> Event:
+        return (ThinkingEvent if part == "thinking" else TextEvent)("".join(texts), self._index)
 
     def cancel(self) -> None:
         """End it with the step that runs; does nothing to one that has finished."""

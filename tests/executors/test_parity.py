@@ -46,7 +46,7 @@ def test_token_by_token(name: str, tiny_executor: Callable[[str], TorchExecutor]
     tokens, cache, rows = prompt(20, seed=1), DynamicCache(config=reference(name).config), []
     with torch.no_grad():
         for token in tokens:
-            out = reference(name)(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            out = reference(name)(torch.tensor([[token]]), cache=cache, use_cache=True)
             rows.append(out.logits[0])
     ours = logits_in_pieces(tiny_executor(name), tokens, 1, 20)
     assert (ours - torch.cat(rows)).abs().max() < CLOSE

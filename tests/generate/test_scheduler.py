@@ -21,7 +21,7 @@ from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import KEPT, Finish, Generation, Scheduler, Tokens, common_prefix
+from trilens.generate.scheduler import KEPT, UNREAD, Finish, Generation, Scheduler, Tokens, common_prefix
 
 GREEDY = Sampling(temperature=0)
 NONE: frozenset[int] = frozenset()
@@ -111,10 +111,23 @@ def test_a_length_dependent_rope_keeps_beginnings_apart(tiny_executor: Tiny) -> 
 
 def test_a_reader_that_does_not_fetch_is_left_out(tiny_executor: Tiny) -> None:
     scheduler = Scheduler(tiny_executor("llama 3"))
-    slow = scheduler.submit(prompt(4), GREEDY, most(200), NONE)
-    all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(150), NONE))
-    assert len(slow.tokens) == len(slow.unread) == 64
-    assert len(all_tokens(scheduler, slow)) == 200
+    slow = scheduler.submit(prompt(4), GREEDY, most(UNREAD + 100), NONE)
+    for seed in range(2):
+        all_tokens(scheduler, scheduler.submit(prompt(5, seed=seed), GREEDY, most(200), NONE))
+    assert len(slow.tokens) == len(slow.unread) == UNREAD
+    assert len(all_tokens(scheduler, slow)) == UNREAD + 100
+
+
+def test_a_step_for_all_that_can_go_on(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    assert not scheduler.step()
+    both = [scheduler.submit(prompt(4 + seed), GREEDY, most(UNREAD + seed), NONE) for seed in (0, 1)]
+    for drawn in range(1, UNREAD + 1):
+        assert scheduler.step() and [len(g.tokens) for g in both] == [drawn, drawn]
+    assert [g.finish for g in both] == ["length", None]
+    assert not scheduler.step()  # nobody reads what the second one has
+    both[1].unread.clear()
+    assert scheduler.step() and both[1].finish == "length"
 
 
 class Interrupting(Tokens):

@@ -77,7 +77,7 @@ def test_transformers_cache_exactly(family: str, tokens: int, tiny_directory: Ca
     cache = DynamicCache(config=inner)
     with torch.no_grad():
         for token in prompt(tokens):
-            model(torch.tensor([[token]]), past_key_values=cache, use_cache=True)
+            model(torch.tensor([[token]]), cache=cache, use_cache=True)
     held = sum(
         tensor.numel() * tensor.element_size()
         for layer in cache.layers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ import uvicorn
 
 from trilens.serve.app import application
 from trilens.serve.guard import Rules
+from trilens.serve.server import _bound
 from trilens.serve.shelf import Room, Shelf
 
 
@@ -48,10 +48,7 @@ def served(
     **room: Any,
 ) -> Iterator[Served]:
     shelf = Shelf(models, Room(**room))
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.bind(("127.0.0.1", port))
-    bound.listen(512)
+    bound = _bound("127.0.0.1", port)
     server = uvicorn.Server(
         uvicorn.Config(
             application(shelf, rules, grace), log_level="warning", timeout_graceful_shutdown=5, server_header=False

@@ -343,9 +343,22 @@ class TestForEverybody:
         page.goto(server.url)
         page.wait_for_selector("#switch label")
         ask(page, "What is 12 plus 30?")
+        page.click("details.receipt summary")
         for tab in ("talk", "lens", "compare"):
             page.click(f"#tab-{tab}")
+            if tab == "compare":
+                page.fill("#both", "What is 47 times 86?")
+                page.press("#both", "Enter")
+                page.wait_for_selector(".difference")
             assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+            beyond = page.evaluate(
+                """() => [...document.querySelectorAll('main *')]
+                .filter((e) => e.getBoundingClientRect().right > 360).map((e) => e.outerHTML)"""
+            )
+            assert beyond == [], tab
+        sizes = "(e) => [e.offsetWidth, e.offsetHeight]"
+        page.click("#tab-lens")
+        assert [disc.evaluate(sizes) for disc in page.locator(".disc .colour").all()] == [[54, 54], [54, 54]]
         context.close()
 
 

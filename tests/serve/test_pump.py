@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import threading
 import time
+from collections import deque
 from typing import Any
 
 import httpx2 as httpx
@@ -14,8 +16,9 @@ import pytest
 import trilens
 from tests.serve.conftest import Served, served
 from trilens.errors import CacheFull
-from trilens.model import EndEvent
-from trilens.serve.pump import Pump, ShuttingDown
+from trilens.model import EndEvent, Event, ThinkingEvent
+from trilens.serve.pump import Pump, ShuttingDown, TimeIsUp
+from trilens.serve.server import _bound
 
 CHAT = "/v1/chat/completions"
 
@@ -93,6 +96,25 @@ def test_stopping_finishes_what_runs() -> None:
     assert found["answer"].json()["choices"][0]["message"]["content"] == "4042"
 
 
+def test_small_packets_do_not_wait_for_each_other() -> None:
+    """Nagle's algorithm is off on both sides of a connection that is kept: an answer's last piece comes at once."""
+
+    async def off() -> int:
+        met: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        async def meet(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            met.set_result(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        bound = _bound("127.0.0.1", 0)
+        async with await asyncio.start_server(meet, sock=bound):
+            _, writer = await asyncio.open_connection(*bound.getsockname())
+            writer.close()
+            return await met
+
+    assert asyncio.run(off()) != 0
+
+
 class TestPump:
     def test_memory_that_is_short_makes_a_call_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A call for which there is no room runs once another has ended."""
@@ -139,3 +161,51 @@ class TestPump:
         pump.close(1)
         with pytest.raises(ShuttingDown):
             asyncio.run(ask())
+
+    def test_what_fails_has_no_end(self) -> None:
+        """A call that breaks off, and one that has had its time: what came, then the fault."""
+        model = trilens.load("tiny-dense")
+
+        async def read(seconds: float, breaks: bool) -> tuple[list[Event], BaseException]:
+            pump, came = Pump(model, 8, 8, seconds), []
+            call = model.prepare("What is 47 times 86?", thinking=True, temperature=0)
+            usual = call.writer.take
+
+            def take(token: int, unread: deque[Any]) -> Any:
+                if breaks and call.writer.tokens == 20:
+                    raise ValueError("no such character")
+                return usual(token, unread)
+
+            call.writer.take = take  # type: ignore[method-assign]
+            try:
+                async for batch in pump.enter([call]).batches():
+                    came += batch
+            except (ValueError, TimeIsUp) as fault:
+                return came, fault
+            finally:
+                await asyncio.to_thread(pump.close, 1)
+            raise AssertionError("nothing failed")
+
+        came, fault = asyncio.run(read(60, True))
+        assert isinstance(fault, ValueError) and "".join(e.text for e in came if isinstance(e, ThinkingEvent))
+        late, why = asyncio.run(read(0, False))
+        assert isinstance(why, TimeIsUp)
+        assert not any(isinstance(event, EndEvent) for event in (*came, *late))
+
+    def test_routes_are_noted_between_steps(self) -> None:
+        model = trilens.load("tiny-routed")
+        pump = Pump(model, 8, 8, 60)
+
+        async def read() -> list[list[int]]:
+            calls = [model.prepare("What is 12 plus 30?", index=i, temperature=0) for i in range(3)]
+            calls[1].watched = True
+            async for _ in pump.enter(calls).batches():
+                pass
+            assert calls[0].fired == calls[2].fired == []
+            assert calls[1].generation is not None
+            assert calls[1].fired == calls[1].generation.routes.tolist()
+            return calls[1].fired
+
+        fired = asyncio.run(read())
+        pump.close(1)
+        assert len(fired) > 20 and len(fired[0]) == 8

@@ -181,6 +181,7 @@ class StepCounter:
     is taken from two runs of the decoder, and a test holds it to the accountant's number."""
 
     def __init__(self, spec: ModelSpec, bytes_per_element: Callable[[Parameter], Fraction]) -> None:
+        self.parameters = count_parameters(spec)
         ops = _Accountant((Span(0, 1, 1),))
         decode(ops, spec, decoder_weights(spec))
         one, silent = StepCost(ops.parts), step_cost(spec, [Span(0, 1, 0)])
@@ -194,6 +195,7 @@ class StepCounter:
         self._fixed = self._head = Fraction(0)
         self._looked_up: list[tuple[Fraction, int, bool]] = []  # bytes of a row, rows, whole where logits are wanted
         self._experts: dict[tuple[int, int], Fraction] = {}  # bytes of all experts, by their number and the chosen
+        self._weight_bytes: dict[tuple[int, int], int] = {}  # what was asked before; steps have few sizes
         read = silent.read()
         for name, touch in one.read().items():
             p, each = touch.parameter, bytes_per_element(touch.parameter)
@@ -224,6 +226,12 @@ class StepCounter:
 
     def weight_bytes(self, rows: int, logits: int) -> int:
         """Of one step."""
+        known = self._weight_bytes.get((rows, logits))
+        if known is None:
+            known = self._weight_bytes[rows, logits] = self._count_weight_bytes(rows, logits)
+        return known
+
+    def _count_weight_bytes(self, rows: int, logits: int) -> int:
         total = self._fixed + (self._head if logits else 0)
         for row, most, whole in self._looked_up:
             total += row * (most if whole and logits else min(rows, most))

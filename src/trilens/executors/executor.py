@@ -132,14 +132,19 @@ class Executor(Protocol):
         ...
 
 
-def distinct_experts(spec: ModelSpec, routes: np.ndarray) -> int:
-    """How many experts, of all layers, fired at least once; `routes` as in `CachedSequence.routes`."""
+def distinct_experts(spec: ModelSpec, routes: np.ndarray, pieces: Sequence[slice]) -> list[int]:
+    """For each piece how many experts, of all layers, fired in it at least once; `routes` as in
+    `CachedSequence.routes`."""
     if not routes.size:
-        return 0
+        return [0 for _ in pieces]
     import numpy as np
 
     routers = [routed.router for _, routed in spec.routed_layers()]
     firsts = np.cumsum([0, *(router.experts for router in routers)])
-    fired = np.zeros(firsts[-1], bool)
-    fired[routes + np.repeat(firsts[:-1], [router.chosen for router in routers])] = True
-    return int(fired.sum())
+    numbers = routes + np.repeat(firsts[:-1], [router.chosen for router in routers])
+    counts = []
+    for piece in pieces:
+        fired = np.zeros(firsts[-1], bool)
+        fired[numbers[piece]] = True
+        counts.append(int(np.count_nonzero(fired)))
+    return counts

@@ -89,9 +89,10 @@ class AnswerWriter:
         self._closing = closing
         self._start = start
         self._end_ids = end_ids
-        self._hidden = tokenizer.special_ids - shown
+        self._silent = end_ids | (tokenizer.special_ids - shown)
         self._stream = self._new_stream(continues)
         self._matcher = StopMatcher(stops)
+        self._stops = bool(stops)
         self._finished = False
         self._note_answer(0)
 
@@ -143,21 +144,24 @@ class AnswerWriter:
 
     def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
         self.tokens += 1
+        splitter, most = self._splitter, self._limits.thinking
         if self._constraint is not None and self._constrained:
             self._constraint.take(token)
-        if token in self._end_ids or token in self._hidden:
+        if token in self._silent:
             self.counts.control()
         else:
             text = self._stream.push(token)
-            pieces = self._splitter.push(text)
+            pieces = splitter.push(text)
             self.counts.push(text, pieces)
             if self._show(pieces, unread):
                 return "stop_string"
-        self._note_answer(1)
-        if self._splitter.thinking and self._closing is not None:
+        if self.before_answer is None:
+            self._note_answer(1)
+        if self._closing is not None and splitter.thinking:
             if self.close_now:
                 return self._close("caller", unread)
-            if self._limits.thinking is not None and self._thoughts() >= self._limits.thinking:
+            # no more of them are thoughts than there are
+            if most is not None and self.tokens >= most and self._thoughts() >= most:
                 return self._close("budget" if self._strategy.budget is not None else "length", unread)
         if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
             return "context" if self._limits.context_bound else "length"
@@ -209,7 +213,7 @@ class AnswerWriter:
     def _show(self, pieces: Sequence[Piece], unread: deque[Any]) -> bool:
         """Whether a stop string was completed. They are looked for in the answer alone."""
         for piece in pieces:
-            if piece.part == "thinking":
+            if piece.part == "thinking" or (piece.part == "answer" and not self._stops):
                 unread.append(piece)
             elif piece.part == "answer":
                 text, hit = self._matcher.push(piece.text)

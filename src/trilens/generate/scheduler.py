@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
@@ -23,7 +23,7 @@ from trilens.generate.limits import Limits
 from trilens.generate.sampling import Sampler, Sampling
 
 STEP_TOKENS = 256  # prompt tokens in one step, all requests together; bounds the pause of those who are answering
-UNREAD = 64  # tokens that wait for their reader; more, and the request is left out of the steps
+UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
 KEPT = 8  # finished sequences whose beginnings may be reused
 
 Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
@@ -87,6 +87,7 @@ class Generation:
     sequence: CachedSequence
     cached: int
     writer: Writer
+    fed: int  # tokens that are in its sequence
     tokens: list[int] = field(default_factory=list)
     unread: deque[Any] = field(default_factory=deque)
     finish: Finish | None = None
@@ -142,7 +143,8 @@ class Scheduler:
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
         with self._between_steps():
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
-            generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, sequence.length, writer)
+            cached = sequence.length
+            generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, cached, writer, cached)
             try:
                 self._put(generation, writer.begin())
                 if (allowed := writer.allowed()) is not None:
@@ -153,34 +155,41 @@ class Scheduler:
             self.running.append(generation)
         return generation
 
-    def advance(self, generations: Sequence[Generation], *, once: bool = False) -> None:
-        """Return once one of these has something to fetch, or none of them will have any more; with `once` after one
-        step of ours all the same.
+    def advance(self, generations: Sequence[Generation]) -> None:
+        """Return once one of these has something to fetch, or none of them will have any more.
 
         Raises what stopped the step that one of them was part of.
         """
-        waiting = True
-        while waiting:
-            mine = False
-            try:
-                with self._turn:
-                    waiting = not any(g.unread for g in generations) and any(g.finish is None for g in generations)
-                    if not waiting:
-                        continue
-                    if self._stepping or self._asking:
-                        self._turn.wait()
-                        continue
-                    self._stepping = mine = True
-                self._step()
-            finally:
-                if mine:
-                    with self._turn:
-                        self._stepping = False
-                        self._turn.notify_all()
-                    waiting = not once
+
+        def waiting() -> bool:
+            return not any(g.unread for g in generations) and any(g.finish is None for g in generations)
+
+        while self._step_while(waiting):
+            pass
         failure = next((g.failure for g in generations if g.failure is not None), None)
         if failure is not None:
             raise failure
+
+    def step(self) -> bool:
+        """One step for all that can go on; False where nobody can. What stops one of them is kept with it."""
+        return self._step_while(lambda: True)
+
+    def _step_while(self, wanted: Callable[[], bool]) -> bool:
+        """One step once nobody else does one, if it is still wanted then. Whether there was one."""
+        mine = False
+        try:
+            with self._turn:
+                while (go := wanted()) and (self._stepping or self._asking):
+                    self._turn.wait()
+                if not go:
+                    return False
+                self._stepping = mine = True
+            return self._step()
+        finally:
+            if mine:
+                with self._turn:
+                    self._stepping = False
+                    self._turn.notify_all()
 
     def end(self, generation: Generation, why: Finish) -> None:
         """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped."""
@@ -207,51 +216,49 @@ class Scheduler:
                 self._asking -= 1
                 self._turn.notify_all()
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
         """One forward pass. Whatever interrupts it ends the requests that were part of it, and them alone."""
-        feeds = self._feeds()
+        fed, feeds = self._feeds()
+        if not feeds:
+            return False
         start = time.perf_counter()
         try:
-            drawn = self.executor.draw([feed for _, feed in feeds])
-            seconds = time.perf_counter() - start
-            for (generation, feed), token in zip(feeds, drawn, strict=True):
-                self._count(generation, feed, seconds, len(feeds))
-                if isinstance(token, RequestRefused):
+            drawn = self.executor.draw(feeds)
+            seconds, beside = time.perf_counter() - start, len(feeds)
+            for generation, feed, token in zip(fed, feeds, drawn, strict=True):
+                new = len(feed.tokens)
+                generation.steps.append(StepShare(generation.fed, new, feed.logits, seconds, beside))
+                generation.fed += new
+                if isinstance(token, int):
+                    self._append(generation, token)
+                elif token is not None:
                     generation.failure = token
                     self._end(generation, "cancelled")
-                elif token is not None:
-                    self._append(generation, token)
         except BaseException as failure:
-            for generation, _ in feeds:
+            for generation in fed:
                 generation.failure = failure
                 self._end(generation, "cancelled")
+        return True
 
-    def _feeds(self) -> list[tuple[Generation, Feed]]:
-        """What goes into the next step: what is new of each that answers, and pieces of the prompts in order of
-        arrival."""
-        feeds, room = [], STEP_TOKENS
+    def _feeds(self) -> tuple[list[Generation], list[Feed]]:
+        """What goes into the next step, and of whom: what is new of each that answers, and pieces of the prompts in
+        order of arrival."""
+        fed, feeds, room = [], [], STEP_TOKENS
         for generation in self.running:
-            done, prompt = generation.sequence.length, len(generation.prompt)
+            done, prompt = generation.fed, len(generation.prompt)
             if done >= prompt:
                 if len(generation.unread) < UNREAD:
-                    feeds.append(
-                        (
-                            generation,
-                            Feed(generation.sequence, generation.tokens[done - prompt :], True, generation.sampler),
-                        )
-                    )
+                    fed.append(generation)
+                    new = generation.tokens[done - prompt :]
+                    feeds.append(Feed(generation.sequence, new, True, generation.sampler))
             elif room:
                 wanted = (*generation.prompt[done : done + room], *generation.tokens)
                 piece = wanted[:room]
                 room -= len(piece)
                 whole = done + len(piece) == prompt + len(generation.tokens)
-                sampler = generation.sampler if whole else None
-                feeds.append((generation, Feed(generation.sequence, piece, whole, sampler)))
-        return feeds
-
-    def _count(self, generation: Generation, feed: Feed, seconds: float, beside: int) -> None:
-        past = generation.sequence.length - len(feed.tokens)
-        generation.steps.append(StepShare(past, len(feed.tokens), feed.sampler is not None, seconds, beside))
+                fed.append(generation)
+                feeds.append(Feed(generation.sequence, piece, whole, generation.sampler if whole else None))
+        return fed, feeds
 
     def _append(self, generation: Generation, token: int) -> None:
         """The token that was drawn, and what its writer makes of it."""
@@ -285,15 +292,16 @@ class Scheduler:
     def _end(self, generation: Generation, why: Finish) -> None:
         if generation.finish is not None:
             return
-        generation.finish = why
         self.running.remove(generation)
         generation.writer.end(why, generation.unread)
-        if generation.failure is not None:
-            generation.sequence.free()
-            return
         sequence = generation.sequence
+        if generation.failure is not None:
+            sequence.free()
+            generation.finish = why
+            return
         generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
         generation.kv_reserved = sequence.reserved_bytes
+        generation.finish = why  # the last of it: a reader in another thread finds the rest there
         inside = (*generation.prompt, *generation.tokens)[: sequence.length]
         # only what was used stays reserved, where that changes no rotary table
         if sequence.length and self.executor.can_extend(sequence, sequence.length):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
+from functools import cache, lru_cache
 from typing import Any
 
 from trilens.executors.executor import Executor
@@ -25,6 +26,7 @@ class Predictor:
         self._executor = executor
         self._known = Calibration()
         self._runner: Runner | None = None
+        self._ceiling: Ceiling | None = None
         self._allowance = 0.0  # seconds
         self._lock = threading.Lock()
         self._name = name
@@ -32,7 +34,7 @@ class Predictor:
             self._refresh(executor)
 
     def ceiling(self) -> Ceiling | None:
-        return None if self._runner is None else ceiling(self._runner.machine)
+        return self._ceiling
 
     def complete(self, receipt: Receipt) -> Receipt:
         """The same with its prediction, made from what was known before it; then learn from it."""
@@ -54,18 +56,18 @@ class Predictor:
         t, work, run = receipt.tokens, receipt.work, self._runner
         thinking = None
         if receipt.thinking.thought:
-            length = thinking_length(str(receipt.thinking.effective), self._known)
+            length = self._length(str(receipt.thinking.effective))
             thinking = _beside(length.tokens, t.thinking)
         if run is None:
             missing = "this machine was not measured for this model; `trilens plan` does it"
             return Prediction(None, None, thinking, missing)
         first, token, runs = None, None, 0
         if work.prefill.steps:
-            seconds, runs = corrected(run.first_token_seconds(t.prompt, t.cached), self._known.prefill)
+            seconds, runs = corrected(self._first(t.prompt, t.cached), self._known.prefill)
             first = _beside(seconds, work.prefill.seconds)
         if work.decode.steps:
             context = t.prompt + work.decode.tokens // 2 + 1
-            seconds, runs = corrected(run.token_seconds(context, receipt.batch), self._known.decode)
+            seconds, runs = corrected(self._token(context, receipt.batch), self._known.decode)
             token = _beside(seconds, work.decode.seconds / work.decode.steps)
         source = (
             f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
@@ -83,12 +85,16 @@ class Predictor:
             add(self._key(executor), learnt)
 
     def _refresh(self, executor: NativeExecutor) -> None:
-        self._known = calibration(self._key(executor))
+        self._known = known = calibration(self._key(executor))
+        self._length = cache(lambda word: thinking_length(word, known))
         if self._runner is None:
             machine = kept(executor.threads)
             wanted = layouts_of(executor.program, executor.types, executor.activations)
             if machine is not None and not machine.missing(wanted, executor.kv):
-                self._runner = runner_of(executor, machine)
+                self._runner = run = runner_of(executor, machine)
+                self._ceiling = ceiling(machine)
+                # many calls are alike, and a forecast takes longer than the answer of a small model
+                self._first, self._token = lru_cache(4096)(run.first_token_seconds), lru_cache(4096)(run.token_seconds)
 
     def _key(self, executor: NativeExecutor) -> str:
         return key_of(self._name, executor.threads, executor.activations, executor.kv, executor.weight_bytes)

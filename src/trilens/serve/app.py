@@ -118,14 +118,14 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         exchange = await chat.begin_chat(await shelf.pump(body.model), body)
         if not body.stream:
             return await whole(request, exchange, chat.whole_chat(exchange, body))
-        return streamed(exchange, _data(chat.chat_chunks(exchange, body)), _openai_failure)
+        return streamed(exchange, chat.chat_chunks(exchange, body), _openai_failure)
 
     @app.post("/v1/completions")
     async def text_completions(request: Request, body: completions.CompletionRequest) -> Response:
         exchange = await completions.begin_completion(await shelf.pump(body.model), body)
         if not body.stream:
             return await whole(request, exchange, completions.whole_completion(exchange, body))
-        return streamed(exchange, _data(completions.completion_chunks(exchange, body)), _openai_failure)
+        return streamed(exchange, completions.completion_chunks(exchange, body), _openai_failure)
 
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
@@ -189,12 +189,6 @@ def _file(name: str) -> Response:
 
 def _json(content: Any) -> Response:
     return JSONResponse(content)
-
-
-async def _data(chunks: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
-    async for chunk in chunks:
-        yield chat.as_data(chunk)
-    yield b"data: [DONE]\n\n"
 
 
 async def _named(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[bytes]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -33,6 +33,7 @@ from trilens.serve.wire import (
     Asks,
     Fields,
     Samples,
+    as_json,
     conversation,
     new_id,
     now,
@@ -41,6 +42,7 @@ from trilens.serve.wire import (
 )
 
 FINISH = {"stop": "stop", "stop_string": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "stop"}
+DONE = b"data: [DONE]\n\n"
 
 
 class StreamOptions(Fields):
@@ -170,18 +172,28 @@ async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]
     }
 
 
-async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator[dict[str, Any]]:
-    """The stream's chunks; the last one has usage and receipt, behind the choices where `include_usage` asks so."""
+async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator[bytes]:
+    """The stream's chunks, those that come together as one; the last one has usage and receipt, behind the choices
+    where `include_usage` asks so."""
     head = {"id": exchange.id, "object": "chat.completion.chunk", "created": now(), "model": exchange.model.name}
     calls = exchange.running.calls
     logged, shown = [0] * len(calls), [0] * len(calls)
     chosen = [layer.router.chosen for _, layer in exchange.model.spec.routed_layers()]
     receipts: dict[int, AnyReceipt] = {}
     apart = request.stream_options is not None and request.stream_options.include_usage
-    for i in range(len(calls)):
-        yield {**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]}
+    bare = not request.logprobs and not request.trilens.routes
+    frames: dict[tuple[type, int], list[bytes]] = {}
+    begun = [{**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]} for i in range(len(calls))]
+    yield b"".join(map(as_data, begun))
     async for batch in exchange.parts():
+        out: list[bytes] = []
         for part in batch:
+            if bare and isinstance(part, Thought | Said):
+                kind = type(part), part.index
+                if kind not in frames:
+                    frames[kind] = _frame(head, part)
+                out.append(as_json(part.text).join(frames[kind]))
+                continue
             choice = _delta(part.index, _fields(part))
             chunk: dict[str, Any] = {**head, "choices": [choice]}
             if request.logprobs and isinstance(part, Said | Ended):
@@ -197,10 +209,13 @@ async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator
                 receipts[part.index] = part.receipt
                 if len(receipts) == len(calls) and not apart:
                     chunk |= _end(receipts, chunk)
-            yield chunk
-    if apart:
-        chunk = {**head, "choices": []}
-        yield chunk | _end(receipts, chunk)
+            out.append(as_data(chunk))
+        if len(receipts) == len(calls):
+            if apart:
+                chunk = {**head, "choices": []}
+                out.append(as_data(chunk | _end(receipts, chunk)))
+            out.append(DONE)
+        yield b"".join(out)
 
 
 def usage(receipts: list[AnyReceipt]) -> dict[str, Any]:
@@ -260,6 +275,12 @@ def _fields(part: Part) -> dict[str, Any]:
             return {}
 
 
+def _frame(head: dict[str, Any], part: Thought | Said) -> list[bytes]:
+    """What stands around the texts in all chunks of this kind and choice: only the text differs between them."""
+    chunk = {**head, "choices": [_delta(part.index, _fields(replace(part, text="\0")))]}
+    return as_data(chunk).split(as_json("\0"))
+
+
 def as_data(chunk: dict[str, Any]) -> bytes:
     """One server-sent event."""
-    return b"data: " + json.dumps(chunk, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + as_json(chunk) + b"\n\n"

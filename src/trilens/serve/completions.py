@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trilens.errors import RequestRefused
 from trilens.model import Call
-from trilens.serve.chat import FINISH, Extras, StreamOptions, usage
+from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
 from trilens.serve.exchange import Ended, Exchange, Said, begin
 from trilens.serve.pump import Pump
 from trilens.serve.relay import EngineCall, Relay
@@ -58,24 +58,29 @@ async def whole_completion(exchange: Exchange, request: CompletionRequest) -> di
     return {**_head(exchange), "choices": choices, "usage": usage(receipts), "trilens": receipt_fields(receipts)}
 
 
-async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> AsyncIterator[dict[str, Any]]:
+async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> AsyncIterator[bytes]:
+    """The stream's chunks, those that come together as one."""
     head, receipts = _head(exchange), dict[int, AnyReceipt]()
     count = len(exchange.running.calls)
     apart = request.stream_options is not None and request.stream_options.include_usage
     if request.echo:
-        for i in range(count):
-            yield {**head, "choices": [_choice(i, request.prompt, None)]}
+        echoed = [{**head, "choices": [_choice(i, request.prompt, None)]} for i in range(count)]
+        yield b"".join(map(as_data, echoed))
     async for batch in exchange.parts():
+        out: list[bytes] = []
         for part in batch:
             match part:
                 case Said(text, index):
-                    yield {**head, "choices": [_choice(index, text, None)]}
+                    out.append(as_data({**head, "choices": [_choice(index, text, None)]}))
                 case Ended(why, receipt, index):
                     receipts[index] = receipt
-                    last = len(receipts) == count and not apart
-                    yield {**head, "choices": [_choice(index, "", FINISH[why])], **(_end(receipts) if last else {})}
-    if apart:
-        yield {**head, "choices": [], **_end(receipts)}
+                    end = _end(receipts) if len(receipts) == count and not apart else {}
+                    out.append(as_data({**head, "choices": [_choice(index, "", FINISH[why])], **end}))
+        if len(receipts) == count:
+            if apart:
+                out.append(as_data({**head, "choices": [], **_end(receipts)}))
+            out.append(DONE)
+        yield b"".join(out)
 
 
 def _head(exchange: Exchange) -> dict[str, Any]:

@@ -15,7 +15,17 @@ from trilens.serve.pump import Pump
 from trilens.serve.relay import EngineCall, Relay
 from trilens.serve.switch import thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
-from trilens.serve.wire import AnyReceipt, Fields, Samples, conversation, new_id, receipt_fields, stops_of, text_of
+from trilens.serve.wire import (
+    AnyReceipt,
+    Fields,
+    Samples,
+    as_json,
+    conversation,
+    new_id,
+    receipt_fields,
+    stops_of,
+    text_of,
+)
 
 REASON = {
     "stop": "end_turn",
@@ -163,7 +173,7 @@ async def message_events(exchange: Exchange) -> AsyncIterator[tuple[str, dict[st
 
 def as_event(event: tuple[str, dict[str, Any]]) -> bytes:
     name, data = event
-    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), as_json(data))
 
 
 def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:

@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from trilens.errors import CacheFull, TrilensError
-from trilens.model import Call, Event, Model
+from trilens.generate.scheduler import UNREAD
+from trilens.model import Call, EndEvent, Event, Model
 
-ROOM = 256  # events that wait for a reader; more, and its request is left out until it reads
+ROOM = UNREAD  # pieces that wait for a reader; more, and its request is left out until it reads
 MANY = 4  # calls, from which on readers are woken together ...
 TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
+CROWD = 32  # calls, from which on it is half as often; a reader hardly sees more
 
 
 class Busy(TrilensError):
@@ -32,40 +34,32 @@ class ShuttingDown(TrilensError):
 
 @dataclass(eq=False)
 class Running:
-    """One request: its calls, and the events of all of them in the order they came."""
+    """One request and its calls. The pump wakes its reader, who takes from the calls what there is."""
 
     calls: Sequence[Call]
     pump: Pump
     deadline: float
     _loop: asyncio.AbstractEventLoop
-    _events: deque[Event] = field(default_factory=deque)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
     _failure: BaseException | None = None
-    _left: int = 0
     cancelled: bool = False
-
-    @property
-    def has_room(self) -> bool:
-        return len(self._events) < ROOM
 
     async def batches(self) -> AsyncIterator[list[Event]]:
         """What has come since the last one; ends behind the last call's end. Raises what stopped one of them. Whoever
         leaves early cancels what still runs."""
         try:
-            while True:
+            while not all(call.finished for call in self.calls):
                 await self._arrived.wait()
                 self._arrived.clear()
-                left, failure = self._left, self._failure
-                events = []
-                while self._events:
-                    events.append(self._events.popleft())
+                events = [event for call in self.calls for event in call.events()]
                 self.pump.notice()
+                failure = self._failure  # set before its call is ended
+                if failure is not None:
+                    events = [event for event in events if not isinstance(event, EndEvent)]
                 if events:
                     yield events
                 if failure is not None:
                     raise failure
-                if not left and not self._events:
-                    return
         finally:
             self.cancel()
 
@@ -108,13 +102,14 @@ class Pump:
     def enter(self, calls: Sequence[Call]) -> Running:
         """Put a request in line. Raises Busy, ShuttingDown."""
         running = Running(calls, self, time.monotonic() + self._seconds, asyncio.get_running_loop())
-        running._left = len(calls)
         with self._turn:
             if self._closing:
                 raise ShuttingDown("the server is shutting down; try another one, or later")
             free = max(0, self._parallel - len(self._active)) + self._most_waiting
             if len(self._waiting) + len(calls) > free:
-                raise Busy(f"{len(self._waiting)} requests wait already; try again in a moment")
+                raise Busy(
+                    f"{len(self._active)} calls run and {len(self._waiting)} wait, the most here; try again in a moment"
+                )
             self._waiting.extend((running, call) for call in calls)
         self.notice()
         return running
@@ -136,30 +131,25 @@ class Pump:
         self.notice()
         self._thread.join()
         for running, call in (*self._active, *self._waiting):
-            call.cancel()
             self._fail(running, ShuttingDown("the server has shut down"))
+            call.cancel()
 
     def _run(self) -> None:
         while not self._stopped:
             self._changed = False
             self._admit()
             self._leave_out()
-            calls = [call for running, call in self._active if running.has_room]
-            if not calls:
-                self._told = 0.0
-                self._hand_over()
+            try:
+                stepped = self.model.step()
+            except Exception as fault:  # of no call's: everybody's
+                stepped = True
+                for running, _ in self._active:
+                    self._fail(running, fault)
+            self._hand_over(at_once=not stepped)
+            if not stepped:
                 with self._turn:
                     if not self._changed:
                         self._turn.wait(0.5)
-                continue
-            try:
-                self.model.advance(calls, once=True)
-            except Exception as fault:
-                # it is kept with the request that it belongs to, and found below; one of nobody's is everybody's
-                if not any(call.generation and call.generation.failure for call in calls):
-                    for running, _ in self._active:
-                        self._fail(running, fault)
-            self._hand_over()
 
     def _admit(self) -> None:
         while len(self._active) < self._parallel:
@@ -185,62 +175,57 @@ class Pump:
         """End what was cancelled or has had its time."""
         now = time.monotonic()
         for running, call in self._active:
+            if now > running.deadline and running._failure is None:
+                self._fail(running, TimeIsUp(f"the request ran longer than {self._seconds:g} s, the most here"))
             if running.cancelled or running._failure is not None:
                 call.cancel()
-            elif now > running.deadline:
-                call.cancel()
-                self._fail(running, TimeIsUp(f"the request ran longer than {self._seconds:g} s, the most here"))
         self._active = [(r, c) for r, c in self._active if not r.cancelled and r._failure is None]
         with self._turn:
             if any(r.cancelled for r, _ in self._waiting):
                 self._waiting = deque((r, c) for r, c in self._waiting if not r.cancelled)
 
-    def _hand_over(self) -> None:
-        active = []
+    def _hand_over(self, at_once: bool) -> None:
+        active, ended = [], []
         for running, call in self._active:
-            if not running.has_room:
-                active.append((running, call))
-                continue
             generation = call.generation
             assert generation is not None, "what is active was submitted"
             if generation.failure is not None:
                 self._fail(running, generation.failure)
                 continue
-            if not generation.unread and generation.finish is None:
-                active.append((running, call))
-                continue
-            before = len(running._events)
-            try:
-                running._events.extend(call.events())
-            except Exception as fault:
-                self._fail(running, fault)
-                continue
-            if call.finished:
-                running._left -= 1
-            else:
-                active.append((running, call))
-            if len(running._events) > before or call.finished:
+            if call.watched:
+                call.note_routes()
+            if generation.unread or generation.finish is not None:
                 self._untold[id(running)] = running
+                at_once |= len(generation.unread) >= ROOM // 2
+            if generation.finish is None:
+                active.append((running, call))
+            else:
+                self._untold.pop(id(running), None)
+                ended.append(running)  # at once, for its client may have another question
         self._active = active
         now = time.monotonic()
-        if len(active) < MANY or now - self._told >= TOGETHER:
+        pause = TOGETHER if len(active) < CROWD else 2 * TOGETHER
+        if at_once or len(active) < MANY or now - self._told >= pause:
             self._told = now
-            loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
-            for running in self._untold.values():
-                loops.setdefault(running._loop, []).append(running)
+            ended += self._untold.values()
             self._untold.clear()
-            for loop, those in loops.items():
-                _tell(loop, those)
+        _tell(ended)
 
     def _fail(self, running: Running, fault: BaseException) -> None:
         running._failure = fault
-        _tell(running._loop, [running])
+        _tell([running])
 
 
-def _tell(loop: asyncio.AbstractEventLoop, those: Sequence[Running]) -> None:
-    def tell() -> None:
-        for running in those:
-            running._arrived.set()
+def _tell(those: Sequence[Running]) -> None:
+    """Wake their readers, all of one event loop together."""
+    loops: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+    for running in those:
+        loops.setdefault(running._loop, []).append(running)
+    for loop, readers in loops.items():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_wake, readers)
 
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(tell)
+
+def _wake(those: Sequence[Running]) -> None:
+    for running in those:
+        running._arrived.set()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +28,9 @@ from trilens.spec.catalog import catalogued
 from trilens.text.model_text import read_model_text
 
 log = logging.getLogger("trilens.serve")
+
+COLLECT = 20_000  # new objects before Python looks for cycles among them; by itself it does after 700
+SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lock; by itself Python makes it 0.005
 
 
 def serve(shelf: Shelf, rules: Rules, port: int) -> None:
@@ -86,6 +91,8 @@ def _server(shelf: Shelf, rules: Rules, bound: socket.socket) -> uvicorn.Server:
     config = uvicorn.Config(
         application(shelf, rules), log_level="warning", timeout_graceful_shutdown=int(GRACE), server_header=False
     )
+    sys.setswitchinterval(SWITCH)
+    gc.set_threshold(COLLECT)
     return uvicorn.Server(config)
 
 
@@ -110,8 +117,10 @@ def _told_to_stop() -> Iterator[None]:
 
 
 def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises UsageError where nobody can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # with the protocol's number, for without it asyncio leaves small packets waiting for each other (Nagle)
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))

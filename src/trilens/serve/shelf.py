@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.model import Model, load
 from trilens.serve.pump import Pump, ShuttingDown
@@ -91,6 +92,8 @@ class Shelf:
             log.error("%s cannot be loaded: %s", place.name, problem)
             raise NotLoadable(f"{place.name} cannot be loaded here; the server's log says why") from None
         model.name = place.name  # a path is nobody's business
+        gc.collect()
+        gc.freeze()  # what is there now stays, and need not be looked through again while requests come and go
         log.info("%s loaded in %.1f s", place.name, time.monotonic() - begin)
         return model
 
@@ -108,6 +111,7 @@ class Shelf:
             pump, oldest.pump = oldest.pump, None
             pump.close(0)
             del pump
+            gc.unfreeze()
             gc.collect()
 
 
@@ -121,12 +125,12 @@ def served_name(source: str) -> str:
 
 def _bytes_of(source: str) -> int | None:
     """About what its weights will take: the size of its files; None where they are not here yet."""
-    path = Path(source)
-    if path.is_file():
-        return path.stat().st_size
-    if path.is_dir():
-        return sum(f.stat().st_size for f in path.glob("*.safetensors"))
-    return None
+    try:
+        path = find(source, offline=True).path
+    except TrilensError:
+        return None
+    files = [path] if path.is_file() else path.glob("*.safetensors")
+    return sum(file.stat().st_size for file in files)
 
 
 def _available() -> int | None:

@@ -125,6 +125,7 @@ class CallFinder:
     def __init__(self, use: ToolUse) -> None:
         self._names = {tool.name for tool in use.tools}
         self._held = ""
+        self._behind = False  # a call: line ends that follow it are no text
 
     def push(self, text: str) -> list[str | ToolCall]:
         if not self._names:
@@ -132,6 +133,9 @@ class CallFinder:
         self._held += text
         out: list[str | ToolCall] = []
         while True:
+            if self._behind:
+                self._held = self._held.lstrip("\n")
+                self._behind = not self._held
             at = self._held.find(OPEN)
             if at < 0:
                 keep = partial(self._held, (OPEN,))
@@ -144,8 +148,9 @@ class CallFinder:
                 continue
             if end < 0:
                 return out
-            out.append(self._call(self._held[: end + len(CLOSE)]))
-            self._held = self._held[end + len(CLOSE) :].lstrip("\n")
+            call = self._call(self._held[: end + len(CLOSE)])
+            out.append(call)
+            self._held, self._behind = self._held[end + len(CLOSE) :], isinstance(call, ToolCall)
 
     def finish(self) -> list[str | ToolCall]:
         """The end; a call whose close marker never came may be whole all the same."""
@@ -161,7 +166,7 @@ class CallFinder:
             name, arguments = said["name"], said.get("arguments", said.get("parameters", {}))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return text
-        if name not in self._names:
+        if not isinstance(name, str) or name not in self._names:
             return text
         written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
         return ToolCall(new_id("call_"), name, written)

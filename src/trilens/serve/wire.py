@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from trilens.model import Event, TextEvent, ThinkingEvent
 MOST_MESSAGES = 4096
 MOST_CHOICES = 8
 MOST_STOPS = 16
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 AnyReceipt = Receipt | HostedReceipt  # of a model that runs here, and of one that an engine runs
 
@@ -74,6 +76,10 @@ class Samples(Fields):
                 raise RequestRefused("logit_bias names tokens by their ids, as strings of digits")
             stated["logit_bias"] = {int(key): value for key, value in self.logit_bias.items()}
         return stated
+
+
+def as_json(value: Any) -> bytes:
+    return _encoder.encode(value).encode()
 
 
 def new_id(prefix: str) -> str:

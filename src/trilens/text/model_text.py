@@ -94,8 +94,11 @@ class ModelText:
     def splitter(self, encoded: Encoded) -> ThoughtSplitter:
         """Takes one output apart; a raw prompt's output stays whole."""
         markers = None if encoded.raw else self.inference.markers
-        reopens = markers is not None and self.tokenizer.is_special(self.tokenizer.encode(markers.open)[0])
-        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=reopens)
+        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=self._reopens)
+
+    @cached_property
+    def _reopens(self) -> bool:
+        return bool(self.opening_ids) and self.tokenizer.is_special(self.opening_ids[0])
 
     @cached_property
     def closing_ids(self) -> tuple[int, ...]:

@@ -19,18 +19,24 @@ class TextStream:
         self._hidden = tokenizer.special_ids if skip_special else frozenset()
         self._strip = tokenizer.spelling.leading_space and not continues
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._broken = False  # inside a character
 
     def push(self, token_id: int) -> str:
         """The text that is complete with this token; often a word, sometimes nothing."""
         if token_id in self._hidden:
             return ""
+        if not (self._broken or self._strip) and (text := self._tokenizer.whole(token_id)) is not None:
+            return text  # nearly always
         piece = self._tokenizer.piece(token_id)
         if self._strip and piece:
             piece, self._strip = piece.removeprefix(b" "), False
-        return self._decoder.decode(piece)
+        text = self._decoder.decode(piece)
+        self._broken = bool(self._decoder.getstate()[0])
+        return text
 
     def finish(self) -> str:
         """What is left: U+FFFD if the last character never became whole."""
+        self._broken = False
         return self._decoder.decode(b"", final=True)
 
 
@@ -50,6 +56,8 @@ class StopMatcher:
 
     def push(self, text: str) -> tuple[str, bool]:
         """(text that is safe to show, whether a stop string was completed). After a hit there is no more to push."""
+        if not self._stops:
+            return text, False
         text = self._held + text
         found = [(at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from trilens.text.stream import partial
 from trilens.text.thinking import Markers, Start
@@ -15,8 +14,7 @@ RANK: dict[Part, int] = {"control": 0, "thinking": 1, "answer": 2}  # a token th
 HEADER = 200  # characters between a thinking and its answer, at most, where a marker opens the answer
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     part: Part
     text: str
 
@@ -48,6 +46,7 @@ class ThoughtSplitter:
             self._state = "answer"
             return
         self._closers = (markers.close, *closers)
+        self._firsts = frozenset(closer[0] for closer in self._closers)
         self._answers = () if markers.answer is None else (markers.answer, _without_turn(markers))
         if start == "opened":
             self._state = "thinking"
@@ -62,11 +61,24 @@ class ThoughtSplitter:
         return self._state == "answer"
 
     def push(self, text: str) -> list[Piece]:
+        if text and not self._held and (part := self._plain(text)) is not None:
+            return [Piece(part, text)]
         self._held += text
         out: list[Piece] = []
         while self._held and self._advance(out):
             pass
         return out
+
+    def _plain(self, text: str) -> Part | None:
+        """Where nothing is held back: what all of a text is, if nothing in it could belong to a marker or stand beside
+        one. That is nearly always so, and this is the quick way to see it."""
+        if self._state == "thinking":
+            quiet = not self._fresh and not text[-1].isspace() and self._firsts.isdisjoint(text)
+            return "thinking" if quiet else None
+        if self._state == "answer":
+            quiet = self.markers is None or (not self._tail and self.markers.open[0] not in text)
+            return "answer" if quiet else None
+        return None
 
     @property
     def idle(self) -> bool:
@@ -166,7 +178,7 @@ class ThoughtSplitter:
         if not self._reopens:
             seen = self._tail + self._held
             self.marked = self.marked or open_ in seen
-            self._tail = seen[max(0, len(seen) - len(open_) + 1) :]
+            self._tail = seen[len(seen) - partial(seen, (open_,)) :]
             self._take(out, "answer", len(self._held))
             return False
         at = self._held.find(open_)
@@ -208,8 +220,11 @@ class TokenCounts:
         """Tokens that write no text: end markers, and what was put in from outside."""
         self.counts["control"] += tokens
 
-    def push(self, text: str, pieces: Iterable[Piece]) -> None:
+    def push(self, text: str, pieces: Sequence[Piece]) -> None:
         """One token's text went in, and these pieces came out."""
+        if len(pieces) == 1 and not self._waiting and not self.silent and len(pieces[0].text) == len(text):
+            self.counts[pieces[0].part] += 1  # nearly always: all of it, at once
+            return
         self.silent += 1
         if text:
             self._waiting.append([self.silent, len(text)])

@@ -13,7 +13,8 @@ from trilens.text.vocabulary import Vocabulary
 
 
 class Tokenizer:
-    """A model's tokenizer. Safe to use from many threads: nothing changes after it is made but a cache of pieces.
+    """A model's tokenizer. Safe to use from many threads: nothing changes after it is made but caches of pieces and
+    of texts.
 
     `bos_id` begins a plain prompt if `add_bos`; `eos_ids` end an answer; ids run from 0 to `vocab_size` - 1 (the
     model's own table can be longer, padded with ids that have no text).
@@ -32,6 +33,7 @@ class Tokenizer:
         self._engine = vocabulary.engine
         self._literal = _without_special(vocabulary.engine)
         self._pieces: dict[int, bytes] = {}
+        self._texts: dict[int, str | None] = {}
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any]) -> "Tokenizer":
@@ -108,6 +110,17 @@ class Tokenizer:
             piece = text.encode() if token_id in self._raw else self.spelling.bytes_of(text)
             self._pieces[token_id] = piece
         return piece
+
+    def whole(self, token_id: int) -> str | None:
+        """The piece as text where it begins and ends with a character, wherever it stands; None where it does not."""
+        try:
+            return self._texts[token_id]
+        except KeyError:
+            try:
+                text = self.piece(token_id).decode()
+            except UnicodeDecodeError:
+                text = None
+            return self._texts.setdefault(token_id, text)
 
     def text_of(self, token_id: int) -> str:
         """The token as the vocabulary writes it ("Ġthe", "<|im_end|>"); empty for an id without a token."""

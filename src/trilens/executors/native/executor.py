@@ -152,6 +152,8 @@ class NativeExecutor:
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
+        self._one_rope = not tables_key(spec, 1)  # the same rotary tables for requests of every length
+        self._reach: tuple[int, tuple[list[Any], list[Any]]] | None = None  # if so: how far they go, and they
         for parameter, weight in weights:
             self._take(parameter, weight)
         missing = sorted(set(self._places) - set(self._bytes))
@@ -209,7 +211,7 @@ class NativeExecutor:
         return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables))
 
     def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
-        return tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
+        return self._one_rope or tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
 
     def step(self, batch: Sequence[Feed], every_row: bool = False) -> np.ndarray:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
@@ -241,8 +243,13 @@ class NativeExecutor:
 
     def tables(self, request_length: int) -> tuple[list[Any], list[Any]]:
         """Rotary tables and position factors that reach to `request_length`, in the program's order."""
+        if self._reach is not None and request_length <= self._reach[0]:
+            return self._reach[1]
         ropes = [self._table(rope_table(rope, request_length), request_length) for rope in self.program.ropes]
-        return ropes, [self._table(rule, request_length) for rule in self.program.position_scales]
+        tables = ropes, [self._table(rule, request_length) for rule in self.program.position_scales]
+        if self._one_rope:
+            self._reach = request_length, tables
+        return tables
 
     def _table(self, rule: RopeTable | PositionScale, request_length: int) -> Any:
         reach, table = self._tables.get(rule, (0, None))

@@ -86,7 +86,7 @@ export class LensView {
       const sizes = about ? `${big(about.parameters.total)} weights, ${big(about.parameters.active)} active` : "cannot be read";
       return make(
         "button",
-        { type: "button", class: "disc", role: "listitem", "aria-pressed": String(model === this.model), onclick: () => this.choose(model.id) },
+        { type: "button", class: "disc", "aria-pressed": String(model === this.model), onclick: () => this.choose(model.id) },
         make("span", { class: "colour", role: "img", "aria-label": inWords(model), style: { background: colour(model) } }),
         make("span", {}, make("b", {}, model.id), make("small", {}, sizes)),
         make("span", { class: "channels" }, ...bar("fires", dense, "red"), ...bar("left out", routed, "green"), ...bar(measured ? "thought" : "can think", reasoning, "blue")),
