@@ -127,8 +127,13 @@ static void float_product(const Matrix& m, int which, int t0, int t1, const Acti
     bool both = t + 1 < t1;
     At w = place(m.tile(which, t), size, both);
     int row = 0;
-    for (; row + FLOAT_ROWS <= rows; row += FLOAT_ROWS) float_rows<type, FLOAT_ROWS>(w, both, x, row, m.columns, y, y_stride);
-    for (; row < rows; row++) float_rows<type, 1>(w, both, x, row, m.columns, y, y_stride);
+    for (int passes = (rows + FLOAT_ROWS - 1) / FLOAT_ROWS; passes > 0; passes--) {  // 8 rows by at most 6: 4 and 4
+      int now = (rows - row + passes - 1) / passes;
+      each_of([&](auto less) {
+        if (now == less + 1) float_rows<type, less + 1>(w, both, x, row, m.columns, y, y_stride);
+      }, std::make_integer_sequence<int, FLOAT_ROWS>());
+      row += now;
+    }
   }
 }
 

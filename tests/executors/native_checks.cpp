@@ -61,6 +61,7 @@ static void fill(Engine& e, int place, Type type, int count, int rows, int colum
       } else {
         uint16_t scale = (uint16_t)(0x1c00 + own() % 0x400);
         memcpy(&raw[at], &scale, 2);
+        if (layout(type).scales == Scales::HALF_MIN) memcpy(&raw[at + 2], &scale, 2);  // a minimum that is a number
       }
     }
     pack_rows(m, c, 0, raw.data(), bytes, rows);
