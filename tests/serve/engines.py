@@ -55,7 +55,7 @@ class Serving:
         """All processes of the engine that run, however they came to be."""
         return of_group(self.engine())
 
-    def end(self, number: int | None = None, seconds: float = 30) -> int:
+    def end(self, number: int | None = None, seconds: float = 90) -> int:
         """Send the signal, wait for the end; the exit code."""
         if number is not None:
             self.process.send_signal(number)
