@@ -1,7 +1,7 @@
 # make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt; then the four combinations
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
-# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more)
+# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
 # make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
 
 PYTHON ?= python3
@@ -52,11 +52,12 @@ $(VENV)/.test: $(VENV)/.demo $(VENV)/.torch pyproject.toml
 	@touch $@
 
 bench: $(VENV)/.demo build/peer/.done build/peer-avx2/.done
-	$(BIN)/python benchmarks/compare.py --peer build/peer/bin/python --peer-avx2 build/peer-avx2/bin/python --folder build/models
+	$(BIN)/python benchmarks/compare.py --peer build/peer/bin/python --peer-avx2 build/peer-avx2/bin/python --folder build/models --rounds $(ROUNDS)
 
 validate-predictions: $(VENV)/.demo
 	$(BIN)/python benchmarks/predictions.py --folder build/models
 
+ROUNDS ?= 3
 AVX2_ONLY := -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON
 
 build/peer/.done:

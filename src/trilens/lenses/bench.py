@@ -47,6 +47,7 @@ def measure(
     for _ in range(repeat + 1):
         memory.append(_memory_speed(executor.threads))
         float32.append(_float32_speed())
+        time.sleep(0.2)  # NumPy's threads wait for more work on the processors before they sleep
         sequences = [executor.sequence(prompt + decode + 8) for _ in range(batch)]
         marks = [(time.perf_counter(), executor.seconds_by_kind())]
         executor.step([Feed(sequences[0], text)])
