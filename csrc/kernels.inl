@@ -263,12 +263,12 @@ static inline void sums(const float* const* a, const uint8_t* b, size_t b_stride
     for (int v = 0; v < V; v++) store(c[r] + n + L::N * v, acc[r][v]);
 }
 
-template <KV kind, int R>
+// V vectors at a time, then what is left by halves.
+template <KV kind, int R, int V = Widest::at_once(R)>
 static inline void sums_of_rows(const float* const* a, const uint8_t* b, size_t b_stride, int k0, int k1, float* const* c,
-                                int n) {
-  constexpr int V = Widest::at_once(R), STEP = Widest::N * V;
-  int i = 0;
-  for (; i + STEP <= n; i += STEP) sums<Widest, kind, R, V>(a, b, b_stride, k0, k1, c, i);
+                                int n, int i = 0) {
+  for (; i + Widest::N * V <= n; i += Widest::N * V) sums<Widest, kind, R, V>(a, b, b_stride, k0, k1, c, i);
+  if constexpr (V > 1) return sums_of_rows<kind, R, V / 2>(a, b, b_stride, k0, k1, c, n, i);
   for (; i + 8 <= n; i += 8) sums<Eight, kind, R, 1>(a, b, b_stride, k0, k1, c, i);
   for (; i < n; i++)
     for (int r = 0; r < R; r++)
