@@ -19,6 +19,7 @@ namespace narrow {
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
+#include "two_places.h"
 #include "two_tiles.h"
 #include "codes.inl"
 #include "dots_of_pairs.inl"

@@ -21,6 +21,7 @@ namespace narrow {
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
+#include "two_places.h"
 #include "lanes_avx512.h"
 #include "codes.inl"
 #include "dots_of_fours.inl"

@@ -8,13 +8,6 @@ struct Bytes { __m512i v; };
 
 constexpr int TILES_AT_ONCE = 2, ROWS = 8, FLOAT_ROWS = 6;
 
-struct At {  // the same place in two tiles
-  const uint8_t *p, *q;
-  At operator+(size_t bytes) const { return {p + bytes, q + bytes}; }
-};
-// The tile and the next; by itself twice, where there is no next.
-static inline At place(const uint8_t* tile, size_t size, bool both) { return {tile, both ? tile + size : tile}; }
-static inline size_t read_ahead(size_t size) { return 2 * size; }  // the next two tiles
 static inline void store_rows(float* y, Floats a, bool both) { _mm512_mask_storeu_ps(y, both ? 0xffff : 0xff, a.v); }
 
 static inline __m128i eight_bytes(At a) {

@@ -1,5 +1,5 @@
-// Memory for weights, in pieces that the system can back with huge pages: a product that waits for memory waits a tenth
-// to a fifth less when the processor need not look up every 4 KiB.
+// Memory for weights, in pieces that the system can back with huge pages: a product that waits for memory waits less (up to
+// a third) when the processor need not look up every 4 KiB.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -9,13 +9,6 @@ using Bytes = Two<B32>;
 
 constexpr int TILES_AT_ONCE = 2, ROWS = 4, FLOAT_ROWS = 1;
 
-struct At {  // the same place in two tiles
-  const uint8_t *p, *q;
-  At operator+(size_t bytes) const { return {p + bytes, q + bytes}; }
-};
-// The tile and the next; by itself twice, where there is no next.
-static inline At place(const uint8_t* tile, size_t size, bool both) { return {tile, both ? tile + size : tile}; }
-static inline size_t read_ahead(size_t size) { return 2 * size; }  // the next two tiles
 static inline void store_rows(float* y, Floats x, bool both) {
   store(y, x.a);
   if (both) store(y + 8, x.b);
