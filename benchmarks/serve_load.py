@@ -190,18 +190,19 @@ def serve_and_note(port: str, notes: Path) -> None:
     from trilens.cli import main as trilens
     from trilens.executors.native.executor import NativeExecutor
 
-    usual, steps = NativeExecutor.draw, [0.0]
+    usual, steps = NativeExecutor.draw, dict[int, float]()
 
-    def draw(self: NativeExecutor, batch: Any) -> Any:
+    def draw(self: NativeExecutor, *asked: Any) -> Any:
         begin = time.thread_time()
-        drawn = usual(self, batch)
-        steps[0] += time.thread_time() - begin
+        drawn = usual(self, *asked)
+        thread = threading.get_ident()
+        steps[thread] = steps.get(thread, 0.0) + time.thread_time() - begin
         return drawn
 
     def note(*_: Any) -> None:
         names = {thread.native_id: thread.name for thread in threading.enumerate()}
         fresh = notes.with_suffix(".new")
-        fresh.write_text(json.dumps({"names": names, "steps": steps[0]}))
+        fresh.write_text(json.dumps({"names": names, "steps": sum(steps.values())}))
         fresh.replace(notes)
 
     NativeExecutor.draw = draw  # type: ignore[method-assign]
@@ -230,7 +231,7 @@ def spent(pid: int, notes: Path) -> Spent:
     found = dict.fromkeys(PARTS, 0.0)
     for thread in Path(f"/proc/{pid}/task").iterdir():
         name = noted["names"].get(thread.name)  # None: a thread of the compiled part
-        part = {None: PARTS[0], "pump": PARTS[1], "MainThread": PARTS[2]}.get(name, PARTS[3])
+        part = {None: PARTS[0], "pump": PARTS[1], "MainThread": PARTS[2]}.get(name and name.split()[0], PARTS[3])
         found[part] += int((thread / "schedstat").read_text().split()[0]) / 1e9
     found[PARTS[0]] += noted["steps"]
     found[PARTS[1]] -= noted["steps"]

@@ -4,6 +4,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -18,6 +19,7 @@
 
 namespace nb = nanobind;
 using namespace trilens;
+using namespace nb::literals;
 
 template <class T> using Rows = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <class T> using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -120,6 +122,7 @@ NB_MODULE(_native, m) {
       .def("bias", &Sampler::bias)
       .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
       .def_rw("alternatives", &Sampler::alternatives)
+      .def_rw("ends", &Sampler::ends)
       .def_prop_ro("last", [](const Sampler& s) {
         std::vector<std::tuple<int, double>> last;
         for (const Alternative& a : s.last) last.emplace_back(a.token, a.log_probability);
@@ -143,6 +146,8 @@ NB_MODULE(_native, m) {
         new (e) Engine(std::move(program), std::move(all), std::move(widths), std::move(wanted), logits, std::move(pool), kernels,
                        threads, most_rows, fine);
       })
+      .def("beside", [](const Engine& e, int threads) { return std::make_unique<Engine>(e, threads); }, "threads"_a,
+           "the same weights with threads and scratch memory of its own")
       .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {
         e.add_matrix(place, type_named(type), count, rows, columns);
       })
@@ -172,13 +177,18 @@ NB_MODULE(_native, m) {
         nb::gil_scoped_release release;
         e.step(feeds, all, to);
       })
-      .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens,
-                       std::vector<std::optional<Sampler*>> samplers) {
+      .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<std::vector<int32_t>> tokens,
+                       std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, double ahead) {
         std::vector<Feed> feeds;
         for (size_t i = 0; i < sequences.size(); i++)
-          feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(), samplers[i].value_or(nullptr)});
-        nb::gil_scoped_release release;
-        e.step(feeds, false, nullptr);
+          feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(),
+                           samplers[i].value_or(nullptr), most[i]});
+        Drawn drawn;
+        {
+          nb::gil_scoped_release release;
+          drawn = e.draw(std::move(feeds), ahead);
+        }
+        return std::make_pair(std::move(drawn.tokens), std::move(drawn.seconds));
       })
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })

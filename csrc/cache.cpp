@@ -88,6 +88,16 @@ void Pool::release(size_t bytes) {
   reserved_ -= bytes;
 }
 
+size_t Pool::pages_in_use() const {
+  std::lock_guard lock(mutex_);
+  return in_use_;
+}
+
+size_t Pool::reserved() const {
+  std::lock_guard lock(mutex_);
+  return reserved_;
+}
+
 Sequence::Sequence(std::shared_ptr<Pool> pool, int request_length_)
     : request_length(request_length_), pool_(std::move(pool)), pages_(pool_->shapes.size()) {
   size_t bytes = pool_->need(request_length);

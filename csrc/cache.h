@@ -1,6 +1,7 @@
 // Keys and values in pages of 64 positions. A page belongs to one cache of the model; sequences with a common beginning
 // share its pages until one of them writes.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -27,10 +28,11 @@ inline int first_visible(int mask, int size, int position) {
 
 struct Page {
   std::unique_ptr<uint8_t[]> bytes;
-  int sharers = 0;
+  std::atomic<int> sharers{0};  // asked without the pool's lock: at 1 the page is one's own
 };
 
-// All pages of one model. Pages that were given back are kept for the next one who asks.
+// All pages of one model. Pages that were given back are kept for the next one who asks. Any thread may; a sequence is
+// one thread's at a time.
 class Pool {
  public:
   Pool(std::vector<CacheShape> shapes, KV kind, size_t limit_bytes, int most_rows);
@@ -51,8 +53,8 @@ class Pool {
   void reserve(size_t bytes);  // refuses a sequence that would not fit
   void release(size_t bytes);
   size_t need(int length) const;  // bytes that a sequence of `length` tokens may come to hold
-  size_t pages_in_use() const { return in_use_; }
-  size_t reserved() const { return reserved_; }
+  size_t pages_in_use() const;
+  size_t reserved() const;
 
  private:
   size_t head_bytes(int cache) const;
@@ -61,7 +63,7 @@ class Pool {
   std::vector<std::vector<Page*>> free_;
   std::vector<std::unique_ptr<Page>> all_;
   size_t in_use_ = 0, reserved_ = 0;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
 };
 
 struct Table {  // cosines and sines, or factors, one row a position

@@ -29,13 +29,19 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
                int most_rows, bool fine)
     : pool(std::move(pool_)), k_(choose_kernels(kernels)), program_(std::move(program)), numbers_(std::move(numbers)),
       widths_(std::move(widths)), logits_(logits), most_rows_(most_rows), fine_(fine), buffer_wanted_(std::move(wanted)),
-      owner_(getpid()), team_(threads) {
+      weights_(std::make_shared<Weights>()), parameters_(weights_->parameters), owner_(getpid()), team_(threads) {
   int places = 0;
   for (const Instruction& s : program_)
     for (int p : s.param) places = std::max(places, p + 1);
   parameters_.resize(places);
 }
 
+Engine::Engine(const Engine& of, int threads)
+    : pool(of.pool), k_(of.k_), program_(of.program_), numbers_(of.numbers_), widths_(of.widths_), logits_(of.logits_),
+      most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(of.buffer_wanted_), weights_(of.weights_),
+      parameters_(weights_->parameters), owner_(getpid()), team_(threads) {
+  ready();
+}
 
 Engine::~Engine() = default;
 
@@ -44,7 +50,7 @@ Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int column
   if (columns % l.file_block) throw Refused("rows of " + std::to_string(columns) + " do not fit blocks of " + std::to_string(l.file_block));
   Matrix& m = parameters_.at(place).matrix;
   m = {type, count, rows, columns, nullptr};
-  m.data = room_.take(m.bytes() + 64);  // the kernels read whole vectors: a little room behind the last tile
+  m.data = weights_->room.take(m.bytes() + 64);  // the kernels read whole vectors: a little room behind the last tile
   return m;
 }
 
@@ -198,6 +204,32 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
       sequence->length += n;
       sequence->drop_unseen();
     }
+  }
+}
+
+Drawn Engine::draw(std::vector<Feed> feeds, double ahead) {
+  Drawn drawn{std::vector<std::vector<int32_t>>(feeds.size()), {}};
+  std::vector<int> whose(feeds.size());
+  for (size_t f = 0; f < feeds.size(); f++) whose[f] = (int)f;
+  auto begin = Clock::now(), since = begin;
+  while (true) {
+    step(feeds, false, nullptr);
+    auto now = Clock::now();
+    drawn.seconds.push_back(std::chrono::duration<double>(now - since).count());
+    since = now;
+    size_t on = 0;
+    for (size_t f = 0; f < feeds.size(); f++) {
+      Sampler* sampler = feeds[f].sampler;
+      if (!sampler || sampler->chosen < 0) continue;
+      auto& tokens = drawn.tokens[whose[f]];
+      tokens.push_back(sampler->chosen);
+      bool ended = std::find(sampler->ends.begin(), sampler->ends.end(), sampler->chosen) != sampler->ends.end();
+      if (ended || (int)tokens.size() >= feeds[f].most) continue;
+      feeds[on] = {feeds[f].sequence, &sampler->chosen, 1, true, sampler, feeds[f].most};
+      whose[on++] = whose[f];
+    }
+    if (on == 0 || std::chrono::duration<double>(now - begin).count() >= ahead) return drawn;
+    feeds.resize(on);
   }
 }
 

@@ -32,12 +32,23 @@ struct Parameter {  // a matrix or a row
   std::vector<float> row;
 };
 
+struct Weights {
+  Room room;  // of the matrices
+  std::vector<Parameter> parameters;
+};
+
 struct Feed {
   Sequence* sequence;
   const int32_t* tokens;
   int count;
   bool logits;
   Sampler* sampler = nullptr;  // draws from these logits, which then are not handed out
+  int most = 1;                // tokens it may draw, one after the other, before somebody has to look at them
+};
+
+struct Drawn {
+  std::vector<std::vector<int32_t>> tokens;  // of each feed; none where its sampler could not, or there is none
+  std::vector<double> seconds;               // of each step
 };
 
 struct Counts {
@@ -54,6 +65,7 @@ class Engine : private Work {
   Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths, std::vector<bool> wanted,
          int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows,
          bool fine);
+  Engine(const Engine& of, int threads);  // the same weights with threads and scratch memory of its own: steps beside `of`
   ~Engine();
 
   Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
@@ -64,6 +76,9 @@ class Engine : private Work {
   // Logits behind each feed's last token, or behind every token: rows x vocab at `out`. Those of a feed with a sampler
   // stay here: the sampler's `chosen` is what it made of them.
   void step(const std::vector<Feed>& feeds, bool all, float* out);
+
+  // A step, and for `ahead` seconds further ones with what it drew, as far as each feed may go.
+  Drawn draw(std::vector<Feed> feeds, double ahead);
 
   const std::shared_ptr<Pool> pool;
   Counts counts;
@@ -111,8 +126,8 @@ class Engine : private Work {
   const int logits_, most_rows_, most_wanted_ = 32;
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
-  Room room_;  // of the matrices
-  std::vector<Parameter> parameters_;
+  const std::shared_ptr<Weights> weights_;
+  std::vector<Parameter>& parameters_;  // those of `weights_`
   std::vector<Phase> phases_;
   std::vector<char> quantise_out_;  // bits of the instruction's results: read by a quantised matrix
   std::vector<char> fine_out_;      // and with 16 bits

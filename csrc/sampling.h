@@ -33,6 +33,8 @@ class Sampler {
   void allow(std::vector<uint32_t> words) { allowed_ = std::move(words); }
   void bias(int32_t token, float added) { bias_[token] += added; }
 
+  std::vector<int32_t> ends;  // tokens behind which nothing more is drawn
+
   // The token chosen last, then the `alternatives` likeliest ones; only where alternatives >= 0.
   int alternatives = -1;
   std::vector<Alternative> last;

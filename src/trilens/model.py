@@ -238,9 +238,15 @@ class Model:
         Raises what stopped one of them."""
         self._scheduler.advance([call.generation for call in calls if call.generation is not None])
 
-    def step(self) -> bool:
-        """One step for every call that can go on; False where none can. What stops a call is kept with it."""
-        return self._scheduler.step()
+    @property
+    def lanes(self) -> int:
+        """How many threads can call `step` at once, each with a lane of its own."""
+        return self.executor.lanes
+
+    def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
+        """One step for every call that can go on, or for a lane's part of them, and for `ahead` seconds further ones;
+        of whom. What stops a call is kept with it."""
+        return self._scheduler.step(lane, ahead)
 
     @cached_property
     def grammars(self) -> Grammars:
@@ -320,8 +326,7 @@ class Call:
         self.generation: Generation | None = None
         self.finished = False
         self.receipt: Receipt | None = None
-        self.watched = False  # whether `note_routes` is wanted after each step
-        self.fired: list[list[int]] = []  # of each token that was fed: what `CachedSequence.routes` has
+        self.watched = False  # whether `fired` is wanted
         self._model = model
         self._limits = limits
         self._options = options
@@ -332,16 +337,13 @@ class Call:
         model = self._model
         self._meter = EnergyMeter()
         self.generation = model._scheduler.submit(
-            self.ids, self._options, self._limits, model.text.end_ids, self.writer
+            self.ids, self._options, self._limits, model.text.end_ids, self.writer, watched=self.watched
         )
 
-    def note_routes(self) -> None:
-        """Put into `fired` what has fired since; between two steps, by whoever does them."""
-        generation = self.generation
-        if generation is not None:
-            done = len(self.fired)
-            routes = generation.routes
-            self.fired += (generation.sequence.routes(done) if routes is None else routes[done:]).tolist()
+    @property
+    def fired(self) -> list[list[int]]:
+        """Of each token that was fed: what `CachedSequence.routes` has."""
+        return [] if self.generation is None or self.generation.fired is None else self.generation.fired
 
     def events(self) -> list[Event]:
         """What there is to read now, neighbours of one kind as one; by one reader, beside any steps."""
@@ -369,10 +371,10 @@ class Call:
     def _event(self, part: str, texts: list[str]) -> Event:
         return (ThinkingEvent if part == "thinking" else TextEvent)("".join(texts), self._index)
 
-    def cancel(self) -> None:
-        """End it with the step that runs; does nothing to one that has finished."""
+    def cancel(self, wait: bool = True) -> None:
+        """End it with the step that runs, and `wait` for that; does nothing to one that has finished."""
         if self.generation is not None:
-            self._model._scheduler.end(self.generation, "cancelled")
+            self._model._scheduler.end(self.generation, "cancelled", wait)
 
     @property
     def stop_hit(self) -> str | None:

@@ -1,12 +1,14 @@
 // The C++ of the native executor on its own, to be run under sanitizers: random programs of a tiny decoder's shape,
-// ragged batches, forks, rewinds and cancellations, with threads; results must not depend on any of it.
+// ragged batches, forks, rewinds and cancellations, with threads, and steps at once; results must not depend on any of it.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <cmath>
 #include <map>
+#include <mutex>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "../../csrc/engine.h"
 
@@ -153,9 +155,70 @@ static void check_samplers() {
   }
 }
 
+// Two lanes at once, on beginnings that both share: several tokens a call are those that come one by one, alone.
+static bool check_lanes(int requests) {
+  auto turn = table(512);
+  auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, KV::F16, 1u << 22, 48);
+  auto whole = engine(pool, "", 1, false);
+  std::mutex lock;  // of what is kept, as the scheduler's
+  std::vector<Request> kept;
+  std::atomic<bool> same = true;
+  auto lane = [&](int number) {
+    Engine mine(*whole, 1 + number), alone(*whole, 1);
+    std::mt19937 own(number);
+    auto less = [&](int n) { return (int)(own() % (unsigned)n); };
+    for (int i = 0; i < requests; i++) {
+      Request r;
+      {
+        std::lock_guard guard(lock);
+        if (!kept.empty()) {
+          const Request& other = kept[less((int)kept.size())];
+          int shared = less(other.sequence->length + 1);
+          r.sequence = other.sequence->fork(shared, 200);
+          if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
+        }
+        if (!r.sequence) r.sequence = std::make_unique<Sequence>(pool, 200);
+      }
+      r.sequence->ropes = {turn};
+      if ((int)r.tokens.size() > 120) continue;
+      int begun = (int)r.tokens.size(), fresh = 1 + less(40);
+      for (int n = 0; n < fresh; n++) r.tokens.push_back(less(VOCAB));
+      SamplingOptions options{0.8, 0.9, 0, 0, 1, 0, 0, (uint64_t)i};
+      Sampler draws(options, nullptr, 0), again(options, nullptr, 0);
+      draws.ends = {3};
+      Feed feed{r.sequence.get(), r.tokens.data() + begun, fresh, true, &draws, 1 + less(30)};
+      Drawn drawn = mine.draw({feed}, 0.001 * less(3));
+      if (i % 4 == 0) {
+        Sequence second(pool, 200);
+        second.ropes = {turn};
+        std::vector<int32_t> fed = r.tokens;
+        for (int32_t token : drawn.tokens[0]) {
+          if (alone.draw({{&second, fed.data(), (int)fed.size(), true, &again}}, 0).tokens[0] != std::vector{token}) same = false;
+          fed = {token};
+        }
+      }
+      r.tokens.insert(r.tokens.end(), drawn.tokens[0].begin(), drawn.tokens[0].end());
+      r.tokens.resize(r.sequence->length);  // the last one drawn was not fed
+      if (drawn.seconds.size() != drawn.tokens[0].size()) same = false;
+      std::lock_guard guard(lock);
+      kept.push_back(std::move(r));
+      if (kept.size() > 4) kept.erase(kept.begin());
+    }
+  };
+  std::thread first(lane, 0), second(lane, 1);
+  first.join();
+  second.join();
+  kept.clear();
+  return same && pool->pages_in_use() == 0 && pool->reserved() == 0;
+}
+
 int main(int, char** arguments) {
   int requests = arguments[1] ? atoi(arguments[1]) : 300;
   check_samplers();
+  if (!check_lanes(requests)) {
+    printf("steps at once differ from those one by one\n");
+    return 1;
+  }
   auto turn = table(512);
   for (KV kind : {KV::F16, KV::I8, KV::F32}) {
     auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48);

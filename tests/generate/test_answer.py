@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+import trilens
 from trilens.generate.answer import AnswerWriter, Closing
 from trilens.generate.limits import request_limits
+from trilens.model import EndEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.strategy import Strategy
 from trilens.text.thinking import Markers, Start
@@ -168,3 +170,54 @@ def test_every_familys_thinking_closes_from_outside(small_tokenizer: Tokenizer, 
     assert run.part("thinking") == "12345"
     assert run.part("answer").strip() == "Yes."
     assert run.counts[0] == 5
+
+
+ASKED: list[dict[str, Any]] = [
+    {"thinking": True},
+    {"thinking": False},
+    {"thinking": 1},
+    {"thinking": 7},
+    {"thinking": 30},
+    {"thinking": 0},
+    {"thinking": True, "max_tokens": 2},
+    {"thinking": True, "max_completion": 25},
+    {"thinking": False, "max_tokens": 1},
+    {"thinking": True, "stop": "4"},
+    {"thinking": True, "logprobs": 2},
+    {"raw": True, "max_tokens": 40},
+]
+
+
+@pytest.mark.parametrize("name", ["tiny-routed", "tiny-dense"])
+def test_tokens_ahead_change_nothing(name: str) -> None:
+    """Steps without a look between them: the same texts, counts, finishes and reports."""
+    model = trilens.load(name)
+
+    def ask(ahead: float, close_at: int | None = None) -> list[tuple[Any, ...]]:
+        calls = [
+            model.prepare(f"What is {40 + 3 * i} times {71 - i}?", index=i, temperature=0.9, seed=i, **options)
+            for i, options in enumerate(ASKED * 2)
+        ]
+        for call in calls:
+            call.submit()
+        for step in range(1000):
+            if step == close_at:
+                for call in calls:
+                    call.answer_now()
+            if not model.step(None, ahead):
+                break
+        said = []
+        for call in calls:
+            events = call.events()
+            end = events[-1]
+            assert isinstance(end, EndEvent)
+            r = end.receipt
+            said.append(("".join(getattr(e, "text", "") for e in events), r.tokens, r.finish, r.thinking, r.work.flops))
+        model.forget()  # the next ones begin from nothing as well
+        return said
+
+    one_by_one = ask(0)
+    assert ask(5) == one_by_one and ask(0.0005) == one_by_one
+    assert {finish for _, _, finish, *_ in one_by_one} >= {"stop", "length", "stop_string"}
+    closed = [report.closed_by for _, _, _, report, _ in ask(0.0005, close_at=2)]
+    assert "caller" in closed

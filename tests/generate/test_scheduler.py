@@ -139,7 +139,7 @@ class Interrupting(Tokens):
     def begin(self) -> tuple[int, ...]:
         return ()
 
-    def take(self, token: int, unread: deque[Any]) -> Finish | tuple[int, ...] | None:
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> Finish | tuple[int, ...] | None:
         unread.append(token)
         self.taken += 1
         return self.what if self.taken == self.at else None
@@ -173,7 +173,7 @@ def test_tokens_from_outside_are_like_a_prompt_that_held_them(
 
 def test_a_fault_in_one_writer_ends_its_request_alone(tiny_executor: Tiny) -> None:
     class Broken(Interrupting):
-        def take(self, token: int, unread: deque[Any]) -> None:
+        def take(self, token: int, unread: deque[Any], more: bool = False) -> None:
             raise ValueError("no such character")
 
     scheduler = Scheduler(tiny_executor("llama 3"))
@@ -222,9 +222,104 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
 
 
+class Counting(Tokens):
+    """Says that it looks at every n-th token alone, and twice puts tokens in there."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.taken = every, 0
+
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> tuple[int, ...] | None:
+        unread.append(token)
+        self.taken += 1
+        last = self.taken % self.every == 0
+        assert not (last and more)
+        return (9, 8) if last and self.taken <= 2 * self.every else None
+
+    def ahead(self) -> int:
+        return self.every - self.taken % self.every
+
+
+def test_lanes_and_tokens_ahead_change_nothing(native: Callable[[str], NativeExecutor]) -> None:
+    """The same tokens, passes and experts as one request after the other, a step at a time."""
+    executor = native("qwen3 moe")
+    assert executor.lanes == min(2, executor.threads)
+
+    def submit(scheduler: Scheduler, i: int) -> Generation:
+        options = Sampling(
+            temperature=[0.0, 0.8][i % 2], top_k=[0, 5][i % 3 == 0], seed=i, logprobs=[None, 2][i % 7 == 6]
+        )
+        ends = frozenset({3, 4} if i % 4 == 1 else ())
+        return scheduler.submit(
+            prompt(3 + 17 * i % 40, seed=i), options, most(20 + 5 * i), ends, Counting(1 + 3 * i), watched=i % 5 == 0
+        )
+
+    alone = []
+    for i in range(15):
+        scheduler = Scheduler(executor)
+        alone.append(submit(scheduler, i))
+        all_tokens(scheduler, alone[-1])
+        scheduler.forget()
+    scheduler = Scheduler(executor)
+    together = [submit(scheduler, i) for i in range(15)]
+
+    def lane(number: int) -> None:
+        while scheduler.running:
+            for generation in scheduler.step(number, 0.001 * (1 + number)):
+                generation.unread.clear()
+
+    threads = [threading.Thread(target=lane, args=(number,)) for number in range(executor.lanes)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(alone, together, strict=True):
+        assert (one.tokens, one.finish, one.fired) == (other.tokens, other.finish, other.fired)
+        assert one.logprobs == other.logprobs and other.failure is None
+        fed = [[(s.past, s.fed, s.draws) for s in g.steps] for g in (one, other)]
+        assert sum(s[1] for s in fed[0]) == sum(s[1] for s in fed[1])
+        assert [s for s in fed[0] if s[0] >= len(one.prompt)] == [s for s in fed[1] if s[0] >= len(one.prompt)]
+        assert np.array_equal(one.routes, other.routes)
+    assert max(g.most_beside for g in together) == 15
+    scheduler.forget()
+    assert executor.pool.pages_in_use == 0
+
+
+def test_who_is_in_a_step_ends_with_it(native: Callable[[str], NativeExecutor]) -> None:
+    """`end` from another thread waits for the step, or does not; either way the request ends with it."""
+    executor = native("llama 3")
+    scheduler = Scheduler(executor)
+    both = [scheduler.submit(prompt(4), GREEDY, most(200), NONE) for _ in range(2)]
+    inside, go_on = threading.Event(), threading.Event()
+    draw = executor.draw
+
+    def slowly(*asked: Any) -> Any:
+        inside.set()
+        go_on.wait(10)
+        return draw(*asked)
+
+    executor.draw = slowly  # type: ignore[method-assign]
+    stepping = threading.Thread(target=scheduler.step)
+    stepping.start()
+    assert inside.wait(10)
+    scheduler.end(both[0], "cancelled", wait=False)
+    waiting = threading.Thread(target=scheduler.end, args=(both[1], "cancelled"))
+    waiting.start()
+    newcomer = scheduler.submit(prompt(5), GREEDY, most(3), NONE)  # does not wait for the step
+    waiting.join(0.05)
+    assert waiting.is_alive() and [g.finish for g in both] == [None, None]
+    go_on.set()
+    stepping.join()
+    waiting.join()
+    assert [(g.finish, len(g.tokens)) for g in both] == [("cancelled", 1)] * 2
+    assert scheduler.running == [newcomer]
+
+
+@pytest.mark.parametrize("lanes", [False, True])
 @pytest.mark.parametrize("name", ["mistral", "llama 3"])
-def test_a_thousand_random_requests_leave_nothing_behind(name: str, native: Callable[[str], NativeExecutor]) -> None:
-    """Lengths, options and cancellations at random, from eight threads; then no page is in use."""
+def test_a_thousand_random_requests_leave_nothing_behind(
+    name: str, lanes: bool, native: Callable[[str], NativeExecutor]
+) -> None:
+    """Lengths, options and cancellations at random, from eight threads, with lanes or not; then no page is in use."""
     executor = native(name)
     scheduler = Scheduler(executor)
     finished: list[str] = []
@@ -253,7 +348,13 @@ def test_a_thousand_random_requests_leave_nothing_behind(name: str, native: Call
         except BaseException as fault:
             faults.append(fault)
 
+    def lane(number: int) -> None:
+        while len(finished) < 1000 and not faults:
+            scheduler.step(number, 0.001)
+
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
+    if lanes:
+        threads += [threading.Thread(target=lane, args=(number,)) for number in range(executor.lanes)]
     for thread in threads:
         thread.start()
     for thread in threads:

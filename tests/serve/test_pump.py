@@ -123,11 +123,11 @@ class TestPump:
         begun: list[int] = []
         usual = model._scheduler.submit
 
-        def one_at_a_time(*parts: Any) -> Any:
+        def one_at_a_time(*parts: Any, **options: Any) -> Any:
             if model._scheduler.running:
                 raise CacheFull("the page pool is full")
             begun.append(1)
-            return usual(*parts)
+            return usual(*parts, **options)
 
         monkeypatch.setattr(model._scheduler, "submit", one_at_a_time)
 
@@ -147,7 +147,7 @@ class TestPump:
         model = trilens.load("tiny-dense")
         pump = Pump(model, 8, 8, 60)
 
-        def full(*parts: Any) -> Any:
+        def full(*parts: Any, **options: Any) -> Any:
             raise CacheFull("the page pool is full")
 
         monkeypatch.setattr(model._scheduler, "submit", full)
@@ -171,10 +171,10 @@ class TestPump:
             call = model.prepare("What is 47 times 86?", thinking=True, temperature=0)
             usual = call.writer.take
 
-            def take(token: int, unread: deque[Any]) -> Any:
+            def take(token: int, unread: deque[Any], more: bool = False) -> Any:
                 if breaks and call.writer.tokens == 20:
                     raise ValueError("no such character")
-                return usual(token, unread)
+                return usual(token, unread, more)
 
             call.writer.take = take  # type: ignore[method-assign]
             try:
@@ -209,3 +209,31 @@ class TestPump:
         fired = asyncio.run(read())
         pump.close(1)
         assert len(fired) > 20 and len(fired[0]) == 8
+
+    def test_a_crowd_is_stepped_in_lanes_and_gets_the_same_answers(self) -> None:
+        model = trilens.load("tiny-routed", threads=2)
+        questions = [f"What is {11 + i} times {97 - i}?" for i in range(60)]
+        options: dict[str, Any] = {"thinking": True, "temperature": 0.8}
+        alone = [model.generate(q, seed=i, **options) for i, q in enumerate(questions)]
+        pump = Pump(model, 48, 64, 60)
+
+        async def read(i: int) -> tuple[str, int]:
+            calls = [model.prepare(questions[i], seed=i, **options)]
+            calls[0].watched = i % 2 == 0
+            events = [event async for batch in pump.enter(calls).batches() for event in batch]
+            assert isinstance(events[-1], EndEvent)
+            if calls[0].watched:
+                assert calls[0].generation is not None
+                assert calls[0].fired == calls[0].generation.routes.tolist()
+            said = "".join(e.text for e in events if not isinstance(e, EndEvent))
+            return said, events[-1].receipt.work.decode.steps
+
+        async def everybody() -> list[tuple[str, int]]:
+            return await asyncio.gather(*(read(i) for i in range(60)))
+
+        together = asyncio.run(everybody())
+        pump.close(5)
+        assert together == [(a.thinking + a.text, a.receipt.work.decode.steps) for a in alone]
+        assert sum(engine.counts()["steps"] for engine in model.executor._beside) > 0
+        model.forget()
+        assert model.cache_pages == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from trilens.errors import RequestRefused
 
@@ -58,12 +58,22 @@ class CachedSequence(Protocol):
 @dataclass(slots=True)
 class Feed:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
-    token that `sampler` (see `generate.sampling`) draws from them."""
+    token that `sampler` (see `generate.sampling`) draws from them; it may draw `most` before somebody has to look."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
     logits: bool = True
     sampler: Any = None
+    most: int = 1
+
+
+class Drawn(NamedTuple):
+    """Of each feed the tokens that its sampler drew, and by the feed's place why one could not; of each step its
+    seconds. A feed was in the first step, and in one more for each further token of its."""
+
+    tokens: Sequence[Sequence[int]]
+    faults: Mapping[int, RequestRefused]
+    seconds: Sequence[float]
 
 
 class Executor(Protocol):
@@ -127,8 +137,15 @@ class Executor(Protocol):
         """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
         ...
 
-    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
-        """One forward pass: for each feed the token that its sampler draws, why it cannot, or None without one."""
+    @property
+    def lanes(self) -> int:
+        """How many steps can run at once, each for sequences of its own."""
+        ...
+
+    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
+        """One forward pass, and what the feeds' samplers draw behind it; where it can, for `ahead` seconds further ones
+        with these tokens. `lane`: beside another one's passes, on a part of the cores; by one caller at a time in each.
+        """
         ...
 
 

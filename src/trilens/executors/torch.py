@@ -6,6 +6,7 @@ E experts, d a head's width. A trailing block of letters gives a tensor's dimens
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
@@ -13,7 +14,7 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
+from trilens.executors.executor import Drawn
 from trilens.spec.model import (
     Cache,
     Chunk,
@@ -110,6 +112,7 @@ class TorchExecutor:
     """Float32 weights by parameter name; `step` for generation, `forward` for logits as a tensor with gradients."""
 
     name = "torch"
+    lanes = 1
     kv_element_bytes = 4
     arithmetic = "float32"
     same_bits = False
@@ -150,9 +153,18 @@ class TorchExecutor:
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
 
-    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
+    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
+        start = time.perf_counter()
         rows = iter(self.step([replace(f, logits=f.sampler is not None) for f in batch]))
-        return [None if f.sampler is None else _drawn(f.sampler, next(rows)) for f in batch]
+        tokens: list[list[int]] = [[] for _ in batch]
+        faults = {}
+        for i, feed in enumerate(batch):
+            if feed.sampler is not None:
+                try:
+                    tokens[i].append(feed.sampler.choose(next(rows)))
+                except RequestRefused as fault:
+                    faults[i] = fault
+        return Drawn(tokens, faults, [time.perf_counter() - start])
 
     def forward(self, batch: Sequence[Feed], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
@@ -430,13 +442,6 @@ def _sparsemixer(logits: Tensor, router: Router) -> tuple[Tensor, Tensor, Tensor
         weights.append(shares.gather(-1, index))
         remaining = remaining.scatter(-1, index, float("-inf"))
     return torch.cat(ids, -1), torch.cat(weights, -1), logits
-
-
-def _drawn(sampler: Any, logits: np.ndarray) -> int | RequestRefused:
-    try:
-        return int(sampler.choose(logits))
-    except RequestRefused as refused:
-        return refused
 
 
 def _torch_sequence(sequence: CachedSequence) -> TorchSequence:

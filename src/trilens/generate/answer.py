@@ -142,7 +142,7 @@ class AnswerWriter:
         marked = markers is not None and markers.answer is not None and self._splitter.thought
         return self._splitter.answering or not (self._splitter.thinking or marked)
 
-    def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> Finish | Sequence[int] | None:
         self.tokens += 1
         splitter, most = self._splitter, self._limits.thinking
         if self._constraint is not None and self._constrained:
@@ -158,7 +158,7 @@ class AnswerWriter:
         if self.before_answer is None:
             self._note_answer(1)
         if self._closing is not None and splitter.thinking:
-            if self.close_now:
+            if self.close_now and not more:
                 return self._close("caller", unread)
             # no more of them are thoughts than there are
             if most is not None and self.tokens >= most and self._thoughts() >= most:
@@ -166,6 +166,16 @@ class AnswerWriter:
         if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
             return "context" if self._limits.context_bound else "length"
         return None
+
+    def ahead(self) -> int:
+        """See `Writer.ahead`: as far as no limit of the answer or of the thinking can be reached."""
+        if self._stops or self._constraint is not None or self.close_now:
+            return 1
+        answered = self.counts.undecided if self.before_answer is None else self.tokens - self.before_answer
+        most = self._limits.answer - answered
+        if self._closing is not None and self._limits.thinking is not None:
+            most = min(most, self._limits.thinking - self._thoughts())
+        return max(1, most)
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         self._finished = True

@@ -6,7 +6,7 @@ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -97,6 +97,10 @@ class Sampler:
         """Tokens that were put into the answer without being drawn."""
         for token in tokens:
             self.inner.note(token)
+
+    def end_with(self, tokens: Iterable[int]) -> None:
+        """Tokens behind which an executor draws nothing more by itself."""
+        self.inner.ends = list(tokens)
 
     def allow(self, words: np.ndarray) -> None:
         """uint32; bit i of all of them: whether token i may be chosen next. It holds until it is set again."""

@@ -1,17 +1,16 @@
 """Requests -> tokens: one forward pass after the other for all that are running.
 
-Requests join and leave between steps, from any number of threads. There is no thread of our own: whoever waits for a
-token of theirs does the next step, for everybody. A long prompt goes in pieces, so that running answers keep their
-pace; a reader that does not fetch its tokens is left out until it does.
+Requests join and leave at any time, from any number of threads. There is no thread of our own: whoever waits for a
+token of theirs does the next step, for everybody. Or several step at once, each in a lane and for a part of the
+requests, so that one computes while another looks at what came. A long prompt goes in pieces, so that running answers
+keep their pace; a reader that does not fetch its tokens is left out until it does.
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -36,12 +35,18 @@ class Writer(Protocol):
         """Tokens that stand before anything is drawn."""
         ...
 
-    def take(self, token: int, unread: deque[Any]) -> Finish | Sequence[int] | None:
-        """Put what there is to read into `unread`. To end here: why. To go on behind more tokens: those."""
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> Finish | Sequence[int] | None:
+        """Put what there is to read into `unread`. To end here: why. To go on behind more tokens: those. Neither where
+        `more` were drawn already, as `ahead` allowed."""
         ...
 
     def allowed(self) -> np.ndarray | None:
         """uint32; bit i of all of them: whether token i may be drawn next. None: as before."""
+        ...
+
+    def ahead(self) -> int:
+        """How many more tokens may be drawn before it looks at them: the last of these is the first for which `take`
+        may say how to go on. At least 1."""
         ...
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
@@ -55,11 +60,14 @@ class Tokens:
     def begin(self) -> Sequence[int]:
         return ()
 
-    def take(self, token: int, unread: deque[Any]) -> None:
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> None:
         unread.append(token)
 
     def allowed(self) -> None:
         return None
+
+    def ahead(self) -> int:
+        return 1
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass
@@ -67,7 +75,7 @@ class Tokens:
 
 class StepShare(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
-    step took `seconds`."""
+    step took `seconds`; `beside`: the requests that were in it, and in other lanes' steps then."""
 
     past: int
     fed: int
@@ -97,6 +105,16 @@ class Generation:
     kv_bytes: int = 0
     kv_reserved: int = 0
     routes: Any = None  # of the tokens that were fed, once it has finished: see `CachedSequence.routes`
+    fired: list[list[int]] | None = None  # the same as it comes, where that is wanted
+    in_step: bool = False  # whoever does the step has it for himself
+    leaves: Finish | None = None  # it ends with that step
+
+    @property
+    def most(self) -> int:
+        """The most tokens that may be drawn before somebody looks at them."""
+        if self.sampler.options.logprobs is not None:
+            return 1
+        return max(1, min(self.limits.total - len(self.tokens), UNREAD - len(self.unread), self.writer.ahead()))
 
     @property
     def most_beside(self) -> int:
@@ -113,15 +131,15 @@ class Prefix:
 
 
 class Scheduler:
-    """Runs requests on one executor, each step for all of them. Safe to use from many threads."""
+    """Runs requests on one executor, each step for all of them or a lane's part. Safe to use from many threads."""
 
     def __init__(self, executor: Executor) -> None:
         self.executor = executor
         self.running: list[Generation] = []
         self.kept: list[Prefix] = []  # least recently used first
-        self._turn = threading.Condition()
-        self._stepping = False  # somebody does a step; nobody else touches what runs
-        self._asking = 0  # threads that wait to do something else between two steps
+        self._lock = threading.RLock()  # of `running`, `kept`, and who is in a step
+        self._turn = threading.Condition(self._lock)
+        self._lanes: set[int | None] = set()  # in which somebody does a step
 
     def submit(
         self,
@@ -130,8 +148,11 @@ class Scheduler:
         limits: Limits,
         end_ids: frozenset[int],
         writer: Writer | None = None,
+        *,
+        watched: bool = False,
     ) -> Generation:
-        """Admit a request; what an earlier one has in common with its beginning is not computed again.
+        """Admit a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
+        experts fire is wanted with each step.
 
         Raises RequestRefused for an empty prompt, a token outside the vocabulary, or when there is no memory left for
         its cache.
@@ -141,10 +162,12 @@ class Scheduler:
         if bad is not None:
             raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
-        with self._between_steps():
+        sampler.end_with(end_ids)
+        with self._lock:
             sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
             cached = sequence.length
             generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, cached, writer, cached)
+            generation.fired = [] if watched else None
             try:
                 self._put(generation, writer.begin())
                 if (allowed := writer.allowed()) is not None:
@@ -170,103 +193,122 @@ class Scheduler:
         if failure is not None:
             raise failure
 
-    def step(self) -> bool:
-        """One step for all that can go on; False where nobody can. What stops one of them is kept with it."""
-        return self._step_while(lambda: True)
+    def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
+        """One step for all that can go on, or for `lane`'s part of them, and for `ahead` seconds further ones with what
+        they drew; of whom. What stops one is kept with it."""
+        return self._step_while(lambda: True, lane, ahead)
 
-    def _step_while(self, wanted: Callable[[], bool]) -> bool:
-        """One step once nobody else does one, if it is still wanted then. Whether there was one."""
+    def _step_while(self, wanted: Callable[[], bool], lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
+        """One step once nobody else does one in this lane, if it is still wanted then; of whom."""
+        fed: list[Generation] = []
         mine = False
         try:
-            with self._turn:
-                while (go := wanted()) and (self._stepping or self._asking):
+            with self._lock:
+                while (go := wanted()) and lane in self._lanes:
                     self._turn.wait()
                 if not go:
-                    return False
-                self._stepping = mine = True
-            return self._step()
+                    return fed
+                mine = True
+                self._lanes.add(lane)
+                feeds, elsewhere = self._feeds(fed, lane, ahead > 0)
+            if feeds:
+                self._step(fed, feeds, elsewhere, lane, ahead)
+            return fed
         finally:
             if mine:
-                with self._turn:
-                    self._stepping = False
+                with self._lock:
+                    self._lanes.remove(lane)
+                    for generation in fed:
+                        generation.in_step = False
+                        if generation.leaves is not None:
+                            self._end(generation, generation.leaves)
                     self._turn.notify_all()
 
-    def end(self, generation: Generation, why: Finish) -> None:
-        """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped."""
-        if generation.finish is None:
-            with self._between_steps():
+    def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
+        """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped. One that is
+        in a step stops with it; `wait` until then."""
+        with self._lock:
+            if generation.in_step:
+                generation.leaves = why
+                while wait and generation.in_step:
+                    self._turn.wait()
+            else:
                 self._end(generation, why)
 
     def forget(self) -> None:
         """Give back the memory of all finished sequences."""
-        with self._between_steps():
+        with self._lock:
             while self.kept:
                 self.kept.pop().sequence.free()
 
-    @contextmanager
-    def _between_steps(self) -> Iterator[None]:
-        """While this is open no step begins. Whoever asks for it goes before the next step."""
-        with self._turn:
-            self._asking += 1
-            try:
-                while self._stepping:
-                    self._turn.wait()
-                yield
-            finally:
-                self._asking -= 1
-                self._turn.notify_all()
-
-    def _step(self) -> bool:
-        """One forward pass. Whatever interrupts it ends the requests that were part of it, and them alone."""
-        fed, feeds = self._feeds()
-        if not feeds:
-            return False
-        start = time.perf_counter()
+    def _step(self, fed: list[Generation], feeds: list[Feed], elsewhere: int, lane: int | None, ahead: float) -> None:
+        """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
         try:
-            drawn = self.executor.draw(feeds)
-            seconds, beside = time.perf_counter() - start, len(feeds)
-            for generation, feed, token in zip(fed, feeds, drawn, strict=True):
-                new = len(feed.tokens)
-                generation.steps.append(StepShare(generation.fed, new, feed.logits, seconds, beside))
-                generation.fed += new
-                if isinstance(token, int):
-                    self._append(generation, token)
-                elif token is not None:
-                    generation.failure = token
+            tokens, faults, seconds = self.executor.draw(feeds, lane, ahead)
+            passes = [max(1, len(drawn) + (i in faults)) for i, drawn in enumerate(tokens)]
+            beside = [elsewhere + sum(p > i for p in passes) for i in range(1, len(seconds))]
+            took = [*zip(seconds, (elsewhere + len(fed), *beside), strict=True)]
+            for i, (generation, feed) in enumerate(zip(fed, feeds, strict=True)):
+                self._pass(generation, feed, took[: passes[i]], tokens[i])
+                if i in faults:
+                    generation.failure = faults[i]
                     self._end(generation, "cancelled")
         except BaseException as failure:
             for generation in fed:
                 generation.failure = failure
                 self._end(generation, "cancelled")
-        return True
 
-    def _feeds(self) -> tuple[list[Generation], list[Feed]]:
-        """What goes into the next step, and of whom: what is new of each that answers, and pieces of the prompts in
-        order of arrival."""
-        fed, feeds, room = [], [], STEP_TOKENS
-        for generation in self.running:
+    def _pass(
+        self, generation: Generation, feed: Feed, passes: Sequence[tuple[float, int]], tokens: Sequence[int]
+    ) -> None:
+        """What one request was fed in these passes, (seconds, beside), and what it drew behind them."""
+        new = len(feed.tokens)
+        for seconds, beside in passes:
+            generation.steps.append(StepShare(generation.fed, new, feed.logits, seconds, beside))
+            generation.fed += new
+            new = 1
+        if generation.fired is not None:
+            generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
+        for left, token in enumerate(tokens, 1 - len(tokens)):
+            if generation.finish is None:
+                self._append(generation, token, left < 0)
+
+    def _feeds(self, fed: list[Generation], lane: int | None, ahead: bool) -> tuple[list[Feed], int]:
+        """What goes into the next step, and how many requests are in other lanes' steps: what is new of each that
+        answers, and pieces of the prompts in order of arrival. A lane takes its part of those that no other one has."""
+        can = [g for g in self.running if not g.in_step and len(g.unread) < UNREAD]
+        elsewhere = 0
+        if self._lanes != {lane}:
+            elsewhere = sum(g.in_step for g in self.running)
+        if lane is not None:
+            del can[-(-(len(can) + elsewhere) // self.executor.lanes) :]
+        feeds, room = [], STEP_TOKENS
+        for generation in can:
             done, prompt = generation.fed, len(generation.prompt)
             if done >= prompt:
-                if len(generation.unread) < UNREAD:
-                    fed.append(generation)
-                    new = generation.tokens[done - prompt :]
-                    feeds.append(Feed(generation.sequence, new, True, generation.sampler))
+                new = generation.tokens[done - prompt :]
+                most = generation.most if ahead else 1
+                feeds.append(Feed(generation.sequence, new, True, generation.sampler, most))
             elif room:
                 wanted = (*generation.prompt[done : done + room], *generation.tokens)
                 piece = wanted[:room]
                 room -= len(piece)
                 whole = done + len(piece) == prompt + len(generation.tokens)
-                fed.append(generation)
-                feeds.append(Feed(generation.sequence, piece, whole, generation.sampler if whole else None))
-        return fed, feeds
+                sampler = generation.sampler if whole else None
+                feeds.append(Feed(generation.sequence, piece, whole, sampler, generation.most if ahead else 1))
+            else:
+                continue
+            fed.append(generation)
+            generation.in_step = True
+        return feeds, elsewhere
 
-    def _append(self, generation: Generation, token: int) -> None:
-        """The token that was drawn, and what its writer makes of it."""
+    def _append(self, generation: Generation, token: int, more: bool) -> None:
+        """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""
         generation.tokens.append(token)
         if generation.sampler.options.logprobs is not None:
             generation.logprobs[len(generation.tokens) - 1] = generation.sampler.last
         try:
-            follows = generation.writer.take(token, generation.unread)
+            follows = generation.writer.take(token, generation.unread, more)
             allowed = generation.writer.allowed()
         except Exception as fault:  # a fault in one request's text is no other's
             generation.failure = fault
@@ -290,25 +332,26 @@ class Scheduler:
         generation.sampler.note(tokens)
 
     def _end(self, generation: Generation, why: Finish) -> None:
-        if generation.finish is not None:
-            return
-        self.running.remove(generation)
-        generation.writer.end(why, generation.unread)
-        sequence = generation.sequence
-        if generation.failure is not None:
-            sequence.free()
-            generation.finish = why
-            return
-        generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
-        generation.kv_reserved = sequence.reserved_bytes
-        generation.finish = why  # the last of it: a reader in another thread finds the rest there
-        inside = (*generation.prompt, *generation.tokens)[: sequence.length]
-        # only what was used stays reserved, where that changes no rotary table
-        if sequence.length and self.executor.can_extend(sequence, sequence.length):
-            sequence.request_length = sequence.length
-        self.kept.append(Prefix(inside, sequence))
-        if len(self.kept) > KEPT:
-            self.kept.pop(0).sequence.free()
+        with self._lock:
+            if generation.finish is not None:
+                return
+            self.running.remove(generation)
+            generation.writer.end(why, generation.unread)
+            sequence = generation.sequence
+            if generation.failure is not None:
+                sequence.free()
+                generation.finish = why
+                return
+            generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
+            generation.kv_reserved = sequence.reserved_bytes
+            generation.finish = why  # the last of it: a reader in another thread finds the rest there
+            inside = (*generation.prompt, *generation.tokens)[: sequence.length]
+            # only what was used stays reserved, where that changes no rotary table
+            if sequence.length and self.executor.can_extend(sequence, sequence.length):
+                sequence.request_length = sequence.length
+            self.kept.append(Prefix(inside, sequence))
+            if len(self.kept) > KEPT:
+                self.kept.pop(0).sequence.free()
 
     def _sequence(self, prompt: tuple[int, ...], request_length: int) -> CachedSequence:
         """A sequence for a request, begun with what is cached; finished ones give way when memory is short."""

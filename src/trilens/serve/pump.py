@@ -1,8 +1,9 @@
-"""One thread per loaded model: it steps all requests together and hands what comes to whoever waits for it."""
+"""A loaded model's own threads: they step all requests together and hand what comes to whoever waits for it."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -11,13 +12,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from trilens.errors import CacheFull, TrilensError
-from trilens.generate.scheduler import UNREAD
+from trilens.generate.scheduler import UNREAD, Generation
 from trilens.model import Call, EndEvent, Event, Model
 
 ROOM = UNREAD  # pieces that wait for a reader; more, and its request is left out until it reads
 MANY = 4  # calls, from which on readers are woken together ...
 TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
-CROWD = 32  # calls, from which on it is half as often; a reader hardly sees more
+AHEAD = 0.003  # seconds for which so many draw token after token before what came is looked at
+CROWD = 32  # calls, from which on readers are woken half as often, and steps shorter than AHEAD are done in lanes
 
 
 class Busy(TrilensError):
@@ -69,23 +71,36 @@ class Running:
 
     def cancel(self) -> None:
         self.cancelled = True
-        self.pump.notice()
+        self.pump.leave(self)
 
 
 class Pump:
-    """`parallel` calls run at once, `waiting` more may wait."""
+    """`parallel` calls run at once, `waiting` more may wait.
+
+    One thread steps them all. Where these are many and steps short, what is done between two (each token's text,
+    waiting for Python's lock) takes a good part of the time: then each lane's thread steps its part of them.
+    """
 
     def __init__(self, model: Model, parallel: int, waiting: int, seconds: float) -> None:
         self.model = model
         self._parallel, self._most_waiting, self._seconds = parallel, waiting, seconds
         self._waiting: deque[tuple[Running, Call]] = deque()
-        self._active: list[tuple[Running, Call]] = []
+        self._active: dict[Generation, tuple[Running, Call]] = {}
+        self._left: deque[Running] = deque()  # nobody reads them any more
         self._untold: dict[int, Running] = {}  # what has come and nobody was told of yet
         self._told = 0.0
+        self._step_seconds = math.inf  # of late
+        self._split = threading.Event()  # all lanes step
         self._turn = threading.Condition()
-        self._changed = self._closing = self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="pump", daemon=True)
-        self._thread.start()
+        self._door = threading.Lock()  # of who comes, who goes and who is told
+        self._news = 0
+        self._closing = self._stopped = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(lane,), name=f"pump {lane}", daemon=True)
+            for lane in range(model.lanes)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def running(self) -> int:
@@ -114,42 +129,67 @@ class Pump:
         self.notice()
         return running
 
+    def leave(self, running: Running) -> None:
+        """Nobody reads it any more: what of it still runs or waits ends."""
+        self._left.append(running)
+        self.notice()
+
     def notice(self) -> None:
-        """Something has changed that the thread should look at."""
+        """Something has changed that the threads should look at."""
         with self._turn:
-            self._changed = True
+            self._news += 1
             self._turn.notify_all()
 
     def close(self, seconds: float) -> None:
-        """Begin nothing new, finish what runs, and end the thread; what still runs after `seconds` is cancelled."""
+        """Begin nothing new, finish what runs, and end the threads; what still runs after `seconds` is cancelled."""
         with self._turn:
             self._closing = True
         end = time.monotonic() + seconds
         while not self.idle and time.monotonic() < end:
             time.sleep(0.02)
         self._stopped = True
+        self._split.set()
         self.notice()
-        self._thread.join()
-        for running, call in (*self._active, *self._waiting):
+        for thread in self._threads:
+            thread.join()
+        for running, call in (*self._active.values(), *self._waiting):
             self._fail(running, ShuttingDown("the server has shut down"))
             call.cancel()
 
-    def _run(self) -> None:
+    def _run(self, lane: int) -> None:
         while not self._stopped:
-            self._changed = False
-            self._admit()
-            self._leave_out()
+            if lane > 0:
+                self._split.wait()
+            else:
+                self._weigh()
+            seen, begin = self._news, time.monotonic()
+            with self._door:
+                self._leave_out(begin)
+                self._admit()
             try:
-                stepped = self.model.step()
+                ahead = AHEAD if len(self._active) >= MANY else 0.0
+                stepped = self.model.step(lane if self._split.is_set() else None, ahead)
             except Exception as fault:  # of no call's: everybody's
-                stepped = True
-                for running, _ in self._active:
+                stepped = []
+                for running, _ in list(self._active.values()):
                     self._fail(running, fault)
-            self._hand_over(at_once=not stepped)
+            with self._door:
+                self._hand_over(stepped)
             if not stepped:
                 with self._turn:
-                    if not self._changed:
+                    if self._news == seen:
                         self._turn.wait(0.5)
+            elif lane == 0 and stepped[0].steps:
+                last, took = self._step_seconds, stepped[0].steps[-1].seconds
+                self._step_seconds = took if last == math.inf else 0.9 * last + 0.1 * took
+
+    def _weigh(self) -> None:
+        """Whether the calls are many and their steps short."""
+        many, short = (CROWD // 2, 2 * AHEAD) if self._split.is_set() else (CROWD, AHEAD)
+        if self.model.lanes > 1 and len(self._active) >= many and self._step_seconds < short:
+            self._split.set()
+        elif not self._stopped:
+            self._split.clear()
 
     def _admit(self) -> None:
         while len(self._active) < self._parallel:
@@ -167,45 +207,46 @@ class Pump:
                 except Exception as fault:
                     self._fail(running, fault)
                 else:
-                    self._active.append((running, call))
+                    assert call.generation is not None, "it was submitted"
+                    self._active[call.generation] = running, call
             with self._turn:
                 self._waiting.popleft()
 
-    def _leave_out(self) -> None:
-        """End what was cancelled or has had its time."""
-        now = time.monotonic()
-        for running, call in self._active:
-            if now > running.deadline and running._failure is None:
+    def _leave_out(self, now: float) -> None:
+        """End what was cancelled, has failed or has had its time."""
+        for running, _ in self._active.values():  # in the order of their deadlines
+            if now <= running.deadline:
+                break
+            if running._failure is None:
                 self._fail(running, TimeIsUp(f"the request ran longer than {self._seconds:g} s, the most here"))
-            if running.cancelled or running._failure is not None:
-                call.cancel()
-        self._active = [(r, c) for r, c in self._active if not r.cancelled and r._failure is None]
-        with self._turn:
-            if any(r.cancelled for r, _ in self._waiting):
-                self._waiting = deque((r, c) for r, c in self._waiting if not r.cancelled)
+        while self._left:
+            left = self._left.popleft()
+            for call in left.calls:
+                if call.generation is not None and self._active.pop(call.generation, None) is not None:
+                    call.cancel(wait=False)
+            if self._waiting:
+                with self._turn:
+                    self._waiting = deque((r, c) for r, c in self._waiting if r is not left)
 
-    def _hand_over(self, at_once: bool) -> None:
-        active, ended = [], []
-        for running, call in self._active:
-            generation = call.generation
-            assert generation is not None, "what is active was submitted"
+    def _hand_over(self, stepped: Sequence[Generation]) -> None:
+        at_once, ended = not stepped, []
+        for generation in stepped:
+            if generation not in self._active:
+                continue  # it was cancelled meanwhile
+            running, _ = self._active[generation]
             if generation.failure is not None:
                 self._fail(running, generation.failure)
                 continue
-            if call.watched:
-                call.note_routes()
             if generation.unread or generation.finish is not None:
                 self._untold[id(running)] = running
                 at_once |= len(generation.unread) >= ROOM // 2
-            if generation.finish is None:
-                active.append((running, call))
-            else:
+            if generation.finish is not None:
+                del self._active[generation]
                 self._untold.pop(id(running), None)
                 ended.append(running)  # at once, for its client may have another question
-        self._active = active
-        now = time.monotonic()
-        pause = TOGETHER if len(active) < CROWD else 2 * TOGETHER
-        if at_once or len(active) < MANY or now - self._told >= pause:
+        now, calls = time.monotonic(), len(self._active)
+        pause = TOGETHER if calls < CROWD else 2 * TOGETHER
+        if at_once or calls < MANY or now - self._told >= pause:
             self._told = now
             ended += self._untold.values()
             self._untold.clear()
@@ -213,6 +254,7 @@ class Pump:
 
     def _fail(self, running: Running, fault: BaseException) -> None:
         running._failure = fault
+        self._left.append(running)
         _tell([running])
 
 

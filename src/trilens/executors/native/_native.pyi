@@ -14,6 +14,7 @@ def packed_bytes(type: str, count: int, rows: int, columns: int) -> int: ...
 class Sampler:
     alternatives: int
     last: list[tuple[int, float]]
+    ends: list[int]
     drawn: int
     chosen: int
     fault: str

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from trilens.decoder.weights import Parameter
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
+from trilens.executors.executor import Drawn
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
@@ -148,6 +151,8 @@ class NativeExecutor:
             most_rows,
             self.activations == "16bit",
         )
+        self._beside: list[Any] = []  # engines of the lanes
+        self._making = Lock()
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
@@ -199,6 +204,18 @@ class NativeExecutor:
     def threads(self) -> int:
         return int(self.engine.threads)
 
+    @property
+    def lanes(self) -> int:
+        return min(2, self.threads)
+
+    def _lane(self, lane: int) -> Any:
+        """An engine with its part of the threads, made when it is first asked for."""
+        with self._making:
+            if not self._beside:
+                shares = [self.threads * i // self.lanes for i in range(self.lanes + 1)]
+                self._beside = [self.engine.beside(end - first) for first, end in pairwise(shares)]
+            return self._beside[lane]
+
     def element_bytes(self, parameter: Parameter) -> Fraction:
         return self._bytes[parameter.name]
 
@@ -222,24 +239,37 @@ class NativeExecutor:
         _refusing(self.engine.step, sequences, tokens, [f.logits for f in batch], every_row, logits)
         return logits
 
-    def draw(self, batch: Sequence[Feed]) -> list[int | RequestRefused | None]:
-        """For each feed the token that its sampler draws inside the step, why it cannot, or None without a sampler."""
-        sequences = [_native_sequence(f.sequence).inner for f in batch]
-        tokens = [np.asarray(f.tokens, np.int32) for f in batch]
-        _refusing(self.engine.draw, sequences, tokens, [f.sampler and f.sampler.inner for f in batch])
-        return [None if f.sampler is None else _drawn(f.sampler.inner) for f in batch]
+    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
+        """See `Executor.draw`. Each token is drawn inside its step, and goes into the next one without Python."""
+        engine = self.engine if lane is None else self._lane(lane)
+        samplers = [None if f.sampler is None else f.sampler.inner for f in batch]
+        tokens, seconds = _refusing(
+            engine.draw,
+            [_native_sequence(f.sequence).inner for f in batch],
+            [f.tokens for f in batch],
+            samplers,
+            [f.most for f in batch],
+            ahead,
+        )
+        faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
+        return Drawn(tokens, faults, seconds)
 
     def seconds_by_kind(self) -> dict[str, float]:
-        """Seconds that went into each kind of instruction so far."""
-        return {op.name.lower(): s for op, s in zip(Op, self.engine.counts()["seconds"], strict=True) if s}
+        """Seconds that went into each kind of instruction so far, those of steps at once added up."""
+        return self._by_kind("seconds")
 
     def bytes_by_kind(self) -> dict[str, int]:
         """Bytes of weights and cache that each kind of instruction has read so far."""
-        return {op.name.lower(): b for op, b in zip(Op, self.engine.counts()["bytes"], strict=True) if b}
+        return self._by_kind("bytes")
+
+    def _by_kind(self, what: str) -> dict[str, Any]:
+        engines = [engine.counts()[what] for engine in (self.engine, *self._beside)]
+        return {op.name.lower(): n for op, *counts in zip(Op, *engines, strict=True) if (n := sum(counts))}
 
     def experts_fired(self) -> list[list[int]]:
         """For each routed layer, how often each expert was chosen so far."""
-        return [list(counts) for counts in self.engine.counts()["experts"]]
+        engines = [engine.counts()["experts"] for engine in (self.engine, *self._beside)]
+        return [[sum(counts) for counts in zip(*layers, strict=True)] for layers in zip(*engines, strict=True)]
 
     def tables(self, request_length: int) -> tuple[list[Any], list[Any]]:
         """Rotary tables and position factors that reach to `request_length`, in the program's order."""
@@ -266,11 +296,6 @@ class NativeExecutor:
             table = _native.Table(cos, sin)
             self._tables[rule] = reach, table
         return table
-
-
-def _drawn(sampler: Any) -> int | RequestRefused:
-    """What a sampler drew last, or why it could not."""
-    return int(sampler.chosen) if sampler.chosen >= 0 else RequestRefused(sampler.fault)
 
 
 def native_types() -> dict[str, tuple[int, int]]:
