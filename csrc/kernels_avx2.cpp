@@ -28,7 +28,7 @@ namespace wide {
 
 // One or two rows wait for memory, which comes faster from one tile after the other than from two at once.
 static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
-  (rows > 2 && !is_float(m.type) ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
+  (rows > (is_float(m.type) ? 3 : 2) ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
 }
 
 #include "eight.h"

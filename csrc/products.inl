@@ -119,14 +119,67 @@ ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int 
     store_rows(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])), both);
 }
 
+// The same sums for M rows and T places in tiles, one of the four after the other: so many fit in registers that what
+// is loaded serves several products.
+template <Type type, int M, int T>
+ALWAYS_INLINE static void float_block(const At* w, const bool* both, const Activations& x, int row, int columns, float* y,
+                                      size_t y_stride) {
+  const float* from[M];
+  for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
+  Floats sums[M * T], last[M * T];
+  for (int first = 0; first < 4; first++) {
+    Floats acc[M * T];
+#pragma GCC unroll 32
+    for (int i = 0; i < M * T; i++) acc[i] = every(0);
+    for (int c = first; c < columns; c += 4) {
+      Floats v[T];
+#pragma GCC unroll 4
+      for (int t = 0; t < T; t++) v[t] = weights_at<type>(w[t], c);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m++) {
+        Floats one = every_at(from[m] + c);
+#pragma GCC unroll 4
+        for (int t = 0; t < T; t++) acc[m * T + t] = fma(v[t], one, acc[m * T + t]);
+      }
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < M * T; i++) {
+      if (first == 0) sums[i] = acc[i];
+      else if (first == 1) sums[i] = add(sums[i], acc[i]);
+      else if (first == 2) last[i] = acc[i];
+      else store_rows(y + (row + i / T) * y_stride + i % T * 8 * TILES_AT_ONCE, add(sums[i], add(last[i], acc[i])), both[i % T]);
+    }
+  }
+}
+
 template <Type type>
 static void float_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
                           size_t y_stride) {
+  constexpr int TOGETHER = BLOCK_TILES * TILES_AT_ONCE;
   size_t size = m.tile_size();
-  for (int t = t0; t < t1; t += TILES_AT_ONCE, y += 8 * TILES_AT_ONCE) {
+  for (int t = t0; t < t1;) {
+    int row = 0;
+    if (BLOCK_TILES > 0 && rows >= LEAST_BLOCK && t1 - t > TOGETHER - TILES_AT_ONCE) {
+      At w[BLOCK_TILES + 1];
+      bool both[BLOCK_TILES + 1];
+      for (int i = 0; i < BLOCK_TILES; i++) {
+        both[i] = t + i * TILES_AT_ONCE + 1 < t1;
+        w[i] = place(m.tile(which, t + i * TILES_AT_ONCE), size, both[i]);
+      }
+      for (int passes = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS; passes > 0; passes--) {
+        int now = (rows - row + passes - 1) / passes;
+        each_of([&](auto less) {
+          if constexpr (BLOCK_TILES > 0)
+            if (now == less + 1) float_block<type, less + 1, BLOCK_TILES>(w, both, x, row, m.columns, y, y_stride);
+        }, std::make_integer_sequence<int, BLOCK_ROWS>());
+        row += now;
+      }
+      t += TOGETHER;
+      y += 8 * TOGETHER;
+      continue;
+    }
     bool both = t + 1 < t1;
     At w = place(m.tile(which, t), size, both);
-    int row = 0;
     for (int passes = (rows + FLOAT_ROWS - 1) / FLOAT_ROWS; passes > 0; passes--) {  // 8 rows by at most 6: 4 and 4
       int now = (rows - row + passes - 1) / passes;
       each_of([&](auto less) {
@@ -134,6 +187,8 @@ static void float_product(const Matrix& m, int which, int t0, int t1, const Acti
       }, std::make_integer_sequence<int, FLOAT_ROWS>());
       row += now;
     }
+    t += TILES_AT_ONCE;
+    y += 8 * TILES_AT_ONCE;
   }
 }
 
