@@ -58,7 +58,7 @@ def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> No
         pump = own.shelf.places["tiny-dense"].pump
         assert pump is not None
         usual, go_on, said = pump.model.step, threading.Event(), []
-        monkeypatch.setattr(pump.model, "step", lambda: go_on.wait(20) and usual())
+        monkeypatch.setattr(pump.model, "step", lambda *asked: usual(*asked) if go_on.wait(20) else [])
         asking = threading.Thread(target=lambda: said.append(ask(own, "tiny-dense")))
         asking.start()
         while pump.idle:

@@ -139,6 +139,7 @@ class Scheduler:
         self.kept: list[Prefix] = []  # least recently used first
         self._lock = threading.RLock()  # of `running`, `kept`, and who is in a step
         self._turn = threading.Condition(self._lock)
+        self._waiters = 0
         self._lanes: set[int | None] = set()  # in which somebody does a step
 
     def submit(
@@ -205,7 +206,7 @@ class Scheduler:
         try:
             with self._lock:
                 while (go := wanted()) and lane in self._lanes:
-                    self._turn.wait()
+                    self._wait()
                 if not go:
                     return fed
                 mine = True
@@ -222,7 +223,16 @@ class Scheduler:
                         generation.in_step = False
                         if generation.leaves is not None:
                             self._end(generation, generation.leaves)
-                    self._turn.notify_all()
+                    if self._waiters:
+                        self._turn.notify_all()
+
+    def _wait(self) -> None:
+        """Until a step is over."""
+        self._waiters += 1
+        try:
+            self._turn.wait()
+        finally:
+            self._waiters -= 1
 
     def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
         """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped. One that is
@@ -231,7 +241,7 @@ class Scheduler:
             if generation.in_step:
                 generation.leaves = why
                 while wait and generation.in_step:
-                    self._turn.wait()
+                    self._wait()
             else:
                 self._end(generation, why)
 
@@ -245,40 +255,35 @@ class Scheduler:
         """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
         try:
             tokens, faults, seconds = self.executor.draw(feeds, lane, ahead)
-            passes = [max(1, len(drawn) + (i in faults)) for i, drawn in enumerate(tokens)]
-            beside = [elsewhere + sum(p > i for p in passes) for i in range(1, len(seconds))]
-            took = [*zip(seconds, (elsewhere + len(fed), *beside), strict=True)]
-            for i, (generation, feed) in enumerate(zip(fed, feeds, strict=True)):
-                self._pass(generation, feed, took[: passes[i]], tokens[i])
-                if i in faults:
-                    generation.failure = faults[i]
+            passes = [(seconds[0], elsewhere + len(fed))]  # of each its seconds, and who was in it
+            for i in range(1, len(seconds)):
+                inside = sum(len(drawn) + (n in faults) > i for n, drawn in enumerate(tokens))
+                passes.append((seconds[i], elsewhere + inside))
+            for n, generation in enumerate(fed):
+                new, logits, drawn = len(feeds[n].tokens), feeds[n].logits, tokens[n]
+                for took, beside in passes[: max(1, len(drawn) + (n in faults))]:
+                    generation.steps.append(StepShare(generation.fed, new, logits, took, beside))
+                    generation.fed += new
+                    new = 1
+                if generation.fired is not None:
+                    generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
+                for left, token in enumerate(drawn, 1 - len(drawn)):
+                    if generation.finish is None:
+                        self._append(generation, token, left < 0)
+                if n in faults:
+                    generation.failure = faults[n]
                     self._end(generation, "cancelled")
         except BaseException as failure:
             for generation in fed:
                 generation.failure = failure
                 self._end(generation, "cancelled")
 
-    def _pass(
-        self, generation: Generation, feed: Feed, passes: Sequence[tuple[float, int]], tokens: Sequence[int]
-    ) -> None:
-        """What one request was fed in these passes, (seconds, beside), and what it drew behind them."""
-        new = len(feed.tokens)
-        for seconds, beside in passes:
-            generation.steps.append(StepShare(generation.fed, new, feed.logits, seconds, beside))
-            generation.fed += new
-            new = 1
-        if generation.fired is not None:
-            generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
-        for left, token in enumerate(tokens, 1 - len(tokens)):
-            if generation.finish is None:
-                self._append(generation, token, left < 0)
-
     def _feeds(self, fed: list[Generation], lane: int | None, ahead: bool) -> tuple[list[Feed], int]:
         """What goes into the next step, and how many requests are in other lanes' steps: what is new of each that
         answers, and pieces of the prompts in order of arrival. A lane takes its part of those that no other one has."""
         can = [g for g in self.running if not g.in_step and len(g.unread) < UNREAD]
         elsewhere = 0
-        if self._lanes != {lane}:
+        if len(self._lanes) > 1:
             elsewhere = sum(g.in_step for g in self.running)
         if lane is not None:
             del can[-(-(len(can) + elsewhere) // self.executor.lanes) :]

@@ -90,7 +90,8 @@ class Pump:
         self._untold: dict[int, Running] = {}  # what has come and nobody was told of yet
         self._told = 0.0
         self._step_seconds = math.inf  # of late
-        self._split = threading.Event()  # all lanes step
+        self._split = False  # all lanes step
+        self._more = threading.Event()  # as long as they do
         self._turn = threading.Condition()
         self._door = threading.Lock()  # of who comes, who goes and who is told
         self._news = 0
@@ -147,8 +148,9 @@ class Pump:
         end = time.monotonic() + seconds
         while not self.idle and time.monotonic() < end:
             time.sleep(0.02)
-        self._stopped = True
-        self._split.set()
+        with self._turn:
+            self._stopped = True
+            self._more.set()
         self.notice()
         for thread in self._threads:
             thread.join()
@@ -159,7 +161,7 @@ class Pump:
     def _run(self, lane: int) -> None:
         while not self._stopped:
             if lane > 0:
-                self._split.wait()
+                self._more.wait()
             else:
                 self._weigh()
             seen, begin = self._news, time.monotonic()
@@ -168,7 +170,7 @@ class Pump:
                 self._admit()
             try:
                 ahead = AHEAD if len(self._active) >= MANY else 0.0
-                stepped = self.model.step(lane if self._split.is_set() else None, ahead)
+                stepped = self.model.step(lane if self._split else None, ahead)
             except Exception as fault:  # of no call's: everybody's
                 stepped = []
                 for running, _ in list(self._active.values()):
@@ -185,18 +187,19 @@ class Pump:
 
     def _weigh(self) -> None:
         """Whether the calls are many and their steps short."""
-        many, short = (CROWD // 2, 2 * AHEAD) if self._split.is_set() else (CROWD, AHEAD)
-        if self.model.lanes > 1 and len(self._active) >= many and self._step_seconds < short:
-            self._split.set()
-        elif not self._stopped:
-            self._split.clear()
+        many, short = (CROWD // 2, 2 * AHEAD) if self._split else (CROWD, AHEAD)
+        split = len(self._active) >= many and self._step_seconds < short and self.model.lanes > 1
+        if split != self._split:
+            self._split = split
+            with self._turn:
+                if split or self._stopped:
+                    self._more.set()
+                else:
+                    self._more.clear()
 
     def _admit(self) -> None:
-        while len(self._active) < self._parallel:
-            with self._turn:
-                if not self._waiting:
-                    return
-                running, call = self._waiting[0]
+        while self._waiting and len(self._active) < self._parallel:
+            running, call = self._waiting[0]  # who has the door alone takes from there
             if not running.cancelled and running._failure is None:
                 try:
                     call.submit()
