@@ -7,7 +7,7 @@ struct Words { __m512i v; };
 struct Bytes { __m512i v; };
 
 constexpr int TILES_AT_ONCE = 2, ROWS = 8, FLOAT_ROWS = 6;
-constexpr int BLOCK_TILES = 2, BLOCK_ROWS = 8, LEAST_BLOCK = 4;  // of float products
+constexpr int BLOCK_PLACES = 2, BLOCK_ROWS = 9, LEAST_BLOCK = 5;  // of float products: fewer sums would wait for themselves
 
 static inline void store_rows(float* y, Floats a, bool both) { _mm512_mask_storeu_ps(y, both ? 0xffff : 0xff, a.v); }
 

@@ -6,7 +6,7 @@ using Words = W16;
 using Bytes = B32;
 
 constexpr int TILES_AT_ONCE = 1, ROWS = 2, FLOAT_ROWS = 3;
-constexpr int BLOCK_TILES = 0, BLOCK_ROWS = 1, LEAST_BLOCK = 0;  // float products of many rows are others' work
+constexpr int BLOCK_PLACES = 1, BLOCK_ROWS = 1, LEAST_BLOCK = INT32_MAX;  // blocks are for wider lanes
 
 struct At {  // a place in a tile
   const uint8_t* p;

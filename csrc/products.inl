@@ -120,10 +120,11 @@ ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int 
 }
 
 // The same sums for M rows and T places in tiles, one of the four after the other: so many fit in registers that what
-// is loaded serves several products.
+// is loaded serves several products. A function of its own, for the compiler has no register to spare.
 template <Type type, int M, int T>
-ALWAYS_INLINE static void float_block(const At* w, const bool* both, const Activations& x, int row, int columns, float* y,
+__attribute__((noinline)) static void float_block(const At* w, const bool* both, const Activations& x, int row, int columns, float* y,
                                       size_t y_stride) {
+  static_assert(T <= 2);
   const float* from[M];
   for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
   Floats sums[M * T], last[M * T];
@@ -132,14 +133,12 @@ ALWAYS_INLINE static void float_block(const At* w, const bool* both, const Activ
 #pragma GCC unroll 32
     for (int i = 0; i < M * T; i++) acc[i] = every(0);
     for (int c = first; c < columns; c += 4) {
-      Floats v[T];
-#pragma GCC unroll 4
-      for (int t = 0; t < T; t++) v[t] = weights_at<type>(w[t], c);
-#pragma GCC unroll 8
+      const Floats here = weights_at<type>(w[0], c), there = T > 1 ? weights_at<type>(w[T - 1], c) : here;
+#pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
         Floats one = every_at(from[m] + c);
-#pragma GCC unroll 4
-        for (int t = 0; t < T; t++) acc[m * T + t] = fma(v[t], one, acc[m * T + t]);
+        acc[m * T] = fma(here, one, acc[m * T]);
+        if constexpr (T > 1) acc[m * T + 1] = fma(there, one, acc[m * T + 1]);
       }
     }
 #pragma GCC unroll 32
@@ -152,43 +151,40 @@ ALWAYS_INLINE static void float_block(const At* w, const bool* both, const Activ
   }
 }
 
+// In as few and as even passes as MOST rows at a time allow: 8 rows by at most 6 are 4 and 4.
+template <int MOST, class F> ALWAYS_INLINE static void in_passes(int rows, F f) {
+  int row = 0;
+  for (int passes = (rows + MOST - 1) / MOST; passes > 0; passes--) {
+    int now = (rows - row + passes - 1) / passes;
+    each_of([&](auto less) {
+      if (now == less + 1) f(std::integral_constant<int, less + 1>(), row);
+    }, std::make_integer_sequence<int, MOST>());
+    row += now;
+  }
+}
+
 template <Type type>
 static void float_product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y,
                           size_t y_stride) {
-  constexpr int TOGETHER = BLOCK_TILES * TILES_AT_ONCE;
   size_t size = m.tile_size();
   for (int t = t0; t < t1;) {
-    int row = 0;
-    if (BLOCK_TILES > 0 && rows >= LEAST_BLOCK && t1 - t > TOGETHER - TILES_AT_ONCE) {
-      At w[BLOCK_TILES + 1];
-      bool both[BLOCK_TILES + 1];
-      for (int i = 0; i < BLOCK_TILES; i++) {
-        both[i] = t + i * TILES_AT_ONCE + 1 < t1;
-        w[i] = place(m.tile(which, t + i * TILES_AT_ONCE), size, both[i]);
-      }
-      for (int passes = (rows + BLOCK_ROWS - 1) / BLOCK_ROWS; passes > 0; passes--) {
-        int now = (rows - row + passes - 1) / passes;
-        each_of([&](auto less) {
-          if constexpr (BLOCK_TILES > 0)
-            if (now == less + 1) float_block<type, less + 1, BLOCK_TILES>(w, both, x, row, m.columns, y, y_stride);
-        }, std::make_integer_sequence<int, BLOCK_ROWS>());
-        row += now;
-      }
-      t += TOGETHER;
-      y += 8 * TOGETHER;
-      continue;
+    At w[BLOCK_PLACES];
+    bool both[BLOCK_PLACES];
+    int places = 0;
+    for (int from = t; places < BLOCK_PLACES && from < t1; places++, from += TILES_AT_ONCE) {
+      both[places] = from + 1 < t1;
+      w[places] = place(m.tile(which, from), size, both[places]);
     }
-    bool both = t + 1 < t1;
-    At w = place(m.tile(which, t), size, both);
-    for (int passes = (rows + FLOAT_ROWS - 1) / FLOAT_ROWS; passes > 0; passes--) {  // 8 rows by at most 6: 4 and 4
-      int now = (rows - row + passes - 1) / passes;
-      each_of([&](auto less) {
-        if (now == less + 1) float_rows<type, less + 1>(w, both, x, row, m.columns, y, y_stride);
-      }, std::make_integer_sequence<int, FLOAT_ROWS>());
-      row += now;
+    if (rows >= LEAST_BLOCK && places == BLOCK_PLACES) {
+      in_passes<BLOCK_ROWS>(rows, [&](auto n, int row) {
+        float_block<type, n, BLOCK_PLACES>(w, both, x, row, m.columns, y, y_stride);
+      });
+    } else {
+      places = 1;
+      in_passes<FLOAT_ROWS>(rows, [&](auto n, int row) { float_rows<type, n>(w[0], both[0], x, row, m.columns, y, y_stride); });
     }
-    t += TILES_AT_ONCE;
-    y += 8 * TILES_AT_ONCE;
+    t += places * TILES_AT_ONCE;
+    y += places * 8 * TILES_AT_ONCE;
   }
 }
 

@@ -8,7 +8,7 @@ using Words = Two<W16>;
 using Bytes = Two<B32>;
 
 constexpr int TILES_AT_ONCE = 2, ROWS = 4, FLOAT_ROWS = 1;
-constexpr int BLOCK_TILES = 1, BLOCK_ROWS = 6, LEAST_BLOCK = 4;  // of float products
+constexpr int BLOCK_PLACES = 1, BLOCK_ROWS = 6, LEAST_BLOCK = 4;  // of float products
 
 static inline void store_rows(float* y, Floats x, bool both) {
   store(y, x.a);

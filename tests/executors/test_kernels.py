@@ -70,6 +70,22 @@ def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fi
             assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32))
 
 
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
+def test_blocks_of_floats_are_summed_as_single_rows_are(kind: str) -> None:
+    """Whole and broken blocks of tiles and rows, columns that are no multiple of the four sums."""
+    for outputs, columns in ((8, 5), (16, 130), (21, 67), (40, 131), (61, 256)):
+        raw = random_rows(kind, outputs, columns)
+        x = np.random.default_rng(2).standard_normal((70, columns), np.float32)
+        alone = np.empty((70, outputs), np.float32)
+        for i in range(70):
+            native.product("portable", kind, raw, x[i : i + 1], False, alone[i : i + 1])
+        for kernels in SETS:
+            for n in (3, 4, 6, 8, 9, 13, 17, 64, 70):
+                y = np.empty((n, outputs), np.float32)
+                native.product(kernels, kind, raw, x[:n], False, y)
+                assert np.array_equal(y.view(np.uint32), alone[:n].view(np.uint32)), (kernels, outputs, columns, n)
+
+
 @pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("size", [1e-45, 1e-40, 1e-38, 1e-32, 1e-29])
 def test_the_smallest_activations_stay_numbers(kind: str, size: float) -> None:
