@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import trilens
-from trilens.cli import _interrupts
+from trilens.cli.terminal import interrupts
 from trilens.model import EndEvent, TextEvent, ThinkingEvent
 
 QUESTION = "What is 47 times 86?"
@@ -61,7 +61,7 @@ def test_combos_prints_its_table_and_its_list() -> None:
 
 def test_the_first_interrupt_asks_for_the_answer_and_the_second_ends_it() -> None:
     stream, receipt, seen = trilens.load("tiny-dense").stream(QUESTION, thinking=True, temperature=0), None, 0
-    with _interrupts(stream):
+    with interrupts(stream):
         for event in stream:
             seen += isinstance(event, ThinkingEvent)
             if seen == 3 and isinstance(event, ThinkingEvent):
@@ -70,7 +70,7 @@ def test_the_first_interrupt_asks_for_the_answer_and_the_second_ends_it() -> Non
     assert receipt is not None and receipt.thinking.closed_by == "caller"
 
     again = trilens.load("tiny-dense").stream(QUESTION, thinking=False, temperature=0)
-    with pytest.raises(KeyboardInterrupt), _interrupts(again):
+    with pytest.raises(KeyboardInterrupt), interrupts(again):
         for event in again:
             if isinstance(event, TextEvent):
                 signal.raise_signal(signal.SIGINT)

@@ -1,0 +1,63 @@
+"""trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
+
+Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
+6 the request cannot be carried out, 7 somebody else's service failed or refused, 1 a fault of our own,
+130 interrupted, 141 the reader of a pipe went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from trilens import __version__
+from trilens.cli import look, talk
+from trilens.cli.serve import serve
+from trilens.errors import TrilensError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, "-V", "--version", message="trilens %(version)s")
+def commands() -> None:
+    """One call runs any open-weight language model and tells what the call cost."""
+
+
+for _command in (talk.run, talk.chat, *look.COMMANDS, serve):
+    commands.add_command(_command)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    try:
+        # not click's own main(): it answers a closed pipe by itself
+        given = sys.argv[1:] if arguments is None else arguments
+        with commands.make_context("trilens", list(given)) as context:
+            commands.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as problem:
+        return _complain(problem.format_message(), 2)
+    except TrilensError as problem:
+        return _complain(str(problem), problem.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # Python would complain once more when it flushes standard output on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except MemoryError:
+        return _complain("not enough memory for this model; try a smaller one or fewer tokens", 6)
+    except Exception as fault:
+        if os.environ.get("TRILENS_DEBUG"):
+            raise
+        where = type(fault).__name__
+        return _complain(f"a fault in trilens itself ({where}: {fault}); TRILENS_DEBUG=1 shows where", 1)
+    return 0
+
+
+def _complain(problem: str, code: int) -> int:
+    print("trilens: " + " ".join(problem.split()), file=sys.stderr)
+    return code

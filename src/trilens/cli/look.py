@@ -1,0 +1,234 @@
+"""The commands that look at models and at this machine."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trilens.cli.inputs import prompt_text, text_of
+from trilens.cli.terminal import Progress, say
+from trilens.errors import UsageError
+from trilens.text.strategy import as_thinking
+
+
+@click.command()
+@click.argument("model")
+@click.option("--context", type=int, default=1, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option("--kv-type", default="f16", show_default=True, help="Type of the KV cache's numbers.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -> None:
+    """What MODEL is and what a token of it costs. Needs no weights."""
+    from trilens.lenses.card import card as make_card
+
+    result = make_card(model, context=context, kv_type=kv_type, offline=offline)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
+@click.option("--machine", help="Compare speed and memory there: this, or accelerators as in h100x8.")
+@click.option("--engine", help="On that machine; default: trilens here, else vllm or mlx-lm.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once, on that machine.")
+@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens, of those that can think.")
+@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="A list of cards, or of plans, as JSON.")
+def compare(
+    models: tuple[str, ...],
+    context: int,
+    machine: str | None,
+    picture: Path | None,
+    offline: bool,
+    as_json: bool,
+    **there: Any,
+) -> None:
+    """Cards side by side: memory against compute per token; with --machine, against speed."""
+    from trilens.lenses.compare import compare as make_comparison
+    from trilens.lenses.compare_plans import PlanComparison, compare_plans
+    from trilens.lenses.plot import plot, plot_plans
+
+    if machine is None and (there["thinking"] is not None or there["engine"] is not None or there["batch"] != 1):
+        raise UsageError("--thinking, --engine and --batch compare speeds; name the machine too, as in --machine this")
+    made = (
+        make_comparison(models, context=context, offline=offline)
+        if machine is None
+        else compare_plans(models, context=context, machine=machine, offline=offline, say=say, **there)
+    )
+    if picture is not None:
+        plot_plans(made, picture) if isinstance(made, PlanComparison) else plot(made, picture)
+    print(json.dumps(made.as_dict(), ensure_ascii=False) if as_json else made.as_text())
+
+
+@click.command()
+@click.argument("model")
+@click.option("--context", type=int, help="Tokens of a sequence; default 4096, or the model's most.")
+@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once.")
+@click.option("--machine", default="this", show_default=True, help="this, or accelerators as in h100x8.")
+@click.option("--engine", help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers.")
+@click.option("--quantise", help="own, bf16, fp8, 8bit or 4bit; default: the most bits that fit.")
+@click.option("--kv-type", default="f16", show_default=True, help="Numbers of the cache: a type, or K,V.")
+@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens. Default: the model's own.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def plan(model: str, as_json: bool, **options: Any) -> None:
+    """Whether MODEL fits a machine, how fast it will be there, and the commands that start it."""
+    from trilens.lenses.plan import plan as make_plan
+
+    result = make_plan(model, say=say, **options)
+    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@click.command()
+@click.argument("model")
+@click.option("--engine", help="Of the engines only this one, as in vllm.")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def thinking(model: str, engine: str | None, offline: bool, as_json: bool) -> None:
+    """How thinking is asked for of MODEL: what its template takes here, and the request's fields elsewhere."""
+    from trilens.hosted.asking import asking
+
+    found = asking(model, engine=engine, offline=offline)
+    dicts = [one.as_dict() for one in found]
+    print(json.dumps(dicts, ensure_ascii=False) if as_json else "\n\n".join(one.as_text() for one in found))
+
+
+@click.command()
+@click.argument("file", metavar="FILE")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def tag(file: str, as_json: bool) -> None:
+    """Backbone and inference for the model names of FILE, one a line as people write them; - is standard input."""
+    from trilens.lenses.tag import read_names, tag_as_dict, tag_names, tags_as_text
+
+    tags = tag_names(read_names(text_of(file)))
+    if not tags:
+        raise UsageError(f"{file}: holds no names; expected one model name a line")
+    print(json.dumps([tag_as_dict(t) for t in tags], ensure_ascii=False) if as_json else tags_as_text(tags))
+
+
+@click.command()
+@click.argument("model")
+@click.argument("prompt")
+@click.option("--csv", "as_csv", is_flag=True, help="A line for each token, layer and rank.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option(
+    "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also a heat map: .svg or .png."
+)
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
+@click.option("--thinking", metavar="WORD", help="As for run.")
+@click.option("--max-tokens", type=int, help="Most tokens of the answer.")
+@click.option("--temperature", type=float, default=0.0, show_default=True)
+@click.option("--seed", type=int, help="The same seed gives the same answer.")
+def trace(
+    model: str,
+    prompt: str,
+    as_csv: bool,
+    as_json: bool,
+    picture: Path | None,
+    offline: bool,
+    quantise: str | None,
+    thinking: str | None,
+    **options: Any,
+) -> None:
+    """Which experts of MODEL fire for PROMPT and its answer, token by token and layer by layer."""
+    import csv
+
+    from trilens.model import load
+    from trilens.trials.routing import trace as make_trace
+
+    loaded = load(model, offline=offline, progress=Progress(model), **({"quantise": quantise} if quantise else {}))
+    result = make_trace(loaded, prompt_text(prompt), thinking=as_thinking(thinking), **options)
+    if picture is not None:
+        from trilens.trials.heat_map import heat_map
+
+        heat_map(result, picture)
+    if as_csv:
+        rows = list(result.rows())
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else ["position"])
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+
+
+@click.command()
+@click.option("--questions", default=120, show_default=True, help="Held-out questions for each of the four.")
+@click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
+@click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
+def combos(questions: int, stretch: bool, as_json: bool) -> None:
+    """The same questions through a dense and a routed model, thinking and not: the two that come with trilens."""
+    from trilens.trials.combos import as_dicts, as_text, combine
+    from trilens.trials.questions import KINDS, STRETCH
+
+    done = 0
+
+    def asked(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        if sys.stderr.isatty():
+            end = "\r\033[K" if done == 4 * questions else ""
+            print(f"\r{name} {done} of {4 * questions}{end}", end="", file=sys.stderr, flush=True)
+
+    rows = combine(questions, STRETCH if stretch else KINDS, asked)
+    print(json.dumps(as_dicts(rows)) if as_json else as_text(rows))
+
+
+@click.command()
+@click.argument("model")
+def pull(model: str) -> None:
+    """Fetch MODEL's files and say where they are."""
+    from trilens.checkpoints.find import find
+
+    print(find(model).path)
+
+
+@click.command()
+@click.argument("model")
+@click.option("--prompt", default=256, show_default=True, help="Tokens of the prompt.")
+@click.option("--decode", default=32, show_default=True, help="Tokens of the answer.")
+@click.option("--threads", type=int, help="Default: the physical cores that this process may use.")
+@click.option("--repeat", default=3, show_default=True, help="Rounds that count; one more comes before them.")
+@click.option("--batch", default=1, show_default=True, help="Sequences that decode at once.")
+@click.option("--activations", type=click.Choice(["8bit", "16bit"]), default="8bit", show_default=True)
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make an unquantised model smaller first.")
+@click.option("--kernels", default="", help="avx512, avx2 or portable; default: the fastest this processor runs.")
+@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+def bench(model: str, as_json: bool, **options: Any) -> None:
+    """How fast MODEL runs here, beside what this machine's memory and arithmetic give."""
+    from trilens.lenses.bench import as_text, measure
+
+    result = measure(model, **options)
+    print(json.dumps(result) if as_json else as_text(result))
+
+
+@click.command()
+@click.option("--measure", is_flag=True, help="Also measure what this machine can do, and keep it.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="To measure with; default: the physical cores.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
+    """What is installed, what this machine has, and where files are kept."""
+    from trilens.lenses.doctor import examine
+
+    report: dict[str, Any] = {**examine()}
+    machine = None
+    if measure:
+        from trilens.lenses.machine import measured
+
+        machine = measured(threads, anew=True, say=say)
+    if as_json:
+        print(json.dumps({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
+        return
+    for name, value in report.items():
+        print(f"{name:12} {value}")
+    if machine is not None:
+        print(machine.as_text())
+
+
+COMMANDS = (card, compare, plan, thinking, tag, trace, combos, pull, bench, doctor)

@@ -1,0 +1,52 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+MODEL = options(
+    click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
+    click.option("--offline", is_flag=True, help="Use only what is on this disk."),
+    click.option(
+        "--executor", type=click.Choice(["native", "torch"]), default="native", show_default=True, help="What computes."
+    ),
+    click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use."),
+    click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
+    click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
+    click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
+)
+GENERATION = options(
+    click.option(
+        "--thinking",
+        metavar="WORD",
+        help="on, off, a level (minimal to max), off-or-least, or the most tokens of it. Default: the model's own.",
+    ),
+    click.option("--hide-thinking", is_flag=True, help="Do not show the thinking on standard error."),
+    click.option("--temperature", type=float, help="0 takes the likeliest token every time."),
+    click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all."),
+    click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this share together."),
+    click.option("--min-p", type=float, help="Keep tokens with at least this part of the likeliest one's share."),
+    click.option("--repetition-penalty", type=float),
+    click.option("--presence-penalty", type=float),
+    click.option("--frequency-penalty", type=float),
+    click.option("--seed", type=int, help="The same seed gives the same answer."),
+    click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
+)

@@ -1,0 +1,113 @@
+"""The commands that ask a model: `run` and `chat`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilens.cli.inputs import prompt_text, prompts_of, with_system
+from trilens.cli.options import GENERATION, MODEL
+from trilens.cli.terminal import Progress, interrupts, print_stream
+from trilens.errors import UsageError
+from trilens.text.strategy import as_thinking
+
+if TYPE_CHECKING:
+    from trilens.hosted.model import HostedModel
+    from trilens.model import Answer, Model, Prompt
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@click.option("--file", "prompts_file", type=click.Path(path_type=Path), help='A JSON line each: {"prompt": ...}.')
+@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
+@click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object: text, thinking, receipt.")
+@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@MODEL
+@GENERATION
+def run(
+    prompt: str | None,
+    prompts_file: Path | None,
+    system: str | None,
+    raw: bool,
+    as_json: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Answer PROMPT, or standard input, or every prompt of a file."""
+    if prompts_file is not None and prompt is not None:
+        raise UsageError("both a prompt and --file were given; expected one of them")
+    if system is not None and raw:
+        raise UsageError("--system needs the chat template; leave out --raw")
+    hide = options.pop("hide_thinking")
+    prompts: list[Prompt] = [prompt_text(prompt)] if prompts_file is None else prompts_of(prompts_file)
+    if system is not None:
+        prompts = [with_system(system, p) for p in prompts]
+    loaded = _load(options)
+    options["thinking"] = as_thinking(options["thinking"])
+    if prompts_file is not None:
+        for answer in loaded.generate(prompts, raw=raw, **options):
+            print(json.dumps(_answer(answer), ensure_ascii=False))
+        return
+    if as_json:
+        [answer] = loaded.generate(prompts, raw=raw, **options)
+        print(json.dumps(_answer(answer), ensure_ascii=False))
+        return
+    print_stream(loaded.stream(prompts[0], raw=raw, **options), quiet, hide)
+
+
+@click.command()
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@MODEL
+@GENERATION
+def chat(system: str | None, quiet: bool, **options: Any) -> None:
+    """A conversation; an empty line or Ctrl-D ends it. Ctrl-C ends a thinking, once more the answer."""
+    hide = options.pop("hide_thinking")
+    loaded = _load(options)
+    options["thinking"] = as_thinking(options["thinking"])
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    while True:
+        try:
+            print("> ", end="", file=sys.stderr, flush=True)
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            line = ""
+        if not line.strip():
+            print(file=sys.stderr)
+            return
+        messages.append({"role": "user", "content": line.strip()})
+        try:
+            stream = loaded.stream(messages, **options)
+            with interrupts(stream):
+                said = print_stream(stream, quiet, hide)
+        except KeyboardInterrupt:
+            print("\n(interrupted; the answer is not kept)", file=sys.stderr)
+            messages.pop()
+            continue
+        messages.append(said)
+
+
+def _load(options: dict[str, Any]) -> Model | HostedModel:
+    """The model that the options name; takes the options of loading out, so that those of generating are left."""
+    from trilens.hosted.load import is_hosted, load_hosted
+    from trilens.model import load
+
+    name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
+    executor = options.pop("executor")
+    stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    if is_hosted(name):
+        given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
+        if given or ignore_keys:
+            raise UsageError(f"--{(given or ['ignore-key'])[0]} is for models that run here, and {name} does not")
+        return load_hosted(name)
+    progress = Progress(name)
+    return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)
+
+
+def _answer(answer: Answer[Any]) -> dict[str, Any]:
+    return {"text": answer.text, "thinking": answer.thinking, "receipt": answer.receipt.as_dict()}
