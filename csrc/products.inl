@@ -127,10 +127,10 @@ ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int 
 }
 
 // The same sums for M rows and T places in tiles, one of the four after the other: so many fit in registers that what
-// is loaded serves several products. A function of its own, for the compiler has no register to spare.
+// is loaded serves several products.
 template <Type type, int M, int T>
-__attribute__((noinline)) static void float_block(const At* w, const bool* both, const Activations& x, int row, int columns, float* y,
-                                      size_t y_stride) {
+__attribute__((noinline)) static void float_block(const At* w, const bool* both, const Activations& x, int row,
+                                                  int columns, float* y, size_t y_stride) {
   static_assert(T <= 2);
   const float* from[M];
   for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;

@@ -90,8 +90,7 @@ class Pump:
         self._untold: dict[int, Running] = {}  # what has come and nobody was told of yet
         self._told = 0.0
         self._step_seconds = math.inf  # of late
-        self._split = False  # all lanes step
-        self._more = threading.Event()  # as long as they do
+        self._split = threading.Event()  # all lanes step
         self._turn = threading.Condition()
         self._door = threading.Lock()  # of who comes, who goes and who is told
         self._news = 0
@@ -150,7 +149,7 @@ class Pump:
             time.sleep(0.02)
         with self._turn:
             self._stopped = True
-            self._more.set()
+            self._split.set()
         self.notice()
         for thread in self._threads:
             thread.join()
@@ -161,7 +160,7 @@ class Pump:
     def _run(self, lane: int) -> None:
         while not self._stopped:
             if lane > 0:
-                self._more.wait()
+                self._split.wait()
             else:
                 self._weigh()
             seen, begin = self._news, time.monotonic()
@@ -170,7 +169,7 @@ class Pump:
                 self._admit()
             try:
                 ahead = AHEAD if len(self._active) >= MANY else 0.0
-                stepped = self.model.step(lane if self._split else None, ahead)
+                stepped = self.model.step(lane if self._split.is_set() else None, ahead)
             except Exception as fault:  # of no call's: everybody's
                 stepped = []
                 for running, _ in list(self._active.values()):
@@ -187,15 +186,15 @@ class Pump:
 
     def _weigh(self) -> None:
         """Whether the calls are many and their steps short."""
-        many, short = (CROWD // 2, 2 * AHEAD) if self._split else (CROWD, AHEAD)
-        split = len(self._active) >= many and self._step_seconds < short and self.model.lanes > 1
-        if split != self._split:
-            self._split = split
+        split = self._split.is_set()
+        many, short = (CROWD // 2, 2 * AHEAD) if split else (CROWD, AHEAD)
+        wanted = len(self._active) >= many and self._step_seconds < short and self.model.lanes > 1
+        if wanted != split:
             with self._turn:
-                if split or self._stopped:
-                    self._more.set()
+                if wanted or self._stopped:
+                    self._split.set()
                 else:
-                    self._more.clear()
+                    self._split.clear()
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._parallel:
