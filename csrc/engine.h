@@ -49,13 +49,14 @@ struct Feed {
 struct Drawn {
   std::vector<std::vector<int32_t>> tokens;  // of each feed; none where its sampler could not, or there is none
   std::vector<double> seconds;               // of each step
+  std::vector<int> passes;                   // of each step: how often the weights were read
 };
 
 struct Counts {
   std::array<double, (size_t)Op::COUNT> seconds{};
   std::array<uint64_t, (size_t)Op::COUNT> bytes{};
   std::vector<std::vector<uint64_t>> experts;  // of each ROUTE: how often each expert fired
-  uint64_t steps = 0, tokens = 0;
+  uint64_t steps = 0, passes = 0, tokens = 0;  // a pass reads the weights once, for up to `most_rows` tokens
 };
 
 std::vector<const Kernels*> kernel_sets();  // what this processor can run, the fastest first
@@ -98,6 +99,7 @@ class Engine : private Work {
   int begin(int phase) override;
   void run(int phase, int piece, int thread) override;
 
+  void reach_wanted(size_t rows);
   void sub_step(const std::vector<Feed>& feeds, float*& out);
   int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
@@ -123,7 +125,8 @@ class Engine : private Work {
   std::vector<Instruction> program_;
   std::vector<Numbers> numbers_;
   std::vector<int> widths_;
-  const int logits_, most_rows_, most_wanted_ = 32;
+  const int logits_, most_rows_;
+  size_t most_wanted_ = 0;  // rows that the buffers behind the last layer have now
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
   const std::shared_ptr<Weights> weights_;
