@@ -224,6 +224,7 @@ class Model:
         Raises what `stream_all` does; any thread may call it.
         """
         called = time.perf_counter()
+        self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)

@@ -230,7 +230,7 @@ class Scheduler:
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
         """
-        self._here()
+        self.check_process()
         vocabulary = self.executor.spec.vocab
         tokens = np.asarray(prompt, np.int64)
         if not tokens.size:
@@ -251,6 +251,7 @@ class Scheduler:
         self._put(generation, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
+        self.prefixes.restore(root, generation.keys[: self._shareable(generation)])
         self._adopt(generation)
         with self._lock:
             self.running.append(generation)
@@ -265,7 +266,7 @@ class Scheduler:
         def waiting() -> bool:
             return not any(g.unread for g in generations) and any(g.finish is None for g in generations)
 
-        self._here()
+        self.check_process()
         while self._step_while(waiting):
             pass
         failure = next((g.failure for g in generations if g.failure is not None), None)
@@ -275,7 +276,7 @@ class Scheduler:
     def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
         """One step for all that can go on, or for `lane`'s part of them, and for `ahead` seconds further ones with what
         they drew; of whom, and who failed before it. What stops one is kept with it."""
-        self._here()
+        self.check_process()
         return self._step_while(lambda: True, lane, ahead)
 
     def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
@@ -295,7 +296,8 @@ class Scheduler:
         """Give back the memory of all beginnings that nobody uses."""
         self.prefixes.clear()
 
-    def _here(self) -> None:
+    def check_process(self) -> None:
+        """Raises RequestRefused in a process that was forked from the one that made this."""
         if os.getpid() != self._process:
             raise RequestRefused("this process was forked from the one that loaded the model; load it again here")
 
