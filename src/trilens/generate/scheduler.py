@@ -201,7 +201,7 @@ class Scheduler:
 
     def _step_while(self, wanted: Callable[[], bool], lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
         """One step once nobody else does one in this lane, if it is still wanted then; of whom."""
-        fed: list[Generation] = []
+        fed, broken = list[Generation](), list[Generation]()
         mine = False
         try:
             with self._lock:
@@ -211,10 +211,10 @@ class Scheduler:
                     return fed
                 mine = True
                 self._lanes.add(lane)
-                feeds, elsewhere = self._feeds(fed, lane, ahead > 0)
+                feeds, elsewhere = self._feeds(fed, broken, lane, ahead > 0)
             if feeds:
                 self._step(fed, feeds, elsewhere, lane, ahead)
-            return fed
+            return fed + broken
         finally:
             if mine:
                 with self._lock:
@@ -267,20 +267,24 @@ class Scheduler:
                     new = 1
                 if generation.fired is not None:
                     generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
-                for left, token in enumerate(drawn, 1 - len(drawn)):
-                    if generation.finish is None:
-                        self._append(generation, token, left < 0)
+                try:
+                    for left, token in enumerate(drawn, 1 - len(drawn)):
+                        if generation.finish is None:
+                            self._append(generation, token, left < 0)
+                except Exception as fault:  # a fault in one request's text is no other's
+                    self._fail(generation, fault)
                 if n in faults:
-                    generation.failure = faults[n]
-                    self._end(generation, "cancelled")
+                    self._fail(generation, faults[n])
         except BaseException as failure:
             for generation in fed:
-                generation.failure = failure
-                self._end(generation, "cancelled")
+                self._fail(generation, failure)
 
-    def _feeds(self, fed: list[Generation], lane: int | None, ahead: bool) -> tuple[list[Feed], int]:
+    def _feeds(
+        self, fed: list[Generation], broken: list[Generation], lane: int | None, ahead: bool
+    ) -> tuple[list[Feed], int]:
         """What goes into the next step, and how many requests are in other lanes' steps: what is new of each that
-        answers, and pieces of the prompts in order of arrival. A lane takes its part of those that no other one has."""
+        answers, and pieces of the prompts in order of arrival. A lane takes its part of those that no other one has.
+        `broken` gets those whose writer fails."""
         can = [g for g in self.running if not g.in_step and len(g.unread) < UNREAD]
         elsewhere = 0
         if len(self._lanes) > 1:
@@ -290,9 +294,14 @@ class Scheduler:
         feeds, room = [], STEP_TOKENS
         for generation in can:
             done, prompt = generation.fed, len(generation.prompt)
+            try:
+                most = generation.most if ahead else 1
+            except Exception as fault:
+                self._fail(generation, fault)
+                broken.append(generation)
+                continue
             if done >= prompt:
                 new = generation.tokens[done - prompt :]
-                most = generation.most if ahead else 1
                 feeds.append(Feed(generation.sequence, new, True, generation.sampler, most))
             elif room:
                 wanted = (*generation.prompt[done : done + room], *generation.tokens)
@@ -300,7 +309,7 @@ class Scheduler:
                 room -= len(piece)
                 whole = done + len(piece) == prompt + len(generation.tokens)
                 sampler = generation.sampler if whole else None
-                feeds.append(Feed(generation.sequence, piece, whole, sampler, generation.most if ahead else 1))
+                feeds.append(Feed(generation.sequence, piece, whole, sampler, most))
             else:
                 continue
             fed.append(generation)
@@ -312,12 +321,8 @@ class Scheduler:
         generation.tokens.append(token)
         if generation.sampler.options.logprobs is not None:
             generation.logprobs[len(generation.tokens) - 1] = generation.sampler.last
-        try:
-            follows = generation.writer.take(token, generation.unread, more)
-            allowed = generation.writer.allowed()
-        except Exception as fault:  # a fault in one request's text is no other's
-            generation.failure = fault
-            return self._end(generation, "cancelled")
+        follows = generation.writer.take(token, generation.unread, more)
+        allowed = generation.writer.allowed()
         if token in generation.end_ids:
             self._end(generation, "stop")
         elif isinstance(follows, str):
@@ -329,19 +334,26 @@ class Scheduler:
                 self._put(generation, follows)
             if allowed is not None:
                 generation.sampler.allow(allowed)
-        return None
 
     def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""
         generation.tokens.extend(tokens)
         generation.sampler.note(tokens)
 
+    def _fail(self, generation: Generation, fault: BaseException) -> None:
+        if generation.finish is None:
+            generation.failure = fault
+            self._end(generation, "cancelled")
+
     def _end(self, generation: Generation, why: Finish) -> None:
         with self._lock:
             if generation.finish is not None:
                 return
             self.running.remove(generation)
-            generation.writer.end(why, generation.unread)
+            try:
+                generation.writer.end(why, generation.unread)
+            except Exception as fault:
+                generation.failure = generation.failure or fault
             sequence = generation.sequence
             if generation.failure is not None:
                 sequence.free()
