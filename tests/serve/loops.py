@@ -8,6 +8,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import trilens
@@ -124,14 +125,10 @@ class Kind(ABC):
         assert self.shelf.places[self.name].leases == 0
 
 
-_model: Model | None = None
-
-
+@lru_cache
 def small_model() -> Model:
     """Loaded once for all."""
-    global _model
-    _model = _model or trilens.load(Kind.name, threads=2)
-    return _model
+    return trilens.load(Kind.name, threads=2)
 
 
 class Local(Kind):
@@ -159,6 +156,8 @@ class Local(Kind):
     def close(self) -> None:
         super().close()
         del self.model.step  # type: ignore[method-assign]
+        if self.model._scheduler.running:  # something went wrong; the next test is to have a model that is well
+            small_model.cache_clear()
 
     @property
     def alone(self) -> Mapping[str, str]:

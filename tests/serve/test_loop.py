@@ -16,7 +16,8 @@ from tests.serve.conftest import Served, served
 from tests.serve.loops import KINDS, NEIGHBOUR, NEXT, Kind, Local, Remote, until
 from trilens.errors import EngineDied
 from trilens.serve import local_loop
-from trilens.serve.loop import Busy, LoopFailed, Running, ShuttingDown, TimeIsUp
+from trilens.serve.app import application
+from trilens.serve.loop import Busy, Running, ShuttingDown, TimeIsUp
 
 CHAT = "/v1/chat/completions"
 both = pytest.mark.parametrize("made", KINDS)
@@ -131,6 +132,25 @@ def test_a_reader_that_does_not_read_has_a_deadline_too(made: type[Kind]) -> Non
 
     kind.hold()
     run(kind, unread)
+
+
+@both
+def test_a_prompt_that_takes_for_ever_to_prepare_has_a_deadline_too(made: type[Kind]) -> None:
+    """And an error of the preparing that looks like one is left as it is."""
+    kind, go_on = made(seconds=0.2), threading.Event()
+
+    def hangs(_: int) -> Any:
+        go_on.wait(20)
+
+    async def several() -> None:
+        with pytest.raises(TimeIsUp):
+            await kind.ask(NEIGHBOUR, 1, hangs)
+        go_on.set()
+        assert kind.shelf.places[kind.name].leases == 0
+        with pytest.raises(TimeoutError, match="of its own"):
+            await kind.ask(NEIGHBOUR, 1, breaks(TimeoutError("of its own")))
+
+    run(kind, several)
 
 
 @both
@@ -272,10 +292,20 @@ def test_a_loop_that_cannot_go_on_says_so(
 
 
 def test_an_engine_that_has_died_is_reported() -> None:
+    """Without a word of where its log is."""
     kind = Remote()
-    kind.loop.give_up(EngineDied("vllm ended by itself; its log is here"))
-    assert [str(problem) for problem in kind.shelf.problems().values()] == ["vllm ended by itself; its log is here"]
-    assert not isinstance(kind.loop.problem, LoopFailed)
+
+    async def look() -> tuple[httpx.Response, httpx.Response]:
+        transport = httpx.ASGITransport(app=application(kind.shelf))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            before = await client.get("/healthz")
+            kind.loop.give_up(EngineDied("vllm ended by itself; its log is /tmp/x"))
+            return before, await client.get("/healthz")
+
+    before, behind = asyncio.run(look())
+    assert (before.status_code, before.json()) == (200, {"status": "ok"})
+    why = "the engine has ended; the server's log says why"
+    assert (behind.status_code, behind.json()) == (503, {"status": "failed", "models": {kind.name: why}})
     kind.close()
 
 

@@ -44,7 +44,7 @@ class LoopFailed(TrilensError):
 class Running:
     """One request and its calls. The loop wakes its reader, who then takes from the calls what has come.
 
-    Everything here is used in the reader's event loop.
+    Its methods belong to the reader's event loop.
     """
 
     calls: Sequence[AnyCall]
