@@ -219,7 +219,7 @@ def test_a_step_that_hangs_is_reported_and_survived() -> None:
         kind.hold()
         with pytest.raises(TimeIsUp):
             await kind.ask(NEIGHBOUR)
-        assert "a step has not ended" in str(kind.loop.problem)
+        await until(lambda: "a step has not ended" in str(kind.loop.problem))
         kind.go_on()
         await until(lambda: kind.loop.problem is None and kind.loop.idle)
         kind.loop.seconds = 20.0
