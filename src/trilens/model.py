@@ -22,7 +22,7 @@ from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Generation, Scheduler
+from trilens.generate.scheduler import Beginning, Generation, Scheduler
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -234,7 +234,8 @@ class Model:
         if max_completion is not None:
             limits = limits.within(max_completion)
         writer = self._writer(strategy, encoded, limits, stops, constraint)
-        return Call(self, encoded.ids, writer, limits, options, index, called)
+        beginning = self._scheduler.begin(encoded.ids, limits)
+        return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -330,6 +331,7 @@ class Call:
         options: Sampling,
         index: int,
         called: float,
+        beginning: Beginning,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -342,6 +344,7 @@ class Call:
         self._options = options
         self._index = index
         self._called = called
+        self._beginning = beginning
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
@@ -355,6 +358,7 @@ class Call:
             self.writer,
             watched=self.watched,
             called=self._called,
+            beginning=self._beginning,
         )
 
     @property

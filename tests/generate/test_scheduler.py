@@ -454,7 +454,8 @@ def test_shares_of_a_step(left: list[int], room: int) -> None:
     assert all(0 <= rows <= all_ for rows, all_ in zip(given_, left, strict=True))
     if left:
         assert given_[0] >= min(left[0], room // OLDEST)
-    short = [i for i in range(1, len(left)) if sum(n for n in left[1:] if n <= left[i]) <= room - -(-room // OLDEST)]
+    enough = room - -(-room // OLDEST)
+    short = [i for i in range(len(left)) if sum(n for n in left if n <= left[i]) <= enough]
     assert all(given_[i] == left[i] for i in short)
 
 

@@ -26,7 +26,7 @@ class Served:
 
     @property
     def at_rest(self) -> bool:
-        return all(p.pump is None or p.pump.idle for p in self.shelf.places.values())
+        return all(not p.leases and (p.loop is None or p.loop.idle) for p in self.shelf.places.values())
 
     def settle(self, seconds: float = 5.0) -> None:
         """Until nothing runs any more."""

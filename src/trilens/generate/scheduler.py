@@ -106,6 +106,13 @@ class Times:
     ended: float | None = None
 
 
+class Beginning(NamedTuple):
+    """How a prompt is found in the prefix cache: what its blocks' keys start from, and the keys of its full pages."""
+
+    root: bytes
+    keys: list[bytes]
+
+
 @dataclass(eq=False)
 class Generation:
     """One request: its prompt, its tokens so far, what of them was not fetched yet, and what happened to it."""
@@ -213,6 +220,20 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ for callers
 
+    def begin(self, prompt: Sequence[int], limits: Limits) -> Beginning:
+        """Check a prompt, and read from files what they have of its beginning: what takes time and needs no step to
+        wait. Raises RequestRefused."""
+        vocabulary = self.executor.spec.vocab
+        tokens = np.asarray(prompt, np.int64)
+        if not tokens.size:
+            raise RequestRefused("the prompt is empty; expected at least one token")
+        if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
+            raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
+        root = self.prefixes.root(self.executor.variant(len(prompt) + limits.total))
+        keys = chain(root, tokens)
+        self.prefixes.restore(root, keys[: (len(prompt) - 1) // PAGE])
+        return Beginning(root, keys)
+
     def submit(
         self,
         prompt: Sequence[int],
@@ -223,35 +244,29 @@ class Scheduler:
         *,
         watched: bool = False,
         called: float | None = None,
+        beginning: Beginning | None = None,
     ) -> Generation:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
-        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`.
+        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
+        what `begin` made of the prompt, where that was done before.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
         """
         self.check_process()
-        vocabulary = self.executor.spec.vocab
-        tokens = np.asarray(prompt, np.int64)
-        if not tokens.size:
-            raise RequestRefused("the prompt is empty; expected at least one token")
-        if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
-            raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
+        made = self.begin(prompt, limits) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
         sampler.end_with(end_ids)
-        length = len(prompt) + limits.total
-        root = self.prefixes.root(self.executor.variant(length))
-        sequence = self.executor.sequence(length)
+        sequence = self.executor.sequence(len(prompt) + limits.total)
         generation = Generation(
-            tuple(prompt), limits, end_ids, sampler, writer, sequence, root, chain(root, tokens), times
+            tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times
         )
         generation.fired = [] if watched else None
         self._put(generation, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
-        self.prefixes.restore(root, generation.keys[: self._shareable(generation)])
         self._adopt(generation)
         with self._lock:
             self.running.append(generation)

@@ -6,9 +6,9 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from trilens.serve import chat, completions, messages, responses
 from trilens.serve.exchange import Exchange
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
+from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list
 from trilens.serve.shelf import Shelf
@@ -31,9 +32,12 @@ PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
 # What is no fault of this server, so that its log needs no traceback.
-EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "engine_died", "engine_failed")
+EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "loop_failed", "engine_died", "engine_failed")
 
 log = logging.getLogger("trilens.serve")
+
+
+A = TypeVar("A", chat.ChatRequest, completions.CompletionRequest, responses.ResponseRequest, messages.MessagesRequest)
 
 
 class AnswerNow(Fields):
@@ -83,69 +87,64 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         return _answer(request, _logged(problem))
 
     def done(exchange: Exchange) -> None:
+        exchange.running.cancel()
         exchanges.pop(exchange.id, None)
         for call in exchange.running.calls:
             if call.receipt is not None:
                 metrics.finished(call.receipt)
 
-    async def whole(request: Request, exchange: Exchange, body: Awaitable[dict[str, Any]]) -> Response:
-        exchanges[exchange.id] = exchange
-        try:
-            return _json(await unless_gone(request.receive, body))
-        except Gone:
-            return Response(status_code=499)  # nobody reads it
-        finally:
-            exchange.running.cancel()
-            done(exchange)
-
-    def streamed(exchange: Exchange, pieces: AsyncIterator[bytes], fail: Callable[[Fault], bytes]) -> Response:
-        exchanges[exchange.id] = exchange
-
-        async def body() -> AsyncGenerator[bytes]:
+    async def answered(
+        request: Request,
+        asked: A,
+        begin: Callable[[EngineLoop, A], Awaitable[Exchange]],
+        whole: Callable[[Exchange, A], Awaitable[dict[str, Any]]],
+        pieces: Callable[[Exchange, A], AsyncIterator[bytes]],
+        fail: Callable[[Fault], bytes],
+    ) -> Response:
+        """The model is held from here to the end of the answer, streamed or not."""
+        async with AsyncExitStack() as held:
+            exchange = await begin(await held.enter_async_context(shelf.lease(asked.model)), asked)
+            held.callback(done, exchange)
+            exchanges[exchange.id] = exchange
+            if asked.stream:
+                over = held.pop_all().aclose
+                return EventStream(_guarded(pieces(exchange, asked), fail, over), over)
             try:
-                async for piece in pieces:
-                    yield piece
-            except Exception as problem:
-                yield fail(_logged(problem))
-            finally:
-                exchange.running.cancel()
-                done(exchange)
-
-        return EventStream(body())
+                return _json(await unless_gone(request.receive, whole(exchange, asked)))
+            except Gone:
+                return Response(status_code=499)  # nobody reads it
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
-        exchange = await chat.begin_chat(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, chat.whole_chat(exchange, body))
-        return streamed(exchange, chat.chat_chunks(exchange, body), _openai_failure)
+        return await answered(request, body, chat.begin_chat, chat.whole_chat, chat.chat_chunks, _openai_failure)
 
     @app.post("/v1/completions")
     async def text_completions(request: Request, body: completions.CompletionRequest) -> Response:
-        exchange = await completions.begin_completion(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, completions.whole_completion(exchange, body))
-        return streamed(exchange, completions.completion_chunks(exchange, body), _openai_failure)
+        ways = completions.begin_completion, completions.whole_completion, completions.completion_chunks
+        return await answered(request, body, *ways, _openai_failure)
 
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
-        exchange = await responses.begin_response(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, responses.whole_response(exchange, body))
-        events = responses.response_events(exchange, body)
-        return streamed(exchange, _named((event["type"], event) async for event in events), _response_failure)
+        def pieces(exchange: Exchange, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
+            return _named((event["type"], event) async for event in responses.response_events(exchange, body))
+
+        ways = responses.begin_response, responses.whole_response, pieces
+        return await answered(request, body, *ways, _response_failure)
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:
-        exchange = await messages.begin_messages(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, messages.whole_message(exchange))
-        return streamed(exchange, _named(messages.message_events(exchange)), _anthropic_failure)
+        def pieces(exchange: Exchange, _: messages.MessagesRequest) -> AsyncIterator[bytes]:
+            return _named(messages.message_events(exchange))
+
+        def whole(exchange: Exchange, _: messages.MessagesRequest) -> Awaitable[dict[str, Any]]:
+            return messages.whole_message(exchange)
+
+        return await answered(request, body, messages.begin_messages, whole, pieces, _anthropic_failure)
 
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
-        pump = await shelf.pump(body.model)
-        return _json(await asyncio.to_thread(messages.count_tokens, pump, body))
+        async with shelf.lease(body.model) as loop:
+            return _json(await asyncio.to_thread(messages.count_tokens, loop, body))
 
     @app.post("/v1/trilens/answer_now")
     async def answer_now(body: AnswerNow) -> Response:
@@ -162,6 +161,9 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
+        problems = {name: fault_of(problem).message for name, problem in shelf.problems().items()}
+        if problems:
+            return JSONResponse({"status": "failed", "models": problems}, 503)
         return _json({"status": "ok"})
 
     @app.get("/metrics")
@@ -189,6 +191,19 @@ def _file(name: str) -> Response:
 
 def _json(content: Any) -> Response:
     return JSONResponse(content)
+
+
+async def _guarded(
+    pieces: AsyncIterator[bytes], fail: Callable[[Fault], bytes], over: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[bytes]:
+    """The pieces, and behind them the fault that ended them. `over` is called before the client can see the end."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except Exception as problem:
+        yield fail(_logged(problem))
+    finally:
+        await over()
 
 
 async def _named(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[bytes]:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import (
     Calls,
     Ended,
@@ -23,8 +23,7 @@ from trilens.serve.exchange import (
     routes_of,
     sum_of,
 )
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import (
@@ -123,15 +122,15 @@ class ChatRequest(Asks, Samples):
         return self.max_completion_tokens or self.max_tokens
 
 
-async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
-    model, use = pump.model, request.use()
+async def begin_chat(loop: EngineLoop, request: ChatRequest) -> Exchange:
+    model, use = loop.model, request.use()
     if request.top_logprobs is not None and not request.logprobs:
         raise RequestRefused("top_logprobs needs logprobs: true")
     form = request.response_format
     if form is not None and form.type != "text" and use.forced:
         raise RequestRefused("response_format and a forced tool_choice contradict each other; give one of them")
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type == "json_schema":
@@ -155,7 +154,7 @@ async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
         call.watched = request.trilens.routes
         return call
 
-    return await begin(pump, new_id("chatcmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("chatcmpl-"), use, prepare, request.n)
 
 
 async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.model import Call
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Ended, Exchange, Said, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import MOST_CHOICES, AnyReceipt, Samples, new_id, now, receipt_fields, stops_of
 
@@ -32,12 +31,12 @@ class CompletionRequest(Samples):
     ignored: ClassVar = frozenset(("user", "best_of", "suffix"))
 
 
-async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Exchange:
+async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exchange:
     if request.trilens.routes:
         raise RequestRefused("trilens.routes comes with chat completions alone")
-    model, use = pump.model, ToolUse()
+    model, use = loop.model, ToolUse()
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         return model.prepare(
             request.prompt,
             index=number,
@@ -47,7 +46,7 @@ async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Ex
             **request.sampling(number),
         )
 
-    return await begin(pump, new_id("cmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("cmpl-"), use, prepare, request.n)
 
 
 async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:

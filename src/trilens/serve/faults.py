@@ -18,7 +18,7 @@ from trilens.errors import (
     TrilensError,
     UsageError,
 )
-from trilens.serve.pump import Busy, ShuttingDown, TimeIsUp
+from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.shelf import NotLoadable
 
 RETRY_AFTER = 1  # seconds
@@ -53,6 +53,8 @@ def fault_of(problem: BaseException) -> Fault:
             return Fault(429, str(problem), "rate_limit_error", "rate_limit_error", "busy")
         case ShuttingDown():
             return Fault(503, str(problem), "server_error", "overloaded_error", "shutting_down")
+        case LoopFailed():
+            return Fault(503, str(problem), *UPSTREAM, "loop_failed")
         case TimeIsUp():
             return Fault(504, str(problem), "server_error", "timeout_error", "time_is_up")
         case NotLoadable():

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Calls, Ended, Exchange, Said, Thought, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import (
@@ -91,28 +90,28 @@ class MessagesRequest(Prompted, Samples):
     ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
 
 
-async def begin_messages(pump: Pump | Relay, request: MessagesRequest) -> Exchange:
+async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> Exchange:
     use = request.use()
 
-    def prepare(number: int) -> Call | EngineCall:
-        return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
+    def prepare(number: int) -> AnyCall:
+        return _prepared(loop, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
 
-    return await begin(pump, new_id("msg_"), use, prepare)
+    return await begin(loop, new_id("msg_"), use, prepare)
 
 
-def count_tokens(pump: Pump | Relay, request: Prompted) -> dict[str, int]:
-    return {"input_tokens": len(_prepared(pump, request, request.use(), None, (), {}).ids)}
+def count_tokens(loop: EngineLoop, request: Prompted) -> dict[str, int]:
+    return {"input_tokens": len(_prepared(loop, request, request.use(), None, (), {}).ids)}
 
 
 def _prepared(
-    pump: Pump | Relay,
+    loop: EngineLoop,
     request: Prompted,
     use: ToolUse,
     most: int | None,
     stops: tuple[str, ...],
     sampling: dict[str, Any],
-) -> Call | EngineCall:
-    model = pump.model
+) -> AnyCall:
+    model = loop.model
     return model.prepare(
         request.conversation(),
         thinking=thinking_of(request.asked(), model.text.inference),

@@ -9,10 +9,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Calls, Ended, Exchange, Part, Said, Thought, Whole, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import AnyReceipt, Asks, Fields, Samples, conversation, new_id, now, receipt_fields, text_of
@@ -71,11 +70,11 @@ class ResponseRequest(Asks, Samples):
         return conversation([*before, *_messages(self.input)])
 
 
-async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchange:
-    model, use = pump.model, request.use()
+async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange:
+    model, use = loop.model, request.use()
     form = None if request.text is None else request.text.format
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type != "text":
@@ -94,7 +93,7 @@ async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchan
             **request.sampling(),
         )
 
-    return await begin(pump, new_id("resp_"), use, prepare)
+    return await begin(loop, new_id("resp_"), use, prepare)
 
 
 async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:

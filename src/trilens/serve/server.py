@@ -20,9 +20,10 @@ from trilens.hosted.load import engine_client, engine_context, engine_model
 from trilens.lenses.source import card_source
 from trilens.serve.app import GRACE, application
 from trilens.serve.engine import Engine
+from trilens.serve.engine_model import EngineModel
 from trilens.serve.guard import LOOPBACK, Rules
 from trilens.serve.launch import Launch, free_port, new_key
-from trilens.serve.relay import EngineModel, Relay
+from trilens.serve.remote_loop import RemoteLoop
 from trilens.serve.shelf import Room, Shelf, served_name
 from trilens.spec.catalog import catalogued
 from trilens.text.model_text import read_model_text
@@ -68,14 +69,14 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
         engine.start()
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
         model.context = engine_context(client, name)
-        shelf, relay = Shelf([source], room), Relay(model, engine, room.parallel, room.waiting, room.seconds)
-        shelf.put(name, relay)
+        shelf, loop = Shelf([source], room), RemoteLoop(model, engine, room.parallel, room.waiting, room.seconds)
+        shelf.put(name, loop)
         server = _server(shelf, rules, bound)
 
         def ended() -> None:
             server.should_exit = True
             if engine.failure is not None:
-                relay.fail(engine.failure)
+                loop.give_up(engine.failure)
 
         engine.ended = ended
         engine.check()  # it may have ended before anybody was told

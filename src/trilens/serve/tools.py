@@ -9,7 +9,7 @@ from typing import Any
 
 from trilens.errors import RequestRefused
 from trilens.model import Model
-from trilens.serve.relay import EngineModel
+from trilens.serve.engine_model import EngineModel
 from trilens.serve.wire import new_id
 from trilens.text.stream import partial
 
