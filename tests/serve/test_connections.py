@@ -355,7 +355,8 @@ class TestSystemLimits:
         code = (
             "import resource, sys; from trilens.serve.connections import *;"
             "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])));"
-            "made = system_limits(Limits()); print(made.most, made.backlog, resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+            "made = system_limits(Limits()); print(made.most, made.backlog);"
+            "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
         )
         done = subprocess.run([sys.executable, "-c", code, str(soft), str(hard)], capture_output=True, text=True)
         most, backlog, now = map(int, done.stdout.split())
