@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -18,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
+from trilens.serve.body import BadBody, JsonRoute
 from trilens.serve.exchange import Exchange
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
@@ -26,7 +26,7 @@ from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list
 from trilens.serve.shelf import Shelf
 from trilens.serve.streams import EventStream, Gone, unless_gone
-from trilens.serve.wire import Fields
+from trilens.serve.wire import Fields, as_json, shown
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -70,15 +70,20 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         yield
         await asyncio.to_thread(shelf.close, grace)
 
-    app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life, redirect_slashes=False)
+    app.router.route_class = JsonRoute
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, problem: RequestValidationError) -> Response:
-        return _answer(request, _field_fault(problem.errors()))
+        return _answer(request, _field_fault(problem.errors(), problem.body))
+
+    @app.exception_handler(BadBody)
+    async def no_json(request: Request, problem: BadBody) -> Response:
+        return _answer(request, problem.fault)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, problem: HTTPException) -> Response:
-        said = f"{request.method} {request.url.path:.80}: {problem.detail}"
+        said = f"{request.method} {request.scope['path']:.80}: {problem.detail}"
         return _answer(request, refused(said, status=problem.status_code))
 
     @app.exception_handler(TrilensError)
@@ -190,7 +195,7 @@ def _file(name: str) -> Response:
 
 
 def _json(content: Any) -> Response:
-    return JSONResponse(content)
+    return Response(as_json(content), media_type="application/json")
 
 
 async def _guarded(
@@ -212,7 +217,7 @@ async def _named(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIter
 
 
 def _openai_failure(fault: Fault) -> bytes:
-    return chat.as_data(fault.openai())
+    return chat.as_data(fault.openai()) + chat.DONE
 
 
 def _response_failure(fault: Fault) -> bytes:
@@ -225,7 +230,7 @@ def _anthropic_failure(fault: Fault) -> bytes:
 
 
 def _answer(request: Request, fault: Fault) -> Response:
-    body = fault.anthropic() if request.url.path.startswith("/v1/messages") else fault.openai()
+    body = fault.anthropic() if request.scope["path"].startswith("/v1/messages") else fault.openai()
     return JSONResponse(body, fault.status, headers=fault.headers)
 
 
@@ -236,17 +241,37 @@ def _logged(problem: BaseException) -> Fault:
     return fault
 
 
-def _field_fault(errors: Sequence[Any]) -> Fault:
-    """One line for the first field that is wrong."""
+def _field_fault(errors: Sequence[Any], body: Any) -> Fault:
+    """One line for the first field that is wrong; where it may be of several kinds, what each of them expects."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    if first["type"] == "extra_forbidden":
-        return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
-    if first["type"] == "json_invalid":
-        return refused("the body is not JSON")
-    if first["type"] == "missing":
-        return refused(f"{place or 'the body'} is missing", param=place or None)
     if isinstance(first.get("input"), bytes):
         return refused("the body was not read as JSON; send it with Content-Type: application/json")
-    given = json.dumps(first.get("input"), default=str, ensure_ascii=False)[:60]
-    return refused(f"{place or 'the body'} is {given}; {first['msg'].lower()}", param=place or None)
+    alike = [(_place(error, body), error) for error in errors if error["loc"][:2] == first["loc"][:2]]
+    place, first = max(alike, key=lambda one: one[0].count("."))  # a part of one kind says more than another kind
+    match first["type"]:
+        case "extra_forbidden":
+            return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
+        case "missing":
+            return refused(f"{place or 'the body'} is missing", param=place or None)
+    expected = dict.fromkeys(_lower(error["msg"]) for there, error in alike if there == place)
+    return refused(
+        f"{place or 'the body'} is {shown(first.get('input'))}; {', or '.join(expected)}", param=place or None
+    )
+
+
+def _place(error: Any, body: Any) -> str:
+    """The field's name as the caller knows it: the names in between that are of our own types are left out."""
+    loc, value = error["loc"], body
+    parts = []
+    for number, part in enumerate(loc[1:], 2):
+        is_named = isinstance(value, dict) and part in value
+        if is_named or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            value = value[part]
+        elif error["type"] != "missing" or number != len(loc):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)[:200]
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

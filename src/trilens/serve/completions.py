@@ -7,13 +7,22 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
 from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Ended, Exchange, Said, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.tools import ToolUse
-from trilens.serve.wire import MOST_CHOICES, AnyReceipt, Samples, new_id, now, receipt_fields, stops_of
+from trilens.serve.wire import (
+    MOST_CHOICES,
+    MOST_TOKENS,
+    AnyReceipt,
+    FieldRefused,
+    Samples,
+    new_id,
+    now,
+    receipt_fields,
+    stops_of,
+)
 
 USUAL = 16  # tokens, as the protocol has it
 
@@ -23,7 +32,7 @@ class CompletionRequest(Samples):
     prompt: str
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=USUAL, ge=1)
+    max_tokens: int | None = Field(default=USUAL, ge=1, le=MOST_TOKENS)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
     echo: bool = False
@@ -33,7 +42,7 @@ class CompletionRequest(Samples):
 
 async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exchange:
     if request.trilens.routes:
-        raise RequestRefused("trilens.routes comes with chat completions alone")
+        raise FieldRefused("trilens.routes", "comes with chat completions alone; leave it out")
     model, use = loop.model, ToolUse()
 
     def prepare(number: int) -> AnyCall:

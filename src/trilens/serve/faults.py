@@ -20,6 +20,7 @@ from trilens.errors import (
 )
 from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.shelf import NotLoadable
+from trilens.serve.wire import FieldRefused
 
 RETRY_AFTER = 1  # seconds
 UPSTREAM = ("server_error", "api_error")
@@ -73,6 +74,8 @@ def fault_of(problem: BaseException) -> Fault:
             return Fault(502, str(problem), *UPSTREAM, "engine_failed")
         case BadCheckpoint():  # a template that fails on these messages
             return Fault(500, "the model's own files fail on this request", "server_error", "api_error", "bad_model")
+        case FieldRefused(param=param):
+            return refused(str(problem), param=param)
         case RequestRefused() | UsageError():
             return refused(str(problem))
         case TrilensError():
