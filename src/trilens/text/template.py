@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateSyntaxError, meta
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
-from trilens.text.sandbox import MAX_SOURCE, METER, Callback, Meter, OverLimit, Refused, environment
+from trilens.text.meter import METER, Meter, OverLimit, Refused
+from trilens.text.sandbox import MAX_SOURCE, Callback, environment
 
 if TYPE_CHECKING:
     from trilens.text.tokenizer import Tokenizer
