@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from trilens.checkpoints.find import Found
-from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.errors import BadTemplate, RequestRefused
 from trilens.spec.catalog import CatalogEntry
+from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
 from trilens.text.template import ChatTemplate, directory_template, gguf_template
@@ -131,7 +131,17 @@ class ModelText:
 
 
 def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
-    """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says."""
+    """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says.
+
+    Raises BadCheckpoint or UnsupportedModel, naming the file.
+    """
+    try:
+        return _read_model_text(found, entry)
+    except BadTemplate as problem:
+        raise BadTemplate(f"{found.path}: {problem}") from None
+
+
+def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
     fact = None if entry is None else stated_inference(entry.inference)
     if found.kind == "gguf":
         from trilens.checkpoints.gguf import read_gguf
@@ -147,15 +157,7 @@ def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelTex
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:
-    path = found.path / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise BadCheckpoint(f"{path}: not valid JSON; expected generation defaults, or no such file") from None
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{path}: expected a JSON object")
+    config = read_json_object(found.path / "generation_config.json")
     stated = {name: config[name] for name in SAMPLING_DEFAULTS if isinstance(config.get(name), int | float)}
     # a file that says "do not sample" names temperatures that do not apply
     return {"temperature": 0.0} if config.get("do_sample") is False else stated
