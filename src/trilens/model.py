@@ -226,7 +226,9 @@ class Model:
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
         StopMatcher(stops)  # refuses here, not in the middle of the answer
-        encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools)
+        encoded = self.text.encode(
+            prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools, context=self.spec.context
+        )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
-from trilens.serve.exchange import Exchange
+from trilens.serve.exchange import Exchange, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
 from trilens.serve.metrics import Metrics
@@ -77,6 +77,10 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         said = f"{request.method} {request.url.path:.80}: {problem.detail}"
         return _answer(request, refused(said, status=problem.status_code))
 
+    @app.exception_handler(Gone)
+    async def gone(request: Request, problem: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
     @app.exception_handler(TrilensError)
     @app.exception_handler(Exception)
     async def failed(request: Request, problem: Exception) -> Response:
@@ -92,8 +96,6 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         exchanges[exchange.id] = exchange
         try:
             return _json(await unless_gone(request.receive, body))
-        except Gone:
-            return Response(status_code=499)  # nobody reads it
         finally:
             exchange.running.cancel()
             done(exchange)
@@ -115,21 +117,21 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
-        exchange = await chat.begin_chat(await shelf.pump(body.model), body)
+        exchange = await unless_gone(request.receive, chat.begin_chat(await shelf.pump(body.model), body))
         if not body.stream:
             return await whole(request, exchange, chat.whole_chat(exchange, body))
         return streamed(exchange, chat.chat_chunks(exchange, body), _openai_failure)
 
     @app.post("/v1/completions")
     async def text_completions(request: Request, body: completions.CompletionRequest) -> Response:
-        exchange = await completions.begin_completion(await shelf.pump(body.model), body)
+        exchange = await unless_gone(request.receive, completions.begin_completion(await shelf.pump(body.model), body))
         if not body.stream:
             return await whole(request, exchange, completions.whole_completion(exchange, body))
         return streamed(exchange, completions.completion_chunks(exchange, body), _openai_failure)
 
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
-        exchange = await responses.begin_response(await shelf.pump(body.model), body)
+        exchange = await unless_gone(request.receive, responses.begin_response(await shelf.pump(body.model), body))
         if not body.stream:
             return await whole(request, exchange, responses.whole_response(exchange, body))
         events = responses.response_events(exchange, body)
@@ -137,7 +139,7 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:
-        exchange = await messages.begin_messages(await shelf.pump(body.model), body)
+        exchange = await unless_gone(request.receive, messages.begin_messages(await shelf.pump(body.model), body))
         if not body.stream:
             return await whole(request, exchange, messages.whole_message(exchange))
         return streamed(exchange, _named(messages.message_events(exchange)), _anthropic_failure)
@@ -145,7 +147,7 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
         pump = await shelf.pump(body.model)
-        return _json(await asyncio.to_thread(messages.count_tokens, pump, body))
+        return _json(await in_thread(body.messages, lambda: messages.count_tokens(pump, body)))
 
     @app.post("/v1/trilens/answer_now")
     async def answer_now(body: AnswerNow) -> Response:

@@ -155,7 +155,7 @@ async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
         call.watched = request.trilens.routes
         return call
 
-    return await begin(pump, new_id("chatcmpl-"), use, prepare, request.n)
+    return await begin(pump, new_id("chatcmpl-"), use, request.messages, prepare, request.n)
 
 
 async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:

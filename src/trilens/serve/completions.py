@@ -47,7 +47,7 @@ async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Ex
             **request.sampling(number),
         )
 
-    return await begin(pump, new_id("cmpl-"), use, prepare, request.n)
+    return await begin(pump, new_id("cmpl-"), use, request.prompt, prepare, request.n)
 
 
 async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:

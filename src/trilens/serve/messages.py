@@ -97,7 +97,7 @@ async def begin_messages(pump: Pump | Relay, request: MessagesRequest) -> Exchan
     def prepare(number: int) -> Call | EngineCall:
         return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
 
-    return await begin(pump, new_id("msg_"), use, prepare)
+    return await begin(pump, new_id("msg_"), use, request.messages, prepare)
 
 
 def count_tokens(pump: Pump | Relay, request: Prompted) -> dict[str, int]:

@@ -94,7 +94,7 @@ async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchan
             **request.sampling(),
         )
 
-    return await begin(pump, new_id("resp_"), use, prepare)
+    return await begin(pump, new_id("resp_"), use, request.input, prepare)
 
 
 async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:

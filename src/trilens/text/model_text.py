@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from trilens.checkpoints.find import Found
-from trilens.errors import BadTemplate, RequestRefused
+from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
 from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
@@ -72,14 +72,17 @@ class ModelText:
         raw: bool,
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        context: int | None = None,
     ) -> Encoded:
         """A string or a conversation -> token ids; a string is the user's message unless `raw`, or without a template.
 
-        Control tokens are recognised in what the template wrote, never in a raw prompt.
+        Control tokens are recognised in what the template wrote, never in a raw prompt. What cannot be less than
+        `context` tokens raises ContextFull before it is tokenized.
         """
         if isinstance(prompt, str):
             if raw or self.template is None:
                 start = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+                self._check_length(prompt, context)
                 return Encoded(start + self.tokenizer.encode(prompt, special=False), "free", raw=True)
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
@@ -88,8 +91,19 @@ class ModelText:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
         messages, variables = render_with(strategy, self.inference, prompt, variables)
         text = self.template.render(messages, tools=tools, **variables)
+        self._check_length(text, context)
         check_start(strategy, self.inference, text)
         return Encoded(self.tokenizer.encode(text), start_of(text, self.inference.markers))
+
+    def _check_length(self, text: str, context: int | None) -> None:
+        if context is None or len(text) <= context:
+            return
+        fewest = self.tokenizer.fewest_tokens(text)
+        if fewest >= context:  # no room for a token of the answer
+            raise ContextFull(
+                f"the prompt's {len(text)} characters are at least {fewest} tokens, which do not fit the model's "
+                f"context of {context} with an answer; shorten the prompt"
+            )
 
     def splitter(self, encoded: Encoded) -> ThoughtSplitter:
         """Takes one output apart; a raw prompt's output stays whole."""

@@ -1,12 +1,16 @@
 """Text to token ids and back, the same for every kind of tokenizer file."""
 
+import ctypes
+import threading
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
 from trilens.errors import RequestRefused
+from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
 from trilens.text.from_gguf import read_gguf_vocabulary
 from trilens.text.vocabulary import Vocabulary
@@ -70,7 +74,7 @@ class Tokenizer:
         engine = self._engine if special else self._literal
         try:
             text.encode()
-            ids = engine.encode(text, add_special_tokens=False).ids
+            ids = _encode(engine, text)
         except UnicodeEncodeError as fault:
             raise RequestRefused(
                 f"the text holds {text[fault.start]!a} at position {fault.start}, half a character; remove it"
@@ -89,6 +93,14 @@ class Tokenizer:
                 f"the text spells the control token {reached[0]!r}, which would take effect; remove it"
             )
         return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
+
+    def fewest_tokens(self, text: str) -> int:
+        """No more than `encode` gives, without its work; 0 where nothing is known."""
+        return self._fewest.tokens(text)
+
+    @cached_property
+    def _fewest(self) -> Fewest:
+        return fewest_of(self._engine, self.vocab_size)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, ids without a token become nothing.
@@ -136,6 +148,30 @@ class Tokenizer:
     def is_special(self, token_id: int) -> bool:
         """Whether it is a control token, which is no part of the text."""
         return token_id in self.special_ids
+
+
+def _encode(engine: tokenizers.Tokenizer, text: str) -> list[int]:
+    """Texts that take more than a moment go in as a batch of one: unlike `encode`, it lets go of Python's lock, and it
+    makes no table of offsets."""
+    if len(text) < MOMENT:
+        return engine.encode(text, add_special_tokens=False).ids
+    if len(text) < LONG:
+        return engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    with _LONG_TURN:
+        ids = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        _give_back()
+    return ids
+
+
+MOMENT = 4_000  # characters; some milliseconds
+LONG = 100_000  # characters, from which on a text waits for its turn
+_LONG_TURN = threading.BoundedSemaphore(1)  # a long text takes some 200 bytes a character while it is encoded
+
+
+def _give_back() -> None:
+    """Memory that was freed, to the system: glibc keeps it, in an arena for each thread."""
+    if (trim := getattr(ctypes.pythonapi, "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _without_special(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
