@@ -14,7 +14,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
-from trilens.errors import RequestRefused, UsageError
+from trilens.errors import BadCheckpoint, RequestRefused, UsageError
 from trilens.executors.executor import Executor
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.grammar import Grammars
@@ -109,6 +109,8 @@ def load(
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text.tokenizer.check(files.found.path, files.spec.vocab)
+        _check_defaults(text, files)
         runner: Executor
         if executor == "native":
             runner = native_executor(files, progress, **options)
@@ -117,6 +119,13 @@ def load(
     finally:
         files.checkpoint.close()
     return Model(name, files, runner, text)
+
+
+def _check_defaults(text: ModelText, files: ModelFiles) -> None:
+    try:
+        Sampling(**text.sampling_defaults)  # type: ignore[arg-type]
+    except RequestRefused as problem:
+        raise BadCheckpoint(f"{files.found.path / 'generation_config.json'}: {problem}") from None
 
 
 class Model:

@@ -15,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.file_limits import check_tokenizer_json, read_bytes
 from trilens.text.ranks import looks_like_tiktoken, read_tekken, read_tiktoken
 from trilens.text.sentencepiece_model import read_sentencepiece_vocabulary
 from trilens.text.spelling import Spelling
@@ -76,8 +77,12 @@ def _read(path: Path, config: Mapping[str, Any]) -> Vocabulary:
 
 
 def _read_tokenizer_json(path: Path) -> Vocabulary:
+    data = read_bytes(path)
     try:
-        engine = Tokenizer.from_file(str(path))
+        check_tokenizer_json(path, json.loads(data))
+        engine = Tokenizer.from_buffer(data)
+    except BadCheckpoint:
+        raise
     except BaseException as fault:  # a panic in the Rust library is not an Exception
         if isinstance(fault, (KeyboardInterrupt, SystemExit)):
             raise
@@ -95,7 +100,7 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
         eos_id=None,
         eos_ids=frozenset(),
         add_bos=False,
-        size=max([engine.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)]),
+        size=1 + max([*engine.get_vocab(with_added_tokens=False).values(), *added], default=-1),
     )
 
 

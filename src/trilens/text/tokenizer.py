@@ -9,7 +9,7 @@ from typing import Any
 
 import tokenizers
 
-from trilens.errors import RequestRefused
+from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
 from trilens.text.from_gguf import read_gguf_vocabulary
@@ -34,6 +34,7 @@ class Tokenizer:
         self.vocab_size = vocabulary.size
         self.spelling = vocabulary.spelling
         self._raw = vocabulary.raw
+        self._twins = vocabulary.twins
         self._engine = vocabulary.engine
         self._literal = _without_special(vocabulary.engine)
         self._pieces: dict[int, bytes] = {}
@@ -138,12 +139,36 @@ class Tokenizer:
         """The token as the vocabulary writes it ("Ġthe", "<|im_end|>"); empty for an id without a token."""
         if not 0 <= token_id < self.vocab_size:
             return ""
-        return self._engine.id_to_token(token_id) or ""
+        return self._twins.get(token_id) or self._engine.id_to_token(token_id) or ""
 
     def id_of(self, token_text: str) -> int | None:
         """The id of a token as the vocabulary writes it, or None."""
         token_id = self._engine.token_to_id(token_text)
         return token_id if token_id is not None and token_id < self.vocab_size else None
+
+    def check(self, where: object, rows: int) -> None:
+        """That ids fit a model whose table has so many rows, and none is missing among them. A model's table may be
+        longer, and tokens that were added to the vocabulary may lie behind it: a prompt that holds one is refused.
+
+        Raises BadCheckpoint, naming the token.
+        """
+        vocabulary = self._engine.get_vocab(with_added_tokens=False)
+        added = self._engine.get_added_tokens_decoder()
+        for text, i in vocabulary.items():
+            if rows <= i < self.vocab_size and i not in added:
+                raise BadCheckpoint(
+                    f"{where}: token {text!r:.60} has id {i}, and the model's table has {rows} rows; "
+                    "tokenizer and model do not belong together"
+                )
+        ids = {*vocabulary.values(), *added}
+        last = max((i for i in vocabulary.values() if i not in added), default=-1)
+        if (hole := next((i for i in range(min(last, self.vocab_size)) if i not in ids), None)) is not None:
+            raise BadCheckpoint(f"{where}: no token has id {hole}, though ids go to {last}; download it again")
+        for i in (*sorted(self.eos_ids), *(() if self.bos_id is None else (self.bos_id,))):
+            if i >= rows:
+                raise BadCheckpoint(
+                    f"{where}: token {i} is said to begin or end a text, and the model's table has {rows} rows"
+                )
 
     def is_special(self, token_id: int) -> bool:
         """Whether it is a control token, which is no part of the text."""
