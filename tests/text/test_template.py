@@ -201,10 +201,10 @@ def test_a_template_that_reads_only_typed_parts() -> None:
 
 
 def test_a_template_cannot_change_the_messages() -> None:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi", "tool_calls": [1]}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}]
     with pytest.raises(BadTemplate, match="'append' of a list"):
         render("{{ messages[0].tool_calls.append(2) }}", messages)
-    assert messages == [{"role": "user", "content": "Hi", "tool_calls": [1]}]
+    assert messages == [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,8 @@ def text_of(file: str) -> str:
 def prompts_of(path: Path) -> list[Prompt]:
     """A JSON line each: a string, or an object with `prompt` (a string) or `messages` (a conversation)."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        # a line ends where JSON lines say so, not at U+2028 inside a text; some editors begin a file with a mark
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as problem:
         raise UsageError(f"{path}: cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:

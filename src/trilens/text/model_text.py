@@ -13,7 +13,7 @@ from trilens.spec.catalog import CatalogEntry
 from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
-from trilens.text.template import ChatTemplate, directory_template, gguf_template
+from trilens.text.template import ChatTemplate, check_messages, directory_template, gguf_template
 from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
@@ -89,6 +89,7 @@ class ModelText:
             raise RequestRefused("a conversation cannot be sent raw; expected a string")
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
+        check_messages(prompt)
         messages, variables = render_with(strategy, self.inference, prompt, variables)
         text = self.template.render(messages, tools=tools, **variables)
         self._check_length(text, context)
@@ -172,6 +173,8 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
 
 def _sampling_defaults(found: Found) -> dict[str, float]:
     config = read_json_object(found.path / "generation_config.json")
+    if isinstance(most := config.get("top_k"), float) and most.is_integer():
+        config["top_k"] = int(most)
     stated = {name: config[name] for name in SAMPLING_DEFAULTS if isinstance(config.get(name), int | float)}
     # a file that says "do not sample" names temperatures that do not apply
     return {"temperature": 0.0} if config.get("do_sample") is False else stated
