@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from trilens.errors import RequestRefused, TrilensError, UsageError, shown
 
-RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "strftime_now"))  # the template gets them otherwise
-
 MOST = 1 << 63
 
 
@@ -27,8 +25,10 @@ def function(name: str, value: object) -> None:
 def whole(
     name: str, value: object, least: int, *, none: bool = True, error: type[TrilensError] = RequestRefused
 ) -> None:
-    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value < MOST
-    _expect(error, (value is None and none) or fits, name, value, f"a whole number from {least} on")
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    fits = integer and least <= value < MOST  # type: ignore[operator]
+    expected = f"at least {least}" if integer and not fits and value < least else f"a whole number from {least} on"  # type: ignore[operator]
+    _expect(error, (value is None and none) or fits, name, value, expected)
 
 
 def number(name: str, value: object, above: float) -> None:
@@ -73,8 +73,6 @@ def request(max_tokens: object, raw: object, tools: object, template_variables: 
     given = template_variables
     fits = isinstance(given, Mapping) and all(isinstance(key, str) for key in given)
     _expect(RequestRefused, given is None or fits, "template_variables", given, "an object with texts as names")
-    if isinstance(given, Mapping) and (taken := sorted(RESERVED.intersection(given))):
-        raise RequestRefused(f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out")
 
 
 def schema(value: object) -> None:

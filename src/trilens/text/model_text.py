@@ -13,7 +13,7 @@ from trilens.spec.catalog import CatalogEntry
 from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
-from trilens.text.template import ChatTemplate, check_messages, directory_template, gguf_template
+from trilens.text.template import RESERVED, ChatTemplate, check_messages, directory_template, gguf_template
 from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
@@ -90,6 +90,10 @@ class ModelText:
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
         check_messages(prompt)
+        if taken := sorted(RESERVED.intersection(variables)):
+            raise RequestRefused(
+                f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out"
+            )
         messages, variables = render_with(strategy, self.inference, prompt, variables)
         text = self.template.render(messages, tools=tools, **variables)
         self._check_length(text, context)

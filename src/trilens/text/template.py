@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 Message = Mapping[str, Any]
 MOST_DEPTH = 64  # of lists and objects in a request; a schema in a tool has ten
-OWN_NAMES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"))
+RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "strftime_now"))  # no caller's variables
+OWN_NAMES = RESERVED | {"bos_token", "eos_token"}
 
 
 class _Failed(BadTemplate):
