@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from trilens.cli.inputs import prompts_of
+
 TRILENS = [sys.executable, "-m", "trilens"]
 SHORT = ["--temperature", "0", "--max-tokens", "8"]
 
@@ -228,6 +230,16 @@ class TestComplaints:
 
     def test_input_that_is_no_text(self) -> None:
         assert_complaint(trilens("run", stdin=b"\xff\xfe\x00"), 2, "UTF-8")
+
+    @pytest.mark.parametrize("between", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c", "\x1e"])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    @pytest.mark.parametrize("mark", ["", "\ufeff"])
+    def test_lines_end_at_newlines_alone(self, between: str, end: str, mark: str, tmp_path: Path) -> None:
+        said = f"one{between}two"
+        lines = [json.dumps({"prompt": said}, ensure_ascii=between < " "), json.dumps(said, ensure_ascii=between < " ")]
+        path = tmp_path / "prompts.jsonl"
+        path.write_bytes((mark + end.join(lines) + end).encode())
+        assert prompts_of(path) == [said, said]
 
     @pytest.mark.parametrize("line", ["{", "{}", "[1]", '{"prompt": 3}', '""', "7"])
     def test_a_bad_line_in_a_file(self, line: str, tmp_path: Path) -> None:

@@ -240,6 +240,31 @@ def test_the_template_refuses() -> None:
     assert not isinstance(caught.value, BadTemplate)
 
 
+BROKEN_BY = {
+    "an undefined argument": ("{{ messages[0].tool_calls[0].function.arguments.city.name }}", {}),
+    "tools of another shape": ("{% if tools %}{{ tools[0].function.parameters.properties.x.y }}{% endif %}", {}),
+    "a variable of another type": ("{{ level + 1 if level else 0 }}", {"level": "high"}),
+    "too much of it": ("{% if n %}{{ 'a' * n }}{% endif %}", {"n": 10**9}),
+    "a division": ("{{ 1 / n if n is defined else 0 }}", {"n": 0}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN_BY))
+def test_whose_fault_it_is(name: str) -> None:
+    """A template that renders a plain conversation fails on the caller's; one that renders none is broken itself."""
+    source, variables = BROKEN_BY[name]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    chat, tools = ([call], None) if "tool_calls" in source else (HI, [{"type": "function", "function": {"name": "f"}}])
+    guarded = source if "tool_calls" not in source else "{% if messages[0].tool_calls %}" + source + "{% endif %}"
+    with pytest.raises(RequestRefused, match="fails on this conversation, though not on a plain one"):
+        render(guarded, chat, tools=tools, **variables)
+    assert render(guarded) is not None
+    with pytest.raises(BadTemplate, match="damaged or hostile"):
+        render(guarded + "{{ nothing.at.all }}", chat, tools=tools, **variables)
+    with pytest.raises(BadTemplate, match="__class__"):
+        render("{% if tools %}{{ ''.__class__ }}{% endif %}", HI, tools=[{}])
+
+
 # ---- where templates are found ----
 
 
