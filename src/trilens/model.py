@@ -429,6 +429,7 @@ class Stream(Iterator[Event]):
 
     def answer_now(self, index: int | None = None) -> None:
         """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
+        arguments.whole("index", index, 0, error=UsageError)
         for i, call in enumerate(self.calls):
             if index in (None, i):
                 call.answer_now()

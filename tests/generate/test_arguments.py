@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -165,9 +166,10 @@ def test_every_part_of_a_message(model: Model, number: int) -> None:
                 model.prepare(conversation, thinking=thinking)
 
 
-@pytest.mark.parametrize(
-    "prompt", ["", "  \n", [], 5, None, b"hello", {"role": "user"}, {1}, print, 2.5, [5], [[]], [HI, 5]]
-)
+PROMPTS: tuple[Any, ...] = ("", "  \n", [], 5, None, b"hello", {"role": "user"}, {1}, print, 2.5, [5], [[]], [HI, 5])
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
 def test_every_prompt(model: Model, prompt: Any) -> None:
     for work in (model.generate, model.stream, lambda p: trilens.call_model(model, p), lambda p: model.stream_all([p])):
         with pytest.raises(RequestRefused):
@@ -228,6 +230,31 @@ def test_every_option_of_a_hosted_model(option: str) -> None:
     for kind, value in WRONG.items():
         if kind not in takes:
             refused(option, lambda value=value: load_hosted("http://127.0.0.1:9#x", **{option: value}))  # type: ignore[misc]
+
+
+HOSTED = sorted(TAKES.keys() - {"tools", "template_variables", "schema"})
+
+
+@pytest.mark.parametrize("option", HOSTED)
+def test_every_option_of_a_hosted_request(option: str) -> None:
+    """Refused before anything is sent: nobody listens at this address."""
+    with contextlib.closing(load_hosted("http://127.0.0.1:9#x", engine="vllm")) as hosted:
+        for kind, value in WRONG.items():
+            if kind in TAKES[option] or (option == "thinking" and kind in ("a truth", "a number")):
+                continue
+            refused(option, lambda value=value: hosted.stream(HI, **{option: value}))  # type: ignore[misc]
+        for message in MESSAGES:
+            with pytest.raises(RequestRefused):
+                hosted.stream([message])
+        for prompt in PROMPTS:
+            with pytest.raises(RequestRefused):
+                hosted.generate(prompt)
+
+
+@pytest.mark.parametrize("index", [2.5, True, -1, "0", b"0", [0]])
+def test_whose_thinking_ends(model: Model, index: Any) -> None:
+    with contextlib.closing(model.stream(HI)) as stream, pytest.raises(UsageError, match="index"):
+        stream.answer_now(index)
 
 
 def test_a_path_is_a_name() -> None:
