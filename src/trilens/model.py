@@ -242,7 +242,7 @@ class Model:
         """
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, tools, template_variables)
-        arguments.whole("max_completion", max_completion, 1)
+        arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
