@@ -59,8 +59,10 @@ def model_name(value: object) -> str:
 def stops(value: object) -> tuple[str, ...]:
     """`stop`, a text or several, as several."""
     several = (value,) if isinstance(value, str) else value
-    fits = isinstance(several, list | tuple) and all(isinstance(part, str) and part for part in several)
-    _expect(RequestRefused, fits, "stop", value, "a text or a list of texts, none of them empty")
+    fits = isinstance(several, list | tuple) and all(isinstance(part, str) for part in several)
+    _expect(RequestRefused, fits, "stop", value, "a text or a list of texts")
+    if not all(several):  # type: ignore[arg-type]
+        raise RequestRefused("a stop string is empty; expected at least one character")
     return tuple(several)  # type: ignore[arg-type]
 
 

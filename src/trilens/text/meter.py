@@ -5,15 +5,14 @@ paid for out of one allowance, and every turn of a loop, call, filter, test and 
 own thread. So what a template can cost is bounded in any thread, with no signal and no trace function.
 """
 
-import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import Undefined
+
+from trilens.text.allowance import TOGETHER
 
 SECONDS = 2.0  # of the thread's processor time, for one rendering
 MEMORY = 64 << 20  # bytes for all that a rendering makes, before what the size of its input adds
@@ -34,7 +33,7 @@ class Meter:
 
     def __init__(self, inputs: dict[str, Any]) -> None:
         """`inputs` is plain data; what a rendering may use grows with it."""
-        self._deadline = min(time.thread_time() + SECONDS, _TOGETHER.get())
+        self._deadline = min(time.thread_time() + SECONDS, TOGETHER.get())
         self._most = sys.maxsize
         # Containers cannot be changed in the sandbox, so each is weighed once. Holding it keeps its id from others.
         self._weights: dict[int, tuple[object, int]] = {}
@@ -118,22 +117,6 @@ class Meter:
 
 
 METER: ContextVar[Meter] = ContextVar("meter")
-_TOGETHER: ContextVar[float] = ContextVar("together", default=math.inf)
-
-
-@contextmanager
-def together(seconds: float) -> Iterator[None]:
-    """All renderings of this thread inside the `with` share so many seconds of its processor time."""
-    token = _TOGETHER.set(time.thread_time() + seconds)
-    try:
-        yield
-    finally:
-        _TOGETHER.reset(token)
-
-
-def used_up() -> bool:
-    """Whether the seconds of `together` are over."""
-    return time.thread_time() > _TOGETHER.get()
 
 
 def meter() -> Meter:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trilens.errors import BadTemplate, RequestRefused
-from trilens.text.meter import together, used_up
+from trilens.text.allowance import together, used_up
 from trilens.text.thinking import Inference, Kind, Markers, Role, Setting, start_of
 
 if TYPE_CHECKING:
