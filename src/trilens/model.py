@@ -15,8 +15,9 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
-from trilens.errors import RequestRefused, UsageError
+from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
+from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
@@ -30,7 +31,6 @@ from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
-from trilens.text.stream import StopMatcher
 from trilens.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -102,14 +102,23 @@ def load(
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
     Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
     """
-    if executor not in ("native", "torch"):
-        raise UsageError(f"executor is {executor!r}; expected 'native' or 'torch'")
+    name = arguments.model_name(name)
+    arguments.flag("offline", offline)
+    ignore_keys = arguments.texts("ignore_keys", ignore_keys)
+    arguments.function("progress", progress)
+    arguments.one_of("executor", executor, ("native", "torch"), none=False)
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.whole("threads", options.get("threads"), 1, error=UsageError)
+    arguments.one_of("quantise", options.get("quantise"), ("8bit", "4bit"))
+    for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
+        arguments.one_of(option, options.get(option, known[0]), known, none=option == "activations")
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text.tokenizer.check(files.found.path, files.spec.vocab)
+        _check_defaults(text, files)
         runner: Executor
         if executor == "native":
             runner = native_executor(files, progress, **options)
@@ -118,6 +127,13 @@ def load(
     finally:
         files.checkpoint.close()
     return Model(name, files, runner, text)
+
+
+def _check_defaults(text: ModelText, files: ModelFiles) -> None:
+    try:
+        Sampling(**text.sampling_defaults)  # type: ignore[arg-type]
+    except RequestRefused as problem:
+        raise BadCheckpoint(f"{files.found.path / 'generation_config.json'}: {problem}") from None
 
 
 class Model:
@@ -186,6 +202,8 @@ class Model:
         model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
         stream cancels what still runs.
         """
+        arguments.prompts(prompts)
+        arguments.schema(schema)
         calls = [
             self.prepare(
                 prompt,
@@ -225,11 +243,15 @@ class Model:
         """
         called = time.perf_counter()
         self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
+        arguments.prompt(prompt)
+        arguments.request(max_tokens, raw, tools, template_variables)
+        arguments.whole("max_tokens of the whole completion", max_completion, 1)
+        stops = arguments.stops(stop)
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        StopMatcher(stops)  # refuses here, not in the middle of the answer
-        encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools)
+        encoded = self.text.encode(
+            prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools, context=self.spec.context
+        )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
@@ -428,6 +450,7 @@ class Stream(Iterator[Event]):
 
     def answer_now(self, index: int | None = None) -> None:
         """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
+        arguments.whole("index", index, 0, error=UsageError)
         for i, call in enumerate(self.calls):
             if index in (None, i):
                 call.answer_now()
@@ -472,8 +495,8 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
     """(prompts, whether it was a single one): a string or a conversation is one, a list of either is several."""
     if isinstance(prompt, str):
         return [prompt], True
-    if not isinstance(prompt, Sequence) or not prompt:
-        raise RequestRefused(f"the prompt is {prompt!r:.60}; expected a string, a conversation, or a list of either")
+    if not isinstance(prompt, list | tuple) or not prompt:
+        raise RequestRefused(f"the prompt is {shown(prompt)}; expected a string, a conversation, or a list of either")
     if all(isinstance(part, Mapping) for part in prompt):
         return [prompt], True
     if any(isinstance(part, Mapping) for part in prompt):

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
 from trilens.serve.body import BadBody, JsonRoute
-from trilens.serve.exchange import Exchange
+from trilens.serve.exchange import Exchange, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
 from trilens.serve.loop import EngineLoop
@@ -86,6 +86,10 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         said = f"{request.method} {request.scope['path']:.80}: {problem.detail}"
         return _answer(request, refused(said, status=problem.status_code))
 
+    @app.exception_handler(Gone)
+    async def gone(request: Request, problem: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
+
     @app.exception_handler(TrilensError)
     @app.exception_handler(Exception)
     async def failed(request: Request, problem: Exception) -> Response:
@@ -108,16 +112,14 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
     ) -> Response:
         """The model is held from here to the end of the answer, streamed or not."""
         async with AsyncExitStack() as held:
-            exchange = await begin(await held.enter_async_context(shelf.lease(asked.model)), asked)
+            loop = await held.enter_async_context(shelf.lease(asked.model))
+            exchange = await unless_gone(request.receive, begin(loop, asked))
             held.callback(done, exchange)
             exchanges[exchange.id] = exchange
             if asked.stream:
                 over = held.pop_all().aclose
                 return EventStream(_guarded(pieces(exchange, asked), fail, over), over)
-            try:
-                return _json(await unless_gone(request.receive, whole(exchange, asked)))
-            except Gone:
-                return Response(status_code=499)  # nobody reads it
+            return _json(await unless_gone(request.receive, whole(exchange, asked)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
@@ -149,7 +151,7 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
         async with shelf.lease(body.model) as loop:
-            return _json(await asyncio.to_thread(messages.count_tokens, loop, body))
+            return _json(await in_thread(body.messages, lambda: messages.count_tokens(loop, body)))
 
     @app.post("/v1/trilens/answer_now")
     async def answer_now(body: AnswerNow) -> Response:

@@ -158,7 +158,7 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> Exchange:
         call.watched = request.trilens.routes
         return call
 
-    return await begin(loop, new_id("chatcmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n)
 
 
 async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:

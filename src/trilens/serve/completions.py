@@ -55,7 +55,7 @@ async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exch
             **request.sampling(number),
         )
 
-    return await begin(loop, new_id("cmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("cmpl-"), use, request.prompt, prepare, request.n)
 
 
 async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:

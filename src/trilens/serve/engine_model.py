@@ -80,7 +80,7 @@ class EngineModel:
             raise RequestRefused(f"{self.name} runs on {service}, which shows tools only to force one; force one")
         strategy = self.text.strategy(thinking, raw=False)
         variables = template_variables or {}
-        encoded = self.text.encode(prompt, strategy, raw=False, variables=variables, tools=tools)
+        encoded = self.text.encode(prompt, strategy, raw=False, variables=variables, tools=tools, context=self.context)
         messages, given = render_with(strategy, self.text.inference, prompt, variables)
         markers = self.text.inference.markers
         more: dict[str, Any] = {"extra": {} if constraint is None else constraint.fields()}

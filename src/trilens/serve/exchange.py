@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from trilens.model import EndEvent, TextEvent, ThinkingEvent
 from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
 from trilens.serve.loop import EngineLoop, Running, TimeIsUp
 from trilens.serve.tools import CallFinder, ToolCall, ToolUse, forced_call
 from trilens.serve.wire import AnyReceipt, merged
+from trilens.text.tokenizer import LONG
 
+T = TypeVar("T")
 Why = Literal["stop", "stop_string", "length", "tool_calls", "cancelled"]
 
 
@@ -116,18 +119,38 @@ class Whole:
 
 
 async def begin(
-    loop: EngineLoop, id: str, use: ToolUse, prepare: Callable[[int], AnyCall], choices: int = 1
+    loop: EngineLoop, id: str, use: ToolUse, asked: Any, prepare: Callable[[int], AnyCall], choices: int = 1
 ) -> Exchange:
-    """Prepare the calls in a thread, for templates and tokenizers take their time, and put them in line. Raises
-    TimeIsUp, and what `prepare` and `EngineLoop.enter` raise."""
+    """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. Raises TimeIsUp, and what
+    `prepare` and `EngineLoop.enter` raise."""
     try:
         async with asyncio.timeout(loop.seconds) as limit:
-            calls = await asyncio.to_thread(lambda: [prepare(i) for i in range(choices)])
+            calls = await in_thread(asked, lambda: [prepare(i) for i in range(choices)])
     except TimeoutError:
         if not limit.expired():
             raise
         raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, the most here") from None
     return Exchange(id, loop.model, loop.enter(calls), use)
+
+
+async def in_thread(asked: Any, work: Callable[[], T]) -> T:
+    """Work on a prompt, for templates and tokenizers take their time. Long prompts wait for one thread of their own, so
+    that they take neither the memory of several nor a short one's turn. Whoever is cancelled while waiting is not
+    worked for."""
+    threads = _LONG if characters(asked) >= LONG else _SHORT
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def characters(value: Any) -> int:
+    """Of all texts in JSON data."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(characters, parts))
+
+
+_SHORT = ThreadPoolExecutor(8, "prepare")
+_LONG = ThreadPoolExecutor(1, "prepare-long")
 
 
 class _Reader:

@@ -101,7 +101,7 @@ async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> Exchange
     def prepare(number: int) -> AnyCall:
         return _prepared(loop, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
 
-    return await begin(loop, new_id("msg_"), use, prepare)
+    return await begin(loop, new_id("msg_"), use, request.messages, prepare)
 
 
 def count_tokens(loop: EngineLoop, request: Prompted) -> dict[str, int]:

@@ -110,7 +110,7 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange
         )
         return call
 
-    return await begin(loop, new_id("resp_"), use, prepare)
+    return await begin(loop, new_id("resp_"), use, request.input, prepare)
 
 
 async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:
