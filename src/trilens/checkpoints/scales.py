@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints.checkpoint import StoredTensor
-from trilens.checkpoints.mapped import bad, shown
+from trilens.files import bad, shown
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,12 +7,12 @@ To add a family: write its function in `families/`, add it to `FAMILIES`, add it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.files import read_json_object
 from trilens.spec.families import dense, gemma, latent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
@@ -93,13 +93,9 @@ BESIDE_TEXT = (
 def read_config_file(path: Path) -> Reading:
     """Read a config.json. Raises BadCheckpoint for a damaged file, UnsupportedModel for a family nobody here knows."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise BadCheckpoint(f"{path}: not valid JSON ({problem}); expected a config.json") from None
-    except OSError as problem:
-        raise BadCheckpoint(f"{path}: cannot be read ({problem.strerror}); expected a config.json") from None
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{path}: holds a {type(config).__name__}; expected a JSON object")
+        config = read_json_object(path)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path}: no such file; expected a config.json") from None
     return read_config(config, str(path))
 
 
