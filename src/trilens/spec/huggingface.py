@@ -13,6 +13,7 @@ from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import read_json_object
+from trilens.spec.bounds import check
 from trilens.spec.families import dense, gemma, latent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
@@ -107,25 +108,28 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
         return _reading(keys, keys, latent.mistral_native)
     family = config.get("model_type")
     if not isinstance(family, str):
-        raise BadCheckpoint(f"{where}: has no model_type; expected one of {', '.join(sorted(FAMILIES))}")
+        raise keys.wrong("model_type", family, f"one of {', '.join(sorted(FAMILIES))}")
     text = keys.mapping("text_config")
+    if text is None and family in AROUND_TEXT and family not in FAMILIES:
+        raise keys.wrong("text_config", keys.values.get("text_config"), "the text decoder's part of this model")
     if text is not None and (family in AROUND_TEXT):
         # some files say this of the whole model only, some of the text only; of both, transformers believes the first
         text.values = {**text.values, **{n: config[n] for n in ("tie_word_embeddings",) if n in config}}
         text.ignore(*BOOKKEEPING)
         keys.ignore(*BESIDE_TEXT, "tie_word_embeddings")
-        family = str(text.values.get("model_type") or AROUND_TEXT[family])
+        family = text.text("model_type", AROUND_TEXT[family])
     else:
         text = keys
     if family not in FAMILIES:
         raise UnsupportedModel(
-            f"{where}: the family {family!r} is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
+            f"{where}: the family {family!r} (model_type) is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
         )
     return _reading(keys, text, FAMILIES[family])
 
 
 def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Reading:
     spec = family(text)
+    check(spec, text)
     unread, empty = keys.unread()
     return Reading(
         spec,
