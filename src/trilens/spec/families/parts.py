@@ -198,7 +198,9 @@ def layer_types(k: Keys, default: Callable[[int], str]) -> tuple[str, ...]:
     types = k.texts("layer_types", count) or tuple(default(i) for i in range(count))
     for name in types:
         if name not in ("sliding_attention", "full_attention"):
-            raise UnsupportedModel(f"{k.where}: layer_types names {name!r}, which is not known; known: sliding_attention, full_attention")
+            raise UnsupportedModel(
+                f"{k.where}: layer_types names {name!r}, which is not known; known: sliding_attention, full_attention"
+            )
     return types
 
 
@@ -262,13 +264,14 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
     """One rope from the rules of `rope_scaling`, by the type they name."""
     if dim < 2 or dim % 2:
         raise BadCheckpoint(
-            f"{k.where}: rotary positions over {dim} dimensions of a head (head_dim, partial_rotary_factor, qk_rope_head_dim); "
-            "expected a positive even number"
+            f"{k.where}: rotary positions over {dim} dimensions of a head; expected a positive even number "
+            "(head_dim, partial_rotary_factor, qk_rope_head_dim)"
         )
     if rules is None:
         return Rope(dim, theta, None, interleaved)
     rules.ignore("type", "max_position_embeddings")
-    kind = rules.raw("rope_type") or rules.raw("type") or "default"
+    named = "rope_type" if rules.raw("rope_type") else "type"
+    kind = rules.raw(named) or "default"
     original = original_context(k, rules, context)
     match kind:
         case "default":
@@ -314,7 +317,7 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
                 stretch = rules.positive("attention_factor")
             return Rope(dim, theta, LongRopeScaling(short, long, original), interleaved, stretch)
         case _:
-            raise UnsupportedModel(f"{k.where}: rope_type {kind!r} is not known")
+            raise UnsupportedModel(f"{k.where}: {named} {kind!r} is not known")
 
 
 def original_context(k: Keys, rules: Keys, context: int) -> int:
