@@ -457,3 +457,85 @@ def test_name_resolver_that_hangs(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatc
     start = time.monotonic()
     assert "the hub cannot be reached (TimeoutError: no answer within 0.2 s)" in told("org/plain")
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_hub_file_that_is_not_what_the_hub_published(name: str, offline: bool, a_hub: FakeHub) -> None:
+    """Bytes changed in the cache without a trace in size or mtime are seen, once the hash has been recorded too."""
+    directory = find("org/plain").path
+    assert find("org/plain", offline=offline).path == directory
+    blob = (directory / name).resolve()
+    good, before = blob.read_bytes(), blob.stat()
+    for place in (0, len(good) // 2, len(good) - 1):
+        damaged = bytearray(good)
+        damaged[place] ^= 1
+        blob.write_bytes(damaged)
+        os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+        said = told("org/plain", BadCheckpoint, offline=offline)
+        assert str(directory / name) in said and "is not what the hub publishes" in said and str(blob) in said
+    blob.write_bytes(good)
+    assert find("org/plain", offline=offline).path == directory
+
+
+def test_a_hub_file_is_hashed_once(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find("org/quants:Q8_0")
+    monkeypatch.setattr(verified, "_sha256", lambda path: pytest.fail("hashed again"))
+    assert find("org/quants:Q8_0") == found
+    assert find("org/quants:Q8_0", offline=True).path == found.path
+
+
+@pytest.mark.parametrize("change", ["bytes", "a new file", "size", "permissions"])
+def test_a_recorded_hash_holds_only_while_nothing_changed(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRILENS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "weights"
+    path.write_bytes(b"good")
+    sha256 = hashlib.sha256(b"good").hexdigest()
+    hashed: list[Path] = []
+    real = verified._sha256
+    monkeypatch.setattr(verified, "_sha256", lambda path: hashed.append(path) or real(path))
+    assert verified.has_hash(path, sha256) and verified.has_hash(path, sha256) and len(hashed) == 1
+    before = path.stat()
+    if change == "permissions":
+        path.chmod(0o600)
+    elif change == "a new file":
+        (tmp_path / "other").write_bytes(b"evil")
+        (tmp_path / "other").replace(path)
+    else:
+        path.write_bytes(b"evil" if change == "bytes" else b"goods")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert verified.has_hash(path, sha256) == (change == "permissions")
+    assert len(hashed) == 2
+
+
+@pytest.mark.parametrize(
+    "said, seconds",
+    [
+        ({}, hub.CONNECT),
+        ({"HF_HUB_ETAG_TIMEOUT": 30}, 30.0),
+        ({"HF_HUB_DOWNLOAD_TIMEOUT": 20}, 20.0),
+        ({"HF_HUB_ETAG_TIMEOUT": 1, "HF_HUB_DOWNLOAD_TIMEOUT": 60}, 60.0),
+    ],
+)
+def test_the_hubs_own_timeouts_are_kept(
+    said: dict[str, int], seconds: float, a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    asked: list[float] = []
+    real = huggingface_hub.HfApi.model_info
+
+    def model_info(*arguments: object, timeout: float = 0, **more: object) -> object:
+        asked.append(timeout)
+        return real(*arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    find("org/plain", only_small=True)
+    assert asked[0] == seconds

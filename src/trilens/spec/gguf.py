@@ -68,6 +68,30 @@ REPEATED = frozenset(
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal".split()
 )
+# config.json's names whose values are computed here -> the key that they are computed from.
+COMPUTED = {
+    "qk_rope_head_dim": "rope.dimension_count",
+    "partial_rotary_factor": "rope.dimension_count",
+    "qk_nope_head_dim": "attention.key_length",
+    "v_head_dim": "attention.value_length",
+    "global_head_dim": "attention.key_length",
+    "query_pre_attn_scalar": "attention.key_length",
+    "intermediate_size_mlp": "feed_forward_length",
+    "num_global_key_value_heads": "attention.head_count_kv",
+    "top_k_experts": "expert_used_count",
+    "expert_intermediate_size": "expert_feed_forward_length",
+    "layer_types": "attention.sliding_window_pattern",
+    "rope_parameters.full_attention.rope_theta": "rope.freq_base",
+    "rope_parameters.full_attention.partial_rotary_factor": "rope.dimension_count",
+    "rope_parameters.sliding_attention.rope_theta": "rope.freq_base_swa",
+    "rope_parameters": "rope.scaling.type",
+    "rope_scaling": "rope.scaling.type",
+    "rope_scaling.attention_factor": "rope.scaling.attn_factor",
+    "rope_scaling.short_mscale": "rope.scaling.attn_factor",
+    "rope_scaling.long_mscale": "rope.scaling.attn_factor",
+    "rope_scaling.mscale": "rope.scaling.yarn_log_multiplier",
+    "rope_scaling.mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+}
 # What this file computes with before a family reads it.
 COMPUTED_WITH = {
     "block_count",
@@ -122,9 +146,11 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
         unread.append(f"{arch}.rope.scaling.attn_factor")
     others = [name for name in metadata if not name.startswith((arch + ".", *BESIDE_THE_MODEL))]
     config["tie_word_embeddings"] = "output.weight" not in source.shapes
-    _repair_rope(config, own, source, arch)
     try:
+        _repair_rope(config, own, source, arch)
         family = ARCHITECTURES[arch](config, own, source)
+    except (BadCheckpoint, UnsupportedModel) as problem:
+        raise type(problem)(f"{where}: {arch}: {problem}") from None
     except KeyError as problem:
         raise BadCheckpoint(f"{where}: {arch} has no {_spelled(arch).get(problem.args[0], problem.args[0])}") from None
     except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as problem:
@@ -151,7 +177,8 @@ def _whole(value: Any) -> Any:
 
 def _spelled(arch: str) -> dict[str, str]:
     """config.json's names -> the architecture's keys."""
-    return {ours: f"{arch}.{theirs}" for theirs, ours in COMMON.items() if theirs != "attention.layer_norm_epsilon"}
+    renamed = {ours: theirs for theirs, ours in COMMON.items() if theirs != "attention.layer_norm_epsilon"}
+    return {ours: f"{arch}.{theirs}" for ours, theirs in (renamed | COMPUTED).items()}
 
 
 Config = dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilens.errors import BadCheckpoint
+from trilens.errors import BadCheckpoint, UnsupportedModel
 
 WIDEST = 2**24  # numbers in a row, rows of a vocabulary: sixty times what any model has
 LONGEST = 2**30  # tokens of a context or a window: a hundred times what any model has
@@ -134,11 +134,15 @@ class Keys:
         self.read.update(names)
 
     def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        spelled = self.spelled.get(self.prefix + name, self.prefix + name)
-        problem = f"{spelled} is missing" if value is None else f"{spelled} is {shown}"
+        problem = f"{self.spell(name)} is missing" if value is None else f"{self.spell(name)} is {_shown(value)}"
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
+
+    def unknown(self, name: str, value: object) -> UnsupportedModel:
+        return UnsupportedModel(f"{self.where}: {self.spell(name)} {_shown(value)} is not known")
+
+    def spell(self, name: str) -> str:
+        """The key as the file spells it, with the keys that enclose it."""
+        return self.spelled.get(self.prefix + name, self.prefix + name)
 
     def unread(self) -> tuple[list[str], list[str]]:
         """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted
@@ -176,3 +180,8 @@ class Keys:
             self.defaults[name] = default
             return default
         return value
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

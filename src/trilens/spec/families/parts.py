@@ -317,7 +317,7 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
                 stretch = rules.positive("attention_factor")
             return Rope(dim, theta, LongRopeScaling(short, long, original), interleaved, stretch)
         case _:
-            raise UnsupportedModel(f"{k.where}: {named} {kind!r} is not known")
+            raise rules.unknown(named, kind)
 
 
 def original_context(k: Keys, rules: Keys, context: int) -> int:
