@@ -39,6 +39,7 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
     need(!c.latent || (c.kv_heads == 1 && c.value_dim <= c.key_dim), "a latent cache's value is wider than its key");
     need(c.mask == 0 || c.mask_size >= 1, "a window is empty");
   }
+  std::vector<std::pair<int, int>> routes(widths.size());  // what a buffer holds of a router: chosen, of how many
   for (const Instruction& s : program) {
     auto matrix = [&](int p) -> const Matrix& { return parameters[s.param[p]].matrix; };
     auto row = [&](int p, size_t size) {
@@ -99,6 +100,7 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
       case Op::ROUTE:
         check_route(s);
         for (int p = 0; p < 2; p++) row(p, s.input_width);
+        routes[s.out[0]] = {s.i[0], s.input_width};
         break;
       case Op::EXPERTS: {
         const Matrix &gate = matrix(0), &up = matrix(2), &down = matrix(4);
@@ -106,7 +108,7 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
         need(gate.columns == s.input_width && up.columns == s.input_width && down.rows == s.width &&
                  gate.rows == up.rows && gate.rows == down.columns,
              "an expert does not fit its rows");
-        need(s.i[0] >= 1 && s.i[0] <= gate.count && s.i[0] <= widths[s.in[1]], "more experts are chosen than there are");
+        need(routes[s.in[1]] == std::pair(s.i[0], gate.count), "a router and its experts differ in number");
         for (int p = 0; p < 6; p += 2) row(p + 1, (size_t)gate.count * matrix(p).rows);
         break;
       }

@@ -66,7 +66,8 @@ def times_scale(values: "NDArray[np.float32]", scale: "NDArray[np.float32]", blo
     import numpy as np
 
     layout = _layout(values.shape, scale.shape, block_size)
-    assert layout is not None
+    if layout is None:
+        raise ValueError(f"a scale of {scale.shape} does not fit a weight of {values.shape}")
     shape, (rows, columns) = layout
     if values.ndim < 2:
         values *= scale.reshape(-1)
