@@ -28,17 +28,17 @@ def check(spec: ModelSpec, k: Keys) -> None:
 
 
 def _attention(a: Attention | LatentAttention, k: Keys) -> None:
-    cache = a.cache
-    if isinstance(a, LatentAttention):
-        _row(a.heads * (a.nope_dim + a.rope_dim + a.value_dim), "num_attention_heads", a.heads, k)
-        _row(a.heads * (a.kv_rank + a.rope_dim), "kv_lora_rank", a.kv_rank, k)
-        return
-    if a.heads % cache.kv_heads:
-        name = _first(k, "num_key_value_heads", "num_global_key_value_heads")
-        raise k.wrong(name, cache.kv_heads, f"a divisor of num_attention_heads, {a.heads}")
-    _row(a.heads * cache.key_dim, "num_attention_heads", a.heads, k)
-    if a.rope is not None and a.rope.dim > cache.key_dim:
-        raise k.wrong("head_dim", cache.key_dim, f"no less than the {a.rope.dim} dimensions that turn")
+    match a:
+        case LatentAttention():
+            _row(a.heads * (a.nope_dim + a.rope_dim + a.value_dim), "num_attention_heads", a.heads, k)
+            _row(a.heads * (a.kv_rank + a.rope_dim), "kv_lora_rank", a.kv_rank, k)
+        case Attention(cache=cache):
+            if a.heads % cache.kv_heads:
+                name = _first(k, "num_key_value_heads", "num_global_key_value_heads")
+                raise k.wrong(name, cache.kv_heads, f"a divisor of num_attention_heads, {a.heads}")
+            _row(a.heads * cache.key_dim, "num_attention_heads", a.heads, k)
+            if a.rope is not None and a.rope.dim > cache.key_dim:
+                raise k.wrong("head_dim", cache.key_dim, f"no less than the {a.rope.dim} dimensions that turn")
 
 
 def _feed_forward(f: FeedForward, k: Keys) -> None:
