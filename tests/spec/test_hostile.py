@@ -114,10 +114,10 @@ def test_tiny_families(name: str) -> None:
         if len(reading.spec.layers) > 8 or count_parameters(reading.spec).total > 2_000_000:
             continue
         account(reading.spec)
-        if number % 6 == len(name) % 6:
+        if number % 4 == len(name) % 4:
             ran += 1
             assert_same_logits(reading.spec, what)
-    assert len(seen) > 10 and ran > 1
+    assert len(seen) > 10 and ran
 
 
 def assert_same_logits(spec: ModelSpec, what: str) -> None:
