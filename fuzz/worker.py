@@ -59,7 +59,7 @@ def main() -> None:
     if given.inputs:
         made: Iterator[tuple[bytes, Callable[[], None]]] = ((read(p), lambda: None) for p in given.inputs)
     else:
-        made = inputs(target.seeds(), corpus(target.name), target.mutate, given.seed, given.first)
+        made = inputs(target.seeds(), target.mutate, given.seed, given.first)
     seen: set[str] = set()  # failures
     for number, (data, keep) in enumerate(made, given.first):
         result = attempt(target.attempt, data, given.folder, given.limit)
@@ -87,26 +87,21 @@ def read(path: Path) -> bytes:
     return lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
 
 
-def corpus(target: str) -> list[bytes]:
-    return [read(path) for path in sorted((ROOT / "fuzz" / "corpus" / target).glob("*"))]
-
-
 def inputs(
     seeds: Sequence[bytes],
-    corpus: Sequence[bytes],
     mutate: Callable[[bytes, random.Random, Sequence[bytes]], bytes],
     seed: int,
     first: int,
 ) -> Iterator[tuple[bytes, Callable[[], None]]]:
     """Seeds as they are, then damaged ones without end; each with a function that keeps it to be damaged further."""
-    pool = [*seeds, *corpus]
+    pool = list(seeds)
     for data in seeds[first:]:
         yield data, lambda: None
     number = max(first, len(seeds))
     while True:
         draw = random.Random(f"{seed}/{number}")
         made = mutate(draw.choice(seeds if draw.random() < 0.5 else pool), draw, pool)
-        yield made, partial(_keep, pool, made, len(seeds) + len(corpus))
+        yield made, partial(_keep, pool, made, len(seeds))
         number += 1
 
 
