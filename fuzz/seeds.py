@@ -365,7 +365,11 @@ def prompts() -> list[bytes]:
         {"prompt": "Hello"},
         {"messages": [{"role": "user", "content": "Hello"}]},
         {"messages": [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]},
-        {"messages": [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}]},
+        {
+            "messages": [
+                {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+            ]
+        },
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"}]}]},
     ]
     return [b"\n".join(map(as_json, lines)), as_json("Hello"), as_json(lines[1]), as_json(lines[3])]
@@ -397,8 +401,8 @@ def chat_bodies() -> list[bytes]:
 
 def completion_bodies() -> list[bytes]:
     ask = {"model": "tiny-dense", "prompt": "Hello", "max_tokens": 4}
-    more = {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 2, "stop": "x", "seed": 3}
-    return [as_json(ask), as_json({**ask, **more}), as_json({**ask, "stream": True, "prompt": [5, 6, 7]})]
+    more = {"logprobs": 2, "stop": "x", "seed": 3}
+    return [as_json(ask), as_json({**ask, **more}), as_json({**ask, "stream": True, "prompt": "a"})]
 
 
 def response_bodies() -> list[bytes]:
