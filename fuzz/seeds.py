@@ -401,7 +401,7 @@ def chat_bodies() -> list[bytes]:
 
 def completion_bodies() -> list[bytes]:
     ask = {"model": "tiny-dense", "prompt": "Hello", "max_tokens": 4}
-    more = {"logprobs": 2, "stop": "x", "seed": 3}
+    more = {"stop": "x", "seed": 3}
     return [as_json(ask), as_json({**ask, **more}), as_json({**ask, "stream": True, "prompt": "a"})]
 
 
