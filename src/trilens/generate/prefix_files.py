@@ -23,6 +23,7 @@ from typing import Any
 from trilens.errors import RequestRefused, UsageError
 from trilens.executors.executor import PAGE, Block, Executor
 
+PREFIX_BYTES = 4_000_000_000  # of a directory, where nobody stated another number
 MAGIC = b"trilens prefix 1\n"
 SUFFIX = ".block"
 DIGEST = hashlib.sha256().digest_size
