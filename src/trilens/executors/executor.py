@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class CachedSequence(Protocol):
-    """One sequence's cache. `length` tokens are in it; `request_length` chooses its rope tables."""
+    """What the layers keep of one sequence. `length` tokens are in it; `request_length` chooses its rope tables.
+
+    Fixed states exist only for the whole of it, and for the beginnings where `snapshot` was called.
+    """
 
     request_length: int
 
@@ -27,12 +30,17 @@ class CachedSequence(Protocol):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the cache that are in use now."""
+        """Bytes of keys and values that are in use now."""
+        ...
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of its fixed states, the same at every length; snapshots are not counted."""
         ...
 
     @property
     def reserved_bytes(self) -> int:
-        """Bytes of the cache that are set aside for it, used or not."""
+        """Bytes that are set aside for it, used or not."""
         ...
 
     def routes(self, first: int = 0) -> np.ndarray:
@@ -42,7 +50,8 @@ class CachedSequence(Protocol):
 
     def fork(self, length: int, request_length: int) -> CachedSequence | None:
         """A new sequence that begins with this one's first `length` tokens and shares what it can with it; None when a
-        window has dropped what they need. Raises RequestRefused when there is no memory for it."""
+        window has dropped what they need, or no snapshot of the fixed states stands there. Raises RequestRefused when
+        there is no memory for it."""
         ...
 
     def free(self) -> None:
@@ -50,8 +59,7 @@ class CachedSequence(Protocol):
         ...
 
     def rewind(self, length: int) -> bool:
-        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they
-        need."""
+        """Forget all but the first `length` tokens; False, with nothing changed, where `fork` has None."""
         ...
 
 

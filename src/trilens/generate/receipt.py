@@ -45,7 +45,8 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together.
+    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together; `fixed_bytes`
+    are read of fixed states and written back.
 
     `distinct_experts`: how many experts, of all layers, fired for one of its tokens or more. The shares are of the
     machine's `Ceiling`, None where it was not measured; weights that stay in the processor's cache can bring the first
@@ -59,6 +60,7 @@ class Phase:
     flops: int
     weight_bytes: int
     kv_bytes: int
+    fixed_bytes: int
     distinct_experts: int
     bandwidth_share: float | None
     arithmetic_share: float | None
@@ -113,7 +115,8 @@ class Energy:
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
-    `kv_cache_bytes` were used, `kv_reserved_bytes` set aside for it; `weights_bytes` are held in memory,
+    `kv_cache_bytes` were used, `kv_reserved_bytes` set aside for it, `fixed_state_bytes` held beside them, whatever the
+    length; `weights_bytes` are held in memory,
     `bits_per_weight` on average; `converted` counts the tensors that are not held as the file has them, by what was
     done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are the same to the bit in any batch,
     on any number of threads, however the prompt was cut; `determinism` says so in words, or why not. `replay` is a hash
@@ -133,6 +136,7 @@ class Receipt:
     time_to_first_token: float
     kv_cache_bytes: int
     kv_reserved_bytes: int
+    fixed_state_bytes: int
     weights_bytes: int
     bits_per_weight: float
     converted: dict[str, int]
@@ -160,6 +164,7 @@ class Receipt:
         share = "" if p.every_weight_fires else f", {big(p.active)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
         converted = "".join(f", {n} tensors {change}" for change, n in self.converted.items())
+        fixed = f" · {data(self.fixed_state_bytes)} fixed states" if self.fixed_state_bytes else ""
         lines = [
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached) · {t.thinking} thinking · {t.answer} answer · "
@@ -169,7 +174,7 @@ class Receipt:
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
-            f"{data(self.kv_cache_bytes)} of {data(self.kv_reserved_bytes)} KV cache",
+            f"{data(self.kv_cache_bytes)} of {data(self.kv_reserved_bytes)} KV cache{fixed}",
             f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
             *_predicted(self.prediction),
@@ -226,6 +231,7 @@ def write_receipt(
         time_to_first_token=sum(s.seconds for s in prompt),
         kv_cache_bytes=g.kv_bytes,
         kv_reserved_bytes=g.kv_reserved,
+        fixed_state_bytes=executor.costs.fixed_bytes,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
         converted=dict(Counter(executor.converted.values())),
@@ -258,7 +264,7 @@ def _positions(steps: Sequence[StepShare]) -> slice:
 def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceiling: Ceiling | None) -> Phase:
     """What these steps came to, each of which read its weights anew."""
     if not steps:
-        return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, None, None)
+        return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
     singles = [s for s in steps if s.fed == 1 and s.draws]
     pieces = [s for s in steps if s.fed > 1 or not s.draws] if len(singles) < len(steps) else []
     costs = executor.costs
@@ -271,6 +277,9 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
     weights = sum(costs.weight_bytes(s.new, s.logits) for s in spans) + len(singles) * costs.weight_bytes(1, 1)
     seconds = sum([s.seconds for s in steps])
     kv_bytes = kv * executor.kv_element_bytes
+    fixed = sum(costs.fixed_bytes_moved(s, singly=False) for s in spans)
+    fixed += sum(costs.fixed_bytes_moved(s, singly=True) for s in runs)
+    moved = weights + kv_bytes + fixed
     known = ceiling is not None and seconds > 0
     return Phase(
         tokens=tokens,
@@ -280,8 +289,9 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
         flops=flops,
         weight_bytes=weights,
         kv_bytes=kv_bytes,
+        fixed_bytes=fixed,
         distinct_experts=experts,
-        bandwidth_share=(weights + kv_bytes) / seconds / ceiling.bytes_per_second if known and ceiling else None,
+        bandwidth_share=moved / seconds / ceiling.bytes_per_second if known and ceiling else None,
         arithmetic_share=flops / seconds / ceiling.flops_per_second if known and ceiling else None,
     )
 

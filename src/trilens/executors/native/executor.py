@@ -77,6 +77,10 @@ class NativeSequence:
         return int(self.inner.kv_bytes)
 
     @property
+    def fixed_bytes(self) -> int:
+        return self.executor.costs.fixed_bytes
+
+    @property
     def reserved_bytes(self) -> int:
         return int(self.inner.reserved_bytes)
 
@@ -131,6 +135,8 @@ class NativeExecutor:
     ) -> None:
         self.spec = spec
         self.program = share_buffers(fuse(record(spec)))
+        if self.program.fixed:
+            raise UnsupportedModel("the native executor has no fixed states yet: load the model on the torch executor")
         self.kv = kv
         self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)

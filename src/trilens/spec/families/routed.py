@@ -26,6 +26,7 @@ from trilens.spec.families.parts import (
     stated_head_dim,
     whole_norms,
     window_mask,
+    with_attention,
 )
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
@@ -49,7 +50,7 @@ from trilens.spec.model import (
 def mixtral(k: Keys) -> ModelSpec:
     """Mixtral 8x7B and 8x22B: two of eight experts on every layer."""
     k.assume(num_experts=8, num_experts_per_tok=2, rms_norm_eps=1e-5)
-    router = Router(expert_count(k), _chosen(k), Scoring.SOFTMAX, renormalise=True)
+    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=True)
     mask = window_mask(k, k.integer("max_position_embeddings", 131072))
     return decoder_only(k, "mixtral", mask=lambda i: mask, feed_forward=_everywhere(k, router))
 
@@ -60,7 +61,7 @@ def qwen3_moe(k: Keys) -> ModelSpec:
     # said by the class: normalised heads, and no shared expert
     k.ignore("use_qk_norm", "shared_expert_intermediate_size", "max_window_layers", "layer_types", "qkv_bias")
     renormalise, bias = k.flag("norm_topk_prob", False), k.flag("attention_bias", False)
-    router = Router(expert_count(k), _chosen(k), Scoring.SOFTMAX, renormalise=renormalise)
+    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=renormalise)
     glu = Glu(activation(k))
     routed = Routed(router, k.integer("moe_intermediate_size"), glu)
     step, dense_only = k.integer("decoder_sparse_step"), k.integers("mlp_only_layers") or ()
@@ -84,7 +85,7 @@ def olmoe(k: Keys) -> ModelSpec:
     """OLMoE: norms over all heads together, then a bound on q, k and v where one is stated."""
     k.assume(num_experts=64, num_experts_per_tok=8, rms_norm_eps=1e-5)
     renormalise, bias = k.flag("norm_topk_prob", False), k.flag("attention_bias", False)
-    router = Router(expert_count(k), _chosen(k), Scoring.SOFTMAX, renormalise=renormalise)
+    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=renormalise)
     spec = decoder_only(k, "olmoe", qkv_bias=bias, out_bias=bias, feed_forward=_everywhere(k, router))
     return attentions(whole_norms(spec), clip=optional_number(k, "clip_qkv"))
 
@@ -94,7 +95,7 @@ def granite_moe(k: Keys) -> ModelSpec:
     k.assume(num_experts=8, num_experts_per_tok=2)
     bias = k.flag("attention_bias", False)
     k.ignore("mlp_bias")
-    router = Router(expert_count(k), _chosen(k), Scoring.TOP_SOFTMAX)
+    router = Router(expert_count(k), chosen_count(k), Scoring.TOP_SOFTMAX)
     spec = decoder_only(k, "granite_moe", qkv_bias=bias, out_bias=bias, feed_forward=_everywhere(k, router))
     return multiplied(k, spec)
 
@@ -105,7 +106,7 @@ def phimoe(k: Keys) -> ModelSpec:
     k.ignore("input_jitter_noise", "expert_dropout")
     bias, context = k.flag("attention_bias", False), k.integer("max_position_embeddings", 131072)
     jitter = k.number("router_jitter_noise")
-    chosen = _chosen(k)
+    chosen = chosen_count(k)
     if chosen != 2:
         raise k.wrong("num_experts_per_tok", chosen, "2, the number sparsemixer is defined for")
     router = Router(expert_count(k), chosen, Scoring.SPARSEMIXER, jitter=jitter)
@@ -157,7 +158,7 @@ def corrected_experts(
     renormalise = k.flag("norm_topk_prob", True)
     router = Router(
         experts,
-        _chosen(k),
+        chosen_count(k),
         scoring,
         renormalise=renormalise,
         renormalise_eps=1e-20 if renormalise else 0.0,
@@ -194,7 +195,7 @@ def gpt_oss(k: Keys) -> ModelSpec:
     # said again by other keys, or by the class: the gate is always silu with a slope of its own
     k.ignore("experts_per_token", "initial_context_length", "hidden_act")
     bias = k.flag("attention_bias", True)
-    router = Router(expert_count(k), _chosen(k), Scoring.TOP_SOFTMAX, bias=True)
+    router = Router(expert_count(k), chosen_count(k), Scoring.TOP_SOFTMAX, bias=True)
     glu = Glu(Curve.SILU, clamp=k.number("swiglu_limit", positive=True), slope=k.number("swiglu_alpha"), up_offset=1.0)
     routed = Routed(router, k.integer("intermediate_size"), glu, bias=True)
     types = layer_types(k, lambda i: "full_attention" if i % 2 else "sliding_attention")
@@ -235,15 +236,13 @@ def llama4(k: Keys) -> ModelSpec:
         True: {"qk_norm": norm},
         False: {"position_scale": growth if tuned else None},
     }
-    return each_layer(
-        spec, lambda i, layer: replace(layer, attention=replace(layer.attention, **by_turn[bool(turned[i])]))
-    )
+    return each_layer(spec, lambda i, layer: with_attention(layer, **by_turn[bool(turned[i])]))
 
 
 def _llama4_feed_forward(k: Keys, count: int) -> Callable[[int], FeedForward]:
     """Every `interleave_moe_layer_step`-th layer routed: one sigmoid-weighed expert, beside a shared one."""
     glu, width, step = Glu(activation(k)), k.integer("intermediate_size"), k.integer("interleave_moe_layer_step")
-    router = Router(expert_count(k), _chosen(k), Scoring.SIGMOID)
+    router = Router(expert_count(k), chosen_count(k), Scoring.SIGMOID)
     routed = Routed(router, width, glu, weight_on_input=True, shared=Dense(width, glu))
     dense = Dense(k.integer("intermediate_size_mlp"), glu)
     listed = k.integers("moe_layers")
@@ -266,7 +265,8 @@ def expert_count(k: Keys) -> int:
     return counts.pop() if counts else k.integer("num_experts")
 
 
-def _chosen(k: Keys) -> int:
+def chosen_count(k: Keys) -> int:
+    """How many experts fire for a token."""
     chosen, of = k.integer("num_experts_per_tok"), expert_count(k)
     if chosen > of:
         raise k.wrong("num_experts_per_tok", chosen, f"no more than the {of} experts there are")
