@@ -11,8 +11,12 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "engine.h"
 #include "machine.h"
@@ -25,6 +29,39 @@ template <class T> using Rows = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, 
 template <class T> using Row = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 template <class T> using Out = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<2>, nb::device::cpu>;
+
+// While it lives the thread computes without the interpreter's lock. Python ends a daemon thread where it asks for that
+// lock again while the interpreter goes down, and an end inside C++ aborts the process: so `close`, called before that,
+// waits for those who compute, and who comes later sleeps until the process is gone.
+class Outside {
+ public:
+  Outside() {
+    if (closed_) {
+      PyEval_SaveThread();
+      while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+    computing_++;
+    state_ = PyEval_SaveThread();
+  }
+  ~Outside() {
+    PyEval_RestoreThread(state_);
+    computing_--;
+  }
+  Outside(const Outside&) = delete;
+
+  static void close() {
+    if (getpid() != owner_) return;  // in a forked child nobody else computes, whatever the count was
+    closed_ = true;
+    nb::gil_scoped_release release;
+    while (computing_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+
+ private:
+  PyThreadState* state_;
+  static inline std::atomic<bool> closed_{false};
+  static inline std::atomic<int> computing_{0};
+  static inline const long owner_ = getpid();
+};
 
 static Type type_named(const std::string& name) {
   for (int t = 0; t < (int)Type::COUNT; t++)
@@ -40,7 +77,8 @@ static const Kernels& kernels_named(const std::string& name) {
 
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
-  nb::exception<Refused>(m, "Refused");
+  nb::exception<CacheFull>(m, "CacheFull", nb::exception<Refused>(m, "Refused").ptr());
+  m.def("close_gate", &Outside::close, "lets nobody compute from now on, and waits for those who do");
 
   m.def("instruction_sets", [] {
     std::vector<std::string> names;
@@ -56,24 +94,44 @@ NB_MODULE(_native, m) {
     return Matrix{type_named(type), count, rows, columns, nullptr}.bytes();
   });
 
-  m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<nb::gil_scoped_release>());
+  m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<Outside>());
 
   nb::class_<Table>(m, "Table").def("__init__", [](Table* t, Rows<float> cos, Rows<float> sin) {
     new (t) Table{{cos.data(), cos.data() + cos.size()}, {sin.data(), sin.data() + sin.size()}, (int)cos.shape(1), (int)cos.shape(0)};
   });
 
   nb::class_<Pool>(m, "Pool")
-      .def("__init__", [](Pool* p, Rows<int32_t> shapes, const std::string& kind, size_t limit, int most_rows) {
+      .def("__init__", [](Pool* p, Rows<int32_t> shapes, const std::string& kind, size_t limit, int most_rows,
+                          std::vector<int> fixed, int snapshot_every) {
         std::vector<CacheShape> all;
         for (size_t c = 0; c < shapes.shape(0); c++) {
           const int32_t* s = shapes.data() + c * 6;
           all.push_back({s[0], s[1], s[2], s[3] != 0, s[4], s[5]});
         }
-        new (p) Pool(std::move(all), kind == "f32" ? KV::F32 : kind == "f16" ? KV::F16 : KV::I8, limit, most_rows);
-      })
+        new (p) Pool(std::move(all), kind == "f32" ? KV::F32 : kind == "f16" ? KV::F16 : KV::I8, limit, most_rows, fixed,
+                     snapshot_every);
+      }, "shapes"_a, "kind"_a, "limit"_a, "most_rows"_a, "fixed"_a = std::vector<int>(), "snapshot_every"_a = 0)
       .def_prop_ro("pages_in_use", &Pool::pages_in_use)
-      .def_prop_ro("reserved_bytes", &Pool::reserved)
+      .def_prop_ro("bytes_in_use", &Pool::bytes_in_use)
+      .def_ro("limit", &Pool::limit)
+      .def_prop_ro("block_bytes", [](const Pool& p) {
+        size_t sum = 0;
+        for (size_t c = 0; c < p.shapes.size(); c++) sum += p.page_bytes((int)c);
+        return sum;
+      })
       .def("need", &Pool::need);
+
+  nb::class_<Block>(m, "Block")
+      .def("__init__", [](Block* b, std::shared_ptr<Pool> pool, int tokens, int route_width, nb::bytes data) {
+        new (b) Block(std::move(pool), tokens, route_width, (const uint8_t*)data.c_str(), data.size());
+      })
+      .def_ro("tokens", &Block::tokens)
+      .def_prop_ro("bytes", &Block::bytes)
+      .def_prop_ro("own_bytes", &Block::own_bytes)
+      .def("written", [](const Block& b) {
+        auto data = b.written();
+        return nb::bytes((const char*)data.data(), data.size());
+      });
 
   nb::class_<Sequence>(m, "Sequence")
       .def("__init__", [](Sequence* s, std::shared_ptr<Pool> pool, int request_length, std::vector<std::shared_ptr<Table>> ropes,
@@ -85,18 +143,23 @@ NB_MODULE(_native, m) {
       .def_ro("length", &Sequence::length)
       .def_ro("request_length", &Sequence::request_length)
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
-      .def_prop_ro("reserved_bytes", &Sequence::reserved)
+      .def_prop_ro("held_bytes", &Sequence::held_bytes)
+      .def_prop_ro("fixed_bytes", [](const Sequence& s) { return s.pool()->fixed_floats * sizeof(float); })
+      .def("nearest", &Sequence::nearest)
+      .def("snapshot", [](Sequence& s) { s.fixed.keep(s.length); })
       .def_ro("route_width", &Sequence::route_width)
       .def("routes", [](const Sequence& s, int first, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
         size_t at = (size_t)first * s.route_width;
         if (first < 0 || at + out.size() > s.routes.size()) throw Refused("no routes of that many tokens are kept");
         std::copy_n(s.routes.data() + at, out.size(), out.data());
       })
-      .def("reach", [](Sequence& s, int tokens, std::vector<std::shared_ptr<Table>> ropes, std::vector<std::shared_ptr<Table>> scales) {
-        s.reach(tokens);
+      .def("tables", [](Sequence& s, std::vector<std::shared_ptr<Table>> ropes, std::vector<std::shared_ptr<Table>> scales) {
         s.ropes = std::move(ropes);
         s.scales = std::move(scales);
       })
+      .def("grow", &Sequence::grow)
+      .def("block", [](const Sequence& s, int number) { return std::make_unique<Block>(s, number); })
+      .def("adopt", &Sequence::adopt)
       .def("rewind", &Sequence::rewind)
       .def("free", &Sequence::free)
       .def("fork", [](const Sequence& s, int to, int request_length, std::vector<std::shared_ptr<Table>> ropes,
@@ -115,7 +178,7 @@ NB_MODULE(_native, m) {
         new (s) Sampler({temperature, top_p, min_p, top_k, repetition, presence, frequency, seed}, prompt.data(), prompt.size());
       })
       .def("choose", [](Sampler& s, Row<float> logits) {
-        nb::gil_scoped_release release;
+        Outside outside;
         return s.choose(logits.data(), (int)logits.size());
       })
       .def("note", &Sampler::note)
@@ -161,7 +224,7 @@ NB_MODULE(_native, m) {
                         std::to_string(first) + " on do not fit a " + l.name + " matrix of " +
                         std::to_string(m.rows) + " x " + std::to_string(m.columns));
         const uint8_t* data = rows.data();
-        nb::gil_scoped_release release;
+        Outside outside;
         pack_rows(m, which, first, data, rows.stride(0), (int)rows.shape(0));
       })
       .def("add_row", [](Engine& e, int place, Row<float> row) { e.add_row(place, {row.data(), row.data() + row.size()}); })
@@ -174,7 +237,7 @@ NB_MODULE(_native, m) {
         std::vector<Feed> feeds;
         for (size_t i = 0; i < sequences.size(); i++) feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), logits[i]});
         float* to = out.data();
-        nb::gil_scoped_release release;
+        Outside outside;
         e.step(feeds, all, to);
       })
       .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<std::vector<int32_t>> tokens,
@@ -185,10 +248,10 @@ NB_MODULE(_native, m) {
                            samplers[i].value_or(nullptr), most[i]});
         Drawn drawn;
         {
-          nb::gil_scoped_release release;
+          Outside outside;
           drawn = e.draw(std::move(feeds), ahead);
         }
-        return std::make_pair(std::move(drawn.tokens), std::move(drawn.seconds));
+        return std::make_tuple(std::move(drawn.tokens), std::move(drawn.seconds), std::move(drawn.passes));
       })
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })
@@ -196,6 +259,7 @@ NB_MODULE(_native, m) {
       .def("counts", [](const Engine& e) {
         nb::dict d;
         d["steps"] = e.counts.steps;
+        d["passes"] = e.counts.passes;
         d["tokens"] = e.counts.tokens;
         d["seconds"] = std::vector<double>(e.counts.seconds.begin(), e.counts.seconds.end());
         d["bytes"] = std::vector<uint64_t>(e.counts.bytes.begin(), e.counts.bytes.end());

@@ -1,5 +1,7 @@
 #include "cache.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -7,8 +9,28 @@ namespace trilens {
 
 static size_t rounded(size_t n) { return (n + 63) / 64 * 64; }
 
-Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows)
-    : shapes(std::move(shapes_)), kind(kind_), limit_(limit_bytes), most_rows_(most_rows), free_(shapes.size()) {}
+Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows, const std::vector<int>& fixed,
+           int snapshot_every_)
+    : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), snapshot_every(fixed.empty() ? 0 : snapshot_every_),
+      most_rows_(most_rows), owner_(getpid()), free_(shapes.size()) {
+  for (int floats : fixed) {
+    fixed_offsets.push_back(fixed_floats);
+    fixed_floats += floats;
+  }
+}
+
+void Pool::hold(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  bytes_in_use_ += bytes;
+  bytes_held_ += bytes;
+}
+
+void Pool::let_go(size_t bytes) {
+  if (getpid() != owner_) return;
+  std::lock_guard lock(mutex_);
+  bytes_in_use_ -= bytes;
+  bytes_held_ -= bytes;
+}
 
 size_t Pool::head_bytes(int cache) const {
   const CacheShape& s = shapes[cache];
@@ -32,19 +54,42 @@ KVBlock Pool::block(int cache, const Page& page, int head) const {
   return {at, s.latent ? nullptr : values, scales, s.latent || !scales ? nullptr : scales + PAGE};
 }
 
-Page* Pool::take(int cache) {
+bool Pool::take(const std::vector<int>& caches, std::vector<Page*>& pages) {
+  size_t bytes = 0;
+  for (int cache : caches) bytes += page_bytes(cache);
   std::lock_guard lock(mutex_);
-  in_use_++;
+  if (bytes_in_use_ + bytes > limit) return false;
+  for (int cache : caches) pages.push_back(take_one(cache));
+  return true;
+}
+
+Page* Pool::take_one(int cache) {
+  size_t bytes = page_bytes(cache);
   auto& free = free_[cache];
   Page* page;
-  if (free.empty()) {
-    all_.push_back(std::make_unique<Page>());
-    page = all_.back().get();
-    page->bytes = std::make_unique<uint8_t[]>(page_bytes(cache));  // zeroed: what is masked must still be a number
-  } else {
+  if (!free.empty()) {
     page = free.back();
     free.pop_back();
+  } else {
+    // The limit is of all memory: what lies free as pages of other caches goes back first.
+    for (size_t c = 0; c < free_.size() && bytes_held_ + bytes > limit; c++)
+      while (!free_[c].empty() && bytes_held_ + bytes > limit) {
+        free_[c].back()->bytes.reset();
+        empty_.push_back(free_[c].back());
+        free_[c].pop_back();
+        bytes_held_ -= page_bytes((int)c);
+      }
+    if (empty_.empty()) {
+      all_.push_back(std::make_unique<Page>());
+      empty_.push_back(all_.back().get());
+    }
+    page = empty_.back();
+    page->bytes = std::make_unique<uint8_t[]>(bytes);  // zeroed: what is masked must still be a number
+    empty_.pop_back();
+    bytes_held_ += bytes;
   }
+  in_use_++;
+  bytes_in_use_ += bytes;
   page->sharers = 1;
   return page;
 }
@@ -55,17 +100,19 @@ void Pool::share(Page* page) {
 }
 
 void Pool::give_back(int cache, Page* page) {
+  if (getpid() != owner_) return;
   std::lock_guard lock(mutex_);
   if (--page->sharers == 0) {
     free_[cache].push_back(page);
     in_use_--;
+    bytes_in_use_ -= page_bytes(cache);
   }
 }
 
 void Pool::copy(int cache, Page& to, const Page& from) const { memcpy(to.bytes.get(), from.bytes.get(), page_bytes(cache)); }
 
 size_t Pool::need(int length) const {
-  size_t bytes = 0;
+  size_t bytes = fixed_floats * sizeof(float);
   for (size_t c = 0; c < shapes.size(); c++) {
     size_t pages = (length + PAGE - 1) / PAGE;
     if (shapes[c].mask) pages = std::min(pages, (size_t)((shapes[c].mask_size + most_rows_) / PAGE + 2));
@@ -74,43 +121,22 @@ size_t Pool::need(int length) const {
   return bytes;
 }
 
-void Pool::reserve(size_t bytes) {
-  std::lock_guard lock(mutex_);
-  if (reserved_ + bytes > limit_)
-    throw Refused("the page pool is full: a sequence of " + std::to_string(bytes >> 10) + " KiB more than the " +
-                  std::to_string((limit_ - std::min(limit_, reserved_)) >> 10) + " KiB that are free of " +
-                  std::to_string(limit_ >> 10) + "; ask for fewer tokens or wait for a request to end");
-  reserved_ += bytes;
-}
-
-void Pool::release(size_t bytes) {
-  std::lock_guard lock(mutex_);
-  reserved_ -= bytes;
-}
-
 size_t Pool::pages_in_use() const {
   std::lock_guard lock(mutex_);
   return in_use_;
 }
 
-size_t Pool::reserved() const {
+size_t Pool::bytes_in_use() const {
   std::lock_guard lock(mutex_);
-  return reserved_;
+  return bytes_in_use_;
 }
 
 Sequence::Sequence(std::shared_ptr<Pool> pool, int request_length_)
-    : request_length(request_length_), pool_(std::move(pool)), pages_(pool_->shapes.size()) {
-  size_t bytes = pool_->need(request_length);
-  pool_->reserve(bytes);
-  reserved_ = bytes;
-}
-
-void Sequence::reach(int tokens) {
-  size_t bytes = pool_->need(tokens);
-  if (bytes > reserved_) pool_->reserve(bytes - reserved_);
-  else pool_->release(reserved_ - bytes);
-  reserved_ = bytes;
-  request_length = tokens;
+    : request_length(request_length_), fixed(pool), pool_(std::move(pool)), pages_(pool_->shapes.size()) {
+  size_t need = pool_->need(request_length);
+  if (need > pool_->limit)
+    throw CacheFull("a sequence of " + std::to_string(request_length) + " tokens needs " + std::to_string(need >> 10) +
+                  " KiB of cache, and the page pool has " + std::to_string(pool_->limit >> 10) + "; ask for fewer tokens");
 }
 
 Sequence::~Sequence() { free(); }
@@ -122,24 +148,41 @@ void Sequence::free() {
     pages_[c].clear();
   }
   std::vector<uint16_t>().swap(routes);
-  pool_->release(reserved_);
-  reserved_ = 0;
+  fixed.clear();
+  length = 0;
 }
 
-void Sequence::make_room(int tokens) {
+bool Sequence::grow(int tokens) {
+  drop_unseen();
+  std::vector<int> caches;
+  int first = length / PAGE, end = (length + tokens + PAGE - 1) / PAGE;
+  for (size_t c = 0; c < pages_.size(); c++)
+    for (int block = first; block < end; block++) {
+      Page* old = block < (int)pages_[c].size() ? pages_[c][block] : nullptr;
+      if (!old || old->sharers != 1) caches.push_back((int)c);
+    }
+  std::vector<Page*> taken;
+  if (caches.empty()) return true;
+  if (!pool_->take(caches, taken)) return false;
+  size_t next = 0;
   for (size_t c = 0; c < pages_.size(); c++) {
     auto& pages = pages_[c];
-    for (int block = length / PAGE; block <= (length + tokens - 1) / PAGE; block++) {
-      if (block >= (int)pages.size()) pages.resize(block + 1, nullptr);
+    if (end > (int)pages.size()) pages.resize(end, nullptr);
+    for (int block = first; block < end && next < taken.size() && caches[next] == (int)c; block++) {
       Page* old = pages[block];
       if (old && old->sharers == 1) continue;
-      pages[block] = pool_->take((int)c);
+      pages[block] = taken[next++];
       if (old) {
         pool_->copy((int)c, *pages[block], *old);
         pool_->give_back((int)c, old);
       }
     }
   }
+  while (next < taken.size()) {  // a sharer let go of its page meanwhile
+    pool_->give_back(caches[next], taken[next]);
+    next++;
+  }
+  return true;
 }
 
 void Sequence::drop_unseen() {
@@ -148,23 +191,32 @@ void Sequence::drop_unseen() {
     if (!s.mask || length == 0) continue;
     // what the last token saw is kept, so that it can be taken back and computed again
     int keep = first_visible(s.mask, s.mask_size, length - 1) / PAGE;
-    for (int block = keep - 1; block >= 0 && pages_[c][block]; block--) {
+    for (int block = std::min(keep, (int)pages_[c].size()) - 1; block >= 0 && pages_[c][block]; block--) {
       pool_->give_back((int)c, pages_[c][block]);
       pages_[c][block] = nullptr;
     }
   }
 }
 
-static bool holds(const std::vector<Page*>& pages, const CacheShape& s, int length) {
-  for (int block = first_visible(s.mask, s.mask_size, length) / PAGE; block * PAGE < length; block++)
-    if (!pages[block]) return false;
+bool Sequence::holds(int to) const {
+  if (to < 0 || to > length || !fixed.knows(to, length)) return false;
+  for (size_t c = 0; c < pages_.size(); c++) {
+    const CacheShape& s = pool_->shapes[c];
+    for (int block = first_visible(s.mask, s.mask_size, to) / PAGE; block * PAGE < to; block++)
+      if (!pages_[c][block]) return false;
+  }
   return true;
 }
 
+int Sequence::nearest(int to) const {
+  to = std::min(to, length);
+  while (to > 0 && !holds(to)) to--;
+  return std::max(to, 0);
+}
+
 bool Sequence::rewind(int to) {
-  if (to > length || to < 0) return false;
-  for (size_t c = 0; c < pages_.size(); c++)
-    if (!holds(pages_[c], pool_->shapes[c], to)) return false;
+  if (!holds(to)) return false;
+  fixed.go_back(to, length);
   length = to;
   routes.resize((size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++)
@@ -177,11 +229,10 @@ bool Sequence::rewind(int to) {
 }
 
 std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
-  if (to > length || to < 0) return nullptr;
-  for (size_t c = 0; c < pages_.size(); c++)
-    if (!holds(pages_[c], pool_->shapes[c], to)) return nullptr;
+  if (!holds(to)) return nullptr;
   auto copy = std::make_unique<Sequence>(pool_, request_length_);
   copy->length = to;
+  copy->fixed.begin_as(fixed, to, length);
   copy->route_width = route_width;
   copy->routes.assign(routes.begin(), routes.begin() + (size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++) {
@@ -193,6 +244,52 @@ std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
   return copy;
 }
 
+int Sequence::adopt(const std::vector<const Block*>& blocks, int last_tokens) {
+  if (length % PAGE || blocks.empty()) return 0;
+  for (const Block* b : blocks)
+    if (b->pool != pool_) throw Refused("a block of another model's cache");
+  int first = length / PAGE, many = (int)blocks.size();
+  for (; many > 0; many--) {
+    int to = length + (many - 1) * PAGE + (many == (int)blocks.size() ? last_tokens : PAGE);
+    const Block& end = *blocks[many - 1];
+    bool all = !pool_->fixed_floats || (end.fixed && length + (many - 1) * PAGE + end.tokens == to);
+    for (size_t c = 0; c < pages_.size() && all; c++)
+      for (int at = first_visible(pool_->shapes[c].mask, pool_->shapes[c].mask_size, to) / PAGE; at * PAGE < to && all; at++)
+        all = at < first ? pages_[c][at] != nullptr : blocks[at - first]->pages[c] != nullptr;
+    if (all) break;
+  }
+  if (many == 0) return 0;
+  int tokens = (many - 1) * PAGE + (many == (int)blocks.size() ? last_tokens : PAGE);
+  for (size_t c = 0; c < pages_.size(); c++) {
+    auto& pages = pages_[c];
+    if ((int)pages.size() < first + many) pages.resize(first + many, nullptr);
+    for (int b = 0; b < many; b++) {
+      Page* page = blocks[b]->pages[c];
+      if (page) pool_->share(page);
+      if (pages[first + b]) pool_->give_back((int)c, pages[first + b]);
+      pages[first + b] = page;
+    }
+  }
+  route_width = blocks[0]->route_width;
+  for (int b = 0; b < many; b++) {
+    int kept = b == (int)blocks.size() - 1 ? last_tokens : PAGE;
+    routes.insert(routes.end(), blocks[b]->routes.begin(), blocks[b]->routes.begin() + (size_t)kept * route_width);
+  }
+  for (int b = 0, at = length; b < many; b++) {
+    at += blocks[b]->tokens;
+    if (blocks[b]->fixed && at <= length + tokens) fixed.go_on(at, blocks[b]->fixed);
+  }
+  length += tokens;
+  return tokens;
+}
+
+size_t Sequence::held_bytes() const {
+  size_t bytes = 0;
+  for (size_t c = 0; c < pages_.size(); c++)
+    bytes += pool_->page_bytes((int)c) * (pages_[c].size() - std::count(pages_[c].begin(), pages_[c].end(), nullptr));
+  return bytes;
+}
+
 size_t Sequence::kv_bytes() const {
   size_t bytes = 0;
   for (size_t c = 0; c < pages_.size() && length; c++) {
@@ -200,6 +297,78 @@ size_t Sequence::kv_bytes() const {
     bytes += (length - first_visible(s.mask, s.mask_size, length - 1)) * pool_->token_bytes((int)c);
   }
   return bytes;
+}
+
+Block::Block(const Sequence& of, int number)
+    : pool(of.pool()), tokens(std::min(PAGE, of.length - number * PAGE)), route_width(of.route_width) {
+  if (number < 0 || tokens <= 0) throw Refused("block " + std::to_string(number) + " is not filled");
+  for (size_t c = 0; c < pool->shapes.size(); c++) {
+    pages.push_back(of.pages((int)c)[number]);
+    if (pages.back()) pool->share(pages.back());
+  }
+  fixed = of.fixed.at(number * PAGE + tokens, of.length);
+  auto from = of.routes.begin() + (size_t)number * PAGE * route_width;
+  routes.assign(from, from + (size_t)tokens * route_width);
+}
+
+Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const uint8_t* data, size_t size)
+    : pool(std::move(pool_)), tokens(tokens_), route_width(route_width_) {
+  if (tokens < 1 || tokens > PAGE || route_width < 0) throw Refused("a block of " + std::to_string(tokens) + " tokens");
+  std::vector<int> caches;
+  size_t need = pool->shapes.size() + sizeof(uint16_t) * tokens * route_width, states = pool->fixed_floats * sizeof(float);
+  for (size_t c = 0; c < pool->shapes.size(); c++)
+    if (c < size && data[c]) caches.push_back((int)c), need += pool->page_bytes((int)c);
+  need += states ? 1 : 0;
+  bool has_states = states && need <= size && data[need - 1];
+  need += has_states ? states : 0;
+  if (need != size) throw Refused("a block of " + std::to_string(size) + " bytes, expected " + std::to_string(need));
+  std::vector<Page*> taken;
+  if (!pool->take(caches, taken)) throw Refused("the page pool is full");
+  pages.assign(pool->shapes.size(), nullptr);
+  data += pool->shapes.size();
+  for (size_t i = 0; i < caches.size(); i++) {
+    pages[caches[i]] = taken[i];
+    memcpy(taken[i]->bytes.get(), data, pool->page_bytes(caches[i]));
+    data += pool->page_bytes(caches[i]);
+  }
+  routes.resize((size_t)tokens * route_width);
+  memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));
+  if (!has_states) return;
+  std::vector<float> floats(pool->fixed_floats);
+  memcpy(floats.data(), data + routes.size() * sizeof(uint16_t) + 1, states);
+  fixed = std::make_shared<const Snapshot>(pool, floats.data());
+}
+
+Block::~Block() {
+  for (size_t c = 0; c < pages.size(); c++)
+    if (pages[c]) pool->give_back((int)c, pages[c]);
+}
+
+size_t Block::bytes() const {
+  size_t sum = fixed ? fixed->bytes() : 0;
+  for (size_t c = 0; c < pages.size(); c++) sum += pages[c] ? pool->page_bytes((int)c) : 0;
+  return sum;
+}
+
+size_t Block::own_bytes() const {
+  size_t sum = fixed && fixed.use_count() == 1 ? fixed->bytes() : 0;
+  for (size_t c = 0; c < pages.size(); c++) sum += pages[c] && pages[c]->sharers == 1 ? pool->page_bytes((int)c) : 0;
+  return sum;
+}
+
+// For each cache whether it has a page; the pages; the routes; where the model has fixed states, whether they are here,
+// and they.
+std::vector<uint8_t> Block::written() const {
+  std::vector<uint8_t> out;
+  for (Page* page : pages) out.push_back(page != nullptr);
+  for (size_t c = 0; c < pages.size(); c++)
+    if (pages[c]) out.insert(out.end(), pages[c]->bytes.get(), pages[c]->bytes.get() + pool->page_bytes((int)c));
+  const uint8_t* r = (const uint8_t*)routes.data();
+  out.insert(out.end(), r, r + routes.size() * sizeof(uint16_t));
+  if (pool->fixed_floats) out.push_back(fixed != nullptr);
+  const uint8_t* f = fixed ? (const uint8_t*)fixed->floats() : nullptr;
+  if (f) out.insert(out.end(), f, f + fixed->bytes());
+  return out;
 }
 
 }  // namespace trilens

@@ -95,7 +95,7 @@ void Engine::ready() {
           quantise_out_[w] |= (char)(1 << output);
           fine_out_[w] |= (char)(fine << output);
           if (!quantised_[s.in[0]]) quantised_[s.in[0]] = std::make_unique<QuantisedBuffer>();
-          quantised_[s.in[0]]->resize(buffer_wanted_[s.in[0]] ? most_wanted_ : most_rows_, widths_[s.in[0]], fine);
+          if (!buffer_wanted_[s.in[0]]) quantised_[s.in[0]]->resize(most_rows_, widths_[s.in[0]], fine);
           break;
         }
     }
@@ -144,10 +144,22 @@ void Engine::ready() {
     if (quantise_out_[i] && !blockwise) phases_.push_back({(int)i, QUANTISE_ROWS});
   }
   for (size_t b = 0; b < widths_.size(); b++)
-    buffers_.emplace_back((size_t)(buffer_wanted_[b] ? most_wanted_ : most_rows_) * widths_[b] + 8);
+    buffers_.emplace_back(buffer_wanted_[b] ? 0 : (size_t)most_rows_ * widths_[b] + 8);
   tokens_.reserve(most_rows_);
-  wanted_rows_.reserve(most_wanted_);
+  wanted_rows_.reserve(most_rows_);
   tiles_.reserve(most_rows_);
+  reach_wanted(1);
+}
+
+// Buffers behind the last layer have rows for the tokens whose logits are wanted. A vocabulary is wide, so they grow with use.
+void Engine::reach_wanted(size_t rows) {
+  if (rows <= most_wanted_) return;
+  most_wanted_ = std::min((rows + 7) / 8 * 8, (size_t)most_rows_);
+  for (size_t b = 0; b < widths_.size(); b++) {
+    if (!buffer_wanted_[b]) continue;
+    buffers_[b].resize(most_wanted_ * widths_[b] + 8);
+    if (quantised_[b]) quantised_[b]->resize(most_wanted_, widths_[b], true);
+  }
 }
 
 // ------------------------------------------------------------------------------------------------- a step
@@ -161,6 +173,11 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     if (feed.sequence->length + feed.count > feed.sequence->request_length)
       throw Refused("a sequence of " + std::to_string(feed.sequence->length) + " tokens was made for " +
                     std::to_string(feed.sequence->request_length) + ", " + std::to_string(feed.count) + " more do not fit");
+    for (const auto* tables : {&feed.sequence->ropes, &feed.sequence->scales})
+      for (const auto& table : *tables)
+        if (table->positions < feed.sequence->length + feed.count)
+          throw Refused("a rotary table of " + std::to_string(table->positions) + " positions does not reach to " +
+                        std::to_string(feed.sequence->length + feed.count));
     for (size_t other = 0; other < f; other++)
       if (feeds[other].sequence == feed.sequence) throw Refused("a sequence is fed twice in one step");
     for (int i = 0; i < feed.count; i++)
@@ -179,13 +196,14 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     std::vector<std::pair<Sequence*, int>> taken;
     for (; f < feeds.size() && (int)tokens_.size() < most_rows_; f++, done = 0) {
       const Feed& feed = feeds[f];
-      int wanted_left = most_wanted_ - (int)wanted_rows_.size();
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
-      if (all) n = std::min(n, wanted_left);
+      if (pool->snapshot_every) n = std::min(n, pool->snapshot_every - feed.sequence->length % pool->snapshot_every);
+      if (all) n = std::min(n, MOST_LOGITS - (int)wanted_rows_.size());  // every token's logits take a lot of memory
       bool last = done + n == feed.count, wanted = last && feed.logits;
-      if (n == 0 || (wanted && wanted_left == 0)) break;
+      if (n == 0) break;
       Sequence& s = *feed.sequence;
-      s.make_room(n);
+      if (!s.grow(n)) throw CacheFull("the page pool is full: " + std::to_string(pool->bytes_in_use() >> 10) + " KiB of " +
+                                      std::to_string(pool->limit >> 10) + " are in use; wait for a request to end");
       s.route_width = route_width_;
       s.routes.resize((size_t)(s.length + n) * route_width_);
       for (int i = 0; i < n; i++) {
@@ -193,28 +211,30 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
           wanted_rows_.push_back((int)tokens_.size());
           wanted_feeds_.push_back((int)f);
         }
-        tokens_.push_back({feed.tokens[done + i], s.length + i, &s});
+        tokens_.push_back({feed.tokens[done + i], s.length + i, &s, (int)taken.size()});
       }
       taken.push_back({&s, n});
       done += n;
       if (!last) break;
     }
+    reach_wanted(wanted_rows_.size());
+    counts.passes++;
+    begin_runs(taken);
     sub_step(feeds, out);
-    for (auto [sequence, n] : taken) {
-      sequence->length += n;
-      sequence->drop_unseen();
-    }
+    end_runs();
   }
 }
 
 Drawn Engine::draw(std::vector<Feed> feeds, double ahead) {
-  Drawn drawn{std::vector<std::vector<int32_t>>(feeds.size()), {}};
+  Drawn drawn{std::vector<std::vector<int32_t>>(feeds.size()), {}, {}};
   std::vector<int> whose(feeds.size());
   for (size_t f = 0; f < feeds.size(); f++) whose[f] = (int)f;
   auto begin = Clock::now(), since = begin;
   while (true) {
+    uint64_t passes = counts.passes;
     step(feeds, false, nullptr);
     auto now = Clock::now();
+    drawn.passes.push_back((int)(counts.passes - passes));
     drawn.seconds.push_back(std::chrono::duration<double>(now - since).count());
     since = now;
     size_t on = 0;
@@ -275,6 +295,7 @@ int Engine::begin(int phase) {
   // Rows: as many at a time as are worth handing out.
   int cost = std::max(s.width, s.input_width);
   if (s.op == Op::EXPERTS) cost *= s.i[0];
+  if (s.op == Op::CONVOLVE) cost *= s.i[1];
   if (s.op == Op::ROUTE || s.op == Op::WRITE_KV || s.op == Op::GLU || s.op == Op::SOFTCAP) cost *= 4;
   row_chunk_ = std::max(1, 8192 / cost);
   if ((long)n * cost <= 16384) row_chunk_ = n;
@@ -295,7 +316,8 @@ void Engine::run(int phase, int piece, int thread) {
   int first = piece * row_chunk_, end = std::min(rows(s), first + row_chunk_);
   if (s.op == Op::WRITE_KV) return write_kv(s, first, end);
   if (s.op == Op::ROUTE) return route_rows(s, n, first, end);
-  row_piece(s, n, first, end);
+  if (s.op == Op::CONVOLVE) convolve_rows(s, first, end);
+  else row_piece(s, n, first, end);
   rows_done(s, 0, s.width, first, end);
 }
 
@@ -319,6 +341,8 @@ uint64_t Engine::bytes_read(const Instruction& s) const {
           bytes += (tokens_[r].position + 1 - first_visible(s.i[2], s.i[3], tokens_[r].position)) * pool->token_bytes(s.i[0]);
       return bytes;
     }
+    case Op::CONVOLVE:
+      return parameters_[s.param[0]].row.size() * sizeof(float) + runs_.size() * (s.i[1] - 1) * s.width * sizeof(float);
     default: return 0;
   }
 }

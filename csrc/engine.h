@@ -17,7 +17,7 @@ namespace trilens {
 // The numbers are those of program.py.
 enum class Op : int32_t {
   EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE, SOFTCAP, GLU,
-  WRITE_KV, ATTEND, ROUTE, EXPERTS, LINEARS, GLU_LINEAR, COUNT
+  WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, LINEARS, GLU_LINEAR, COUNT
 };
 
 struct Instruction {
@@ -49,13 +49,14 @@ struct Feed {
 struct Drawn {
   std::vector<std::vector<int32_t>> tokens;  // of each feed; none where its sampler could not, or there is none
   std::vector<double> seconds;               // of each step
+  std::vector<int> passes;                   // of each step: how often the weights were read
 };
 
 struct Counts {
   std::array<double, (size_t)Op::COUNT> seconds{};
   std::array<uint64_t, (size_t)Op::COUNT> bytes{};
   std::vector<std::vector<uint64_t>> experts;  // of each ROUTE: how often each expert fired
-  uint64_t steps = 0, tokens = 0;
+  uint64_t steps = 0, passes = 0, tokens = 0;  // a pass reads the weights once, for up to `most_rows` tokens
 };
 
 std::vector<const Kernels*> kernel_sets();  // what this processor can run, the fastest first
@@ -91,13 +92,15 @@ class Engine : private Work {
 
  private:
   struct Phase { int instruction, part; };
-  struct Token { int32_t id, position; const Sequence* sequence; };
+  struct Token { int32_t id, position; const Sequence* sequence; int run; };
+  struct Run { Sequence* sequence; int first, count; };  // the rows of one sequence
   struct Tile { int row, tokens, sequence; };
   struct Slots;  // experts: tokens grouped by expert
 
   int begin(int phase) override;
   void run(int phase, int piece, int thread) override;
 
+  void reach_wanted(size_t rows);
   void sub_step(const std::vector<Feed>& feeds, float*& out);
   int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
@@ -114,6 +117,9 @@ class Engine : private Work {
   int begin_attend(const Instruction& s, int part);
   void attend_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
   void write_kv(const Instruction& s, int first, int end);
+  void begin_runs(const std::vector<std::pair<Sequence*, int>>& taken);
+  void convolve_rows(const Instruction& s, int first, int end);
+  void end_runs();
   int begin_experts(const Instruction& s, int part);
   void experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
   void route_rows(const Instruction& s, const Numbers& n, int first, int end);
@@ -123,7 +129,8 @@ class Engine : private Work {
   std::vector<Instruction> program_;
   std::vector<Numbers> numbers_;
   std::vector<int> widths_;
-  const int logits_, most_rows_, most_wanted_ = 32;
+  const int logits_, most_rows_;
+  size_t most_wanted_ = 0;  // rows that the buffers behind the last layer have now
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
   const std::shared_ptr<Weights> weights_;
@@ -142,6 +149,8 @@ class Engine : private Work {
 
   // the step
   std::vector<Token> tokens_;
+  std::vector<Run> runs_;
+  std::vector<std::vector<float>> next_;  // of each run: the fixed states behind it
   std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
 

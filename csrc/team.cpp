@@ -1,5 +1,7 @@
 #include "team.h"
 
+#include <unistd.h>
+
 #include <chrono>
 
 #if defined(__x86_64__)
@@ -19,11 +21,15 @@ static void breathe() {
 constexpr uint32_t EPOCHS = 1 << 24;
 constexpr auto PATIENCE = std::chrono::microseconds(50);  // before a waiting thread goes to sleep
 
-Team::Team(int threads) : size_(threads), slots_(new Slot[threads]) {
+Team::Team(int threads) : size_(threads), owner_(getpid()), slots_(new Slot[threads]) {
   for (int t = 1; t < threads; t++) threads_.emplace_back([this, t] { live(t); });
 }
 
 Team::~Team() {
+  if (getpid() != owner_) {  // a child that was forked from the threads' process has none to wait for
+    new std::vector<std::thread>(std::move(threads_));
+    return;
+  }
   stop_ = true;
   epoch_.fetch_add(1);
   epoch_.notify_all();

@@ -36,6 +36,7 @@ class Team {
   void wait(uint32_t epoch);
 
   const int size_;
+  const long owner_;  // the process
   std::unique_ptr<Slot[]> slots_;
   alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint32_t> remaining_{0};

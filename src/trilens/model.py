@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -222,6 +223,7 @@ class Model:
 
         Raises what `stream_all` does; any thread may call it.
         """
+        called = time.perf_counter()
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
         stops = (stop,) if isinstance(stop, str) else tuple(stop)
@@ -231,7 +233,7 @@ class Model:
         if max_completion is not None:
             limits = limits.within(max_completion)
         writer = self._writer(strategy, encoded, limits, stops, constraint)
-        return Call(self, encoded.ids, writer, limits, options, index)
+        return Call(self, encoded.ids, writer, limits, options, index, called)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -319,7 +321,14 @@ class Call:
     finished. What belongs to several threads is `cancel` and `answer_now`."""
 
     def __init__(
-        self, model: Model, ids: list[int], writer: AnswerWriter, limits: Limits, options: Sampling, index: int
+        self,
+        model: Model,
+        ids: list[int],
+        writer: AnswerWriter,
+        limits: Limits,
+        options: Sampling,
+        index: int,
+        called: float,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -331,13 +340,20 @@ class Call:
         self._limits = limits
         self._options = options
         self._index = index
+        self._called = called
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
         model = self._model
         self._meter = EnergyMeter()
         self.generation = model._scheduler.submit(
-            self.ids, self._options, self._limits, model.text.end_ids, self.writer, watched=self.watched
+            self.ids,
+            self._options,
+            self._limits,
+            model.text.end_ids,
+            self.writer,
+            watched=self.watched,
+            called=self._called,
         )
 
     @property

@@ -209,7 +209,7 @@ static bool check_lanes(int requests) {
   first.join();
   second.join();
   kept.clear();
-  return same && pool->pages_in_use() == 0 && pool->reserved() == 0;
+  return same && pool->pages_in_use() == 0 && pool->bytes_in_use() == 0;
 }
 
 int main(int, char** arguments) {
@@ -290,7 +290,7 @@ int main(int, char** arguments) {
     }
     running.clear();
     printf("%d requests, %d checked alone, %zu times refused, %zu pages left\n", done, checked, refused.size(), pool->pages_in_use());
-    if (pool->pages_in_use() || pool->reserved() || checked == 0) return 1;
+    if (pool->pages_in_use() || pool->bytes_in_use() || checked == 0) return 1;
   }
   return 0;
 }

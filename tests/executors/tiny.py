@@ -166,11 +166,9 @@ def convolved() -> ModelSpec:
         return ShortConvolution(Fixed(i, (StateTensor("rows", (taps - 1, WIDTH)),)), bias)
 
     mixers = [
-        convolution(0, 3, bias=False),
+        convolution(0, 4, bias=True),
         attention(Positions(1, 2, 16, 16, Full()), qk_norm=QueryKeyNorm(NORM)),
-        convolution(2, 4, bias=True),
-        convolution(3, 2, bias=False),
-        attention(Positions(4, 2, 16, 16, Window(9)), Window(9)),
+        convolution(2, 2, bias=False),
     ]
     return model([layer(mixer, Dense(96, SILU)) for mixer in mixers])
 

@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.families import prompt
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
-from trilens.errors import RequestRefused
+from trilens.errors import CacheFull, RequestRefused
 from trilens.executors.executor import Feed
 from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.limits import Limits
+from trilens.generate.prefix_cache import common_prefix
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import KEPT, UNREAD, Finish, Generation, Scheduler, Tokens, common_prefix
+from trilens.generate.scheduler import (
+    LEAST_ROWS,
+    OLDEST,
+    STEP_ROWS,
+    UNREAD,
+    Finish,
+    Generation,
+    Scheduler,
+    Tokens,
+    shares,
+)
 
 GREEDY = Sampling(temperature=0)
 NONE: frozenset[int] = frozenset()
@@ -41,9 +55,15 @@ def all_tokens(scheduler: Scheduler, generation: Generation) -> list[int]:
 
 
 @pytest.fixture
-def native(tiny_directory: Callable[[str], object]) -> Callable[[str], NativeExecutor]:
-    def make(name: str) -> NativeExecutor:
-        return native_executor(open_model(find(str(tiny_directory(name)))), kv_limit=40_000_000)
+def native(tiny_directory: Callable[[str], object]) -> Callable[..., NativeExecutor]:
+    """A family's name -> its tiny model; `holds`: memory for so many sequences of 192 tokens."""
+
+    def make(name: str, holds: int | None = None) -> NativeExecutor:
+        files = open_model(find(str(tiny_directory(name))))
+        if holds is None:
+            return native_executor(files, kv_limit=40_000_000)
+        page = native_executor(files, kv_limit=40_000_000).block_bytes
+        return native_executor(open_model(find(str(tiny_directory(name)))), kv_limit=holds * 3 * page)
 
     return make
 
@@ -62,7 +82,10 @@ def test_requests_join_and_leave_between_steps(tiny_executor: Tiny) -> None:
     assert first.most_beside == 3
 
 
-def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(tiny_executor: Tiny) -> None:
+def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(
+    tiny_executor: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trilens.generate.scheduler.STEP_SECONDS", 1e9)
     executor = tiny_executor("mistral nemo")
     sizes: list[list[int]] = []
     step = executor.step
@@ -80,8 +103,8 @@ def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(tiny_executor
         all_tokens(scheduler, long)
     finally:
         del executor.step  # type: ignore[method-assign]
-    assert [s for s in sizes if sum(s) > 257] == []
-    assert [1, 249] in sizes or [1, 250] in sizes
+    assert [s for s in sizes if sum(s) > STEP_ROWS] == []
+    assert sizes[0] == [3] and sizes[1:4] == [[1, LEAST_ROWS], [1, 250 - LEAST_ROWS], [1, 1]]
 
 
 def test_a_beginning_is_not_computed_again(tiny_executor: Tiny) -> None:
@@ -152,7 +175,7 @@ def test_a_writer_ends_its_request_and_nothing_more_is_computed(tiny_executor: T
     scheduler = Scheduler(tiny_executor("llama 3"))
     ending = scheduler.submit(prompt(4), GREEDY, most(50), NONE, Interrupting(3, "stop_string"))
     all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(30), NONE))
-    assert (ending.finish, len(ending.tokens), ending.sequence.length) == ("stop_string", 3, 4 + 2)
+    assert (ending.finish, len(ending.tokens), ending.fed) == ("stop_string", 3, 4 + 2)
     assert list(ending.unread) == [*ending.tokens, "stop_string"]
 
 
@@ -239,7 +262,7 @@ class Counting(Tokens):
         return self.every - self.taken % self.every
 
 
-def test_lanes_and_tokens_ahead_change_nothing(native: Callable[[str], NativeExecutor]) -> None:
+def test_lanes_and_tokens_ahead_change_nothing(native: Callable[..., NativeExecutor]) -> None:
     """The same tokens, passes and experts as one request after the other, a step at a time."""
     executor = native("qwen3 moe")
     assert executor.lanes == min(2, executor.threads)
@@ -284,7 +307,7 @@ def test_lanes_and_tokens_ahead_change_nothing(native: Callable[[str], NativeExe
     assert executor.pool.pages_in_use == 0
 
 
-def test_who_is_in_a_step_ends_with_it(native: Callable[[str], NativeExecutor]) -> None:
+def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) -> None:
     """`end` from another thread waits for the step, or does not; either way the request ends with it."""
     executor = native("llama 3")
     scheduler = Scheduler(executor)
@@ -317,34 +340,41 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[[str], NativeExecutor]) 
 @pytest.mark.parametrize("lanes", [False, True])
 @pytest.mark.parametrize("name", ["mistral", "llama 3"])
 def test_a_thousand_random_requests_leave_nothing_behind(
-    name: str, lanes: bool, native: Callable[[str], NativeExecutor]
+    name: str, lanes: bool, native: Callable[..., NativeExecutor]
 ) -> None:
-    """Lengths, options and cancellations at random, from eight threads, with lanes or not; then no page is in use."""
-    executor = native(name)
+    """Lengths, options, cancellations and preemptions at random, from eight threads, with lanes or not, in memory for a
+    few of them: each gets the tokens that it gets alone, and then no page is in use."""
+    executor = native(name, 12)
     scheduler = Scheduler(executor)
-    finished: list[str] = []
+    finished: list[tuple[tuple[Any, ...], Generation]] = []
     faults: list[BaseException] = []
+
+    def submit(scheduler: Scheduler, length: int, kind: int, options: Sampling, most_: int, put: bool) -> Generation:
+        writer = Interrupting(5, (7, 8)) if put else None
+        return scheduler.submit(prompt(length, seed=kind), options, most(most_), frozenset({3, 4}), writer)
 
     def client(seed: int) -> None:
         chance = random.Random(seed)
         try:
             for _ in range(125):
-                length = chance.choice([1, 5, 30, 120])
-                options = Sampling(
-                    temperature=chance.choice([0.0, 1.0]), top_k=chance.choice([0, 5]), seed=chance.randrange(99)
-                )
-                tokens = prompt(length, seed=chance.randrange(4))
-                limits = most(chance.choice([1, 9, 60]))
-                writer = Interrupting(5, (7, 8)) if chance.random() < 0.3 else None
-                generation = scheduler.submit(tokens, options, limits, frozenset({3, 4}), writer)
-                cancel_at = chance.choice([None, 0, 3])
+                temperature, top_k = chance.choice([0.0, 1.0]), chance.choice([0, 5])
+                options = Sampling(temperature=temperature, top_k=top_k, seed=chance.randrange(9))
+                put = chance.random() < 0.3
+                asked = (chance.choice([1, 5, 30, 120]), chance.randrange(4), options, chance.choice([1, 9, 60]), put)
+                generation = submit(scheduler, *asked)
+                cancel_at = chance.choice([None, None, 0, 3])
                 while generation.finish is None:
                     if cancel_at is not None and len(generation.tokens) >= cancel_at:
                         scheduler.end(generation, "cancelled")
                         break
+                    if chance.random() < 0.02:
+                        with scheduler._lock:
+                            others = [g for g in scheduler.running if g.fed and not g.in_step]
+                            if others:
+                                scheduler._preempt(chance.choice(others))
                     scheduler.advance([generation])
                     generation.unread.clear()
-                finished.append(str(generation.finish))
+                finished.append((asked, generation))
         except BaseException as fault:
             faults.append(fault)
 
@@ -361,27 +391,221 @@ def test_a_thousand_random_requests_leave_nothing_behind(
         thread.join()
     assert faults == []
     assert len(finished) == 1000
-    assert {"stop", "length", "cancelled"} <= set(finished)
+    assert {"stop", "length", "cancelled"} <= {str(g.finish) for _, g in finished}
     assert scheduler.running == []
-    assert len(scheduler.kept) <= KEPT
+    assert sum(g.preempted for _, g in finished) > 20
     scheduler.forget()
-    assert (executor.pool.pages_in_use, executor.pool.reserved_bytes) == (0, 0)
+    assert (executor.pool.pages_in_use, executor.pool.bytes_in_use) == (0, 0)
+    alone: dict[tuple[Any, ...], Generation] = {}
+    for (length, kind, options, most_, put), generation in finished:
+        key = (length, kind, options.temperature, options.top_k, options.seed, most_, put)
+        if key not in alone:
+            alone[key] = submit(scheduler, length, kind, options, most_, put)
+            all_tokens(scheduler, alone[key])
+            scheduler.forget()
+        one = alone[key]
+        assert generation.tokens == one.tokens[: len(generation.tokens)]
+        if generation.finish != "cancelled":
+            assert (generation.tokens, generation.finish) == (one.tokens, one.finish)
+            assert sum(s.fed for s in generation.steps) + generation.cached == sum(s.fed for s in one.steps)
 
 
-def test_a_full_pool_refuses_the_newcomer_and_harms_nobody(native: Callable[[str], NativeExecutor]) -> None:
+def test_more_requests_than_fit_take_turns(native: Callable[..., NativeExecutor]) -> None:
+    """The pool holds ten; a thousand are answered, each as alone."""
+    executor = native("llama 3", 10)
+    scheduler = Scheduler(executor)
+    runs = [scheduler.submit(prompt(3 + i % 90, seed=i % 7), GREEDY, most(100), NONE) for i in range(1000)]
+    while scheduler.running:
+        for generation in scheduler.step(None, 0.01):
+            generation.unread.clear()
+        assert executor.pool.bytes_in_use <= executor.pool.limit
+    assert all(g.finish == "length" and g.failure is None for g in runs)
+    assert sum(g.preempted for g in runs) > 0
+    roomy = Scheduler(native("llama 3"))
+    assert [all_tokens(roomy, roomy.submit(g.prompt, GREEDY, most(100), NONE)) for g in runs[:60]] == [
+        g.tokens for g in runs[:60]
+    ]
+
+
+def test_what_would_not_fit_even_alone_is_refused(native: Callable[..., NativeExecutor]) -> None:
+    executor = native("llama 3", 2)
+    scheduler = Scheduler(executor)
+    fits = 2 * 192
+    with pytest.raises(CacheFull, match="ask for fewer tokens"):
+        scheduler.submit(prompt(100), GREEDY, most(fits - 99), NONE)
+    assert len(all_tokens(scheduler, scheduler.submit(prompt(100), GREEDY, most(fits - 100), NONE))) == fits - 100
+
+
+def test_tables_and_pages_are_made_for_what_is_used(native: Callable[..., NativeExecutor]) -> None:
+    executor = native("llama 3", 2)
+    with pytest.raises(CacheFull):
+        executor.sequence(3_000_000)
+    sequence = executor.sequence(380)
+    assert executor.pool.bytes_in_use == 0
+    executor.step([Feed(sequence, prompt(3))])
+    assert executor.pool.bytes_in_use == executor.block_bytes
+    assert all(reach <= 512 for reach, _ in executor._tables.values())
+
+
+@given(st.lists(st.integers(1, 5000), max_size=9), st.integers(0, STEP_ROWS))
+def test_shares_of_a_step(left: list[int], room: int) -> None:
+    given_ = shares(left, room)
+    assert sum(given_) == min(room, sum(left))
+    assert all(0 <= rows <= all_ for rows, all_ in zip(given_, left, strict=True))
+    if left:
+        assert given_[0] >= min(left[0], room // OLDEST)
+    short = [i for i in range(1, len(left)) if sum(n for n in left[1:] if n <= left[i]) <= room - -(-room // OLDEST)]
+    assert all(given_[i] == left[i] for i in short)
+
+
+@pytest.mark.parametrize("short", [1, 40, 47])
+def test_a_short_prompt_does_not_wait_for_a_long_one(
+    short: int, tiny_executor: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where steps have least room, its first token comes with the next step; the long one goes on beside it."""
+    monkeypatch.setattr("trilens.generate.scheduler.STEP_SECONDS", 0.0)
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    long = scheduler.submit([t for s in range(9) for t in prompt(250, seed=s)], GREEDY, most(2), NONE)
+    steps = saved = 0
+    for i in range(10):
+        scheduler.step()
+        before = long.fed
+        one = scheduler.submit(prompt(short, seed=20 + i), GREEDY, most(1), NONE)
+        scheduler.step()
+        steps += 2
+        assert len(one.tokens) == 1 and long.fed - before == LEAST_ROWS - short + one.cached
+        saved += one.cached
+    while not long.tokens:
+        scheduler.step()
+        steps += 1
+    assert steps == -(-(len(long.prompt) + 10 * short - saved) // LEAST_ROWS)
+
+
+def test_a_long_prompt_is_not_starved_by_short_ones(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    long = scheduler.submit([t for s in range(4) for t in prompt(250, seed=s)], GREEDY, most(2), NONE)
+    for step in range(1000 * OLDEST // LEAST_ROWS + 1):
+        for i in range(4):
+            scheduler.submit(prompt(100, seed=1000 + 4 * step + i), GREEDY, most(1), NONE)
+        scheduler.step()
+    assert long.tokens
+
+
+@pytest.mark.parametrize("name", ["llama 3", "mistral", "qwen3 moe"])
+def test_one_beginning_asked_for_by_many_at_once_is_computed_once(
+    name: str, native: Callable[..., NativeExecutor]
+) -> None:
+    executor = native(name)
+    start = [t for s in range(2) for t in prompt(100, seed=s)]
+    lone = Scheduler(executor)
+    alone = [all_tokens(lone, lone.submit([*start, 5 + i], GREEDY, most(9), NONE)) for i in range(8)]
+    lone.forget()
+    scheduler = Scheduler(executor)
+    many = [scheduler.submit([*start, 5 + i], GREEDY, most(9), NONE) for i in range(8)]
+    assert [all_tokens(scheduler, g) for g in many] == alone
+    assert sorted(g.cached for g in many) == [0] + [192] * 7
+    assert {source for g in many for source in g.reused} <= {"running", "finished"} and many[1].reused["running"] > 0
+
+
+def test_a_step_of_48_sequences_reads_the_weights_once(native: Callable[..., NativeExecutor]) -> None:
+    executor = native("llama 3")
+    weights = ("linear", "linears", "glu_linear", "head_linear")
+
+    def read(batch: int) -> tuple[int, int]:
+        scheduler = Scheduler(executor)
+        runs = [scheduler.submit(prompt(2, seed=i), GREEDY, most(90), NONE) for i in range(batch)]
+        while any(g.prompting for g in runs):
+            scheduler.step()
+        before = executor.bytes_by_kind()
+        assert len(scheduler.step()) == batch
+        after = executor.bytes_by_kind()
+        passes = {g.steps[-1].passes for g in runs}
+        assert len(passes) == 1
+        for generation in runs:
+            scheduler.end(generation, "cancelled")
+        return sum(after[kind] - before.get(kind, 0) for kind in weights if kind in after), passes.pop()
+
+    one, passes = read(1)
+    assert passes == 1
+    assert read(48) == (one, 1)
+    assert read(STEP_ROWS) == (one, 1)
+    scheduler = Scheduler(executor)
+    runs = [scheduler.submit(prompt(2, seed=i), GREEDY, most(2), NONE) for i in range(STEP_ROWS + 40)]
+    while scheduler.running:
+        assert len(scheduler.step()) <= STEP_ROWS  # more wait, for they would read them twice
+    assert {step.passes for g in runs for step in g.steps} == {1}
+
+
+def test_times_are_the_callers(tiny_executor: Tiny) -> None:
+    scheduler = Scheduler(tiny_executor("llama 3"))
+    called = time.perf_counter() - 1
+    generation = scheduler.submit(prompt(9), GREEDY, most(3), NONE, called=called)
+    before = time.perf_counter()
+    scheduler.step()
+    after = time.perf_counter()
+    times = generation.times
+    assert times.called == called and called < times.queued < before
+    assert times.admitted is not None and times.first_token is not None
+    assert before <= times.admitted <= times.first_token <= after and times.ended is None
+    all_tokens(scheduler, generation)
+    assert times.ended is not None and times.ended >= after
+
+
+class Faulty(Tokens):
+    """Raises in one of its methods, from the n-th time on."""
+
+    def __init__(self, where: str, nth: int) -> None:
+        self.where, self.left = where, nth
+
+    def _now(self, where: str) -> None:
+        if where == self.where:
+            self.left -= 1
+            if self.left <= 0:
+                raise ValueError("no such character")
+
+    def begin(self) -> tuple[int, ...]:
+        self._now("begin")
+        return ()
+
+    def take(self, token: int, unread: deque[Any], more: bool = False) -> None:
+        self._now("take")
+        unread.append(token)
+
+    def allowed(self) -> Any:
+        self._now("allowed")
+        return np.zeros(1, np.uint32) if self.where == "constraint" and self.left < 1 else None
+
+    def ahead(self) -> int:
+        self._now("ahead")
+        self.left -= self.where == "constraint"
+        return 1
+
+    def end(self, finish: Finish, unread: deque[Any]) -> None:
+        self._now("end")
+
+
+@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("where", ["begin", "take", "allowed", "ahead", "end", "constraint"])
+def test_a_fault_in_any_callback_ends_its_request_alone(
+    where: str, nth: int, native: Callable[..., NativeExecutor]
+) -> None:
     executor = native("llama 3")
     scheduler = Scheduler(executor)
-    runs, refused = [], None
-    for _ in range(100_000):
-        try:
-            runs.append(scheduler.submit(prompt(100), GREEDY, most(100), NONE))
-        except RequestRefused as problem:
-            refused = problem
-            break
-    assert refused is not None
-    assert "\n" not in str(refused)
-    few = runs[:3]
-    for generation in runs[3:]:
-        scheduler.end(generation, "cancelled")
-    assert [len(all_tokens(scheduler, g)) for g in few] == [100, 100, 100]
-    assert len(all_tokens(scheduler, scheduler.submit(prompt(100), GREEDY, most(100), NONE))) == 100
+    alone = all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(9), NONE))
+    scheduler.forget()
+    neighbour = scheduler.submit(prompt(5), GREEDY, most(9), NONE)
+    called = where in ("begin", "end") or (where == "allowed" and nth == 1)
+    try:
+        broken = scheduler.submit(prompt(4), GREEDY, most(9), NONE, Faulty(where, 1 if called else nth))
+    except ValueError:
+        broken = None
+        assert where in ("begin", "allowed")
+    while scheduler.running:
+        for generation in scheduler.step(None, 0.01):
+            generation.unread.clear()
+    assert neighbour.tokens == alone and neighbour.failure is None
+    if broken is not None:
+        assert broken.failure is not None and broken.finish is not None
+    assert all_tokens(scheduler, scheduler.submit(prompt(5), GREEDY, most(9), NONE)) == alone
+    scheduler.forget()
+    assert executor.pool.pages_in_use == 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,20 +17,42 @@ if TYPE_CHECKING:
     from trilens.spec.model import ModelSpec
 
 
+PAGE = 64  # positions whose keys and values are kept, shared and found together
+
+
+class Block(Protocol):
+    """What `PAGE` positions of a sequence keep, or fewer at its end, and the fixed states behind them where they were
+    kept. It never changes; any sequence may share it."""
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it keeps in memory."""
+        ...
+
+    @property
+    def own_bytes(self) -> int:
+        """Bytes of these that nothing else keeps: what letting go of it would free."""
+        ...
+
+
 class CachedSequence(Protocol):
     """What the layers keep of one sequence. `length` tokens are in it; `request_length` chooses its rope tables.
 
     Fixed states exist only for the whole of it, and for the beginnings where `snapshot` was called.
     """
 
-    request_length: int
+    @property
+    def request_length(self) -> int: ...
 
     @property
     def length(self) -> int: ...
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values that are in use now."""
+        """Bytes of keys and values that its tokens use."""
         ...
 
     @property
@@ -39,13 +61,27 @@ class CachedSequence(Protocol):
         ...
 
     @property
-    def reserved_bytes(self) -> int:
-        """Bytes that are set aside for it, used or not."""
+    def held_bytes(self) -> int:
+        """Bytes of the pages that it holds, shared ones included."""
+        ...
+
+    def grow(self, tokens: int) -> bool:
+        """Take the memory for `tokens` more of them; False, with nothing taken, when there is not enough."""
         ...
 
     def routes(self, first: int = 0) -> np.ndarray:
         """[tokens, columns] uint16: the experts that fired for each token from `first` on; the columns are the routed
         layers, one after the other, and in each its experts in order of rank."""
+        ...
+
+    def block(self, number: int) -> Block:
+        """The `number`-th `PAGE` positions, as far as they are filled, to be shared."""
+        ...
+
+    def adopt(self, blocks: Sequence[Any], last_tokens: int) -> int:
+        """Go on with these blocks, of the last one its first `last_tokens`, as if they had been computed here; only at
+        the end of a page. Returns how many tokens that was: fewer where a window has dropped what later ones need, or
+        where the fixed states were not kept at the end of the last block."""
         ...
 
     def fork(self, length: int, request_length: int) -> CachedSequence | None:
@@ -54,8 +90,17 @@ class CachedSequence(Protocol):
         there is no memory for it."""
         ...
 
+    def nearest(self, length: int) -> int:
+        """The longest beginning of at most `length` tokens that `fork` and `rewind` can go to; 0 always is one."""
+        ...
+
+    def snapshot(self) -> None:
+        """Keep the fixed states as they are now, so that this length can be forked and rewound to later. It costs
+        `fixed_bytes` where there are any, and nothing where there are none."""
+        ...
+
     def free(self) -> None:
-        """Give its memory back now; it is not used again."""
+        """Give its memory back now; it is empty then."""
         ...
 
     def rewind(self, length: int) -> bool:
@@ -77,11 +122,13 @@ class Feed:
 
 class Drawn(NamedTuple):
     """Of each feed the tokens that its sampler drew, and by the feed's place why one could not; of each step its
-    seconds. A feed was in the first step, and in one more for each further token of its."""
+    seconds, and in how many passes it read the weights. A feed was in the first step, and in one more for each further
+    token of its."""
 
     tokens: Sequence[Sequence[int]]
     faults: Mapping[int, RequestRefused]
     seconds: Sequence[float]
+    passes: Sequence[int]
 
 
 class Executor(Protocol):
@@ -124,6 +171,21 @@ class Executor(Protocol):
         """Bytes of one number in the cache."""
         ...
 
+    @property
+    def cache_limit(self) -> int:
+        """Bytes that all sequences and shared blocks may keep together."""
+        ...
+
+    @property
+    def cache_free(self) -> int:
+        """Bytes of these that nothing keeps now."""
+        ...
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block with a page of every cache."""
+        ...
+
     def element_bytes(self, parameter: Parameter) -> Fraction:
         """Bytes that one number of this weight takes in memory."""
         ...
@@ -134,11 +196,13 @@ class Executor(Protocol):
         ...
 
     def sequence(self, request_length: int) -> CachedSequence:
-        """An empty sequence that will hold up to `request_length` tokens, prompt and answer together."""
+        """An empty sequence for up to `request_length` tokens, prompt and answer together; its memory is taken as it
+        grows. Raises CacheFull for a length that would not fit even alone."""
         ...
 
-    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
-        """Whether what is cached in it is also right for a request of that length (rotary tables can depend on it)."""
+    def variant(self, request_length: int) -> Hashable:
+        """Requests of one variant keep the same keys and values for the same tokens (rotary tables can depend on the
+        length)."""
         ...
 
     def step(self, batch: Sequence[Feed]) -> np.ndarray:
@@ -157,9 +221,9 @@ class Executor(Protocol):
         ...
 
 
-def distinct_experts(spec: ModelSpec, routes: np.ndarray, pieces: Sequence[slice]) -> list[int]:
-    """For each piece how many experts, of all layers, fired in it at least once; `routes` as in
-    `CachedSequence.routes`."""
+def distinct_experts(spec: ModelSpec, routes: np.ndarray, pieces: Sequence[Sequence[slice]]) -> list[int]:
+    """For each piece, given as slices of the tokens, how many experts, of all layers, fired in it at least once;
+    `routes` as in `CachedSequence.routes`."""
     if not routes.size:
         return [0 for _ in pieces]
     import numpy as np
@@ -170,6 +234,7 @@ def distinct_experts(spec: ModelSpec, routes: np.ndarray, pieces: Sequence[slice
     counts = []
     for piece in pieces:
         fired = np.zeros(firsts[-1], bool)
-        fired[numbers[piece]] = True
+        for some in piece:
+            fired[numbers[some]] = True
         counts.append(int(np.count_nonzero(fired)))
     return counts

@@ -7,10 +7,10 @@ E experts, d a head's width. A trailing block of letters gives a tensor's dimens
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
@@ -26,7 +26,7 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
-from trilens.executors.executor import Drawn
+from trilens.executors.executor import PAGE, Drawn
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -52,13 +52,35 @@ if TYPE_CHECKING:
     from trilens.executors.executor import CachedSequence, Feed
 
 
+@dataclass(frozen=True)
+class TorchBlock:
+    """Keys and values of up to `PAGE` positions, by state; None where a window had dropped them. And the fixed states
+    behind them, where they were kept."""
+
+    tokens: int
+    keys: dict[int, Tensor | None]
+    values: dict[int, Tensor | None]
+    fixed: dict[tuple[int, str], Tensor] | None
+    routed: np.ndarray
+
+    @property
+    def bytes(self) -> int:
+        return _bytes(t for t in (*self.keys.values(), *self.values.values()) if t is not None) + _bytes(
+            (self.fixed or {}).values()
+        )
+
+    own_bytes = bytes  # it is a copy
+
+
 class TorchSequence:
     """What the layers keep of one sequence. Position `starts[p]` is the first that p's keys and values still hold.
 
     No tensor is ever written in place, so a fork and a snapshot share them.
     """
 
-    def __init__(self, spec: ModelSpec, request_length: int, device: torch.device) -> None:
+    def __init__(self, executor: TorchExecutor, request_length: int) -> None:
+        spec, device = executor.spec, executor.device
+        self.executor = executor
         self.request_length = request_length
         self.length = 0
         self.positions, fixed = by_kind(spec.states)
@@ -72,8 +94,62 @@ class TorchSequence:
         self.routed = np.empty((0, sum(r.router.chosen for _, r in spec.routed_layers())), np.uint16)
 
     @property
-    def reserved_bytes(self) -> int:
-        return self.kv_bytes + self.fixed_bytes  # tensors grow as they are used
+    def held_bytes(self) -> int:
+        return self.kv_bytes
+
+    def grow(self, tokens: int) -> bool:
+        return True  # tensors grow by themselves
+
+    def block(self, number: int) -> TorchBlock:
+        first, end = number * PAGE, min((number + 1) * PAGE, self.length)
+
+        def rows(tensors: Mapping[int, Tensor]) -> dict[int, Tensor | None]:
+            held = ((i, tensor, self.starts[i]) for i, tensor in tensors.items())
+            return {i: None if start > first else t[first - start : end - start].clone() for i, t, start in held}
+
+        kept = self.fixed if end == self.length else self.snapshots.get(end)
+        return TorchBlock(end - first, rows(self.keys), rows(self.values), kept, self.routed[first:end])
+
+    def adopt(self, blocks: Sequence[TorchBlock], last_tokens: int) -> int:
+        if self.length % PAGE or not blocks:
+            return 0
+        counts = [PAGE] * (len(blocks) - 1) + [last_tokens]
+        while counts and not self._complete(blocks[: len(counts)], counts):
+            counts.pop()
+            if counts:
+                counts[-1] = PAGE
+        if not counts:
+            return 0
+        for i in self.starts:
+            for block, count in zip(blocks, counts, strict=False):
+                keys, values = block.keys[i], block.values[i]
+                if keys is None or values is None:  # a window that what follows does not see
+                    keys, values = (
+                        self.keys[i].new_zeros(PAGE, *self.keys[i].shape[1:]),
+                        self.values[i].new_zeros(PAGE, *self.values[i].shape[1:]),
+                    )
+                self.keys[i] = torch.cat((self.keys[i], keys[:count]))
+                self.values[i] = torch.cat((self.values[i], values[:count]))
+        for block, count in zip(blocks, counts, strict=False):
+            self.length += count
+            if block.fixed is not None and count == block.tokens:
+                self.fixed = block.fixed
+                self.snapshot()
+        self.routed = np.concatenate(
+            [self.routed, *(b.routed[:count] for b, count in zip(blocks, counts, strict=False))]
+        )
+        self.drop_unseen()
+        return sum(counts)
+
+    def _complete(self, blocks: Sequence[TorchBlock], counts: Sequence[int]) -> bool:
+        """Whether the blocks have all that a token behind so many of each needs."""
+        if self.fixed and (blocks[-1].fixed is None or counts[-1] != blocks[-1].tokens):
+            return False
+        for p in self.positions:
+            first = max(first_visible(p.keep, self.length + sum(counts)) - self.length, 0) // PAGE
+            if any(b.keys[p.index] is None for b in blocks[first:]):
+                return False
+        return True
 
     def routes(self, first: int = 0) -> np.ndarray:
         return self.routed[first : self.length]
@@ -101,7 +177,7 @@ class TorchSequence:
         return other if other.rewind(length) else None
 
     def free(self) -> None:
-        self.keys, self.values, self.fixed, self.snapshots = {}, {}, {}, {}
+        self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
 
     def rewind(self, length: int) -> bool:
         if not self._holds(length):
@@ -148,6 +224,8 @@ class TorchExecutor:
     lanes = 1
     kv_element_bytes = 4
     arithmetic = "float32"
+    cache_limit = cache_free = 1 << 32  # tensors grow by themselves; nothing is refused
+    block_bytes = 0
     same_bits = False
     determinism = "other bits in another batch: matrix products sum in an order that depends on their shape"
 
@@ -175,10 +253,10 @@ class TorchExecutor:
         return StepCounter(self.spec, self.element_bytes)
 
     def sequence(self, request_length: int) -> TorchSequence:
-        return TorchSequence(self.spec, request_length, self.device)
+        return TorchSequence(self, request_length)
 
-    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
-        return tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
+    def variant(self, request_length: int) -> Hashable:
+        return tables_key(self.spec, request_length)
 
     def step(self, batch: Sequence[Feed]) -> np.ndarray:
         with torch.inference_mode():
@@ -197,7 +275,7 @@ class TorchExecutor:
                     tokens[i].append(feed.sampler.choose(next(rows)))
                 except RequestRefused as fault:
                     faults[i] = fault
-        return Drawn(tokens, faults, [time.perf_counter() - start])
+        return Drawn(tokens, faults, [time.perf_counter() - start], [1])
 
     def forward(self, batch: Sequence[Feed], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
@@ -452,7 +530,7 @@ class TorchOps:
 
 def _parts(x: Tensor, groups: int) -> Tensor:
     """[N, groups * d] -> [N, groups, d]."""
-    return x.reshape(*x.shape[:-1], groups, -1)
+    return x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
 
 
 def _visible(mask: Mask, past: int, n: int, first: int, keys: int, device: torch.device) -> Tensor:

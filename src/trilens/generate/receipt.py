@@ -69,16 +69,17 @@ class Phase:
 @dataclass(frozen=True)
 class Work:
     """A call's phases: the prompt, the thinking with what opens and closes it, the answer; `decode` is thinking and
-    answer together."""
+    answer together. `repeated`: tokens computed a second time, because their memory had gone to other requests."""
 
     prefill: Phase
     thinking: Phase
     answer: Phase
     decode: Phase
+    repeated: Phase
 
     @property
     def flops(self) -> int:
-        return self.prefill.flops + self.decode.flops
+        return self.prefill.flops + self.decode.flops + self.repeated.flops
 
 
 @dataclass(frozen=True)
@@ -115,15 +116,19 @@ class Energy:
 class Receipt:
     """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
 
-    `kv_cache_bytes` were used, `kv_reserved_bytes` set aside for it, `fixed_state_bytes` held beside them, whatever the
+    `time_to_first_token` is counted from the call, and so are `queue_seconds` (until its first step began) and
+    `seconds` (until its end); None for a call that did not come so far. `reused` are the prompt's cached tokens by
+    where they were found: computed by a request that was still "running", by a "finished" one, or read from "disk".
+    `preempted`: how often its memory went to other requests, so that it was computed again (`work.repeated`).
+    `kv_cache_bytes` were used, in pages of `kv_held_bytes`; `fixed_state_bytes` are held beside them, whatever the
     length; `weights_bytes` are held in memory,
     `bits_per_weight` on average; `converted` counts the tensors that are not held as the file has them, by what was
     done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are the same to the bit in any batch,
     on any number of threads, however the prompt was cut; `determinism` says so in words, or why not. `replay` is a hash
     of all tokens and of the experts that fired for each: the same call repeated gives the same one. `batch` is the
-    most sequences that shared a step: their weights were read once for all. `finish` says why it stopped: stop (the
-    model's own end), stop_string, length (max_tokens), context (the model's context is full), cancelled. `temperature`
-    and `seed` are the ones used, so that the call can be repeated.
+    most sequences that shared a step; `weight_bytes` count each reading of the weights, shared or not. `finish` says
+    why it stopped: stop (the model's own end), stop_string, length (max_tokens), context (the model's context is full),
+    cancelled. `temperature` and `seed` are the ones used, so that the call can be repeated.
     """
 
     model: str
@@ -133,9 +138,13 @@ class Receipt:
     tokens: Tokens
     thinking: ThinkingReport
     work: Work
-    time_to_first_token: float
+    time_to_first_token: float | None
+    queue_seconds: float | None
+    seconds: float
+    reused: dict[str, int]
+    preempted: int
     kv_cache_bytes: int
-    kv_reserved_bytes: int
+    kv_held_bytes: int
     fixed_state_bytes: int
     weights_bytes: int
     bits_per_weight: float
@@ -163,25 +172,37 @@ class Receipt:
         p, t = self.parameters, self.tokens
         share = "" if p.every_weight_fires else f", {big(p.active)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
+        first = "" if self.time_to_first_token is None else f"{self.time_to_first_token:.2f} s to the first token"
+        if self.queue_seconds is not None and self.queue_seconds >= 0.01:
+            first += f", {self.queue_seconds:.2f} s of them waiting"
+        again = f" · its memory went to others {self.preempted} times" if self.preempted else ""
         converted = "".join(f", {n} tensors {change}" for change, n in self.converted.items())
         fixed = f" · {data(self.fixed_state_bytes)} fixed states" if self.fixed_state_bytes else ""
         lines = [
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
-            f"tokens   {t.prompt} prompt ({t.cached} cached) · {t.thinking} thinking · {t.answer} answer · "
-            f"{t.control} control",
+            f"tokens   {t.prompt} prompt ({t.cached} cached{_sources(self.reused)}) · {t.thinking} thinking · "
+            f"{t.answer} answer · {t.control} control",
             *thinking_lines(self.thinking),
             _phase("prefill", self.work.prefill),
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
+            *([_phase("repeated", self.work.repeated)] if self.work.repeated.steps else []),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
-            f"{data(self.kv_cache_bytes)} of {data(self.kv_reserved_bytes)} KV cache{fixed}",
-            f"time     {self.time_to_first_token:.2f} s to the first token · stopped by {self.finish} · "
+            f"{data(self.kv_cache_bytes)} of KV cache in {data(self.kv_held_bytes)}{fixed}",
+            f"time     {first} · {self.seconds:.2f} s in all{again} · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
             *_predicted(self.prediction),
             *([f"energy   {self.energy.joules:.3g} J, {self.energy.source}"] if self.energy.joules is not None else []),
             f"bits     {self.arithmetic}; {self.determinism} · replay {self.replay}",
         ]
         return "\n".join(lines)
+
+
+def _sources(reused: dict[str, int]) -> str:
+    """Where cached tokens come from, where that is not the ordinary place."""
+    words = {"running": "computed beside it", "disk": "from disk"}
+    found = [f"{n} {words[source]}" for source, n in reused.items() if source in words]
+    return f": {', '.join(found)}" if found else ""
 
 
 def _plain(value: Any) -> Any:
@@ -215,8 +236,8 @@ def write_receipt(
     first = bisect_left(g.steps, len(g.prompt), key=lambda s: s.past)
     second = max(first, bisect_left(g.steps, answer_from, key=lambda s: s.past + s.fed))
     prompt, decode = g.steps[:first], g.steps[first:]
-    parts = (prompt, g.steps[first:second], g.steps[second:], decode)
-    fired = [0, 0, 0, 0]
+    parts = (prompt, g.steps[first:second], g.steps[second:], decode, g.repeated)
+    fired = [0] * len(parts)
     if g.routes is not None:
         fired = distinct_experts(spec, g.routes, [_positions(steps) for steps in parts])
     phases = [_phase_of(executor, steps, experts, ceiling) for steps, experts in zip(parts, fired, strict=True)]
@@ -228,9 +249,13 @@ def write_receipt(
         tokens=tokens,
         thinking=writer.report,
         work=Work(*phases),
-        time_to_first_token=sum(s.seconds for s in prompt),
+        time_to_first_token=_between(g.times.called, g.times.first_token),
+        queue_seconds=_between(g.times.called, g.times.admitted),
+        seconds=_between(g.times.called, g.times.ended) or 0.0,
+        reused=dict(g.reused),
+        preempted=g.preempted,
         kv_cache_bytes=g.kv_bytes,
-        kv_reserved_bytes=g.kv_reserved,
+        kv_held_bytes=g.kv_held,
         fixed_state_bytes=executor.costs.fixed_bytes,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
@@ -256,9 +281,19 @@ def replay_hash(tokens: Sequence[int], routes: np.ndarray | None) -> str:
     return digest.hexdigest()[:16]
 
 
-def _positions(steps: Sequence[StepShare]) -> slice:
-    """Of the tokens that these steps were fed."""
-    return slice(steps[0].past, steps[-1].past + steps[-1].fed) if steps else slice(0)
+def _between(begin: float, end: float | None) -> float | None:
+    return None if end is None else end - begin
+
+
+def _positions(steps: Sequence[StepShare]) -> list[slice]:
+    """Of the tokens that these steps were fed; between two of them there may be cached ones."""
+    found: list[slice] = []
+    for step in steps:
+        if found and found[-1].stop == step.past:
+            found[-1] = slice(found[-1].start, step.past + step.fed)
+        else:
+            found.append(slice(step.past, step.past + step.fed))
+    return found
 
 
 def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceiling: Ceiling | None) -> Phase:
@@ -274,7 +309,8 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
     flops = costs.flops(tokens, len(singles) + sum(s.draws for s in pieces), [*spans, *runs])
     kv = sum(costs.kv_elements_read(s, singly=False) for s in spans)
     kv += sum(costs.kv_elements_read(s, singly=True) for s in runs)
-    weights = sum(costs.weight_bytes(s.new, s.logits) for s in spans) + len(singles) * costs.weight_bytes(1, 1)
+    weights = sum(costs.weight_bytes(s.fed, int(s.draws)) * s.passes for s in pieces)
+    weights += sum([s.passes for s in singles]) * costs.weight_bytes(1, 1)
     seconds = sum([s.seconds for s in steps])
     kv_bytes = kv * executor.kv_element_bytes
     fixed = sum(costs.fixed_bytes_moved(s, singly=False) for s in spans)

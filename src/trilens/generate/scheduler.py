@@ -2,28 +2,37 @@
 
 Requests join and leave at any time, from any number of threads. There is no thread of our own: whoever waits for a
 token of theirs does the next step, for everybody. Or several step at once, each in a lane and for a part of the
-requests, so that one computes while another looks at what came. A long prompt goes in pieces, so that running answers
-keep their pace; a reader that does not fetch its tokens is left out until it does.
+requests, so that one computes while another looks at what came.
+
+`_schedule` decides what goes into a step. Whoever decodes gets a row each; prompts share the rest of the room
+(`shares`). Memory is taken as a request grows. When there is none left, beginnings that nobody uses go first; then the
+request that came last gives its pages back and is computed again later, to the same bits. A reader that does not fetch
+its tokens is left out until it does.
 """
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from trilens.errors import RequestRefused
-from trilens.executors.executor import CachedSequence, Executor, Feed
+from trilens.errors import CacheFull, RequestRefused
+from trilens.executors.executor import PAGE, CachedSequence, Executor, Feed
 from trilens.generate.limits import Limits
+from trilens.generate.prefix_cache import Origin, PrefixCache, chain, link
 from trilens.generate.sampling import Sampler, Sampling
 
-STEP_TOKENS = 256  # prompt tokens in one step, all requests together; bounds the pause of those who are answering
+STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
+LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
+STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
+OLDEST = 4  # the prompt that has waited longest gets at least this part of the room: one in four rows
 UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
-KEPT = 8  # finished sequences whose beginnings may be reused
 
 Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
 
@@ -75,39 +84,80 @@ class Tokens:
 
 class StepShare(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
-    step took `seconds`; `beside`: the requests that were in it, and in other lanes' steps then."""
+    step took `seconds` and read the weights `passes` times; `beside`: the requests that were in it, and in other lanes'
+    steps then."""
 
     past: int
     fed: int
     draws: bool
     seconds: float
     beside: int
+    passes: int = 1
+
+
+@dataclass
+class Times:
+    """When what happened to a request, by `time.perf_counter`; None: not yet."""
+
+    called: float  # the caller asked
+    queued: float  # it was handed to the scheduler
+    admitted: float | None = None  # its first step began
+    first_token: float | None = None  # was drawn
+    ended: float | None = None
 
 
 @dataclass(eq=False)
 class Generation:
-    """One request: its prompt, its tokens so far, what of them was not fetched yet, and where its time went."""
+    """One request: its prompt, its tokens so far, what of them was not fetched yet, and what happened to it."""
 
     prompt: tuple[int, ...]
     limits: Limits
     end_ids: frozenset[int]
     sampler: Sampler
-    sequence: CachedSequence
-    cached: int
     writer: Writer
-    fed: int  # tokens that are in its sequence
+    sequence: CachedSequence
+    root: bytes  # what the keys of its blocks start from
+    keys: list[bytes]  # of the full pages of its tokens
+    times: Times
+    fed: int = 0  # tokens that are in its sequence
+    computed: int = 0  # tokens that were in it before its pages were taken away
+    kept: int = 0  # blocks of it that were offered to others
     tokens: list[int] = field(default_factory=list)
     unread: deque[Any] = field(default_factory=deque)
     finish: Finish | None = None
     failure: BaseException | None = None
-    steps: list[StepShare] = field(default_factory=list)
+    steps: list[StepShare] = field(default_factory=list)  # each token of it once
+    repeated: list[StepShare] = field(default_factory=list)  # tokens that were computed again
+    preempted: int = 0  # how often its pages were taken away
+    reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
+    origin: Origin = field(default_factory=lambda: Origin("running"))
     logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
     kv_bytes: int = 0
-    kv_reserved: int = 0
+    kv_held: int = 0
     routes: Any = None  # of the tokens that were fed, once it has finished: see `CachedSequence.routes`
     fired: list[list[int]] | None = None  # the same as it comes, where that is wanted
     in_step: bool = False  # whoever does the step has it for himself
     leaves: Finish | None = None  # it ends with that step
+
+    @property
+    def cached(self) -> int:
+        """Tokens of the prompt that were not computed for it."""
+        return sum(self.reused.values())
+
+    @property
+    def length(self) -> int:
+        """Of prompt and answer so far."""
+        return len(self.prompt) + len(self.tokens)
+
+    @property
+    def waiting(self) -> bool:
+        """It has not begun, or has to begin again."""
+        return not self.fed or self.times.admitted is None
+
+    @property
+    def prompting(self) -> bool:
+        """Its prompt is not computed yet, or what it has to compute again."""
+        return self.fed < max(len(self.prompt), self.computed)
 
     @property
     def most(self) -> int:
@@ -121,26 +171,47 @@ class Generation:
         """The most requests that shared a step with this one, itself counted."""
         return max((step.beside for step in self.steps), default=1)
 
+    def piece(self, first: int, end: int) -> Sequence[int]:
+        """Tokens of prompt and answer from place `first` up to `end`."""
+        prompt = len(self.prompt)
+        if first >= prompt:
+            return self.tokens[first - prompt : end - prompt]
+        return (*self.prompt[first:end], *self.tokens[: max(0, end - prompt)])
 
-@dataclass(frozen=True)
-class Prefix:
-    """A sequence that was finished, and the tokens that are in it."""
 
-    tokens: tuple[int, ...]
-    sequence: CachedSequence
+def shares(left: Sequence[int], room: int) -> list[int]:
+    """How many rows of a step each prompt gets, of those that it has left; the oldest prompt comes first.
+
+    One row in `OLDEST` is the oldest one's, so that none waits for ever. The others go to whoever has least left, so
+    that a short prompt does not wait for a long one.
+    """
+    given = [0] * len(left)
+    if left:
+        given[0] = min(left[0], -(-room // OLDEST))
+        room -= given[0]
+    for i in sorted(range(len(left)), key=left.__getitem__):
+        more = min(left[i] - given[i], room)
+        given[i] += more
+        room -= more
+    return given
 
 
 class Scheduler:
     """Runs requests on one executor, each step for all of them or a lane's part. Safe to use from many threads."""
 
-    def __init__(self, executor: Executor) -> None:
+    def __init__(self, executor: Executor, prefix_bytes: int | None = None) -> None:
+        """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has."""
         self.executor = executor
-        self.running: list[Generation] = []
-        self.kept: list[Prefix] = []  # least recently used first
-        self._lock = threading.RLock()  # of `running`, `kept`, and who is in a step
+        self.running: list[Generation] = []  # in the order in which they came
+        self.prefixes = PrefixCache(executor.cache_limit // 2 if prefix_bytes is None else prefix_bytes)
+        self._lock = threading.RLock()  # of `running`, and who is in a step
         self._turn = threading.Condition(self._lock)
         self._waiters = 0
         self._lanes: set[int | None] = set()  # in which somebody does a step
+        self._row_seconds = 0.0  # of a prompt's token, of late
+        self._process = os.getpid()
+
+    # ------------------------------------------------------------------------------------------ for callers
 
     def submit(
         self,
@@ -151,31 +222,37 @@ class Scheduler:
         writer: Writer | None = None,
         *,
         watched: bool = False,
+        called: float | None = None,
     ) -> Generation:
-        """Admit a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
-        experts fire is wanted with each step.
+        """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
+        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`.
 
-        Raises RequestRefused for an empty prompt, a token outside the vocabulary, or when there is no memory left for
-        its cache.
+        Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
+        would not fit even alone.
         """
+        self._here()
         vocabulary = self.executor.spec.vocab
-        bad = next((t for t in prompt if not 0 <= t < vocabulary), None)
-        if bad is not None:
-            raise RequestRefused(f"token {bad} is outside the model's vocabulary of {vocabulary}")
+        tokens = np.asarray(prompt, np.int64)
+        if not tokens.size:
+            raise RequestRefused("the prompt is empty; expected at least one token")
+        if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
+            raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
+        now = time.perf_counter()
+        times = Times(now if called is None else called, now)
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
         sampler.end_with(end_ids)
+        length = len(prompt) + limits.total
+        root = self.prefixes.root(self.executor.variant(length))
+        sequence = self.executor.sequence(length)
+        generation = Generation(
+            tuple(prompt), limits, end_ids, sampler, writer, sequence, root, chain(root, tokens), times
+        )
+        generation.fired = [] if watched else None
+        self._put(generation, writer.begin())
+        if (allowed := writer.allowed()) is not None:
+            sampler.allow(allowed)
+        self._adopt(generation)
         with self._lock:
-            sequence = self._sequence(tuple(prompt), len(prompt) + limits.total)
-            cached = sequence.length
-            generation = Generation(tuple(prompt), limits, end_ids, sampler, sequence, cached, writer, cached)
-            generation.fired = [] if watched else None
-            try:
-                self._put(generation, writer.begin())
-                if (allowed := writer.allowed()) is not None:
-                    sampler.allow(allowed)
-            except BaseException:
-                sequence.free()
-                raise
             self.running.append(generation)
         return generation
 
@@ -188,6 +265,7 @@ class Scheduler:
         def waiting() -> bool:
             return not any(g.unread for g in generations) and any(g.finish is None for g in generations)
 
+        self._here()
         while self._step_while(waiting):
             pass
         failure = next((g.failure for g in generations if g.failure is not None), None)
@@ -196,12 +274,37 @@ class Scheduler:
 
     def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
         """One step for all that can go on, or for `lane`'s part of them, and for `ahead` seconds further ones with what
-        they drew; of whom. What stops one is kept with it."""
+        they drew; of whom, and who failed before it. What stops one is kept with it."""
+        self._here()
         return self._step_while(lambda: True, lane, ahead)
+
+    def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
+        """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped. One that is
+        in a step stops with it; `wait` until then."""
+        if os.getpid() != self._process:
+            return  # its threads and what they held are another process's
+        with self._lock:
+            if generation.in_step:
+                generation.leaves = why
+                while wait and generation.in_step:
+                    self._wait()
+            else:
+                self._end(generation, why)
+
+    def forget(self) -> None:
+        """Give back the memory of all beginnings that nobody uses."""
+        self.prefixes.clear()
+
+    def _here(self) -> None:
+        if os.getpid() != self._process:
+            raise RequestRefused("this process was forked from the one that loaded the model; load it again here")
+
+    # ------------------------------------------------------------------------------------------ a step
 
     def _step_while(self, wanted: Callable[[], bool], lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
         """One step once nobody else does one in this lane, if it is still wanted then; of whom."""
         fed: list[Generation] = []
+        failed: list[Generation] = []
         mine = False
         try:
             with self._lock:
@@ -211,10 +314,10 @@ class Scheduler:
                     return fed
                 mine = True
                 self._lanes.add(lane)
-                feeds, elsewhere = self._feeds(fed, lane, ahead > 0)
+                feeds, elsewhere = self._schedule(fed, failed, lane, ahead > 0)
             if feeds:
                 self._step(fed, feeds, elsewhere, lane, ahead)
-            return fed
+            return failed + fed
         finally:
             if mine:
                 with self._lock:
@@ -234,90 +337,264 @@ class Scheduler:
         finally:
             self._waiters -= 1
 
-    def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
-        """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped. One that is
-        in a step stops with it; `wait` until then."""
-        with self._lock:
-            if generation.in_step:
-                generation.leaves = why
-                while wait and generation.in_step:
-                    self._wait()
-            else:
-                self._end(generation, why)
+    def _schedule(
+        self, fed: list[Generation], failed: list[Generation], lane: int | None, ahead: bool
+    ) -> tuple[list[Feed], int]:
+        """What goes into the next step, and how many requests are in other lanes' steps. First a row for each that
+        decodes; then pieces of prompts, for which `shares` says how long. A lane takes its part of those that no other
+        one has."""
+        feeds: list[Feed] = []
 
-    def forget(self) -> None:
-        """Give back the memory of all finished sequences."""
-        with self._lock:
-            while self.kept:
-                self.kept.pop().sequence.free()
+        def plan(generation: Generation, end: int, draws: bool) -> None:
+            feed = self._feed(generation, end, draws, ahead, fed, failed)
+            if feed is not None:
+                feeds.append(feed)
+                fed.append(generation)
 
-    def _step(self, fed: list[Generation], feeds: list[Feed], elsewhere: int, lane: int | None, ahead: float) -> None:
-        """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
-        try:
-            tokens, faults, seconds = self.executor.draw(feeds, lane, ahead)
-            passes = [(seconds[0], elsewhere + len(fed))]  # of each its seconds, and who was in it
-            for i in range(1, len(seconds)):
-                inside = sum(len(drawn) + (n in faults) > i for n, drawn in enumerate(tokens))
-                passes.append((seconds[i], elsewhere + inside))
-            for n, generation in enumerate(fed):
-                new, logits, drawn = len(feeds[n].tokens), feeds[n].logits, tokens[n]
-                for took, beside in passes[: max(1, len(drawn) + (n in faults))]:
-                    generation.steps.append(StepShare(generation.fed, new, logits, took, beside))
-                    generation.fed += new
-                    new = 1
-                if generation.fired is not None:
-                    generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
-                for left, token in enumerate(drawn, 1 - len(drawn)):
-                    if generation.finish is None:
-                        self._append(generation, token, left < 0)
-                if n in faults:
-                    generation.failure = faults[n]
-                    self._end(generation, "cancelled")
-        except BaseException as failure:
-            for generation in fed:
-                generation.failure = failure
-                self._end(generation, "cancelled")
+        can, elsewhere = self._ready(lane)
+        for generation in can:
+            if not generation.prompting:
+                plan(generation, generation.length, True)
+        room = min(STEP_ROWS - sum(len(feed.tokens) for feed in feeds), self._prompt_rows())
+        prompts = self._admitted([g for g in can if g.prompting and g.finish is None], room)
+        begun = [g.fed for g in prompts]
+        left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
+        for generation, first, rows in zip(prompts, begun, shares(left, room), strict=True):
+            if rows and generation.fed == first:  # its pages may have gone to one before it
+                whole = first >= generation.computed and first + rows >= len(generation.prompt)
+                # what its writer has put behind the prompt goes with the prompt's end
+                plan(generation, generation.length if whole else first + rows, whole)
+        now = time.perf_counter()
+        for generation in fed:
+            generation.in_step = True
+            if generation.times.admitted is None:
+                generation.times.admitted = now
+        return feeds, elsewhere
 
-    def _feeds(self, fed: list[Generation], lane: int | None, ahead: bool) -> tuple[list[Feed], int]:
-        """What goes into the next step, and how many requests are in other lanes' steps: what is new of each that
-        answers, and pieces of the prompts in order of arrival. A lane takes its part of those that no other one has."""
+    def _feed(
+        self,
+        generation: Generation,
+        end: int,
+        draws: bool,
+        ahead: bool,
+        fed: Sequence[Generation],
+        failed: list[Generation],
+    ) -> Feed | None:
+        """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
+        new, most = end - generation.fed, 1
+        if not self._grown(generation, new, fed, failed):
+            return None
+        if draws and ahead:
+            try:
+                most = generation.most
+            except Exception as fault:
+                self._fail(generation, fault)
+                failed.append(generation)
+                return None
+            if most > 1 and not generation.sequence.grow(new + most - 1):
+                most = 1
+        piece = generation.piece(generation.fed, end)
+        return Feed(generation.sequence, piece, draws, generation.sampler if draws else None, most)
+
+    def _ready(self, lane: int | None) -> tuple[list[Generation], int]:
+        """Who can go on, and how many are in other lanes' steps."""
         can = [g for g in self.running if not g.in_step and len(g.unread) < UNREAD]
         elsewhere = 0
         if len(self._lanes) > 1:
             elsewhere = sum(g.in_step for g in self.running)
         if lane is not None:
             del can[-(-(len(can) + elsewhere) // self.executor.lanes) :]
-        feeds, room = [], STEP_TOKENS
-        for generation in can:
-            done, prompt = generation.fed, len(generation.prompt)
-            if done >= prompt:
-                new = generation.tokens[done - prompt :]
-                most = generation.most if ahead else 1
-                feeds.append(Feed(generation.sequence, new, True, generation.sampler, most))
-            elif room:
-                wanted = (*generation.prompt[done : done + room], *generation.tokens)
-                piece = wanted[:room]
-                room -= len(piece)
-                whole = done + len(piece) == prompt + len(generation.tokens)
-                sampler = generation.sampler if whole else None
-                feeds.append(Feed(generation.sequence, piece, whole, sampler, generation.most if ahead else 1))
-            else:
+        return can, elsewhere
+
+    def _prompt_rows(self) -> int:
+        """How many tokens of prompts go into a step, so that it takes about `STEP_SECONDS`."""
+        if not self._row_seconds:
+            return LEAST_ROWS
+        return min(STEP_ROWS, max(LEAST_ROWS, int(STEP_SECONDS / self._row_seconds) // 16 * 16))
+
+    def _admitted(self, prompts: list[Generation], room: int) -> list[Generation]:
+        """Those of these prompts that may have a piece in this step.
+
+        Requests are admitted in the order in which they came, as long as there is memory for their whole prompt and
+        for every other one to grow by a page. A prompt that goes on as another one does, which is being computed now,
+        waits for it.
+        """
+        in_step = [g for g in self.running if g.in_step]
+        now = {key for g in in_step for key in g.keys[g.fed // PAGE : (g.fed + STEP_ROWS) // PAGE + 1]}
+        holders = sum(not g.waiting for g in self.running)
+        admitted, full = list[Generation](), False
+        for generation in prompts:
+            if generation.waiting:
+                full = full or holders >= STEP_ROWS or (holders > 0 and not self._fits(generation, holders))
+                if full:
+                    continue
+                holders += 1
+            self._adopt(generation)
+            at = generation.fed // PAGE
+            if generation.fed % PAGE == 0 and at < self._shareable(generation) and generation.keys[at] in now:
                 continue
-            fed.append(generation)
-            generation.in_step = True
-        return feeds, elsewhere
+            now.update(generation.keys[at : (generation.fed + room) // PAGE + 1])
+            admitted.append(generation)
+        return admitted
+
+    def _fits(self, generation: Generation, holders: int) -> bool:
+        blocks = -(-generation.length // PAGE) + holders + 1
+        missing = blocks * self.executor.block_bytes - self.executor.cache_free
+        return missing <= 0 or self.prefixes.free(missing)
+
+    def _shareable(self, generation: Generation) -> int:
+        """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
+        return min(len(generation.keys), (generation.length - 1) // PAGE)
+
+    def _adopt(self, generation: Generation) -> None:
+        """Go on with blocks that others have computed."""
+        if generation.fed % PAGE:
+            return
+        at, first = generation.fed // PAGE, not generation.fed
+        if not first and (at >= self._shareable(generation) or generation.keys[at] not in self.prefixes):
+            return
+        # whole pages only in the middle of a prompt, and where memory is short: others would have to be copied
+        exact = not first or generation.preempted > 0
+        most = generation.length - 1
+        found = self.prefixes.find(generation.root, generation.keys, generation.prompt, most, exact)
+        if len(found.blocks) <= at:
+            return
+        adopted = generation.sequence.adopt(found.blocks[at:], found.last_tokens)
+        for begin, source in enumerate(found.sources[at:], at):
+            end = min((begin + 1) * PAGE, generation.fed + adopted)
+            if (new := end - max(begin * PAGE, generation.computed)) > 0:
+                generation.reused[source] = generation.reused.get(source, 0) + new
+        generation.fed += adopted
+        generation.kept = max(generation.kept, generation.fed // PAGE)
+
+    # ------------------------------------------------------------------------------------------ memory
+
+    def _grown(self, generation: Generation, tokens: int, fed: Sequence[Generation], failed: list[Generation]) -> bool:
+        """Whether it has memory for so many more tokens. Beginnings that nobody uses give way, then who came last."""
+        grow = generation.sequence.grow
+        blocks = 1 + (generation.fed + tokens) // PAGE - generation.fed // PAGE
+        while not grow(tokens):
+            self.prefixes.free(blocks * self.executor.block_bytes)
+            if grow(tokens):
+                break
+            victim = self._last_come(generation, fed)
+            if victim is not None:
+                self._preempt(victim)
+            elif any(g.fed for g in self.running if g is not generation):
+                return False  # it waits until one of these has ended
+            elif generation.fed:
+                self._preempt(generation)  # what it shares is in its own way: it begins anew without that
+                return False
+            else:
+                self._fail(generation, CacheFull("the page pool is full and nobody else runs; ask for fewer tokens"))
+                failed.append(generation)
+                return False
+        return True
+
+    def _last_come(self, before: Generation, fed: Sequence[Generation]) -> Generation | None:
+        """Whoever gives way for `before`: one that nobody reads, or the last that came behind it."""
+        free = [g for g in self.running if g.fed and not g.in_step and g is not before and g not in fed]
+        idle = next((g for g in reversed(free) if len(g.unread) >= UNREAD), None)
+        if idle is not None or not free:
+            return idle
+        place = self.running.index
+        return free[-1] if place(free[-1]) > place(before) else None
+
+    def _preempt(self, generation: Generation) -> None:
+        """Its pages go back; it is computed again when there is room."""
+        generation.sequence.free()
+        if generation.times.admitted is None:
+            generation.reused.clear()  # it has only held what others computed
+        else:
+            generation.computed = max(generation.computed, generation.fed)
+            generation.preempted += 1
+        generation.fed = generation.kept = 0
+
+    def _offer(self, generation: Generation, ended: bool = False) -> None:
+        """Let others use what it has computed: its full pages, and behind its end the last one too."""
+        full, length = generation.fed // PAGE, generation.fed
+        while len(generation.keys) < full:
+            at = len(generation.keys)
+            parent = generation.keys[-1] if at else generation.root
+            generation.keys.append(link(parent, generation.piece(at * PAGE, (at + 1) * PAGE)))
+        for at in range(generation.kept, full):
+            self._offer_block(generation, at, generation.keys[at], (at + 1) * PAGE)
+        generation.kept = max(generation.kept, full)
+        if ended and length % PAGE:
+            parent = generation.keys[full - 1] if full else generation.root
+            self._offer_block(generation, full, link(parent, generation.piece(full * PAGE, length)), length)
+
+    def _offer_block(self, generation: Generation, at: int, key: bytes, end: int) -> None:
+        if key not in self.prefixes:
+            parent = generation.keys[at - 1] if at else generation.root
+            tokens = tuple(generation.piece(at * PAGE, end))
+            self.prefixes.put(key, parent, tokens, generation.sequence.block(at), generation.origin)
+
+    # ------------------------------------------------------------------------------------------ what comes of it
+
+    def _step(self, fed: list[Generation], feeds: list[Feed], elsewhere: int, lane: int | None, ahead: float) -> None:
+        """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
+        try:
+            drawn = self.executor.draw(feeds, lane, ahead)
+        except BaseException as failure:
+            for generation in fed:
+                self._fail(generation, failure)
+            return
+        now = time.perf_counter()
+        rows = sum(len(feed.tokens) for feed in feeds)
+        if rows >= LEAST_ROWS // 2:
+            took = drawn.seconds[0] / rows
+            self._row_seconds = took if not self._row_seconds else (self._row_seconds + took) / 2
+        batches = [elsewhere + len(fed)]  # of each pass: who was in it
+        for i in range(1, len(drawn.seconds)):
+            batches.append(elsewhere + sum(len(t) + (n in drawn.faults) > i for n, t in enumerate(drawn.tokens)))
+        for n, generation in enumerate(fed):
+            try:
+                tokens, fault = drawn.tokens[n], drawn.faults.get(n)
+                steps = max(1, len(tokens) + (fault is not None))
+                taken = zip(drawn.seconds[:steps], batches[:steps], drawn.passes[:steps], strict=True)
+                self._deliver(generation, feeds[n], tokens, taken, now)
+                if fault is not None:
+                    self._fail(generation, fault)
+            except Exception as fault:  # a fault in one request's text is no other's
+                self._fail(generation, fault)
+            except BaseException as interruption:
+                for other in fed:
+                    self._fail(other, interruption)
+                return
+
+    def _deliver(
+        self,
+        generation: Generation,
+        feed: Feed,
+        tokens: Sequence[int],
+        steps: Iterable[tuple[float, int, int]],
+        now: float,
+    ) -> None:
+        """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
+        new, again = len(feed.tokens), generation.fed < generation.computed
+        record = generation.repeated if again else generation.steps
+        for seconds, beside, passes in steps:
+            record.append(StepShare(generation.fed, new, feed.logits, seconds, beside, passes))
+            generation.fed += new
+            new = 1
+        if tokens and generation.times.first_token is None:
+            generation.times.first_token = now
+        if generation.fired is not None and generation.fed > len(generation.fired):
+            generation.fired += generation.sequence.routes(len(generation.fired)).tolist()
+        for left, token in enumerate(tokens, 1 - len(tokens)):
+            if generation.finish is None:
+                self._append(generation, token, left < 0)
+        if generation.finish is None and generation.fed // PAGE > generation.kept:
+            self._offer(generation)
 
     def _append(self, generation: Generation, token: int, more: bool) -> None:
         """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""
         generation.tokens.append(token)
         if generation.sampler.options.logprobs is not None:
             generation.logprobs[len(generation.tokens) - 1] = generation.sampler.last
-        try:
-            follows = generation.writer.take(token, generation.unread, more)
-            allowed = generation.writer.allowed()
-        except Exception as fault:  # a fault in one request's text is no other's
-            generation.failure = fault
-            return self._end(generation, "cancelled")
+        follows = generation.writer.take(token, generation.unread, more)
+        allowed = generation.writer.allowed()
         if token in generation.end_ids:
             self._end(generation, "stop")
         elif isinstance(follows, str):
@@ -329,58 +606,32 @@ class Scheduler:
                 self._put(generation, follows)
             if allowed is not None:
                 generation.sampler.allow(allowed)
-        return None
 
     def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""
         generation.tokens.extend(tokens)
         generation.sampler.note(tokens)
 
+    def _fail(self, generation: Generation, failure: BaseException) -> None:
+        if generation.finish is None:
+            generation.failure = failure
+            self._end(generation, "cancelled")
+
     def _end(self, generation: Generation, why: Finish) -> None:
         with self._lock:
             if generation.finish is not None:
                 return
             self.running.remove(generation)
-            generation.writer.end(why, generation.unread)
+            generation.times.ended = time.perf_counter()
             sequence = generation.sequence
-            if generation.failure is not None:
-                sequence.free()
-                generation.finish = why
-                return
-            generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
-            generation.kv_reserved = sequence.reserved_bytes
-            generation.finish = why  # the last of it: a reader in another thread finds the rest there
-            inside = (*generation.prompt, *generation.tokens)[: sequence.length]
-            # only what was used stays reserved, where that changes no rotary table
-            if sequence.length and self.executor.can_extend(sequence, sequence.length):
-                sequence.request_length = sequence.length
-            self.kept.append(Prefix(inside, sequence))
-            if len(self.kept) > KEPT:
-                self.kept.pop(0).sequence.free()
-
-    def _sequence(self, prompt: tuple[int, ...], request_length: int) -> CachedSequence:
-        """A sequence for a request, begun with what is cached; finished ones give way when memory is short."""
-        while True:
             try:
-                return self._begun(prompt, request_length) or self.executor.sequence(request_length)
-            except RequestRefused:
-                if not self.kept:
-                    raise
-                self.kept.pop(0).sequence.free()
-
-    def _begun(self, prompt: tuple[int, ...], request_length: int) -> CachedSequence | None:
-        usable = [p for p in self.kept if self.executor.can_extend(p.sequence, request_length)]
-        for prefix in sorted(usable, key=lambda p: common_prefix(p.tokens, prompt), reverse=True):
-            # the last prompt token is always computed: its logits are what the answer starts from
-            shared = min(common_prefix(prefix.tokens, prompt), len(prompt) - 1)
-            begun = prefix.sequence.fork(shared, request_length) if shared else None
-            if begun is not None:
-                self.kept.remove(prefix)
-                self.kept.append(prefix)
-                return begun
-        return None
-
-
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many leading tokens are the same."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+                generation.writer.end(why, generation.unread)
+                if generation.failure is None:
+                    generation.routes, generation.kv_bytes = sequence.routes(), sequence.kv_bytes
+                    generation.kv_held = sequence.held_bytes
+                    self._offer(generation, ended=True)
+            except Exception as fault:
+                generation.failure = generation.failure or fault
+            generation.origin.source = "finished"
+            sequence.free()
+            generation.finish = why  # the last of it: a reader in another thread finds the rest there

@@ -1,11 +1,14 @@
 from typing import Any
 
 Refused: type[Exception]
+CacheFull: type[Exception]
 Pool: Any
+Block: Any
 Sequence: Any
 Engine: Any
 Table: Any
 
+def close_gate() -> None: ...
 def instruction_sets() -> list[str]: ...
 def types() -> dict[str, tuple[int, int]]: ...
 def memory_read_bytes_per_second(threads: int, bytes: int, repeats: int) -> float: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -17,7 +17,7 @@ import numpy as np
 from trilens.decoder.weights import Parameter
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
-from trilens.executors.executor import Drawn
+from trilens.executors.executor import PAGE, Drawn
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KVType = Literal["f32", "f16", "8bit"]
 Activations = Literal["8bit", "16bit"]
 
+SNAPSHOT_EVERY = 256  # tokens after which a sequence keeps a copy of its fixed states by itself
 MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
 SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
 MATRICES = {
@@ -62,11 +63,14 @@ class Packed:
 
 
 class NativeSequence:
-    """One sequence's pages."""
+    """One sequence's pages of keys and values."""
 
-    def __init__(self, executor: NativeExecutor, inner: Any) -> None:
+    def __init__(self, executor: NativeExecutor, inner: Any, reach: int) -> None:
+        """`reach`: the positions that its rotary tables have."""
         self.executor = executor
         self.inner = inner
+        self._ready = 0  # positions that have pages of its own
+        self._reach = reach
 
     @property
     def length(self) -> int:
@@ -78,22 +82,36 @@ class NativeSequence:
 
     @property
     def fixed_bytes(self) -> int:
-        return self.executor.costs.fixed_bytes
+        return int(self.inner.fixed_bytes)
 
     @property
-    def reserved_bytes(self) -> int:
-        return int(self.inner.reserved_bytes)
+    def held_bytes(self) -> int:
+        return int(self.inner.held_bytes)
 
     @property
     def request_length(self) -> int:
         return int(self.inner.request_length)
 
-    @request_length.setter
-    def request_length(self, tokens: int) -> None:
-        if tokens != self.inner.request_length:
-            _refusing(self.inner.reach, tokens, *self.executor.tables(tokens))
+    def grow(self, tokens: int) -> bool:
+        end = self.inner.length + tokens
+        if end <= self._ready:
+            return True
+        if not self.inner.grow(tokens):
+            return False
+        self._ready = -(-end // PAGE) * PAGE
+        if end > self._reach:
+            *tables, self._reach = self.executor.tables(self.request_length, end)
+            self.inner.tables(*tables)
+        return True
+
+    def nearest(self, length: int) -> int:
+        return int(self.inner.nearest(length))
+
+    def snapshot(self) -> None:
+        self.inner.snapshot()
 
     def rewind(self, length: int) -> bool:
+        self._ready = 0
         return bool(self.inner.rewind(length))
 
     def routes(self, first: int = 0) -> np.ndarray:
@@ -101,15 +119,23 @@ class NativeSequence:
         self.inner.routes(first, ids)
         return ids
 
+    def block(self, number: int) -> Any:
+        return self.inner.block(number)
+
+    def adopt(self, blocks: Sequence[Any], last_tokens: int) -> int:
+        self._ready = 0
+        return int(_refusing(self.inner.adopt, blocks, last_tokens))
+
     def fork(self, length: int, request_length: int) -> NativeSequence | None:
         """A new sequence that begins with the first `length` tokens of this one and shares their pages; None where a
         window has dropped what it needs."""
-        tables = self.executor.tables(request_length)
+        *tables, reach = self.executor.tables(request_length, length)
         inner = _refusing(self.inner.fork, length, request_length, *tables)
-        return None if inner is None else NativeSequence(self.executor, inner)
+        return None if inner is None else NativeSequence(self.executor, inner, reach)
 
     def free(self) -> None:
         """Give the pages back now."""
+        self._ready = 0
         self.inner.free()
 
 
@@ -135,15 +161,14 @@ class NativeExecutor:
     ) -> None:
         self.spec = spec
         self.program = share_buffers(fuse(record(spec)))
-        if self.program.fixed:
-            raise UnsupportedModel("the native executor has no fixed states yet: load the model on the torch executor")
         self.kv = kv
         self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else _memory() // 2
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
-        self.pool = _native.Pool(np.array(shapes, np.int32), kv, limit, most_rows)
+        fixed = [state.bytes // 4 for state in self.program.fixed]
+        self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, SNAPSHOT_EVERY)
         self.engine = _refusing(
             _native.Engine,
             encoded.integers,
@@ -157,6 +182,7 @@ class NativeExecutor:
             most_rows,
             self.activations == "16bit",
         )
+        self._taps = {p.name for i in self.program.instructions if i.op is Op.CONVOLVE and (p := i.parameters[0])}
         self._beside: list[Any] = []  # engines of the lanes
         self._making = Lock()
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
@@ -164,7 +190,7 @@ class NativeExecutor:
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
         self._one_rope = not tables_key(spec, 1)  # the same rotary tables for requests of every length
-        self._reach: tuple[int, tuple[list[Any], list[Any]]] | None = None  # if so: how far they go, and they
+        self._shared: tuple[list[Any], list[Any], int] | None = None  # if so: they, and how far they go
         for parameter, weight in weights:
             self._take(parameter, weight)
         missing = sorted(set(self._places) - set(self._bytes))
@@ -177,6 +203,7 @@ class NativeExecutor:
     def _take(self, parameter: Parameter, weight: Packed | np.ndarray) -> None:
         place = self._places[parameter.name]
         if isinstance(weight, np.ndarray):
+            weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
             self.engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
             self._bytes[parameter.name] = Fraction(4)
             return
@@ -207,6 +234,18 @@ class NativeExecutor:
         return {"f32": 4, "f16": 2, "8bit": 1}[self.kv]
 
     @property
+    def cache_limit(self) -> int:
+        return int(self.pool.limit)
+
+    @property
+    def cache_free(self) -> int:
+        return int(self.pool.limit - self.pool.bytes_in_use)
+
+    @property
+    def block_bytes(self) -> int:
+        return int(self.pool.block_bytes)
+
+    @property
     def threads(self) -> int:
         return int(self.engine.threads)
 
@@ -230,14 +269,17 @@ class NativeExecutor:
         return StepCounter(self.spec, self.element_bytes)
 
     def sequence(self, request_length: int) -> NativeSequence:
-        tables = self.tables(request_length)
-        return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables))
+        if self.pool.need(request_length) > self.pool.limit:  # before tables are made for it
+            _refusing(_native.Sequence, self.pool, request_length, [], [])
+        *tables, reach = self.tables(request_length, 1)
+        return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables), reach)
 
-    def can_extend(self, sequence: CachedSequence, request_length: int) -> bool:
-        return self._one_rope or tables_key(self.spec, sequence.request_length) == tables_key(self.spec, request_length)
+    def variant(self, request_length: int) -> Hashable:
+        return () if self._one_rope else tables_key(self.spec, request_length)
 
     def step(self, batch: Sequence[Feed], every_row: bool = False) -> np.ndarray:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
+        self._grow(batch)
         rows = sum(len(f.tokens) if every_row else int(f.logits) for f in batch)
         logits = np.empty((rows, self.spec.vocab), np.float32)
         sequences = [_native_sequence(f.sequence).inner for f in batch]
@@ -247,9 +289,10 @@ class NativeExecutor:
 
     def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
         """See `Executor.draw`. Each token is drawn inside its step, and goes into the next one without Python."""
+        self._grow(batch)
         engine = self.engine if lane is None else self._lane(lane)
         samplers = [None if f.sampler is None else f.sampler.inner for f in batch]
-        tokens, seconds = _refusing(
+        tokens, seconds, passes = _refusing(
             engine.draw,
             [_native_sequence(f.sequence).inner for f in batch],
             [f.tokens for f in batch],
@@ -258,7 +301,15 @@ class NativeExecutor:
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
-        return Drawn(tokens, faults, seconds)
+        return Drawn(tokens, faults, seconds, passes)
+
+    def _grow(self, batch: Sequence[Feed]) -> None:
+        for feed in batch:
+            if not feed.sequence.grow(len(feed.tokens) + feed.most - 1):
+                raise CacheFull(
+                    f"the page pool is full: {self.pool.bytes_in_use >> 10} KiB of {self.pool.limit >> 10} are in use; "
+                    "wait for a request to end"
+                )
 
     def seconds_by_kind(self) -> dict[str, float]:
         """Seconds that went into each kind of instruction so far, those of steps at once added up."""
@@ -277,20 +328,21 @@ class NativeExecutor:
         engines = [engine.counts()["experts"] for engine in (self.engine, *self._beside)]
         return [[sum(counts) for counts in zip(*layers, strict=True)] for layers in zip(*engines, strict=True)]
 
-    def tables(self, request_length: int) -> tuple[list[Any], list[Any]]:
-        """Rotary tables and position factors that reach to `request_length`, in the program's order."""
-        if self._reach is not None and request_length <= self._reach[0]:
-            return self._reach[1]
-        ropes = [self._table(rope_table(rope, request_length), request_length) for rope in self.program.ropes]
-        tables = ropes, [self._table(rule, request_length) for rule in self.program.position_scales]
+    def tables(self, request_length: int, positions: int) -> tuple[list[Any], list[Any], int]:
+        """Rotary tables and position factors for a request of that length, in the program's order; and the positions
+        that they reach to: `positions` or more."""
+        if self._shared is not None and positions <= self._shared[2]:
+            return self._shared
+        reach = max(512, 1 << (positions - 1).bit_length())  # of the positions that are used, not of those asked for
+        ropes = [self._table(rope_table(rope, request_length), reach) for rope in self.program.ropes]
+        tables = ropes, [self._table(rule, reach) for rule in self.program.position_scales], reach
         if self._one_rope:
-            self._reach = request_length, tables
+            self._shared = tables
         return tables
 
-    def _table(self, rule: RopeTable | PositionScale, request_length: int) -> Any:
-        reach, table = self._tables.get(rule, (0, None))
-        if reach < request_length:
-            reach = max(512, 1 << (request_length - 1).bit_length())
+    def _table(self, rule: RopeTable | PositionScale, reach: int) -> Any:
+        reached, table = self._tables.get(rule, (0, None))
+        if reached < reach:
             positions = np.arange(reach, dtype=np.float32)
             if isinstance(rule, RopeTable):
                 # the product in float32, as the reference has it; the functions in float64, the same on every machine
@@ -337,9 +389,10 @@ def _refusing(call: Any, *arguments: Any) -> Any:
     """The call, with the engine's refusals as ours."""
     try:
         return call(*arguments)
+    except _native.CacheFull as full:
+        raise CacheFull(str(full)) from None
     except _native.Refused as refused:
-        full = str(refused).startswith("the page pool is full")
-        raise (CacheFull if full else RequestRefused)(str(refused)) from None
+        raise RequestRefused(str(refused)) from None
 
 
 def _mask(mask: object) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """The compiled part, or one line about why it is not here."""
 
+import atexit
+
 from trilens.errors import UnsupportedModel
 
 try:
@@ -9,5 +11,7 @@ except ImportError as problem:  # a checkout that was not built, or built for an
         f"the native executor is not built ({problem}); install trilens with a C++20 compiler at hand "
         "(on Debian: apt install g++), or use the torch executor"
     ) from None
+
+atexit.register(_native.close_gate)  # a daemon thread that is inside a step now would abort the process
 
 __all__ = ["_native"]

@@ -1,0 +1,199 @@
+"""Beginnings that were computed once and need not be computed again.
+
+What `PAGE` positions keep is a block. A block is found by a hash of its tokens and of all that comes before it, so one
+lookup a page finds a prompt's beginning, whoever computed it: a request that is still running, one that has finished,
+or an earlier process whose blocks were read from a directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from trilens.executors.executor import PAGE, Block
+
+SIBLINGS = 16  # blocks behind the same beginning that are compared token by token, the newest first
+
+Source = Literal["running", "finished", "disk"]
+
+
+@dataclass
+class Origin:
+    """Where blocks come from: one object for all blocks of a request, which changes when that request ends."""
+
+    source: Source
+
+
+@dataclass(eq=False)
+class Entry:
+    """One block in the cache; `following` are the keys of the blocks that go on from it, the oldest first."""
+
+    key: bytes
+    parent: bytes
+    tokens: tuple[int, ...]
+    block: Block
+    origin: Origin
+    following: dict[bytes, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The beginning of a prompt: its blocks, how many tokens of the last one count, and where each comes from."""
+
+    blocks: list[Block]
+    last_tokens: int
+    sources: list[Source]
+
+
+NOTHING = Found([], 0, [])
+
+
+class PrefixCache:
+    """Blocks by hash, up to `budget` bytes. The least recently used block is dropped first, and never one in use. For
+    any number of threads."""
+
+    def __init__(self, budget: int, identity: bytes = b"") -> None:
+        """`identity`: of the weights and of how the cache is stored."""
+        self.budget = budget
+        self.bytes = 0  # that its blocks keep; pages shared with running requests count too
+        self._identity = identity
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()  # least recently used first
+        self._firsts: dict[bytes, dict[bytes, None]] = {}  # of each root: the blocks that begin there
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def root(self, variant: Hashable) -> bytes:
+        """What a chain starts from. `variant`: see `Executor.variant`."""
+        return hashlib.blake2b(repr(variant).encode() + self._identity, digest_size=16).digest()
+
+    def find(self, root: bytes, chain: Sequence[bytes], tokens: Sequence[int], most: int, exact: bool = False) -> Found:
+        """The longest beginning of `tokens` that is here, up to `most` of them. `chain`: the keys of their full pages.
+        `exact`: whole pages only."""
+        with self._lock:
+            entries: list[Entry] = []
+            for key in chain[: most // PAGE]:
+                entry = self._entries.get(key)
+                if entry is None:
+                    break
+                entries.append(entry)
+            last_tokens = PAGE
+            if not exact:
+                done = len(entries) * PAGE
+                parent = entries[-1].key if entries else root
+                part, same = self._begins(parent, tokens[done : min(done + PAGE, most)])
+                if part is not None:
+                    entries.append(part)
+                    last_tokens = same
+            if not entries:
+                return NOTHING
+            for entry in reversed(entries):  # the first block last: a chain is forgotten from its end
+                self._entries.move_to_end(entry.key)
+            return Found([e.block for e in entries], last_tokens, [e.origin.source for e in entries])
+
+    def _begins(self, parent: bytes, tokens: Sequence[int]) -> tuple[Entry | None, int]:
+        """The block behind `parent` that begins with the most of these tokens, and how many these are."""
+        best, most = None, 0
+        for key in list(self._behind(parent))[: -SIBLINGS - 1 : -1]:
+            entry = self._entries[key]
+            same = common_prefix(entry.tokens, tokens)
+            if same > most:
+                best, most = entry, same
+        return best, most
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._entries
+
+    def put(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, origin: Origin) -> None:
+        """Keep a block. What it makes needless, a shorter block behind the same beginning, goes."""
+        with self._lock:
+            if key in self._entries:
+                return
+            siblings = self._behind(parent, make=True)
+            for other in [k for k in list(siblings)[: -SIBLINGS - 1 : -1] if self._shorter(k, tokens)]:
+                self._drop(other)
+            siblings = self._behind(parent, make=True)
+            siblings[key] = None
+            self._entries[key] = Entry(key, parent, tokens, block, origin, self._firsts.pop(key, {}))
+            self.bytes += block.bytes
+            while self.bytes > self.budget and self._evict_one() is not None:
+                pass
+
+    def _shorter(self, key: bytes, tokens: tuple[int, ...]) -> bool:
+        entry = self._entries[key]
+        return len(entry.tokens) < min(PAGE, len(tokens)) and tokens[: len(entry.tokens)] == entry.tokens
+
+    def free(self, wanted: int) -> bool:
+        """Let go of blocks until `wanted` bytes of memory have come free; whether they have."""
+        with self._lock:
+            while wanted > 0:
+                freed = self._evict_one()
+                if freed is None:
+                    return False
+                wanted -= freed
+            return True
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self._firsts.clear()
+            self.bytes = 0
+
+    def _evict_one(self) -> int | None:
+        """Drop the least recently used block, of a chain its last one. Returns the bytes that came free, None where
+        every block is in use."""
+        seen = 0
+        while seen < len(self._entries):
+            path = [next(iter(self._entries.values()))]
+            while path[-1].following:
+                path.append(self._entries[next(iter(path[-1].following))])
+            if own := path[-1].block.own_bytes:
+                self._drop(path[-1].key)
+                return own
+            for used in reversed(path):
+                self._entries.move_to_end(used.key)
+            seen += len(path)
+        return None
+
+    def _drop(self, key: bytes) -> None:
+        entry = self._entries.pop(key)
+        self.bytes -= entry.block.bytes
+        siblings = self._behind(entry.parent)
+        siblings.pop(key, None)
+        if not siblings:
+            self._firsts.pop(entry.parent, None)
+        for child in list(entry.following):  # nothing finds them any more
+            self._drop(child)
+
+    def _behind(self, parent: bytes, make: bool = False) -> dict[bytes, None]:
+        entry = self._entries.get(parent)
+        if entry is not None:
+            return entry.following
+        return self._firsts.setdefault(parent, {}) if make else self._firsts.get(parent, {})
+
+
+def link(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """The key of a block with these tokens behind `parent`."""
+    return hashlib.blake2b(parent + np.asarray(tokens, "<i4").tobytes(), digest_size=16).digest()
+
+
+def chain(root: bytes, tokens: Sequence[int] | np.ndarray) -> list[bytes]:
+    """The keys of the full pages of `tokens`, each made from the one before it."""
+    data = np.asarray(tokens, "<i4").tobytes()
+    keys, parent, size = list[bytes](), root, 4 * PAGE
+    for at in range(0, len(data) - size + 1, size):
+        parent = hashlib.blake2b(parent + data[at : at + size], digest_size=16).digest()
+        keys.append(parent)
+    return keys
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
