@@ -95,7 +95,8 @@ def _growth(path: Path, part: str, step: dict[str, Any]) -> float:
                 return float(max(1, character_map_growth(base64.b64decode(step.get("precompiled_charsmap") or b""))))
             except (binascii.Error, TypeError, ValueError):
                 return 1.0
-    return 1.0
+        case _:
+            return 1.0
 
 
 def _check_ids(path: Path, vocabulary: dict[str, Any]) -> None:
