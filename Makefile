@@ -3,13 +3,14 @@
 # make test-all   also the slow tests and the peers
 # make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
 # make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
+# make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all lint bench validate-predictions clean
+.PHONY: demo test test-all lint bench validate-predictions fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
@@ -56,6 +57,19 @@ bench: $(VENV)/.demo build/peer/.done build/peer-avx2/.done
 
 validate-predictions: $(VENV)/.demo
 	$(BIN)/python benchmarks/predictions.py --folder build/models
+
+SECONDS ?= 60
+SEED ?= 1
+
+fuzz: $(VENV)/.test build/fuzz/.done
+	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(TARGET),--target $(TARGET)) $(if $(PAGE),--page $(PAGE)) \
+	  --native $(wildcard build/fuzz/trilens/executors/native/_native*)
+
+# A copy of its own, with the address and undefined-behaviour sanitizers in the compiled part.
+build/fuzz/.done: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/fuzz -C build-dir=build/fuzz-objects \
+	  -C cmake.define.TRILENS_SANITIZE=address,undefined .
+	@touch $@
 
 ROUNDS ?= 3
 AVX2_ONLY := -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON

@@ -231,7 +231,7 @@ def spent(pid: int, notes: Path) -> Spent:
     found = dict.fromkeys(PARTS, 0.0)
     for thread in Path(f"/proc/{pid}/task").iterdir():
         name = noted["names"].get(thread.name)  # None: a thread of the compiled part
-        part = {None: PARTS[0], "pump": PARTS[1], "MainThread": PARTS[2]}.get(name and name.split()[0], PARTS[3])
+        part = {None: PARTS[0], "loop": PARTS[1], "MainThread": PARTS[2]}.get(name and name.split()[0], PARTS[3])
         found[part] += int((thread / "schedstat").read_text().split()[0]) / 1e9
     found[PARTS[0]] += noted["steps"]
     found[PARTS[1]] -= noted["steps"]

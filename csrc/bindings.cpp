@@ -122,11 +122,12 @@ NB_MODULE(_native, m) {
       .def("need", &Pool::need);
 
   nb::class_<Block>(m, "Block")
-      .def("__init__", [](Block* b, std::shared_ptr<Pool> pool, int tokens, int route_width, nb::bytes data) {
-        new (b) Block(std::move(pool), tokens, route_width, (const uint8_t*)data.c_str(), data.size());
+      .def("__init__", [](Block* b, std::shared_ptr<Pool> pool, int tokens, int route_width, Row<uint8_t> data) {
+        new (b) Block(std::move(pool), tokens, route_width, data.data(), data.size());
       })
       .def_ro("tokens", &Block::tokens)
-      .def_prop_ro("bytes", &Block::bytes)
+      .def_ro("route_width", &Block::route_width)
+      .def_prop_ro("kept_bytes", &Block::bytes)
       .def_prop_ro("own_bytes", &Block::own_bytes)
       .def("written", [](const Block& b) {
         auto data = b.written();

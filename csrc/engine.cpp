@@ -65,6 +65,7 @@ size_t Engine::weight_bytes() const {
 // ------------------------------------------------------------------------------------------------- preparing
 
 void Engine::ready() {
+  check(program_, widths_, parameters_, pool->shapes);
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
   fine_out_.assign(program_.size(), 0);

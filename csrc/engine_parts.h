@@ -18,6 +18,10 @@ inline bool is_product(Op op) {
 }
 inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
 
+// Throws Refused for numbers that an instruction could not work with.
+void check(const std::vector<Instruction>& program, const std::vector<int>& widths, const std::vector<Parameter>& parameters,
+           const std::vector<CacheShape>& caches);
+
 struct Engine::QuantisedBuffer {
   std::vector<Group> groups;
 

@@ -433,7 +433,7 @@ static inline void softmax(float* x, int n) {
   each(x, x, n, [&](auto v) { return div(v, filled<decltype(v)>(whole)); });
 }
 
-// `scratch` holds 3 numbers an expert.
+// `scratch` holds 5 numbers an expert.
 static void route(const float* logits, float* scratch, int32_t* ids, float* weights, const RouteRule& rule) {
   int n = rule.experts;
   float *score = scratch, *pick = scratch + n, *copy = scratch + 2 * n;
@@ -443,7 +443,7 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
   for (int e = 0; e < n; e++) pick[e] = rule.correction_bias ? score[e] + rule.correction_bias[e] : score[e];
   if (rule.groups > 0) {
     int size = n / rule.groups;
-    float totals[256];
+    float *totals = scratch + 3 * n, *kept = scratch + 4 * n;  // there are no more groups than experts
     for (int e = 0; e < n; e++) copy[e] = pick[e];
     for (int g = 0; g < rule.groups; g++) {
       totals[g] = 0;
@@ -453,10 +453,10 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
         copy[e] = -INFINITY;
       }
     }
-    bool kept[256] = {};
+    std::fill(kept, kept + rule.groups, 0.0f);
     for (int b = 0; b < rule.groups_chosen; b++) {
       int g = best_of(totals, rule.groups);
-      kept[g] = true;
+      kept[g] = 1;
       totals[g] = -INFINITY;
     }
     for (int e = 0; e < n; e++)

@@ -109,7 +109,7 @@ void Engine::write_kv(const Instruction& s, int first, int end) {
 void Engine::route_rows(const Instruction& s, const Numbers& n, int first, int end) {
   RouteRule rule{s.input_width, s.i[0], s.i[1], s.i[2] != 0, s.i[3], s.i[4], s.i[5], n.f[0], n.f[1], n.f[2],
                  row_of(s.param[0]), row_of(s.param[1])};
-  std::vector<float> scratch(3 * s.input_width);
+  std::vector<float> scratch((size_t)5 * s.input_width);
   for (int r = first; r < end; r++)
     k_.route(buffer(s.in[0], r, s.input_width), scratch.data(), (int32_t*)buffer(s.out[0], r, s.width),
              buffer(s.out[1], r, s.width), rule);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trilens.generate import arguments
 from trilens.hosted.load import is_hosted, load_hosted
 from trilens.hosted.model import HostedModel
 from trilens.model import Answer, Model, Prompt
@@ -17,6 +18,7 @@ def load(name: str, **options: Any) -> Any:
 
     Options are `model.load`'s, or `hosted.load.load_hosted`'s. Raises what these raise.
     """
+    name = arguments.model_name(name)
     return load_hosted(name, **options) if is_hosted(name) else load_here(name, **options)
 
 
@@ -24,6 +26,6 @@ def call_model(
     model: Model | HostedModel | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Any
 ) -> Answer[Any]:
     """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes."""
-    loaded: Model | HostedModel = load(model) if isinstance(model, str) else model
+    loaded: Model | HostedModel = model if isinstance(model, Model | HostedModel) else load(model)
     answer: Answer[Any] = loaded.generate(prompt, thinking=thinking, **options)
     return answer

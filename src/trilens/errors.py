@@ -92,3 +92,11 @@ class ServiceFailed(HostedError):
 
 class EngineDied(HostedError):
     pass
+
+
+def shown(value: object) -> str:
+    """A caller's value for a message, cut after 60 characters."""
+    try:
+        return f"{value!r:.60}"
+    except Exception:  # an object of the caller's own, or a number too long to print
+        return f"a {type(value).__name__}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, overload
 
 from typing_extensions import TypeVar
@@ -15,14 +17,17 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
-from trilens.errors import RequestRefused, UsageError
+from trilens.checkpoints.verified import hash_of
+from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
+from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
+from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Generation, Scheduler
+from trilens.generate.scheduler import Beginning, Generation, Scheduler
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -30,7 +35,6 @@ from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
-from trilens.text.stream import StopMatcher
 from trilens.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -92,6 +96,8 @@ def load(
     ignore_keys: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
     executor: str = "native",
+    prefix_dir: str | Path | None = None,
+    prefix_bytes: int = PREFIX_BYTES,
     **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
@@ -100,16 +106,31 @@ def load(
     all). `executor` is "native" or "torch"; `options` are for the native one: `threads` (default: this process's
     physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
-    Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
+    `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
+    computed again after a restart; prompts can be read from these files. Raises ModelNotFound, BadCheckpoint,
+    UnsupportedModel or UsageError.
     """
-    if executor not in ("native", "torch"):
-        raise UsageError(f"executor is {executor!r}; expected 'native' or 'torch'")
+    name = arguments.model_name(name)
+    arguments.flag("offline", offline)
+    ignore_keys = arguments.texts("ignore_keys", ignore_keys)
+    arguments.function("progress", progress)
+    arguments.one_of("executor", executor, ("native", "torch"), none=False)
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.path("prefix_dir", prefix_dir)
+    arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
+    if prefix_dir is not None and executor != "native":
+        raise UsageError("prefix_dir needs the native executor; leave out executor='torch'")
+    arguments.whole("threads", options.get("threads"), 1, error=UsageError)
+    arguments.one_of("quantise", options.get("quantise"), ("8bit", "4bit"))
+    for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
+        arguments.one_of(option, options.get(option, known[0]), known, none=option == "activations")
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text.tokenizer.check(files.found.path, files.spec.vocab)
+        _check_defaults(text, files)
         runner: Executor
         if executor == "native":
             runner = native_executor(files, progress, **options)
@@ -117,7 +138,17 @@ def load(
             runner = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
-    return Model(name, files, runner, text)
+    model = Model(name, files, runner, text)
+    if prefix_dir is not None:
+        model.keep_prefixes(Path(prefix_dir), prefix_bytes)
+    return model
+
+
+def _check_defaults(text: ModelText, files: ModelFiles) -> None:
+    try:
+        Sampling(**text.sampling_defaults)  # type: ignore[arg-type]
+    except RequestRefused as problem:
+        raise BadCheckpoint(f"{files.found.path / 'generation_config.json'}: {problem}") from None
 
 
 class Model:
@@ -135,6 +166,14 @@ class Model:
     @property
     def spec(self) -> ModelSpec:
         return self.executor.spec
+
+    def keep_prefixes(self, directory: Path, most_bytes: int) -> None:
+        """See `load`'s `prefix_dir`. Raises UsageError for a directory that cannot be used."""
+        path, executor = self.files.found.path, self.executor
+        weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        parts = (*map(hash_of, weights), self.spec, executor.arithmetic, sorted(executor.converted.items()))
+        identity = hashlib.sha256(repr(parts).encode()).digest()
+        self._scheduler.prefixes.files = PrefixFiles(directory, most_bytes, identity, executor)
 
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""
@@ -186,6 +225,8 @@ class Model:
         model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
         stream cancels what still runs.
         """
+        arguments.prompts(prompts)
+        arguments.schema(schema)
         calls = [
             self.prepare(
                 prompt,
@@ -224,16 +265,22 @@ class Model:
         Raises what `stream_all` does; any thread may call it.
         """
         called = time.perf_counter()
+        self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
+        arguments.prompt(prompt)
+        arguments.request(max_tokens, raw, tools, template_variables)
+        arguments.whole("max_tokens of the whole completion", max_completion, 1)
+        stops = arguments.stops(stop)
         strategy = self.text.strategy(thinking, raw=raw)
         options = self.sampling(sampling)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop)
-        StopMatcher(stops)  # refuses here, not in the middle of the answer
-        encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools)
+        encoded = self.text.encode(
+            prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools, context=self.spec.context
+        )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
         writer = self._writer(strategy, encoded, limits, stops, constraint)
-        return Call(self, encoded.ids, writer, limits, options, index, called)
+        beginning = self._scheduler.begin(encoded.ids, limits)
+        return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -329,6 +376,7 @@ class Call:
         options: Sampling,
         index: int,
         called: float,
+        beginning: Beginning,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -341,6 +389,7 @@ class Call:
         self._options = options
         self._index = index
         self._called = called
+        self._beginning = beginning
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
@@ -354,6 +403,7 @@ class Call:
             self.writer,
             watched=self.watched,
             called=self._called,
+            beginning=self._beginning,
         )
 
     @property
@@ -423,6 +473,7 @@ class Stream(Iterator[Event]):
 
     def answer_now(self, index: int | None = None) -> None:
         """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
+        arguments.whole("index", index, 0, error=UsageError)
         for i, call in enumerate(self.calls):
             if index in (None, i):
                 call.answer_now()
@@ -467,8 +518,8 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
     """(prompts, whether it was a single one): a string or a conversation is one, a list of either is several."""
     if isinstance(prompt, str):
         return [prompt], True
-    if not isinstance(prompt, Sequence) or not prompt:
-        raise RequestRefused(f"the prompt is {prompt!r:.60}; expected a string, a conversation, or a list of either")
+    if not isinstance(prompt, list | tuple) or not prompt:
+        raise RequestRefused(f"the prompt is {shown(prompt)}; expected a string, a conversation, or a list of either")
     if all(isinstance(part, Mapping) for part in prompt):
         return [prompt], True
     if any(isinstance(part, Mapping) for part in prompt):

@@ -203,7 +203,7 @@ SAFETENSORS_ATTACKS = [
     _safetensors("not UTF-8", safetensors_bytes(b'{"\xff": 1}'), "not UTF-8"),
     _safetensors("10^5 brackets", safetensors_bytes(b"[" * 100_000), "nests too deeply"),
     _safetensors("number of 10^4 digits", safetensors_bytes(b'{"t": ' + b"9" * 10_000 + b"}"), "JSON cannot be read"),
-    _safetensors("NaN", safetensors_bytes(b'{"t": NaN}'), "NaN is no JSON"),
+    _safetensors("NaN", safetensors_bytes(b'{"t": NaN}'), "tensor .t. is no object of dtype"),
     _safetensors("name twice", safetensors_bytes(b'{"t": 1, "t": 2}'), "'t' occurs twice"),
     _safetensors(
         "metadata of numbers", safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__ is no JSON object"
@@ -268,7 +268,7 @@ def _index(name: str, index: object, fault: str, file: str = INDEX, **shards: by
 
 INDEX_ATTACKS = [
     _index("no JSON", b"{", "the JSON cannot be read"),
-    _index("no object", [1], 'expected {"weight_map"'),
+    _index("no object", [1], "expected a JSON object"),
     _index("empty", {"weight_map": {}}, "with at least one tensor"),
     _index("tensor twice", b'{"weight_map": {"a": "x.safetensors", "a": "y.safetensors"}}', "'a' occurs twice"),
     _index("number", {"weight_map": {"a": 1}}, "the shard of 'a' is '1'"),

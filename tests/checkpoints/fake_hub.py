@@ -11,6 +11,15 @@ from urllib.parse import unquote, urlsplit
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
+def published_hash(name: str, data: bytes) -> str:
+    """What the hub names a file's bytes by: large ones by their SHA-256, small ones as git does."""
+    return hashlib.sha256(data).hexdigest() if name.endswith((".safetensors", ".gguf")) else git_hash(data)
+
+
+def git_hash(data: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
+
 class FakeHub(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -51,8 +60,7 @@ class _Answer(BaseHTTPRequestHandler):
             return self.send_json({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings})
         if rest[0] == "tree":
             tree = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
+                {"type": "file", "path": name, "size": len(data), "oid": git_hash(data)} for name, data in files.items()
             ]
             return self.send_json(tree)
         name = "/".join(rest[2:])  # resolve/COMMIT/NAME
@@ -60,7 +68,7 @@ class _Answer(BaseHTTPRequestHandler):
             return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
         if self.command == "GET":
             self.server.fetched.append(name)
-        etag = f'"{hashlib.sha1(files[name]).hexdigest()}"'
+        etag = f'"{published_hash(name, files[name])}"'
         return self.send(200, files[name], {"ETag": etag, "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"})
 
     def send_json(self, value: object) -> None:

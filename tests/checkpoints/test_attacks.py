@@ -83,5 +83,5 @@ def test_the_attacks_can_be_written_for_other_programs(tmp_path: Path, monkeypat
 
 def test_what_is_no_file(tmp_path: Path) -> None:
     for path in (tmp_path / "none.gguf", tmp_path):
-        with pytest.raises(BadCheckpoint, match=r"cannot be read|not a regular file"):
+        with pytest.raises(BadCheckpoint, match=r"no such file|is a directory"):
             read_gguf(path)

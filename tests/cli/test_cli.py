@@ -229,12 +229,6 @@ class TestComplaints:
     def test_input_that_is_no_text(self) -> None:
         assert_complaint(trilens("run", stdin=b"\xff\xfe\x00"), 2, "UTF-8")
 
-    @pytest.mark.parametrize("line", ["{", "{}", "[1]", '{"prompt": 3}', '""', "7"])
-    def test_a_bad_line_in_a_file(self, line: str, tmp_path: Path) -> None:
-        path = tmp_path / "prompts.jsonl"
-        path.write_text('{"prompt": "fine"}\n' + line + "\n")
-        assert_complaint(trilens("run", "--file", str(path)), 2, "prompts.jsonl:2")
-
     @pytest.mark.usefixtures("smollm2")
     @pytest.mark.parametrize(
         ("option", "value"), [("--temperature", "-1"), ("--top-p", "0"), ("--max-tokens", "0"), ("--seed", "-3")]

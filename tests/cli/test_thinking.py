@@ -74,3 +74,19 @@ def test_the_first_interrupt_asks_for_the_answer_and_the_second_ends_it() -> Non
         for event in again:
             if isinstance(event, TextEvent):
                 signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("model", ["tiny-dense", "smollm2"])
+@pytest.mark.parametrize("word", ["nope", "True", "high", "-1", "on", "99999999999999999999"])
+def test_errors_speak_the_command_lines_words(model: str, word: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trilens", "run", "hi", "--model", model, "--thinking", word, "--max-tokens", "1"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, 6), done.stderr
+    if done.returncode:
+        said = done.stderr.replace(f"'{word}'", "")
+        assert done.stderr.startswith("trilens: ") and not {"True", "False", "None"} & set(
+            said.replace(",", " ").split()
+        )

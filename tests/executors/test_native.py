@@ -251,7 +251,7 @@ def test_what_cannot_be_done_is_refused_and_harms_nobody() -> None:
     tokens = some_tokens(20)
     sequence = executor.sequence(30)
     first = executor.step([Feed(sequence, tokens)])
-    with pytest.raises(RequestRefused, match="the page pool is full"):
+    with pytest.raises(RequestRefused, match="ask for fewer tokens"):
         executor.sequence(100_000)
     for wrong, words in [
         ([Feed(sequence, [VOCAB])], "is not one of the vocabulary"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,39 @@ class TestCalibration:
             assert calibration("a model").decode == ()
         runs.add("a model", {"decode": 1.5})
         assert calibration("a model").decode == (1.5,)
+
+    @pytest.mark.parametrize("damage", range(14))
+    def test_whatever_is_wrong_with_the_file_ends_no_call(self, damage: int) -> None:
+        path = Path(runs.cache_dir()) / "calibration.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        odd = (
+            "[" * 100_000,
+            "{}",
+            "7",
+            "null",
+            "[NaN]",
+            "[1e999, -1, 0]",
+            '{"on": []}',
+            '"x"',
+            "true",
+            "[true]",
+            "[10]",
+        )
+        texts = [f'{{"format": 1, "models": {{"a model": {{"decode": {v}, "thinking": {v}}}}}}}' for v in odd]
+        texts += ['{"format": 1, "models": []}', '{"format": [1], "models": {"a model": 3}}', '{"a":' * 100_000]
+        path.write_text(texts[damage])
+        known = calibration("a model")
+        assert all(1e-3 <= ratio <= 1e3 for ratio in known.decode)
+        runs.add("a model", {"decode": 1.5, "thinking": {"on": 7}})
+        assert calibration("a model").decode[-1] == 1.5 and calibration("a model").thinking["on"][-1] == 7
+
+    @pytest.mark.parametrize("what", ["pipe", "directory", "loop"])
+    def test_a_file_that_is_none_ends_no_call(self, what: str) -> None:
+        path = Path(runs.cache_dir()) / "calibration.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        {"pipe": os.mkfifo, "directory": Path.mkdir, "loop": lambda p: p.symlink_to(p)}[what](path)
+        assert calibration("a model") == Calibration()
+        runs.add("a model", {"decode": 1.5})
 
     def test_a_call_teaches(self) -> None:
         """Measured first, then one call: its ratios are there, and the next plan says so."""

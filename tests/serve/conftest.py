@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import uvicorn
 
-from trilens.serve.app import application
+from trilens.serve.connections import Limits
 from trilens.serve.guard import Rules
-from trilens.serve.server import _bound
+from trilens.serve.server import Server, _bound
 from trilens.serve.shelf import Room, Shelf
 
 
@@ -22,11 +21,11 @@ from trilens.serve.shelf import Room, Shelf
 class Served:
     url: str
     shelf: Shelf
-    server: uvicorn.Server
+    server: Server
 
     @property
     def at_rest(self) -> bool:
-        return all(p.pump is None or p.pump.idle for p in self.shelf.places.values())
+        return all(not p.leases and (p.loop is None or p.loop.idle) for p in self.shelf.places.values())
 
     def settle(self, seconds: float = 5.0) -> None:
         """Until nothing runs any more."""
@@ -45,15 +44,12 @@ def served(
     rules: Rules | None = None,
     grace: float = 5.0,
     port: int = 0,
+    limits: Limits | None = None,
     **room: Any,
 ) -> Iterator[Served]:
     shelf = Shelf(models, Room(**room))
     bound = _bound("127.0.0.1", port)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            application(shelf, rules, grace), log_level="warning", timeout_graceful_shutdown=5, server_header=False
-        )
-    )
+    server = Server(shelf, rules or Rules(), limits or Limits(), grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not server.started:

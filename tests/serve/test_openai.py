@@ -124,7 +124,7 @@ class TestChat:
             ({"temperature": -1}, "temperature"),
             ({"max_tokens": 0}, "max_tokens"),
             ({"n": 99}, "n is 99"),
-            ({"stop": [""]}, "stop string is empty"),
+            ({"stop": [""]}, "stop has an empty string"),
             ({"logit_bias": {"a": 1}}, "logit_bias"),
             ({"tool_choice": "required"}, "no tools"),
             ({"messages": [{"role": "user", "content": "x" * 100_000}]}, "context"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from trilens.errors import BadTemplate
 from trilens.spec.catalog import StatedInference, entries
+from trilens.text import read_template
 from trilens.text.read_template import inference_of
 from trilens.text.template import ChatTemplate
 from trilens.text.thinking import Inference, Markers, completed, start_of
@@ -418,3 +421,15 @@ def test_real_templates_agree_with_the_catalog() -> None:
             assert (found.markers.open, found.markers.close) == stated.markers, path.stem
     if not read_so_far:
         pytest.skip("no package with chat templates is installed; name a directory in TRILENS_TEMPLATES")
+
+
+def test_a_slow_template_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rendering takes its own two seconds, all of them together would take minutes."""
+    monkeypatch.setattr(read_template, "SECONDS", 0.3)
+    slow = "{% for i in range(20000) %}{% set x = i in [1] %}{% endfor %}"
+    source = KEPT.replace("OPEN", "<think>").replace("CLOSE", "</think>") + ASK + closed_if(OFF, "<think></think>")
+    began = time.thread_time()
+    with pytest.raises(BadTemplate, match=r"more than 0.3 s of processor time"):
+        inference_of(ChatTemplate(slow * 3 + source))
+    assert time.thread_time() - began < 5
+    assert inference_of(ChatTemplate(source)).kind == "switchable"

@@ -1,16 +1,22 @@
 """Chat templates: SmolLM2's own equal to transformers', what templates use, and what hostile ones try."""
 
+import contextlib
 import json
+import random
 import threading
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jinja2.filters
+import jinja2.tests
 import pytest
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
-from trilens.text import sandbox
+from trilens.text import meter
+from trilens.text.sandbox import environment
 from trilens.text.template import ChatTemplate, directory_template, find_templates, gguf_template, gguf_templates
 from trilens.text.tokenizer import Tokenizer
 
@@ -84,6 +90,15 @@ USED = {
     "{{ 'ab' | upper | lower | capitalize | title }}{{ [1, [2]] | string }}{{ 2.567 | round(1) }}{{ '7' | int + 1 }}"
     "{{ [1, 1, 2] | unique | list }}{{ 'a-b' | replace('-', '+') }}{{ [1, 2] | reverse | list }}"
     "{{ '%03d' | format(7) }}",
+    "more filters": "{{ [1, 2.5] | sum }}{{ messages | map(attribute='role') | map('length') | sum(start=7) }}"
+    "{{ [{'a': 2}] | sum('a') }}{{ [1, 2, 3] | batch(2) | list }}{{ [1, 2, 3] | batch(2, 0) | list }}"
+    "{{ [1, 2, 3] | slice(2) | list }}{{ [1, 2, 3] | slice(2, 0) | list }}[{{ 'ab' | center(5) }}]"
+    "{{ 123456 | filesizeformat }}{{ '2048' | filesizeformat(true) }}{{ {'b': [1], 'a': none} | pprint }}"
+    "{{ '<b>a</b> <!-- x --> &amp;  c' | striptags }}{{ 'one two three' | truncate(9) }}"
+    "{{ 'one two three' | truncate(9, true, '!', 0) }}{{ 'a/b c=é&' | urlencode }}{{ {'a b': '1/2'} | urlencode }}"
+    "{{ 'one two three-four' | wordwrap(7) }}{{ 'abcdef' | wordwrap(2, wrapstring='|') }}"
+    "<x{{ {'a': 1, 'b': none, 'c': '<'} | xmlattr }}>{{ ' a' | attr('strip') is callable }}{{ {'a': 1} | attr('a') }}"
+    "{{ '<&>' | forceescape }}",
     "tests": "{{ messages is iterable and messages is not string and messages[0] is mapping and none is none }}"
     "{{ x is defined }}{{ 1 is odd }}{{ 'a' in ['a'] }}{{ 'a' is in ['b'] }}{{ messages[0].content is string }}",
     "operators": "{{ 'a' + 'b' ~ 1 ~ none }}{{ 'ab' * 2 }}{{ 7 // 2 }}{{ 7 % 4 }}{{ '%s!' % 'a' }}{{ 2 ** 5 }}"
@@ -109,6 +124,48 @@ def test_what_templates_use_equals_transformers(name: str) -> None:
     for chat in CHATS:
         want = transformers_render(USED[name], chat, tools=tools, add_generation_prompt=True)
         assert render(USED[name], chat, tools=tools) == want
+
+
+def test_every_filter_and_test_of_jinja_but_two() -> None:
+    """`random` would make two prompts of one conversation, and the work of `urlize` has no bound."""
+    known = environment()
+    assert set(jinja2.filters.FILTERS) - set(known.filters) == {"random", "urlize"}
+    assert set(jinja2.tests.TESTS) <= set(known.tests)
+
+
+VALUES = (
+    "'a' * 300000",
+    "'a b ' * 80000",
+    "'<!--' * 80000",
+    "'<a' * 100000",
+    "'&amp;' * 60000",
+    "'a-' * 9000",
+    "'\n' * 300000",
+    "range(99999) | list",
+    "range(99999)",
+    "[[[[[[[[1]]]]]]]] * 9999",
+    "['ab'] * 50000",
+    "messages",
+    "messages[0]",
+    "10**300",
+    "1e308",
+    "none",
+    "nothing",
+)
+ARGUMENTS = ("", "0", "-1", "1", "10**9", "'b' * 99999", "none", "'role'", "1, 1", "10**9, 'x' * 9999", "2, [0] * 999")
+
+
+@pytest.mark.parametrize("name", sorted(jinja2.filters.FILTERS))
+def test_no_filter_runs_away(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each filter on large values, with arguments of every size: an ordinary end, and no step that takes seconds."""
+    monkeypatch.setattr(meter, "SECONDS", 0.1)
+    pairs = [(value, arguments) for value in VALUES for arguments in ARGUMENTS]
+    for value, arguments in random.Random(name).sample(pairs, 15):
+        source = f"{{{{ ({value}) | {name}({arguments}) | string | length }}}}"
+        began = time.thread_time()
+        with contextlib.suppress(BadTemplate):
+            render(source)
+        assert time.thread_time() - began < 5, source
 
 
 def test_the_clock() -> None:
@@ -144,10 +201,10 @@ def test_a_template_that_reads_only_typed_parts() -> None:
 
 
 def test_a_template_cannot_change_the_messages() -> None:
-    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi", "tool_calls": [1]}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}]
     with pytest.raises(BadTemplate, match="'append' of a list"):
         render("{{ messages[0].tool_calls.append(2) }}", messages)
-    assert messages == [{"role": "user", "content": "Hi", "tool_calls": [1]}]
+    assert messages == [{"role": "user", "content": "Hi", "tool_calls": [{"name": "f"}]}]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +238,31 @@ def test_the_template_refuses() -> None:
     with pytest.raises(RequestRefused, match="refuses the conversation: roles must alternate, please") as caught:
         render("{{ raise_exception('roles must\n alternate, please') }}")
     assert not isinstance(caught.value, BadTemplate)
+
+
+BROKEN_BY = {
+    "an undefined argument": ("{{ messages[0].tool_calls[0].function.arguments.city.name }}", {}),
+    "tools of another shape": ("{% if tools %}{{ tools[0].function.parameters.properties.x.y }}{% endif %}", {}),
+    "a variable of another type": ("{{ level + 1 if level else 0 }}", {"level": "high"}),
+    "too much of it": ("{% if n %}{{ 'a' * n }}{% endif %}", {"n": 10**9}),
+    "a division": ("{{ 1 / n if n is defined else 0 }}", {"n": 0}),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BROKEN_BY))
+def test_whose_fault_it_is(name: str) -> None:
+    """A template that renders a plain conversation fails on the caller's; one that renders none is broken itself."""
+    source, variables = BROKEN_BY[name]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    chat, tools = ([call], None) if "tool_calls" in source else (HI, [{"type": "function", "function": {"name": "f"}}])
+    guarded = source if "tool_calls" not in source else "{% if messages[0].tool_calls %}" + source + "{% endif %}"
+    with pytest.raises(RequestRefused, match="fails on this conversation, though not on a plain one"):
+        render(guarded, chat, tools=tools, **variables)
+    assert render(guarded) is not None
+    with pytest.raises(BadTemplate, match="damaged or hostile"):
+        render(guarded + "{{ nothing.at.all }}", chat, tools=tools, **variables)
+    with pytest.raises(BadTemplate, match="__class__"):
+        render("{% if tools %}{{ ''.__class__ }}{% endif %}", HI, tools=[{}])
 
 
 # ---- where templates are found ----
@@ -275,7 +357,7 @@ HOSTILE = {
         "{% set ns.x = ns.x + [('a,' * 9999).split(',')] %}{% endfor %}",
         "",
     ),
-    "center": ("{{ 'a' | center(10**9) }}", "center"),
+    "center": ("{{ 'a' | center(10**9) }}", "1000000000 characters"),
     ".center": ("{{ 'a'.center(10**9) }}", "1000000000 characters"),
     ".ljust": ("{{ 'a'.ljust(10**9) }}", "characters"),
     ".zfill": ("{{ 'a'.zfill(10**9) }}", "characters"),
@@ -301,7 +383,17 @@ HOSTILE = {
     "the class of a text": ("{{ ''.__class__ }}", "'__class__' of a str"),
     "the classes of all": ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "'__class__' of a str"),
     "the class by its name": ("{{ ''['__class__'] }}", "'__class__' of a str"),
-    "attr": ("{{ '' | attr('__class__') }}", "attr"),
+    "attr": ("{{ '' | attr('__class__') }}", "'__class__' of a str"),
+    "attr of a function": ("{{ raise_exception | attr('_function') }}", "'_function'"),
+    "attr, then a call": ("{{ (1 | attr('to_bytes'))(10**9) }}", "to_bytes"),
+    "attr, then format": ("{{ ('{:1000000000}' | attr('format'))(1) }}", "formats"),
+    "sum of lists": ("{{ (range(9999) | map('string') | map('list') | list * 99) | sum(start=[]) }}", ""),
+    "batch with a filling": ("{{ [1] | batch(10**9, 0) }}", "characters"),
+    "slice": ("{{ [1] | slice(10**9) }}", "characters"),
+    "pprint": ("{{ range(99999) | list | pprint }}", "pretty-prints"),
+    "wordwrap": ("{{ ('a' * 99999) | wordwrap(1) }}", "wraps"),
+    "wordwrap with a long mark": ("{{ ('a' * 9999) | wordwrap(1, wrapstring='b' * 9999) }}", "characters"),
+    "urlencode": ("{{ ('😀' * 900000) | urlencode }}", "characters"),
     "map attribute": ("{{ [''] | map(attribute='__class__') | list }}", "'__class__' of a str"),
     "format attribute": ("{{ '{0.__class__}'.format('') }}", "'__class__' of a str"),
     "format_map attribute": ("{{ '{x.__class__}'.format_map({'x': ''}) }}", "'__class__' of a str"),
@@ -341,7 +433,7 @@ def test_hostile_templates_end_in_one_line(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(ENDLESS))
 def test_endless_templates_are_stopped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "SECONDS", 0.1)
+    monkeypatch.setattr(meter, "SECONDS", 0.1)
     with pytest.raises(BadTemplate, match=r"runs for more than 0.1 s|memory|a value of"):
         render(ENDLESS[name])
 
@@ -366,7 +458,7 @@ def test_in_any_thread_and_beside_others() -> None:
 
 def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    monkeypatch.setattr(sandbox, "SECONDS", 1.0)
+    monkeypatch.setattr(meter, "SECONDS", 1.0)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name in ("doubling with ~", "doubling a list", "hoarding", "hoarding pieces", "join", "times a list"):
         with pytest.raises(BadTemplate):

@@ -133,7 +133,7 @@ def test_a_small_vocabulary() -> None:
         ({"model": None}, UnsupportedModel, "None"),
         ({"pre": "no-such-name"}, UnsupportedModel, "'no-such-name'"),
         ({"tokens": None}, BadCheckpoint, "tokens"),
-        ({"tokens": ["a", "a"]}, BadCheckpoint, "distinct"),
+        ({"tokens": ["a"] * 20}, BadCheckpoint, "distinct"),
         ({"tokens": [1, 2]}, BadCheckpoint, "list of texts"),
         ({"merges": None}, BadCheckpoint, "merges"),
         ({"merges": ["ab"]}, BadCheckpoint, "'ab'"),

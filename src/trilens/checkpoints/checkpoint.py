@@ -9,6 +9,8 @@ if TYPE_CHECKING:  # reading a header must not import numpy
     import numpy as np
     from numpy.typing import NDArray
 
+    from trilens.checkpoints.opened import OpenFile
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
@@ -22,6 +24,12 @@ class StoredTensor:
     nbytes: int
 
 
+def raw_bytes(files: "Mapping[Path, OpenFile]", tensor: StoredTensor, start: int, stop: int | None) -> bytearray:
+    """Bytes `start` to `stop` of the tensor's, out of its file."""
+    stop = tensor.nbytes if stop is None else min(stop, tensor.nbytes)
+    return files[tensor.file].read(tensor.offset + start, stop - start)
+
+
 class Checkpoint(Protocol):
     """The weights of one model, in one file or several."""
 
@@ -31,8 +39,11 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, StoredTensor]: ...
 
-    def raw(self, name: str) -> memoryview:
-        """The tensor's bytes as they are in the file, mapped, not copied."""
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
+        """The tensor's bytes as they are in the file, from its `start`-th to before its `stop`-th.
+
+        Raises BadCheckpoint if the file has been cut since it was opened.
+        """
         ...
 
     def read(self, name: str) -> "NDArray[np.float32]":
@@ -43,5 +54,5 @@ class Checkpoint(Protocol):
         ...
 
     def close(self) -> None:
-        """Lets go of the files; what `raw` gave stays valid until it is dropped."""
+        """Closes the files."""
         ...

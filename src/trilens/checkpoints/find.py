@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from trilens.checkpoints.local import Found, at_path, listing
-from trilens.checkpoints.mapped import shown
 from trilens.errors import ModelNotFound, UsageError
+from trilens.files import shown
 from trilens.spec.catalog import CatalogEntry, entries, lookup
 
 __all__ = ["Found", "find"]

@@ -19,10 +19,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from trilens.checkpoints.checkpoint import StoredTensor
+from trilens.checkpoints.checkpoint import StoredTensor, raw_bytes
 from trilens.checkpoints.ggml_types import GGML_TYPES, REMOVED
-from trilens.checkpoints.mapped import MappedFile, bad, shown
+from trilens.checkpoints.opened import OpenFile
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.files import bad, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,6 +45,8 @@ SCALARS = {
     12: ("float64", "d"),
 }
 BOOL, STRING, ARRAY = 7, 8, 9
+READ_AHEAD = 1 << 20  # bytes of the header that are read at once
+LONGEST_STRING = 100_000_000  # bytes; chat templates in use have 30,000
 DEEPEST = 4  # arrays in arrays; no file in use goes beyond 1
 
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
@@ -90,19 +93,20 @@ class GgufArray(Sequence[Any]):
 
     def _read(self) -> tuple[Any, ...]:
         if self._items is None:
+            file = OpenFile(self._path)
             try:
-                with self._path.open("rb") as file:
-                    file.seek(self._start)
-                    data = file.read(self._end - self._start)
+                data = file.read(self._start, self._end - self._start)
                 self._items, _ = _items(data, 0, self._kind, self._count)
             except UnicodeDecodeError:
                 raise bad(self._path, "a string in an array of its metadata is not UTF-8; download it again") from None
-            except (OSError, struct.error, KeyError) as error:
+            except (struct.error, KeyError) as error:
                 raise bad(self._path, f"changed while it was being read ({error}); start again") from None
+            finally:
+                file.close()
         return self._items
 
 
-def _items(data: bytes, at: int, kind: int, count: int) -> tuple[tuple[Any, ...], int]:
+def _items(data: bytearray, at: int, kind: int, count: int) -> tuple[tuple[Any, ...], int]:
     """`count` items of type `kind` from position `at`, and the position behind them. The layout was checked before."""
     if kind == STRING:
         texts: list[str] = []
@@ -133,11 +137,10 @@ class GgufFile:
     alignment: int  # bytes
     metadata: Mapping[str, Any]  # int, float, bool, str or GgufArray; of a split file: the first part's
     tensors: Mapping[str, StoredTensor]
-    _files: Mapping[Path, MappedFile]
+    _files: Mapping[Path, OpenFile]
 
-    def raw(self, name: str) -> memoryview:
-        tensor = self._tensor(name)
-        return self._files[tensor.file].view(tensor.offset, tensor.nbytes)
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
+        return raw_bytes(self._files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
         from trilens.checkpoints.values import can_read, dequantise
@@ -189,7 +192,7 @@ def read_gguf(path: Path | str) -> GgufFile:
 
 @dataclass(frozen=True)
 class _Part:
-    file: MappedFile
+    file: OpenFile
     version: int
     alignment: int
     metadata: dict[str, Any]
@@ -230,7 +233,7 @@ def _all_parts(opened: list[_Part]) -> list[_Part]:
 
 
 def _read_part(path: Path) -> _Part:
-    file = MappedFile(path)
+    file = OpenFile(path)
     try:
         return _Header(file).read()
     except BaseException:
@@ -239,10 +242,18 @@ def _read_part(path: Path) -> _Part:
 
 
 class _Header:
-    """A position in the file that moves forward and never leaves it."""
+    """A position in the file that moves forward and never leaves it, and a buffer of what lies before it."""
 
-    def __init__(self, file: MappedFile) -> None:
-        self.file, self.bytes, self.at = file, file.bytes, 0
+    def __init__(self, file: OpenFile) -> None:
+        self.file, self.at = file, 0
+        self.buffer, self.base = bytearray(), 0  # bytes of the file, and where they begin
+
+    def ahead(self, nbytes: int) -> tuple[bytearray, int]:
+        """(the buffer, the place in it) of the next `nbytes` bytes, or of all that are left."""
+        if self.at < self.base or self.at + nbytes > self.base + len(self.buffer):
+            left = max(0, self.file.size - self.at)
+            self.base, self.buffer = self.at, self.file.read(self.at, min(max(nbytes, READ_AHEAD), left))
+        return self.buffer, self.at - self.base
 
     def read(self) -> _Part:
         version = self.start()
@@ -263,7 +274,7 @@ class _Header:
 
     def start(self) -> int:
         """The version, once the magic, the byte order and the version are ones that we read."""
-        magic = self.bytes[:4]
+        magic = bytes(self.ahead(4)[0][:4])
         self.at = 4
         if magic != b"GGUF":
             if magic in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
@@ -350,15 +361,7 @@ class _Header:
         """Moves behind an array's items. A vocabulary has 10^5 strings: their lengths are checked, not their text."""
         if kind == STRING:
             self.fits(count, 8, f"strings in {shown(key)}")
-            at, length_at, data = self.at, U64.unpack_from, self.bytes
-            try:
-                for _ in range(count):
-                    at += 8 + length_at(data, at)[0]
-            except (struct.error, OverflowError):
-                at = self.file.size + 1
-            if at > self.file.size:
-                raise self.bad(f"the file ends within the strings of {shown(key)}; download it again")
-            self.at = at
+            self.skip_strings(count, key)
         elif kind == ARRAY:
             self.fits(count, 12, f"arrays in {shown(key)}")
             if depth == DEEPEST:
@@ -370,15 +373,34 @@ class _Header:
             width = struct.calcsize("<" + SCALARS[kind][1])
             self.fits(count, width, f"values in {shown(key)}")
             end = self.at + count * width
-            if kind == BOOL and self.bytes[self.at : end].strip(b"\0\1"):
-                raise self.bad(f"the key {shown(key)} has a bool that is neither 0 nor 1")
+            while kind == BOOL and self.at < end:
+                buffer, at = self.ahead(1)
+                some = buffer[at : at + end - self.at]
+                if some.strip(b"\0\1"):
+                    raise self.bad(f"the key {shown(key)} has a bool that is neither 0 nor 1")
+                self.at += len(some)
             self.at = end
         else:
             raise self.bad(f"the key {shown(key)} is an array of value type {kind}, expected 0 to 12")
 
+    def skip_strings(self, count: int, key: str) -> None:
+        length_at = U64.unpack_from
+        while count:
+            buffer, at = self.ahead(8)
+            try:
+                while count:
+                    at += 8 + length_at(buffer, at)[0]
+                    count -= 1
+            except (struct.error, OverflowError):
+                if self.base + at == self.at:  # not one length was left
+                    at = self.file.size + 1
+            if self.base + at > self.file.size:
+                raise self.bad(f"the file ends within the strings of {shown(key)}; download it again")
+            self.at = self.base + at
+
     def number(self, layout: struct.Struct, what: str) -> Any:
         try:
-            (number,) = layout.unpack_from(self.bytes, self.at)
+            (number,) = layout.unpack_from(*self.ahead(layout.size))
         except struct.error:
             raise self.bad(f"the file ends within {what}; download it again") from None
         self.at += layout.size
@@ -388,7 +410,10 @@ class _Header:
         length = self.number(U64, f"the length of {what}")
         if length > self.file.size - self.at:
             raise self.bad(f"{what} claims {length} bytes, {self.file.size - self.at} are left; download it again")
-        text = self.bytes[self.at : self.at + length]
+        if length > LONGEST_STRING:
+            raise self.bad(f"{what} has {length} bytes; expected at most {LONGEST_STRING}")
+        buffer, at = self.ahead(length)
+        text = bytes(buffer[at : at + length])
         self.at += length
         try:
             return text.decode("utf-8")

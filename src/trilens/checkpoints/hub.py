@@ -1,5 +1,6 @@
 """Models of the Hugging Face hub, through huggingface_hub: its cache, progress bars, login and offline mode."""
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterable
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from trilens.checkpoints.local import CONFIGS, PICKLES, Found, at_path, gguf_sets, listing
+from trilens.checkpoints.verified import check_hub_files
 from trilens.errors import ModelNotFound
+from trilens.files import read_text
 
-CONNECT = 3.0  # seconds to connect, and to wait for each part of the answer
-DEADLINE = 4.0  # seconds for the whole look-up: a name resolver that hangs knows nothing of CONNECT
+CONNECT = 3.0  # seconds to connect and to wait for each part of the answer, where HF_HUB_ETAG_TIMEOUT says nothing
+RESOLVE = 1.0  # seconds more for the whole look-up: a name resolver that hangs knows nothing of CONNECT
 
 SMALL = (
     *CONFIGS,
@@ -40,7 +43,8 @@ def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool
     if offline or constants.is_offline_mode():
         return _from_cache(repo, choice, revision, only_small, ModelNotFound(f"{repo}: offline"))
     try:
-        info = _within(DEADLINE, lambda: HfApi().model_info(repo, revision=revision, timeout=CONNECT))
+        wait = _patience()
+        info = _within(wait + RESOLVE, lambda: HfApi().model_info(repo, revision=revision, timeout=wait))
     except Exception as error:
         told = _told(repo, error)
         if isinstance(error, _final_errors()):
@@ -55,6 +59,7 @@ def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool
             raise ModelNotFound(f"{repo}: has no config.json, and {files[0]} is not here; get it with `trilens pull`")
     else:
         here = _download(repo, revision, files)
+    check_hub_files(here / file for file in files)
     if files[0].lower().endswith(".gguf"):
         return Found("gguf", here / files[0], origin)
     if only_small:
@@ -116,7 +121,7 @@ def _download(repo: str, revision: str | None, files: list[str]) -> Path:
 
     exactly = [re.sub(r"([*?[])", r"[\1]", file) for file in files]  # a name is no pattern
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=exactly, etag_timeout=CONNECT))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=exactly, etag_timeout=_patience()))
     except Exception as error:
         raise _told(repo, error) from None
 
@@ -130,12 +135,31 @@ def _from_cache(repo: str, choice: str | None, revision: str | None, only_small:
         ) from None
     origin = f"hub {repo}@{here.name[:12]}, from the cache"
     try:
+        names = [file.relative_to(here).as_posix() for file in here.rglob("*") if file.is_file()]
         if choice is None:
-            return at_path(here, origin, only_small=only_small)
-        names = [file.relative_to(here).as_posix() for file in here.rglob("*.gguf")]
-        return Found("gguf", here / _chosen(repo, choice, gguf_sets(names)), origin)
+            found = at_path(here, origin, only_small=only_small)
+        else:
+            sets = gguf_sets(names)
+            found = Found("gguf", here / _chosen(repo, choice, sets), origin)
+        check_hub_files(here / name for name in _used(found, here, names, only_small=only_small))
+        return found
     except ModelNotFound as lacking:
         raise ModelNotFound(f"{why}, and the cache does not hold enough: {lacking}") from None
+
+
+def _used(found: Found, here: Path, names: list[str], *, only_small: bool) -> list[str]:
+    """Those of a snapshot's files that will be read."""
+    if found.kind == "gguf":
+        return gguf_sets(names)[found.path.relative_to(here).as_posix()]
+    return [name for name in names if "/" not in name and not (only_small and name.endswith(".safetensors"))]
+
+
+def _patience() -> float:
+    """Seconds to wait for the hub: what huggingface_hub's own variables say, else ours."""
+    from huggingface_hub import constants
+
+    said = [name for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if os.environ.get(name)]
+    return max((float(getattr(constants, name)) for name in said), default=CONNECT)
 
 
 def _cached(repo: str, revision: str | None) -> Path | None:
@@ -145,7 +169,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
 
     folder = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     reference = folder / "refs" / (revision or "main")
-    commit = reference.read_text("utf-8").strip() if reference.is_file() else revision
+    commit = read_text(reference, 1000).strip() if reference.is_file() else revision
     snapshot = folder / "snapshots" / (commit or "main")
     return snapshot if snapshot.is_dir() else None
 

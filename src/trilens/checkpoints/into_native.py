@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trilens.checkpoints.changes import HeadRows, RowChange
+from trilens.checkpoints.changes import Change, HeadRows, RowChange
 from trilens.checkpoints.load import ModelFiles
+from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, UsageError
 
@@ -88,45 +88,52 @@ def _as_stored(files: ModelFiles, p: Parameter) -> Iterator[Rows]:
     """The parameter's rows in our order, a few MB at a time."""
     from trilens.executors.native.executor import Rows
 
-    stored = files.stored[p.name]
+    stored, kind = files.stored[p.name], files.type_of(p)
     ours = p.shape[-2]
     for n, name in enumerate(stored.tensors):
         tensor = files.checkpoint.tensors[name]
-        raw = np.frombuffer(files.checkpoint.raw(name), np.uint8)
         matrices, rows = prod(tensor.shape[:-2]), tensor.shape[-2]
-        raw = raw.reshape(matrices * rows, -1)
-        order: np.ndarray | None = None
-        if stored.change is not None:
-            assert isinstance(stored.change, RowChange)
-            try:
-                order = np.array(stored.change.order(rows))
-            except ValueError as problem:
-                raise BadCheckpoint(f"{files.checkpoint.path}: {name} {problem}") from None
-            if isinstance(stored.change, HeadRows):
-                order, matrices, rows = order.reshape(-1, ours), stored.change.heads, 0
-            else:
-                order = np.broadcast_to(order, (matrices, len(order)))
-        found = rows if order is None else order.shape[1]
-        if found != ours:
-            raise BadCheckpoint(f"{files.checkpoint.path}: {name} gives {p.name} {found} rows; expected {ours}")
-        step = max(8, PIECE // raw.shape[1] // 8 * 8)
-        for which in range(matrices):
+        row_bytes = tensor.nbytes // (matrices * rows)
+        order = _order(files, p, name, stored.change, matrices, rows)
+        step = max(8, PIECE // row_bytes // 8 * 8)
+        for which in range(len(order) if order is not None else matrices):
+            zero = says_something(p)
             for first in range(0, ours, step):
-                some = slice(first, min(ours, first + step))
-                if order is None:
-                    piece = raw[which * rows + some.start : which * rows + some.stop]
-                else:
-                    piece = raw[which * rows + order[which, some]]
+                wanted = np.arange(first, min(ours, first + step))
+                wanted = which * rows + wanted if order is None else order[which, wanted]
+                low, high = int(wanted.min()), int(wanted.max()) + 1
+                raw = files.checkpoint.raw(name, low * row_bytes, high * row_bytes)
+                piece = np.frombuffer(raw, np.uint8).reshape(high - low, row_bytes)
+                if order is not None:
+                    piece = piece[wanted - low]
+                if (fault := fault_of_blocks(piece, kind)) is not None:
+                    raise files.damaged(name, fault)
+                zero = zero and not piece.any()
                 yield Rows(n if stored.stacked else which, first, piece)
-            _let_go(files, name, which * len(raw) // matrices * raw.shape[1], len(raw) // matrices * raw.shape[1])
+            if zero:
+                raise files.damaged(name, ALL_ZERO)
 
 
-def _let_go(files: ModelFiles, name: str, start: int, nbytes: int) -> None:
-    """Take what was packed out of this process's memory; the system still has it if the file is read again."""
-    mapping = files.checkpoint.raw(name).obj
-    if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
-        start = (files.checkpoint.tensors[name].offset + start) // mmap.PAGESIZE * mmap.PAGESIZE
-        mapping.madvise(mmap.MADV_DONTNEED, start, nbytes)
+def _order(
+    files: ModelFiles, p: Parameter, name: str, change: Change | None, matrices: int, rows: int
+) -> np.ndarray | None:
+    """The tensor's row (all its matrices one behind the other) for each row of ours, [matrices of ours, rows]; None
+    where they are in order."""
+    ours = p.shape[-2]
+    order: np.ndarray | None = None
+    if isinstance(change, RowChange):
+        try:
+            order = np.array(change.order(rows))
+        except ValueError as problem:
+            raise BadCheckpoint(f"{files.checkpoint.path}: {name} {problem}") from None
+        if isinstance(change, HeadRows):
+            order = order.reshape(change.heads, -1)
+        else:
+            order = np.arange(matrices)[:, None] * rows + order
+    found = rows if order is None else order.shape[1]
+    if found != ours:
+        raise BadCheckpoint(f"{files.checkpoint.path}: {name} gives {p.name} {found} rows; expected {ours}")
+    return order
 
 
 def _from_values(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
@@ -136,7 +143,11 @@ def _from_values(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
     for which, matrix in enumerate(values if values.ndim == 3 else values[None]):
         step = max(8, PIECE // (4 * matrix.shape[1]) // 8 * 8)
         for first in range(0, len(matrix), step):
-            yield Rows(which, first, to_blocks(matrix[first : first + step], kind))
+            with np.errstate(over="ignore"):
+                blocks = to_blocks(matrix[first : first + step], kind)
+            if fault_of_blocks(blocks, kind) is not None:
+                raise files.damaged(files.stored[p.name].tensors[0], f"holds values that are too large for {kind}")
+            yield Rows(which, first, blocks)
 
 
 def to_blocks(values: np.ndarray, kind: str) -> np.ndarray:

@@ -15,6 +15,7 @@ from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.files import bad, shown
 from trilens.spec.gguf import Source as GgufSource
 from trilens.spec.gguf import read_gguf_metadata
 from trilens.spec.huggingface import read_config, read_config_file
@@ -50,8 +51,13 @@ class ModelFiles:
         return self.reading.spec
 
     def read(self, parameter: Parameter) -> np.ndarray:
-        """The parameter's values, float32, in its own shape."""
+        """The parameter's values, float32, in its own shape.
+
+        Raises BadCheckpoint for values that are not finite, or all zero where they cannot be.
+        """
         import numpy as np
+
+        from trilens.checkpoints.sound import fault_of_values
 
         stored = self.stored[parameter.name]
         parts = [self.checkpoint.read(name) for name in stored.tensors]
@@ -66,7 +72,14 @@ class ModelFiles:
                 f"{self.checkpoint.path}: {stored.tensors[0]} gives {parameter.name} the shape {values.shape}; "
                 f"expected {parameter.shape}"
             )
+        if (fault := fault_of_values(values, parameter)) is not None:
+            raise self.damaged(stored.tensors[0], fault)
         return values
+
+    def damaged(self, tensor: str, fault: str) -> BadCheckpoint:
+        """The error for a tensor of these files whose values cannot be right."""
+        file = self.checkpoint.tensors[tensor].file
+        return bad(file, f"tensor {shown(tensor)} {fault}; the file is damaged, download it again")
 
     def type_of(self, parameter: Parameter) -> str:
         """How it is stored: 'Q4_1', 'BF16', ..."""

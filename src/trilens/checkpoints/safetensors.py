@@ -7,19 +7,18 @@ The tensors cover the data from end to end: no holes, no overlaps. A sharded mod
 beside its shards: {"weight_map": {NAME: FILE}}. https://github.com/huggingface/safetensors
 """
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trilens.checkpoints.checkpoint import StoredTensor
-from trilens.checkpoints.mapped import MappedFile, bad, shown
+from trilens.checkpoints.checkpoint import StoredTensor, raw_bytes
+from trilens.checkpoints.opened import OpenFile
 from trilens.checkpoints.quantised import refuse_quantised_names, refuse_unsupported_quantisation
 from trilens.checkpoints.scales import FP8, pair_with_scales, times_scale
-from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.errors import UnsupportedModel
+from trilens.files import bad, parse_json, read_json_object, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +72,10 @@ class SafetensorsCheckpoint:
     scale_of: Mapping[str, str]
     metadata: Mapping[str, str]  # `__metadata__`; of a sharded model: of all shards together
     block_size: tuple[int, int]  # rows, columns that share one FP8 scale
-    _files: Mapping[Path, MappedFile]
+    _files: Mapping[Path, OpenFile]
 
-    def raw(self, name: str) -> memoryview:
-        tensor = self._tensor(name)
-        return self._files[tensor.file].view(tensor.offset, tensor.nbytes)
+    def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
+        return raw_bytes(self._files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
         from trilens.checkpoints.values import can_read, dequantise, dequantise_mxfp4_pairs
@@ -123,12 +121,12 @@ def read_safetensors(path: Path | str, *, block_size: tuple[int, int] = (128, 12
                 raise bad(source, f"the shard {shard.name} is missing; download it into the same directory")
     else:
         shards = [source]
-    files: dict[Path, MappedFile] = {}
+    files: dict[Path, OpenFile] = {}
     try:
         tensors: dict[str, StoredTensor] = {}
         metadata: dict[str, str] = {}
         for shard in shards:
-            files[shard] = MappedFile(shard)
+            files[shard] = OpenFile(shard)
             in_shard, metadata_of_shard = _header(files[shard])
             metadata |= metadata_of_shard
             for name, tensor in in_shard.items():
@@ -152,10 +150,14 @@ def read_config_json(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if path.is_dir():
         path = path / ("params.json" if not (path / "config.json").exists() else "config.json")
-    config = _json_file(path)
-    if not isinstance(config, dict):
-        raise bad(path, "expected a JSON object")
-    return config
+    return _json_object(path)
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except FileNotFoundError:
+        raise bad(path, "no such file; download it again") from None
 
 
 def _of_directory(directory: Path) -> Path:
@@ -175,8 +177,7 @@ def _of_directory(directory: Path) -> Path:
 
 def _index(path: Path) -> dict[str, str]:
     """Tensor name -> the name of its shard, a plain file name beside the index."""
-    index = _json_file(path)
-    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    weight_map = _json_object(path).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise bad(path, 'expected {"weight_map": {tensor: file}} with at least one tensor')
     for name, shard in weight_map.items():
@@ -187,27 +188,18 @@ def _index(path: Path) -> dict[str, str]:
     return weight_map
 
 
-def _json_file(path: Path) -> Any:
-    try:
-        if path.stat().st_size > LONGEST_HEADER:
-            raise bad(path, f"is longer than {LONGEST_HEADER} bytes, expected a short file of JSON")
-        return strict_json(path.read_bytes(), path)
-    except OSError as error:
-        raise bad(path, f"cannot be read: {error.strerror or error}") from None
-
-
-def _header(file: MappedFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
+def _header(file: OpenFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     """The tensors of one file in the order of their data, and its `__metadata__`."""
     path = file.path
     if file.size < 8:
         raise bad(path, f"has {file.size} bytes, a safetensors file has at least 10; download it again")
-    length = int.from_bytes(file.bytes[:8], "little")
+    length = int.from_bytes(file.read(0, 8), "little")
     if length > LONGEST_HEADER:
         raise bad(path, f"claims a header of {length} bytes, at most {LONGEST_HEADER} are allowed; is it safetensors?")
     data = 8 + length
     if data > file.size:
         raise bad(path, f"claims a header of {length} bytes, longer than the file of {file.size}; download it again")
-    header = strict_json(file.bytes[8:data], path)
+    header = parse_json(file.read(8, length), path)
     if not isinstance(header, dict):
         raise bad(path, "the header is no JSON object")
     metadata = header.pop("__metadata__", {})
@@ -254,27 +246,3 @@ def _tensor(name: str, entry: Any, path: Path) -> StoredTensor:
 
 def _whole_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
-
-
-def strict_json(data: bytes, path: Path) -> Any:
-    """The JSON of `data`, with an error that names `path` for a key that occurs twice, NaN, or anything malformed."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-            raise bad(path, f"{shown(twice)} occurs twice in the JSON")
-        return found
-
-    def no_constant(text: str) -> Any:
-        raise ValueError(f"{text} is no JSON")
-
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=no_constant)
-    except BadCheckpoint:
-        raise
-    except UnicodeDecodeError:
-        raise bad(path, "the JSON is not UTF-8; download it again") from None
-    except (ValueError, RecursionError) as error:
-        reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
-        raise bad(path, f"the JSON cannot be read: {reason}; download it again") from None

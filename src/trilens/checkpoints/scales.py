@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints.checkpoint import StoredTensor
-from trilens.checkpoints.mapped import bad, shown
+from trilens.files import bad, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,8 @@ def times_scale(values: "NDArray[np.float32]", scale: "NDArray[np.float32]", blo
     import numpy as np
 
     layout = _layout(values.shape, scale.shape, block_size)
-    assert layout is not None
+    if layout is None:
+        raise ValueError(f"a scale of {scale.shape} does not fit a weight of {values.shape}")
     shape, (rows, columns) = layout
     if values.ndim < 2:
         values *= scale.reshape(-1)

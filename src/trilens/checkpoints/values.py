@@ -33,7 +33,7 @@ def can_read(type: str) -> bool:
     return type in PLAIN or type in BYTE_FLOATS or (type in BY_NAME and BY_NAME[type].readable)
 
 
-def dequantise(data: memoryview, type: str, shape: tuple[int, ...]) -> "NDArray[np.float32]":
+def dequantise(data: bytearray, type: str, shape: tuple[int, ...]) -> "NDArray[np.float32]":
     """The values of `data`, written as `type` (`can_read`), in a fresh float32 array of `shape`.
 
     `data` holds exactly the bytes of `shape`; peak memory is the result and a few MB. Integers beyond 2^24 and F64
@@ -56,7 +56,7 @@ def dequantise(data: memoryview, type: str, shape: tuple[int, ...]) -> "NDArray[
     return out
 
 
-def _dequantise_blocks(data: memoryview, type: str, out: "NDArray[np.float32]") -> None:
+def _dequantise_blocks(data: bytearray, type: str, out: "NDArray[np.float32]") -> None:
     import numpy as np
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -65,7 +65,7 @@ def _dequantise_blocks(data: memoryview, type: str, out: "NDArray[np.float32]") 
     number = GGMLQuantizationType[type]
     step = CHUNK // kind.block
     for first in range(0, len(data) // kind.nbytes, step):
-        blocks = np.frombuffer(data[first * kind.nbytes : (first + step) * kind.nbytes], np.uint8)
+        blocks = np.frombuffer(memoryview(data)[first * kind.nbytes : (first + step) * kind.nbytes], np.uint8)
         # One row: gguf works through 16 rows at a time in Python, and blocks know nothing of rows.
         out[first * kind.block : (first + step) * kind.block] = dequantize(blocks[None, :], number)[0]
 
@@ -90,7 +90,7 @@ def _byte_floats(type: str) -> "NDArray[np.float32]":
     return np.copysign(value, np.where(byte < 128, 1, -1)).astype(np.float32)
 
 
-def dequantise_mxfp4_pairs(blocks: memoryview, scales: memoryview, shape: tuple[int, ...]) -> "NDArray[np.float32]":
+def dequantise_mxfp4_pairs(blocks: bytearray, scales: bytearray, shape: tuple[int, ...]) -> "NDArray[np.float32]":
     """gpt-oss's MXFP4: groups of 32 values in 16 bytes, one power of two a group; float32 of `shape`.
 
     blocks  U8 [..., rows, groups, 16]; byte i of a group holds value 2i in its low and 2i+1 in its high four bits

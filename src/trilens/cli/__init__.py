@@ -1,7 +1,8 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
 Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, 7 somebody else's service failed or refused, 1 a fault of our own,
+6 the request cannot be carried out, one line of a file could not be answered, or the answer could not be written,
+7 somebody else's service failed or refused, 1 a fault of our own,
 130 interrupted, 141 the reader of a pipe went away.
 """
 
@@ -14,7 +15,9 @@ import click
 
 from trilens import __version__
 from trilens.cli import look, talk
+from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
+from trilens.cli.streams import standard_streams
 from trilens.errors import TrilensError
 
 
@@ -30,23 +33,22 @@ for _command in (talk.run, talk.chat, *look.COMMANDS, serve):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command and return its exit code."""
+    with standard_streams():
+        return _run(arguments)
+
+
+def _run(arguments: list[str] | None) -> int:
     try:
-        # not click's own main(): it answers a closed pipe by itself
-        given = sys.argv[1:] if arguments is None else arguments
-        with commands.make_context("trilens", list(given)) as context:
-            commands.invoke(context)
+        code = _invoked(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
+        return code
     except click.ClickException as problem:
         return _complain(problem.format_message(), 2)
     except TrilensError as problem:
-        return _complain(str(problem), problem.exit_code)
+        return _complain(as_typed(str(problem)), problem.exit_code)
     except (KeyboardInterrupt, click.Abort):
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # Python would complain once more when it flushes standard output on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError:
         return _complain("not enough memory for this model; try a smaller one or fewer tokens", 6)
@@ -55,6 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         where = type(fault).__name__
         return _complain(f"a fault in trilens itself ({where}: {fault}); TRILENS_DEBUG=1 shows where", 1)
+
+
+def _invoked(given: list[str]) -> int:
+    """Not click's own main(), which answers a closed pipe by itself."""
+    try:
+        with commands.make_context("trilens", list(given)) as context:
+            commands.invoke(context)
+    except click.exceptions.Exit as leave:  # --help and --version
+        return leave.exit_code
     return 0
 
 

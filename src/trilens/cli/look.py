@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
+from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
 from trilens.text.strategy import as_thinking
@@ -26,7 +26,7 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
     from trilens.lenses.card import card as make_card
 
     result = make_card(model, context=context, kv_type=kv_type, offline=offline)
-    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+    print(json_text(result.as_dict()) if as_json else result.as_text())
 
 
 @click.command()
@@ -62,7 +62,7 @@ def compare(
     )
     if picture is not None:
         plot_plans(made, picture) if isinstance(made, PlanComparison) else plot(made, picture)
-    print(json.dumps(made.as_dict(), ensure_ascii=False) if as_json else made.as_text())
+    print(json_text(made.as_dict()) if as_json else made.as_text())
 
 
 @click.command()
@@ -82,7 +82,7 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
     from trilens.lenses.plan import plan as make_plan
 
     result = make_plan(model, say=say, **options)
-    print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+    print(json_text(result.as_dict()) if as_json else result.as_text())
 
 
 @click.command()
@@ -96,7 +96,7 @@ def thinking(model: str, engine: str | None, offline: bool, as_json: bool) -> No
 
     found = asking(model, engine=engine, offline=offline)
     dicts = [one.as_dict() for one in found]
-    print(json.dumps(dicts, ensure_ascii=False) if as_json else "\n\n".join(one.as_text() for one in found))
+    print(json_text(dicts) if as_json else "\n\n".join(one.as_text() for one in found))
 
 
 @click.command()
@@ -109,7 +109,7 @@ def tag(file: str, as_json: bool) -> None:
     tags = tag_names(read_names(text_of(file)))
     if not tags:
         raise UsageError(f"{file}: holds no names; expected one model name a line")
-    print(json.dumps([tag_as_dict(t) for t in tags], ensure_ascii=False) if as_json else tags_as_text(tags))
+    print(json_text([tag_as_dict(t) for t in tags]) if as_json else tags_as_text(tags))
 
 
 @click.command()
@@ -143,7 +143,8 @@ def trace(
     from trilens.model import load
     from trilens.trials.routing import trace as make_trace
 
-    loaded = load(model, offline=offline, progress=Progress(model), **({"quantise": quantise} if quantise else {}))
+    smaller: dict[str, Any] = {"quantise": quantise} if quantise else {}
+    loaded = load(model, offline=offline, progress=Progress(model), **smaller)
     result = make_trace(loaded, prompt_text(prompt), thinking=as_thinking(thinking), **options)
     if picture is not None:
         from trilens.trials.heat_map import heat_map
@@ -155,7 +156,7 @@ def trace(
         writer.writeheader()
         writer.writerows(rows)
     else:
-        print(json.dumps(result.as_dict(), ensure_ascii=False) if as_json else result.as_text())
+        print(json_text(result.as_dict()) if as_json else result.as_text())
 
 
 @click.command()
@@ -177,7 +178,7 @@ def combos(questions: int, stretch: bool, as_json: bool) -> None:
             print(f"\r{name} {done} of {4 * questions}{end}", end="", file=sys.stderr, flush=True)
 
     rows = combine(questions, STRETCH if stretch else KINDS, asked)
-    print(json.dumps(as_dicts(rows)) if as_json else as_text(rows))
+    print(json_text(as_dicts(rows)) if as_json else as_text(rows))
 
 
 @click.command()
@@ -205,7 +206,7 @@ def bench(model: str, as_json: bool, **options: Any) -> None:
     from trilens.lenses.bench import as_text, measure
 
     result = measure(model, **options)
-    print(json.dumps(result) if as_json else as_text(result))
+    print(json_text(result) if as_json else as_text(result))
 
 
 @click.command()
@@ -223,7 +224,7 @@ def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
 
         machine = measured(threads, anew=True, say=say)
     if as_json:
-        print(json.dumps({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
+        print(json_text({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
         return
     for name, value in report.items():
         print(f"{name:12} {value}")

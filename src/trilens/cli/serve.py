@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from trilens.cli.options import options
+from trilens.cli.options import PREFIXES, options
 from trilens.errors import UsageError
 
 
@@ -28,10 +29,14 @@ class _WithEngineOptions(click.Command):
 @click.option("--parallel", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls at once.")
 @click.option("--queue", type=click.IntRange(0, 65536), default=128, show_default=True, help="Calls that may wait.")
 @click.option("--time-limit", type=click.IntRange(1), default=600, show_default=True, help="Seconds of a call.")
+@click.option(
+    "--read-limit", type=click.FloatRange(0.1), default=10, show_default=True, help="Seconds to send a header in."
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @options(
+    *PREFIXES,
     click.option("--engine", type=click.Choice(["vllm", "sglang"]), help="Start your own engine, and answer for it."),
     click.option("--engine-path", help="Its command, or a Python that has it.  [env: TRILENS_VLLM, TRILENS_SGLANG]"),
     click.option("--machine", default="this", show_default=True, help="All nodes together, as in h100x16."),
@@ -55,9 +60,12 @@ def serve(
     parallel: int,
     queue: int,
     time_limit: int,
+    read_limit: float,
     threads: int | None,
     quantise: str | None,
     offline: bool,
+    prefix_dir: Path | None,
+    prefix_bytes: int,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -68,6 +76,7 @@ def serve(
     stands behind -- goes to it. On several nodes each runs the same command with its own --node-rank.
     """
     try:
+        from trilens.serve.connections import Limits
         from trilens.serve.guard import Rules
         from trilens.serve.server import serve as run_server
         from trilens.serve.server import serve_engine
@@ -77,22 +86,27 @@ def serve(
     if api_key == "":
         raise UsageError("the API key is empty; give one, or leave --api-key out")
     context = click.get_current_context()
+    limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
-        if len(models) != 1 or threads is not None or quantise is not None:
-            raise UsageError("--engine takes one MODEL, and its own options behind --; no --threads or --quantise")
+        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None:
+            raise UsageError(
+                "--engine takes one MODEL, and its own options behind --; no --threads, --quantise or --prefix-dir"
+            )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, more, **start)
-        serve_engine(models[0], launch, rules, port, Room(parallel, queue, float(time_limit)), limit)
+        serve_engine(models[0], launch, rules, port, Room(parallel, queue, float(time_limit)), limit, limits)
         return
     given = next((name for name in start if _stated(context, name)), None)
     if more or given:
         what = "what stands behind --" if given is None else "--" + given.replace("_", "-")
         raise UsageError(f"{what} is for an engine; name it, as in --engine vllm")
-    stated = {"threads": threads, "quantise": quantise, "offline": offline or None}
+    stated = {"threads": threads, "quantise": quantise, "offline": offline or None, "prefix_dir": prefix_dir}
+    if prefix_dir is not None:
+        stated["prefix_bytes"] = prefix_bytes
     options = {name: value for name, value in stated.items() if value is not None}
     shelf = Shelf(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
-    run_server(shelf, rules, port)
+    run_server(shelf, rules, port, limits)
 
 
 def _stated(context: click.Context, name: str) -> bool:

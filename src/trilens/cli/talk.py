@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilens.cli.inputs import prompt_text, prompts_of, with_system
+from trilens.cli.inputs import prompt_text, with_system
+from trilens.cli.lines import answer_fields, answer_lines, open_lines
 from trilens.cli.options import GENERATION, MODEL
+from trilens.cli.streams import json_text, read_line
 from trilens.cli.terminal import Progress, interrupts, print_stream
 from trilens.errors import UsageError
 from trilens.text.strategy import as_thinking
 
 if TYPE_CHECKING:
     from trilens.hosted.model import HostedModel
-    from trilens.model import Answer, Model, Prompt
+    from trilens.model import Model, Prompt
 
 
 @click.command()
 @click.argument("prompt", required=False)
-@click.option("--file", "prompts_file", type=click.Path(path_type=Path), help='A JSON line each: {"prompt": ...}.')
+@click.option(
+    "--file",
+    "prompts_file",
+    type=click.Path(path_type=Path),
+    help='A JSON line each: {"prompt": ...} or {"messages": ...}, with options of its own.',
+)
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: text, thinking, receipt.")
@@ -44,20 +50,18 @@ def run(
     if system is not None and raw:
         raise UsageError("--system needs the chat template; leave out --raw")
     hide = options.pop("hide_thinking")
-    prompts: list[Prompt] = [prompt_text(prompt)] if prompts_file is None else prompts_of(prompts_file)
+    asked: Prompt = prompt_text(prompt) if prompts_file is None else ""
+    lines = None if prompts_file is None else open_lines(prompts_file)
     if system is not None:
-        prompts = [with_system(system, p) for p in prompts]
+        asked = with_system(system, asked)
     loaded = _load(options)
     options["thinking"] = as_thinking(options["thinking"])
-    if prompts_file is not None:
-        for answer in loaded.generate(prompts, raw=raw, **options):
-            print(json.dumps(_answer(answer), ensure_ascii=False))
-        return
-    if as_json:
-        [answer] = loaded.generate(prompts, raw=raw, **options)
-        print(json.dumps(_answer(answer), ensure_ascii=False))
-        return
-    print_stream(loaded.stream(prompts[0], raw=raw, **options), quiet, hide)
+    if lines is not None:
+        answer_lines(loaded, lines, system, {"raw": raw, **options})
+    elif as_json:
+        print(json_text(answer_fields(loaded.generate(asked, raw=raw, **options))))
+    else:
+        print_stream(loaded.stream(asked, raw=raw, **options), quiet, hide)
 
 
 @click.command()
@@ -74,7 +78,7 @@ def chat(system: str | None, quiet: bool, **options: Any) -> None:
     while True:
         try:
             print("> ", end="", file=sys.stderr, flush=True)
-            line = sys.stdin.readline()
+            line = read_line()
         except KeyboardInterrupt:
             line = ""
         if not line.strip():
@@ -99,15 +103,16 @@ def _load(options: dict[str, Any]) -> Model | HostedModel:
 
     name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
     executor = options.pop("executor")
-    stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    loading = ("threads", "quantise", "kv", "prefix_dir")
+    stated = {key: value for key in loading if (value := options.pop(key)) is not None}
+    prefix_bytes = options.pop("prefix_bytes")
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
         if given or ignore_keys:
-            raise UsageError(f"--{(given or ['ignore-key'])[0]} is for models that run here, and {name} does not")
+            option = (given or ["ignore-key"])[0].replace("_", "-")
+            raise UsageError(f"--{option} is for models that run here, and {name} does not")
         return load_hosted(name)
     progress = Progress(name)
+    if "prefix_dir" in stated:
+        stated["prefix_bytes"] = prefix_bytes
     return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)
-
-
-def _answer(answer: Answer[Any]) -> dict[str, Any]:
-    return {"text": answer.text, "thinking": answer.thinking, "receipt": answer.receipt.as_dict()}

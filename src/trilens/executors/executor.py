@@ -28,13 +28,22 @@ class Block(Protocol):
     def tokens(self) -> int: ...
 
     @property
-    def bytes(self) -> int:
+    def kept_bytes(self) -> int:
         """Bytes that it keeps in memory."""
         ...
 
     @property
     def own_bytes(self) -> int:
         """Bytes of these that nothing else keeps: what letting go of it would free."""
+        ...
+
+    @property
+    def route_width(self) -> int:
+        """Experts that are noted for each of its tokens."""
+        ...
+
+    def written(self) -> bytes:
+        """All of it, for `Executor.restored`. Raises RequestRefused where that cannot be."""
         ...
 
 
@@ -198,6 +207,11 @@ class Executor(Protocol):
     def sequence(self, request_length: int) -> CachedSequence:
         """An empty sequence for up to `request_length` tokens, prompt and answer together; its memory is taken as it
         grows. Raises CacheFull for a length that would not fit even alone."""
+        ...
+
+    def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Block:
+        """A block as it was written, by this model with this kind of cache. Raises RequestRefused for what is something
+        else, or when there is no memory for it."""
         ...
 
     def variant(self, request_length: int) -> Hashable:

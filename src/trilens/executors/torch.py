@@ -64,12 +64,19 @@ class TorchBlock:
     routed: np.ndarray
 
     @property
-    def bytes(self) -> int:
+    def kept_bytes(self) -> int:
         return _bytes(t for t in (*self.keys.values(), *self.values.values()) if t is not None) + _bytes(
             (self.fixed or {}).values()
         )
 
-    own_bytes = bytes  # it is a copy
+    own_bytes = kept_bytes  # it is a copy
+
+    @property
+    def route_width(self) -> int:
+        return int(self.routed.shape[1])
+
+    def written(self) -> bytes:
+        raise RequestRefused("the torch executor does not keep prefixes in files; use the native one")
 
 
 class TorchSequence:
@@ -254,6 +261,9 @@ class TorchExecutor:
 
     def sequence(self, request_length: int) -> TorchSequence:
         return TorchSequence(self, request_length)
+
+    def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> TorchBlock:
+        raise RequestRefused("the torch executor does not keep prefixes in files; use the native one")
 
     def variant(self, request_length: int) -> Hashable:
         return tables_key(self.spec, request_length)

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from trilens.errors import RequestRefused
 from trilens.generate.limits import Limits
 from trilens.generate.scheduler import Finish
 from trilens.text.strategy import Strategy, Thinking
@@ -75,7 +76,10 @@ class AnswerWriter:
         continues: bool,
         constraint: Constraint | None = None,
     ) -> None:
-        """`shown` are the control tokens that markers are made of; `closing` is None where nothing can be closed."""
+        """`shown` are the control tokens that markers are made of; `closing` is None where nothing can be closed.
+
+        Raises RequestRefused where the limits leave no room behind the tokens that are put in at the beginning.
+        """
         self._constraint = constraint
         self.counts = TokenCounts()
         self.tokens = 0
@@ -95,6 +99,11 @@ class AnswerWriter:
         self._stops = bool(stops)
         self._finished = False
         self._note_answer(0)
+        if (first := len(self._first())) and first >= limits.total:
+            raise RequestRefused(
+                f"at most {limits.total} tokens are allowed in all, and the thinking's markers alone take {first}; "
+                f"expected at least {first + 1}"
+            )
 
     @property
     def thinking(self) -> bool:
@@ -113,13 +122,21 @@ class AnswerWriter:
         return ThinkingReport(s.requested, s.effective, s.budget, thought, unasked, self.closed_by)
 
     def begin(self) -> Sequence[int]:
-        """A budget of nothing is used up at once."""
+        """Tokens that are put in before the first is drawn: a budget of nothing is used up at once."""
+        first = self._first()
+        if self._closing is not None and self._strategy.budget == 0:
+            self._forced(first[: len(first) - len(self._closing.ids)])
+            self._close("budget", deque())
+        elif first:
+            self._open()
+        return first
+
+    def _first(self) -> tuple[int, ...]:
         if self._closing is None:
             return ()
-        if self._strategy.budget != 0:
-            return self._open() if self._constraint is not None and self._start == "free" else ()
-        opening = () if self._start == "opened" else self._closing.opening
-        return (*self._forced(opening), *self._close("budget", deque()))
+        if self._strategy.budget == 0:
+            return self._closing.ids if self._start == "opened" else (*self._closing.opening, *self._closing.ids)
+        return self._closing.opening if self._constraint is not None and self._start == "free" else ()
 
     def allowed(self) -> np.ndarray | None:
         """What the constraint allows next; before the answer begins anything but an end. None without a constraint."""
@@ -157,12 +174,12 @@ class AnswerWriter:
                 return "stop_string"
         if self.before_answer is None:
             self._note_answer(1)
-        if self._closing is not None and splitter.thinking:
+        if self._closing is not None and splitter.thinking and token not in self._end_ids:
             if self.close_now and not more:
-                return self._close("caller", unread)
+                return self._close_if_room("caller", unread)
             # no more of them are thoughts than there are
             if most is not None and self.tokens >= most and self._thoughts() >= most:
-                return self._close("budget" if self._strategy.budget is not None else "length", unread)
+                return self._close_if_room("budget" if self._strategy.budget is not None else "length", unread)
         if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
             return "context" if self._limits.context_bound else "length"
         return None
@@ -192,6 +209,13 @@ class AnswerWriter:
         """Tokens of thinking so far, those that are still held back taken as such."""
         held = self.counts.silent if self._splitter.idle else self.counts.undecided
         return self.counts.counts["thinking"] + held
+
+    def _close_if_room(self, by: ClosedBy, unread: deque[Any]) -> Finish | Sequence[int]:
+        """Close the thinking and go on, or end here where the limit on all tokens leaves no room for an answer."""
+        assert self._closing is not None
+        if self.tokens + len(self._closing.ids) >= self._limits.total:
+            return "context" if self._limits.context_bound else "length"
+        return self._close(by, unread)
 
     def _close(self, by: ClosedBy, unread: deque[Any]) -> Sequence[int]:
         assert self._closing is not None

@@ -30,7 +30,7 @@ class Grammars:
 
     def schema(self, schema: Mapping[str, Any] | None) -> GrammarConstraint:
         """JSON that follows `schema`; any JSON object for None. Raises RequestRefused for a schema that cannot be."""
-        wanted = {"type": "object"} if schema is None else schema
+        wanted = {"type": "object"} if schema is None else dict(schema)
         try:
             stated = json.dumps(wanted)
         except (TypeError, ValueError, RecursionError) as problem:

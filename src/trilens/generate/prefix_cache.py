@@ -12,11 +12,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 
 from trilens.executors.executor import PAGE, Block
+from trilens.generate.prefix_files import PrefixFiles
 
 SIBLINGS = 16  # blocks behind the same beginning that are compared token by token, the newest first
 
@@ -58,11 +60,10 @@ class PrefixCache:
     """Blocks by hash, up to `budget` bytes. The least recently used block is dropped first, and never one in use. For
     any number of threads."""
 
-    def __init__(self, budget: int, identity: bytes = b"") -> None:
-        """`identity`: of the weights and of how the cache is stored."""
+    def __init__(self, budget: int) -> None:
         self.budget = budget
+        self.files: PrefixFiles | None = None  # where full blocks are kept too, and found again after a restart
         self.bytes = 0  # that its blocks keep; pages shared with running requests count too
-        self._identity = identity
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()  # least recently used first
         self._firsts: dict[bytes, dict[bytes, None]] = {}  # of each root: the blocks that begin there
         self._lock = threading.RLock()
@@ -72,7 +73,7 @@ class PrefixCache:
 
     def root(self, variant: Hashable) -> bytes:
         """What a chain starts from. `variant`: see `Executor.variant`."""
-        return hashlib.blake2b(repr(variant).encode() + self._identity, digest_size=16).digest()
+        return hashlib.blake2b(repr(variant).encode(), digest_size=16).digest()
 
     def find(self, root: bytes, chain: Sequence[bytes], tokens: Sequence[int], most: int, exact: bool = False) -> Found:
         """The longest beginning of `tokens` that is here, up to `most` of them. `chain`: the keys of their full pages.
@@ -98,6 +99,18 @@ class PrefixCache:
                 self._entries.move_to_end(entry.key)
             return Found([e.block for e in entries], last_tokens, [e.origin.source for e in entries])
 
+    def restore(self, root: bytes, keys: Sequence[bytes]) -> None:
+        """Read the blocks with these keys from files, as far as they follow one another; beside any steps."""
+        if self.files is None:
+            return
+        for parent, key in pairwise((root, *keys)):
+            if key in self._entries:
+                continue
+            stored = self.files.read(key, parent)
+            if stored is None:
+                return
+            self.put(key, parent, stored.tokens, stored.block, Origin("disk"))
+
     def _begins(self, parent: bytes, tokens: Sequence[int]) -> tuple[Entry | None, int]:
         """The block behind `parent` that begins with the most of these tokens, and how many these are."""
         best, most = None, 0
@@ -122,9 +135,11 @@ class PrefixCache:
             siblings = self._behind(parent, make=True)
             siblings[key] = None
             self._entries[key] = Entry(key, parent, tokens, block, origin, self._firsts.pop(key, {}))
-            self.bytes += block.bytes
+            self.bytes += block.kept_bytes
             while self.bytes > self.budget and self._evict_one() is not None:
                 pass
+        if self.files is not None and origin.source != "disk" and len(tokens) == PAGE:
+            self.files.write(key, parent, tokens, block)
 
     def _shorter(self, key: bytes, tokens: tuple[int, ...]) -> bool:
         entry = self._entries[key]
@@ -149,22 +164,24 @@ class PrefixCache:
     def _evict_one(self) -> int | None:
         """Drop the least recently used block, of a chain its last one. Returns the bytes that came free, None where
         every block is in use."""
-        seen = 0
-        while seen < len(self._entries):
-            path = [next(iter(self._entries.values()))]
-            while path[-1].following:
-                path.append(self._entries[next(iter(path[-1].following))])
-            if own := path[-1].block.own_bytes:
-                self._drop(path[-1].key)
+        seen = set[bytes]()
+        while len(seen) < len(self._entries):
+            leaf = next(iter(self._entries.values()))
+            while leaf.following:
+                leaf = self._entries[next(iter(leaf.following))]
+            if own := leaf.block.own_bytes:
+                self._drop(leaf.key)
                 return own
-            for used in reversed(path):
+            used: Entry | None = leaf  # and so is what comes before it
+            while used is not None:
                 self._entries.move_to_end(used.key)
-            seen += len(path)
+                seen.add(used.key)
+                used = self._entries.get(used.parent)
         return None
 
     def _drop(self, key: bytes) -> None:
         entry = self._entries.pop(key)
-        self.bytes -= entry.block.bytes
+        self.bytes -= entry.block.kept_bytes
         siblings = self._behind(entry.parent)
         siblings.pop(key, None)
         if not siblings:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, shown
 
 MOST_ALTERNATIVES = 20
 _WORD = (1 << 64) - 1
@@ -42,24 +42,26 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _in_range("temperature", self.temperature, 0.0, 100.0)
-        _in_range("top_k", self.top_k, 0, 2**31)
+        _in_range("top_k", self.top_k, 0, 2**31 - 1, whole=True)
         _in_range("top_p", self.top_p, 0.0, 1.0, above=True)
         _in_range("min_p", self.min_p, 0.0, 1.0)
         _in_range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
         _in_range("presence_penalty", self.presence_penalty, -100.0, 100.0)
         _in_range("frequency_penalty", self.frequency_penalty, -100.0, 100.0)
+        if not isinstance(self.logit_bias, Mapping):
+            raise RequestRefused(f"logit_bias is {shown(self.logit_bias)}; expected numbers by token id")
         for token, added in self.logit_bias.items():
             if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < 2**31:
-                raise RequestRefused(f"logit_bias names {token!r:.40}; expected a token's id")
+                raise RequestRefused(f"logit_bias names {shown(token)}; expected a token's id")
             _in_range("a logit_bias", added, -100.0, 100.0)
         if self.logprobs is not None and (
             isinstance(self.logprobs, bool)
             or not isinstance(self.logprobs, int)
             or not 0 <= self.logprobs <= MOST_ALTERNATIVES
         ):
-            raise RequestRefused(f"logprobs is {self.logprobs!r}; expected a number from 0 to {MOST_ALTERNATIVES}")
+            raise RequestRefused(f"logprobs is {shown(self.logprobs)}; expected a number from 0 to {MOST_ALTERNATIVES}")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed <= _WORD:
-            raise RequestRefused(f"seed is {self.seed!r}; expected an integer from 0 to 2^64 - 1")
+            raise RequestRefused(f"seed is {shown(self.seed)}; expected an integer from 0 to 2^64 - 1")
 
 
 class Sampler:
@@ -113,7 +115,8 @@ class Sampler:
         return found
 
 
-def _in_range(name: str, value: float, low: float, high: float, above: bool = False) -> None:
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+def _in_range(name: str, value: float, low: float, high: float, above: bool = False, whole: bool = False) -> None:
+    fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool) and low <= value <= high
     if not fits or (above and value == low):
-        raise RequestRefused(f"{name} is {value!r}; expected a number {'above' if above else 'from'} {low} to {high}")
+        kind, start = "whole number" if whole else "number", "above" if above else "from"
+        raise RequestRefused(f"{name} is {shown(value)}; expected a {kind} {start} {low} to {high}")

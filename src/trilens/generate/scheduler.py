@@ -31,7 +31,7 @@ from trilens.generate.sampling import Sampler, Sampling
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
-OLDEST = 4  # the prompt that has waited longest gets at least this part of the room: one in four rows
+OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
 UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
 
 Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
@@ -104,6 +104,13 @@ class Times:
     admitted: float | None = None  # its first step began
     first_token: float | None = None  # was drawn
     ended: float | None = None
+
+
+class Beginning(NamedTuple):
+    """How a prompt is found in the prefix cache: what its blocks' keys start from, and the keys of its full pages."""
+
+    root: bytes
+    keys: list[bytes]
 
 
 @dataclass(eq=False)
@@ -179,11 +186,12 @@ class Generation:
         return (*self.prompt[first:end], *self.tokens[: max(0, end - prompt)])
 
 
-def shares(left: Sequence[int], room: int) -> list[int]:
+def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
     """How many rows of a step each prompt gets, of those that it has left; the oldest prompt comes first.
 
     One row in `OLDEST` is the oldest one's, so that none waits for ever. The others go to whoever has least left, so
-    that a short prompt does not wait for a long one.
+    that a short prompt does not wait for a long one. Where steps take long, they are not filled up (`full`) once a
+    prompt ends in them, so that its answer begins sooner.
     """
     given = [0] * len(left)
     if left:
@@ -191,6 +199,8 @@ def shares(left: Sequence[int], room: int) -> list[int]:
         room -= given[0]
     for i in sorted(range(len(left)), key=left.__getitem__):
         more = min(left[i] - given[i], room)
+        if not full and given[i] + more < left[i] and any(map(int.__eq__, given, left)):
+            break
         given[i] += more
         room -= more
     return given
@@ -213,6 +223,20 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ for callers
 
+    def begin(self, prompt: Sequence[int], limits: Limits) -> Beginning:
+        """Check a prompt, and read from files what they have of its beginning: what takes time and needs no step to
+        wait. Raises RequestRefused."""
+        vocabulary = self.executor.spec.vocab
+        tokens = np.asarray(prompt, np.int64)
+        if not tokens.size:
+            raise RequestRefused("the prompt is empty; expected at least one token")
+        if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
+            raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
+        root = self.prefixes.root(self.executor.variant(len(prompt) + limits.total))
+        keys = chain(root, tokens)
+        self.prefixes.restore(root, keys[: (len(prompt) - 1) // PAGE])
+        return Beginning(root, keys)
+
     def submit(
         self,
         prompt: Sequence[int],
@@ -223,29 +247,24 @@ class Scheduler:
         *,
         watched: bool = False,
         called: float | None = None,
+        beginning: Beginning | None = None,
     ) -> Generation:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
-        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`.
+        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
+        what `begin` made of the prompt, where that was done before.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
         """
-        self._here()
-        vocabulary = self.executor.spec.vocab
-        tokens = np.asarray(prompt, np.int64)
-        if not tokens.size:
-            raise RequestRefused("the prompt is empty; expected at least one token")
-        if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
-            raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
+        self.check_process()
+        made = self.begin(prompt, limits) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
         sampler, writer = Sampler(sampling, prompt), writer or Tokens()
         sampler.end_with(end_ids)
-        length = len(prompt) + limits.total
-        root = self.prefixes.root(self.executor.variant(length))
-        sequence = self.executor.sequence(length)
+        sequence = self.executor.sequence(len(prompt) + limits.total)
         generation = Generation(
-            tuple(prompt), limits, end_ids, sampler, writer, sequence, root, chain(root, tokens), times
+            tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times
         )
         generation.fired = [] if watched else None
         self._put(generation, writer.begin())
@@ -265,7 +284,7 @@ class Scheduler:
         def waiting() -> bool:
             return not any(g.unread for g in generations) and any(g.finish is None for g in generations)
 
-        self._here()
+        self.check_process()
         while self._step_while(waiting):
             pass
         failure = next((g.failure for g in generations if g.failure is not None), None)
@@ -275,7 +294,7 @@ class Scheduler:
     def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
         """One step for all that can go on, or for `lane`'s part of them, and for `ahead` seconds further ones with what
         they drew; of whom, and who failed before it. What stops one is kept with it."""
-        self._here()
+        self.check_process()
         return self._step_while(lambda: True, lane, ahead)
 
     def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
@@ -295,7 +314,8 @@ class Scheduler:
         """Give back the memory of all beginnings that nobody uses."""
         self.prefixes.clear()
 
-    def _here(self) -> None:
+    def check_process(self) -> None:
+        """Raises RequestRefused in a process that was forked from the one that made this."""
         if os.getpid() != self._process:
             raise RequestRefused("this process was forked from the one that loaded the model; load it again here")
 
@@ -359,7 +379,8 @@ class Scheduler:
         prompts = self._admitted([g for g in can if g.prompting and g.finish is None], room)
         begun = [g.fed for g in prompts]
         left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
-        for generation, first, rows in zip(prompts, begun, shares(left, room), strict=True):
+        full = room * self._row_seconds <= STEP_SECONDS
+        for generation, first, rows in zip(prompts, begun, shares(left, room, full), strict=True):
             if rows and generation.fed == first:  # its pages may have gone to one before it
                 whole = first >= generation.computed and first + rows >= len(generation.prompt)
                 # what its writer has put behind the prompt goes with the prompt's end

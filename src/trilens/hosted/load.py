@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from trilens.errors import TrilensError, UsageError
 from trilens.executors.accountant import ParameterCount, count_parameters
+from trilens.generate import arguments
 from trilens.hosted.anthropic import Messages
 from trilens.hosted.chat import Chat
 from trilens.hosted.faults import typed
@@ -59,6 +60,15 @@ def load_hosted(
     key. `retries` before an answer begins, with the vendor's own back-off; `timeout` are the seconds without a byte
     after which it is given up. Raises UsageError or HostedError.
     """
+    for option, value in (
+        ("model", model),
+        ("engine", engine),
+        ("tokenizer", tokenizer),
+        ("key_variable", key_variable),
+    ):
+        arguments.text(option, value)
+    arguments.whole("retries", retries, 0, none=False, error=UsageError)
+    arguments.number("timeout", timeout, 0)
     if ADDRESS.match(name):
         address, _, said = name.partition("#")
         return _at_address(address, model or said or None, engine, tokenizer, key_variable, retries, timeout)

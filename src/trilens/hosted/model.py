@@ -10,6 +10,7 @@ from typing import Any, overload
 
 from trilens.errors import HostedError, Refused, RequestRefused, UsageError
 from trilens.executors.accountant import ParameterCount
+from trilens.generate import arguments
 from trilens.generate.limits import ANSWER, THINKING
 from trilens.generate.sampling import Sampling
 from trilens.hosted.faults import broke_off, typed
@@ -20,6 +21,7 @@ from trilens.hosted.table import Asked, Row, ask
 from trilens.model import Answer, EndEvent, Event, Prompt, TextEvent, ThinkingEvent, fold, several
 from trilens.spec.catalog import Backbone
 from trilens.text.strategy import Thinking
+from trilens.text.template import check_messages
 
 AT_ONCE = 8  # requests of one `generate` that are under way together
 
@@ -88,6 +90,9 @@ class HostedModel:
         counts the answer: where the service's limit counts thinking too, a thinking that is on gets its budget, or
         8,192 tokens, on top, so an answer can get longer than that when the thinking was short.
         """
+        arguments.prompt(prompt)
+        arguments.request(max_tokens, raw, None, None)
+        stops = arguments.stops(stop)
         if raw:
             raise RequestRefused(f"{self.elsewhere.where}: takes conversations, not a raw prompt; leave `raw` out")
         asked = ask(self.elsewhere.row, self.elsewhere.model, thinking)
@@ -95,7 +100,7 @@ class HostedModel:
             _messages(prompt),
             asked,
             limit=self._limit(asked, max_tokens),
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=stops,
             sampling=sampling,
         )
 
@@ -140,6 +145,8 @@ class HostedModel:
         for name in chosen:
             if name not in known:
                 raise UsageError(f"option {name!r} is not known; expected one of {', '.join(sorted(known))}")
+        Sampling(**chosen)  # refuses what is out of range
+        for name in chosen:
             if name not in self._service.sampling:
                 taken = ", ".join(sorted(self._service.sampling))
                 raise RequestRefused(f"{where}: takes no {name}; it takes {taken}")
@@ -253,11 +260,7 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
 
 def _messages(prompt: Prompt) -> list[Message]:
     messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    if not messages or prompt == "":
-        raise RequestRefused("the prompt is empty; expected a text or a conversation")
-    for message in messages:
-        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-            raise RequestRefused(f"a message is {message!r:.60}; expected a role and a content")
+    check_messages(messages)
     return messages
 
 

@@ -10,7 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, shown
 from trilens.text.strategy import OFF_OR_LEAST, WORDS, Thinking
 
 Fields = Mapping[str, Any]
@@ -97,7 +97,8 @@ def ask(row: Row, model: str, thinking: Thinking) -> Asked:
     if thinking in (*WORDS, *row.levels):
         return _level(row, model, thinking)
     raise RequestRefused(
-        f"thinking is {thinking!r}; expected True, False, {', '.join(WORDS)}, {OFF_OR_LEAST}, or a number of tokens"
+        f"thinking is {shown(thinking)}; expected True, False, {', '.join(WORDS)}, {OFF_OR_LEAST}, "
+        "or a number of tokens"
     )
 
 
@@ -150,8 +151,8 @@ def _level(row: Row, model: str, word: str) -> Asked:
 
 
 def _budget(row: Row, model: str, tokens: int) -> Asked:
-    if tokens < 0:
-        raise RequestRefused(f"thinking is {tokens}; expected a number of tokens from 0")
+    if not 0 <= tokens < 1 << 63:
+        raise RequestRefused(f"thinking is {shown(tokens)}; expected a number of tokens from 0")
     if tokens == 0:
         return _off(row, model, tokens)
     if row.budget is None:

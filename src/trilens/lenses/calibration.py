@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trilens.checkpoints.pinned import cache_dir
+from trilens.checkpoints.verified import cache_dir
+from trilens.errors import BadCheckpoint
 from trilens.executors.accountant import Span
+from trilens.files import read_json_object
 
 if TYPE_CHECKING:
     from trilens.generate.receipt import Receipt
@@ -45,14 +47,8 @@ def key_of(name: str, threads: int, activations: str, kv: str, weight_bytes: int
 
 def calibration(key: str) -> Calibration:
     entry = _load().get(key, {})
-    try:
-        return Calibration(
-            tuple(float(r) for r in entry.get("decode", ()) if float(r) > 0),
-            tuple(float(r) for r in entry.get("prefill", ()) if float(r) > 0),
-            {str(word): tuple(int(n) for n in lengths) for word, lengths in entry.get("thinking", {}).items()},
-        )
-    except (TypeError, ValueError, AttributeError):
-        return Calibration()
+    thinking = {word: tuple(lengths) for word, lengths in entry.get("thinking", {}).items()}
+    return Calibration(tuple(entry.get("decode", ())), tuple(entry.get("prefill", ())), thinking)
 
 
 def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
@@ -73,10 +69,10 @@ def add(key: str, learnt: Mapping[str, Any]) -> None:
     entry = models.setdefault(key, {})
     for what in ("decode", "prefill"):
         if what in learnt:
-            entry[what] = [*_list(entry.get(what)), round(float(learnt[what]), 4)][-KEPT:]
+            entry[what] = [*entry.get(what, ()), round(float(learnt[what]), 4)][-KEPT:]
     for word, length in learnt.get("thinking", {}).items():
         lengths = entry.setdefault("thinking", {})
-        lengths[word] = [*_list(lengths.get(word)), length][-KEPT:]
+        lengths[word] = [*lengths.get(word, ()), length][-KEPT:]
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,19 +89,31 @@ def middle_and_ends(values: Sequence[float]) -> tuple[float, float, float]:
     return tenths[0], statistics.median(values), tenths[8]
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
 def _load() -> dict[str, dict[str, Any]]:
+    """What is known of each model. Whatever the file holds that is not of this kind is left out: no answer depends on
+    it, so damage to it may not end a call."""
     try:
-        data = json.loads(_path().read_text("utf-8"))
-        models = data["models"]
-        if data["format"] == FORMAT and isinstance(models, dict):
-            return {key: entry for key, entry in models.items() if isinstance(entry, dict)}
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {}
+        data = read_json_object(_path())
+    except (OSError, BadCheckpoint):
+        return {}
+    models = data.get("models")
+    if data.get("format") != FORMAT or not isinstance(models, dict):
+        return {}
+    return {key: _sound(entry) for key, entry in models.items() if isinstance(entry, dict)}
+
+
+def _sound(entry: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {what: _numbers(entry.get(what), 1e-3, 1e3) for what in ("decode", "prefill")}
+    thinking = entry.get("thinking")
+    if isinstance(thinking, dict):
+        found["thinking"] = {word: [int(n) for n in _numbers(lengths, 0, 1e9)] for word, lengths in thinking.items()}
+    return {what: values for what, values in found.items() if values}
+
+
+def _numbers(values: Any, least: float, most: float) -> list[float]:
+    """Those of a list that are numbers within bounds; none of anything else."""
+    items = values if isinstance(values, list) else []
+    return [n for n in items if isinstance(n, int | float) and not isinstance(n, bool) and least <= n <= most]
 
 
 def _path() -> Path:

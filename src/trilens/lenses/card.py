@@ -9,6 +9,7 @@ from typing import Any
 from trilens.checkpoints.find import Found
 from trilens.errors import UsageError
 from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
+from trilens.generate import arguments
 from trilens.lenses.dense import DenseLens, dense_lens
 from trilens.lenses.moe import MoeLens, moe_lens
 from trilens.lenses.published import Compared, compare_published
@@ -167,8 +168,12 @@ def card(
     `up_to_context`: take the model's maximum where that is less, instead of refusing.
     A `StatedCard` where nobody knows the wiring: a hosted model, or a family without a size.
     """
-    if kv_type not in KV_TYPES:
-        raise UsageError(f"KV type {kv_type!r} is not known; expected one of {', '.join(KV_TYPES)}")
+    if not isinstance(name, Found):
+        name = arguments.model_name(name)
+    arguments.whole("context", context, 1, none=False, error=UsageError)
+    arguments.one_of("kv_type", kv_type, tuple(KV_TYPES), none=False)
+    arguments.flag("offline", offline)
+    arguments.flag("up_to_context", up_to_context)
     source = card_source(name, offline=offline)
     if source.reading is None:
         assert source.entry is not None

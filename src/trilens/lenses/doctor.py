@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from trilens import __version__
-from trilens.checkpoints.pinned import cache_dir
+from trilens.checkpoints.verified import cache_dir
 from trilens.units import data
 
 

@@ -16,7 +16,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from trilens.checkpoints.pinned import cache_dir
+from trilens.checkpoints.verified import cache_dir
+from trilens.errors import BadCheckpoint
+from trilens.files import read_json_object
 from trilens.lenses.rates import Speed, Speeds
 
 USUAL_LAYOUTS = ("Q4_K", "Q8_0")
@@ -124,10 +126,10 @@ def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Mac
     """What the file has, if it was measured on this processor with these kernels."""
     path = _path(threads)
     try:
-        machine = _read(json.loads(path.read_text("utf-8")))
+        machine = _read(read_json_object(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as problem:
+    except (OSError, BadCheckpoint, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as problem:
         say(f"{path}: cannot be used ({type(problem).__name__}: {problem}), so this machine is measured anew")
         return None
     why = _stale(machine, threads)

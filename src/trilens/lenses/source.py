@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from trilens.checkpoints.find import HUB_ID, Found, find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
+from trilens.files import read_json_object
 from trilens.spec.catalog import CatalogEntry, lookup, of_hub
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Reading
@@ -93,8 +93,7 @@ def _from_files(title: str, found: Found, entry: CatalogEntry | None) -> CardSou
 def _config_of(found: Found) -> Mapping[str, Any] | None:
     if found.kind != "config":
         return None
-    config = json.loads(found.path.read_text("utf-8"))
-    return config if isinstance(config, dict) else None
+    return read_json_object(found.path)
 
 
 def _what_is_known(entry: CatalogEntry) -> str:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -18,22 +17,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
-from trilens.serve.exchange import Exchange
+from trilens.serve.body import BadBody, JsonRoute
+from trilens.serve.exchange import Exchange, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
+from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list
 from trilens.serve.shelf import Shelf
 from trilens.serve.streams import EventStream, Gone, unless_gone
-from trilens.serve.wire import Fields
+from trilens.serve.wire import Fields, as_json, shown
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
 # What is no fault of this server, so that its log needs no traceback.
-EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "engine_died", "engine_failed")
+EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "loop_failed", "engine_died", "engine_failed")
 
 log = logging.getLogger("trilens.serve")
+
+
+A = TypeVar("A", chat.ChatRequest, completions.CompletionRequest, responses.ResponseRequest, messages.MessagesRequest)
 
 
 class AnswerNow(Fields):
@@ -66,16 +70,25 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         yield
         await asyncio.to_thread(shelf.close, grace)
 
-    app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life)
+    app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life, redirect_slashes=False)
+    app.router.route_class = JsonRoute
 
     @app.exception_handler(RequestValidationError)
     async def not_valid(request: Request, problem: RequestValidationError) -> Response:
-        return _answer(request, _field_fault(problem.errors()))
+        return _answer(request, _field_fault(problem.errors(), problem.body))
+
+    @app.exception_handler(BadBody)
+    async def no_json(request: Request, problem: BadBody) -> Response:
+        return _answer(request, problem.fault)
 
     @app.exception_handler(HTTPException)
     async def no_route(request: Request, problem: HTTPException) -> Response:
-        said = f"{request.method} {request.url.path:.80}: {problem.detail}"
+        said = f"{request.method} {request.scope['path']:.80}: {problem.detail}"
         return _answer(request, refused(said, status=problem.status_code))
+
+    @app.exception_handler(Gone)
+    async def gone(request: Request, problem: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it
 
     @app.exception_handler(TrilensError)
     @app.exception_handler(Exception)
@@ -83,69 +96,62 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
         return _answer(request, _logged(problem))
 
     def done(exchange: Exchange) -> None:
+        exchange.running.cancel()
         exchanges.pop(exchange.id, None)
         for call in exchange.running.calls:
             if call.receipt is not None:
                 metrics.finished(call.receipt)
 
-    async def whole(request: Request, exchange: Exchange, body: Awaitable[dict[str, Any]]) -> Response:
-        exchanges[exchange.id] = exchange
-        try:
-            return _json(await unless_gone(request.receive, body))
-        except Gone:
-            return Response(status_code=499)  # nobody reads it
-        finally:
-            exchange.running.cancel()
-            done(exchange)
-
-    def streamed(exchange: Exchange, pieces: AsyncIterator[bytes], fail: Callable[[Fault], bytes]) -> Response:
-        exchanges[exchange.id] = exchange
-
-        async def body() -> AsyncGenerator[bytes]:
-            try:
-                async for piece in pieces:
-                    yield piece
-            except Exception as problem:
-                yield fail(_logged(problem))
-            finally:
-                exchange.running.cancel()
-                done(exchange)
-
-        return EventStream(body())
+    async def answered(
+        request: Request,
+        asked: A,
+        begin: Callable[[EngineLoop, A], Awaitable[Exchange]],
+        whole: Callable[[Exchange, A], Awaitable[dict[str, Any]]],
+        pieces: Callable[[Exchange, A], AsyncIterator[bytes]],
+        fail: Callable[[Fault], bytes],
+    ) -> Response:
+        """The model is held from here to the end of the answer, streamed or not."""
+        async with AsyncExitStack() as held:
+            loop = await held.enter_async_context(shelf.lease(asked.model))
+            exchange = await unless_gone(request.receive, begin(loop, asked))
+            held.callback(done, exchange)
+            exchanges[exchange.id] = exchange
+            if asked.stream:
+                over = held.pop_all().aclose
+                return EventStream(_guarded(pieces(exchange, asked), fail, over), over)
+            return _json(await unless_gone(request.receive, whole(exchange, asked)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
-        exchange = await chat.begin_chat(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, chat.whole_chat(exchange, body))
-        return streamed(exchange, chat.chat_chunks(exchange, body), _openai_failure)
+        return await answered(request, body, chat.begin_chat, chat.whole_chat, chat.chat_chunks, _openai_failure)
 
     @app.post("/v1/completions")
     async def text_completions(request: Request, body: completions.CompletionRequest) -> Response:
-        exchange = await completions.begin_completion(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, completions.whole_completion(exchange, body))
-        return streamed(exchange, completions.completion_chunks(exchange, body), _openai_failure)
+        ways = completions.begin_completion, completions.whole_completion, completions.completion_chunks
+        return await answered(request, body, *ways, _openai_failure)
 
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
-        exchange = await responses.begin_response(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, responses.whole_response(exchange, body))
-        events = responses.response_events(exchange, body)
-        return streamed(exchange, _named((event["type"], event) async for event in events), _response_failure)
+        def pieces(exchange: Exchange, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
+            return _named((event["type"], event) async for event in responses.response_events(exchange, body))
+
+        ways = responses.begin_response, responses.whole_response, pieces
+        return await answered(request, body, *ways, _response_failure)
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:
-        exchange = await messages.begin_messages(await shelf.pump(body.model), body)
-        if not body.stream:
-            return await whole(request, exchange, messages.whole_message(exchange))
-        return streamed(exchange, _named(messages.message_events(exchange)), _anthropic_failure)
+        def pieces(exchange: Exchange, _: messages.MessagesRequest) -> AsyncIterator[bytes]:
+            return _named(messages.message_events(exchange))
+
+        def whole(exchange: Exchange, _: messages.MessagesRequest) -> Awaitable[dict[str, Any]]:
+            return messages.whole_message(exchange)
+
+        return await answered(request, body, messages.begin_messages, whole, pieces, _anthropic_failure)
 
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
-        pump = await shelf.pump(body.model)
-        return _json(await asyncio.to_thread(messages.count_tokens, pump, body))
+        async with shelf.lease(body.model) as loop:
+            return _json(await in_thread(body.messages, lambda: messages.count_tokens(loop, body)))
 
     @app.post("/v1/trilens/answer_now")
     async def answer_now(body: AnswerNow) -> Response:
@@ -162,6 +168,9 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.get("/healthz")
     async def healthz() -> Response:
+        problems = {name: fault_of(problem).message for name, problem in shelf.problems().items()}
+        if problems:
+            return JSONResponse({"status": "failed", "models": problems}, 503)
         return _json({"status": "ok"})
 
     @app.get("/metrics")
@@ -188,7 +197,20 @@ def _file(name: str) -> Response:
 
 
 def _json(content: Any) -> Response:
-    return JSONResponse(content)
+    return Response(as_json(content), media_type="application/json")
+
+
+async def _guarded(
+    pieces: AsyncIterator[bytes], fail: Callable[[Fault], bytes], over: Callable[[], Awaitable[None]]
+) -> AsyncGenerator[bytes]:
+    """The pieces, and behind them the fault that ended them. `over` is called before the client can see the end."""
+    try:
+        async for piece in pieces:
+            yield piece
+    except Exception as problem:
+        yield fail(_logged(problem))
+    finally:
+        await over()
 
 
 async def _named(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIterator[bytes]:
@@ -197,7 +219,7 @@ async def _named(events: AsyncIterator[tuple[str, dict[str, Any]]]) -> AsyncIter
 
 
 def _openai_failure(fault: Fault) -> bytes:
-    return chat.as_data(fault.openai())
+    return chat.as_data(fault.openai()) + chat.DONE
 
 
 def _response_failure(fault: Fault) -> bytes:
@@ -210,7 +232,7 @@ def _anthropic_failure(fault: Fault) -> bytes:
 
 
 def _answer(request: Request, fault: Fault) -> Response:
-    body = fault.anthropic() if request.url.path.startswith("/v1/messages") else fault.openai()
+    body = fault.anthropic() if request.scope["path"].startswith("/v1/messages") else fault.openai()
     return JSONResponse(body, fault.status, headers=fault.headers)
 
 
@@ -221,17 +243,37 @@ def _logged(problem: BaseException) -> Fault:
     return fault
 
 
-def _field_fault(errors: Sequence[Any]) -> Fault:
-    """One line for the first field that is wrong."""
+def _field_fault(errors: Sequence[Any], body: Any) -> Fault:
+    """One line for the first field that is wrong; where it may be of several kinds, what each of them expects."""
     first = errors[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    if first["type"] == "extra_forbidden":
-        return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
-    if first["type"] == "json_invalid":
-        return refused("the body is not JSON")
-    if first["type"] == "missing":
-        return refused(f"{place or 'the body'} is missing", param=place or None)
     if isinstance(first.get("input"), bytes):
         return refused("the body was not read as JSON; send it with Content-Type: application/json")
-    given = json.dumps(first.get("input"), default=str, ensure_ascii=False)[:60]
-    return refused(f"{place or 'the body'} is {given}; {first['msg'].lower()}", param=place or None)
+    alike = [(_place(error, body), error) for error in errors if error["loc"][:2] == first["loc"][:2]]
+    place, first = max(alike, key=lambda one: one[0].count("."))  # a part of one kind says more than another kind
+    match first["type"]:
+        case "extra_forbidden":
+            return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
+        case "missing":
+            return refused(f"{place or 'the body'} is missing", param=place or None)
+    expected = dict.fromkeys(_lower(error["msg"]) for there, error in alike if there == place)
+    return refused(
+        f"{place or 'the body'} is {shown(first.get('input'))}; {', or '.join(expected)}", param=place or None
+    )
+
+
+def _place(error: Any, body: Any) -> str:
+    """The field's name as the caller knows it: the names in between that are of our own types are left out."""
+    loc, value = error["loc"], body
+    parts = []
+    for number, part in enumerate(loc[1:], 2):
+        is_named = isinstance(value, dict) and part in value
+        if is_named or (isinstance(value, list) and isinstance(part, int) and part < len(value)):
+            value = value[part]
+        elif error["type"] != "missing" or number != len(loc):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)[:200]
+
+
+def _lower(message: str) -> str:
+    return message[:1].lower() + message[1:]

@@ -8,8 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import (
     Calls,
     Ended,
@@ -23,20 +22,23 @@ from trilens.serve.exchange import (
     routes_of,
     sum_of,
 )
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import (
     MOST_CHOICES,
+    MOST_TOKENS,
     AnyReceipt,
     Asks,
+    FieldRefused,
     Fields,
     Samples,
     as_json,
     conversation,
+    followed,
     new_id,
     now,
+    prepared,
     receipt_fields,
     stops_of,
 )
@@ -93,8 +95,8 @@ class ChatRequest(Asks, Samples):
     messages: list[dict[str, Any]]
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    max_completion_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
     logprobs: bool | None = None
@@ -119,28 +121,29 @@ class ChatRequest(Asks, Samples):
     def most(self) -> int | None:
         """Tokens of the completion, its thinking included, as the protocol counts them."""
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise RequestRefused("max_tokens and max_completion_tokens differ; give one of them")
+            raise FieldRefused("max_tokens", "and max_completion_tokens differ; give one of them")
         return self.max_completion_tokens or self.max_tokens
 
 
-async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
-    model, use = pump.model, request.use()
+async def begin_chat(loop: EngineLoop, request: ChatRequest) -> Exchange:
+    model, use = loop.model, request.use()
     if request.top_logprobs is not None and not request.logprobs:
-        raise RequestRefused("top_logprobs needs logprobs: true")
+        raise FieldRefused("top_logprobs", "needs logprobs: true")
     form = request.response_format
     if form is not None and form.type != "text" and use.forced:
-        raise RequestRefused("response_format and a forced tool_choice contradict each other; give one of them")
+        raise FieldRefused("response_format", "and a forced tool_choice contradict each other; give one of them")
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type == "json_schema":
             if form.json_schema is None or form.json_schema.schema_ is None:
-                raise RequestRefused("response_format.json_schema.schema is missing")
-            constraint = model.grammars.schema(form.json_schema.schema_)
+                raise FieldRefused("response_format.json_schema.schema", "is missing")
+            constraint = followed(model, form.json_schema.schema_, "response_format.json_schema.schema")
         elif form is not None and form.type == "json_object":
-            constraint = model.grammars.schema(None)
-        call = model.prepare(
+            constraint = followed(model, None, "response_format")
+        call: AnyCall = prepared(
+            model,
             conversation(request.messages),
             index=number,
             thinking=thinking_of(stated, model.text.inference),
@@ -155,7 +158,7 @@ async def begin_chat(pump: Pump | Relay, request: ChatRequest) -> Exchange:
         call.watched = request.trilens.routes
         return call
 
-    return await begin(pump, new_id("chatcmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n)
 
 
 async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:

@@ -7,14 +7,22 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
-from trilens.model import Call
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Ended, Exchange, Said, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.tools import ToolUse
-from trilens.serve.wire import MOST_CHOICES, AnyReceipt, Samples, new_id, now, receipt_fields, stops_of
+from trilens.serve.wire import (
+    MOST_CHOICES,
+    MOST_TOKENS,
+    AnyReceipt,
+    FieldRefused,
+    Samples,
+    new_id,
+    now,
+    receipt_fields,
+    stops_of,
+)
 
 USUAL = 16  # tokens, as the protocol has it
 
@@ -24,7 +32,7 @@ class CompletionRequest(Samples):
     prompt: str
     stream: bool = False
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = Field(default=USUAL, ge=1)
+    max_tokens: int | None = Field(default=USUAL, ge=1, le=MOST_TOKENS)
     n: int = Field(default=1, ge=1, le=MOST_CHOICES)
     stop: str | list[str] | None = None
     echo: bool = False
@@ -32,12 +40,12 @@ class CompletionRequest(Samples):
     ignored: ClassVar = frozenset(("user", "best_of", "suffix"))
 
 
-async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Exchange:
+async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exchange:
     if request.trilens.routes:
-        raise RequestRefused("trilens.routes comes with chat completions alone")
-    model, use = pump.model, ToolUse()
+        raise FieldRefused("trilens.routes", "comes with chat completions alone; leave it out")
+    model, use = loop.model, ToolUse()
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         return model.prepare(
             request.prompt,
             index=number,
@@ -47,7 +55,7 @@ async def begin_completion(pump: Pump | Relay, request: CompletionRequest) -> Ex
             **request.sampling(number),
         )
 
-    return await begin(pump, new_id("cmpl-"), use, prepare, request.n)
+    return await begin(loop, new_id("cmpl-"), use, request.prompt, prepare, request.n)
 
 
 async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:

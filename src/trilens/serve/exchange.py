@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from trilens.model import Call, EndEvent, Model, TextEvent, ThinkingEvent
-from trilens.serve.pump import Pump, Running
-from trilens.serve.relay import EngineCall, EngineModel, Relay, Relayed
+from trilens.model import EndEvent, TextEvent, ThinkingEvent
+from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
+from trilens.serve.loop import EngineLoop, Running, TimeIsUp
 from trilens.serve.tools import CallFinder, ToolCall, ToolUse, forced_call
 from trilens.serve.wire import AnyReceipt, merged
+from trilens.text.tokenizer import LONG
 
+T = TypeVar("T")
 Why = Literal["stop", "stop_string", "length", "tool_calls", "cancelled"]
 
 
@@ -57,14 +60,13 @@ class Exchange:
     """A request that runs."""
 
     id: str
-    model: Model | EngineModel
-    running: Running | Relayed
+    model: AnyModel
+    running: Running
     use: ToolUse
 
     async def parts(self) -> AsyncIterator[list[Part]]:
         """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
-        calls: Sequence[Call | EngineCall] = self.running.calls
-        readers = [_Reader(self.use, call, i) for i, call in enumerate(calls)]
+        readers = [_Reader(self.use, call, i) for i, call in enumerate(self.running.calls)]
         async for events in self.running.batches():
             batch: list[Part] = []
             for event in merged(events):
@@ -117,17 +119,44 @@ class Whole:
 
 
 async def begin(
-    pump: Pump | Relay, id: str, use: ToolUse, prepare: Callable[[int], Call | EngineCall], choices: int = 1
+    loop: EngineLoop, id: str, use: ToolUse, asked: Any, prepare: Callable[[int], AnyCall], choices: int = 1
 ) -> Exchange:
-    """Prepare the calls in a thread, for templates and tokenizers take their time, and put them in line."""
-    calls: list[Any] = await asyncio.to_thread(lambda: [prepare(i) for i in range(choices)])
-    return Exchange(id, pump.model, pump.enter(calls), use)
+    """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. Raises TimeIsUp, and what
+    `prepare` and `EngineLoop.enter` raise."""
+    try:
+        async with asyncio.timeout(loop.seconds) as limit:
+            calls = await in_thread(asked, lambda: [prepare(i) for i in range(choices)])
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, the most here") from None
+    return Exchange(id, loop.model, loop.enter(calls), use)
+
+
+async def in_thread(asked: Any, work: Callable[[], T]) -> T:
+    """Work on a prompt, for templates and tokenizers take their time. Long prompts wait for one thread of their own, so
+    that they take neither the memory of several nor a short one's turn. Whoever is cancelled while waiting is not
+    worked for."""
+    threads = _LONG if characters(asked) >= LONG else _SHORT
+    return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def characters(value: Any) -> int:
+    """Of all texts in JSON data."""
+    if isinstance(value, str):
+        return len(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(characters, parts))
+
+
+_SHORT = ThreadPoolExecutor(8, "prepare")
+_LONG = ThreadPoolExecutor(1, "prepare-long")
 
 
 class _Reader:
     """One choice's text: itself, or tool calls."""
 
-    def __init__(self, use: ToolUse, call: Call | EngineCall, index: int) -> None:
+    def __init__(self, use: ToolUse, call: AnyCall, index: int) -> None:
         self._use, self._call, self._index = use, call, index
         self._finder = CallFinder(use)
         self._number = -1
@@ -166,7 +195,7 @@ class _Reader:
         return [Calls(call.arguments, self._index, self._number, call.id, call.name)]
 
 
-def logprobs_of(call: Call | EngineCall, start: int) -> tuple[list[dict[str, Any]], int]:
+def logprobs_of(call: AnyCall, start: int) -> tuple[list[dict[str, Any]], int]:
     """(what OpenAI calls `logprobs.content`, of the answer's tokens from place `start` on; the place behind them)."""
     if isinstance(call, EngineCall):
         return [], start
@@ -192,7 +221,7 @@ def _token(piece: bytes, logprob: float) -> dict[str, Any]:
     return {"token": piece.decode("utf-8", "replace"), "logprob": max(logprob, -9999.0), "bytes": list(piece)}
 
 
-def routes_of(call: Call | EngineCall, start: int, chosen: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
+def routes_of(call: AnyCall, start: int, chosen: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
     """(the experts that fired for each token from place `start` of prompt and answer on, layer by layer; the place
     behind them). `chosen`: how many each layer with a router chooses."""
     if not chosen:

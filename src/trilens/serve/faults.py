@@ -18,8 +18,9 @@ from trilens.errors import (
     TrilensError,
     UsageError,
 )
-from trilens.serve.pump import Busy, ShuttingDown, TimeIsUp
+from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.shelf import NotLoadable
+from trilens.serve.wire import FieldRefused
 
 RETRY_AFTER = 1  # seconds
 UPSTREAM = ("server_error", "api_error")
@@ -53,6 +54,8 @@ def fault_of(problem: BaseException) -> Fault:
             return Fault(429, str(problem), "rate_limit_error", "rate_limit_error", "busy")
         case ShuttingDown():
             return Fault(503, str(problem), "server_error", "overloaded_error", "shutting_down")
+        case LoopFailed():
+            return Fault(503, str(problem), *UPSTREAM, "loop_failed")
         case TimeIsUp():
             return Fault(504, str(problem), "server_error", "timeout_error", "time_is_up")
         case NotLoadable():
@@ -71,6 +74,8 @@ def fault_of(problem: BaseException) -> Fault:
             return Fault(502, str(problem), *UPSTREAM, "engine_failed")
         case BadCheckpoint():  # a template that fails on these messages
             return Fault(500, "the model's own files fail on this request", "server_error", "api_error", "bad_model")
+        case FieldRefused(param=param):
+            return refused(str(problem), param=param)
         case RequestRefused() | UsageError():
             return refused(str(problem))
         case TrilensError():

@@ -69,7 +69,7 @@ class Guard:
         rules, host = self._rules, headers.get("host", "")
         if rules.host in LOOPBACK and _name(host) not in LOOPBACK:
             return refused(f"the host is {host!r:.80}; this server answers to {rules.host} alone", status=403)
-        if origin is not None and not allowed and urlsplit(origin).netloc != host:
+        if origin is not None and not allowed and _place(origin) != host:
             return refused(f"the origin {origin!r:.80} is not allowed; start the server with --origin", status=403)
         if rules.key is not None and scope["path"].startswith(("/v1", "/metrics", "/openapi")):
             given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ").strip()
@@ -77,8 +77,8 @@ class Guard:
             if not preflight and not hmac.compare_digest(given.encode(), rules.key.encode()):
                 return refused("the API key is missing or wrong; send Authorization: Bearer KEY", status=401)
         length = headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length) > rules.most_bytes:
-            return refused(f"the body has {length} bytes; expected at most {rules.most_bytes}", status=413)
+        if length.isascii() and length.isdigit() and (len(length) > 18 or int(length) > rules.most_bytes):
+            return refused(f"the body has {length:.20} bytes; expected at most {rules.most_bytes}", status=413)
         return None
 
     async def _within(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,8 +96,20 @@ class Guard:
         await self._app(scope, measured, send)
 
 
-def _name(host: str) -> str:
-    return urlsplit(f"//{host}").hostname or ""
+def _name(host: str) -> str | None:
+    """A host without its port; None for what is none."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _place(origin: str) -> str | None:
+    """An origin's host and port; None for what is none."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 async def _refuse(send: Send, path: str, fault: Fault) -> None:

@@ -8,21 +8,25 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Calls, Ended, Exchange, Said, Thought, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
-from trilens.serve.switch import thinking_of
+from trilens.serve.loop import EngineLoop
+from trilens.serve.switch import EFFORTS, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.serve.wire import (
+    MOST_TOKENS,
     AnyReceipt,
+    FieldRefused,
     Fields,
     Samples,
+    a_text,
     as_json,
     conversation,
     new_id,
+    only,
+    prepared,
     receipt_fields,
+    shown,
     stops_of,
     text_of,
 )
@@ -73,9 +77,9 @@ class Prompted(Fields):
     def asked(self) -> dict[str, Any]:
         """What it says of thinking."""
         effort = (self.output_config or {}).get("effort")
-        unknown = sorted(set(self.output_config or ()) - {"effort"})
-        if unknown:
-            raise RequestRefused(f"output_config.{unknown[0]} is not known here; leave it out")
+        only(self.output_config or {}, {"effort"}, "output_config")
+        if effort is not None and effort not in EFFORTS:
+            raise FieldRefused("output_config.effort", f"is {shown(effort)}; expected one of {', '.join(EFFORTS)}")
         return {"thinking": self.thinking, "reasoning_effort": effort}
 
     def conversation(self) -> list[dict[str, Any]]:
@@ -85,35 +89,36 @@ class Prompted(Fields):
 
 
 class MessagesRequest(Prompted, Samples):
-    max_tokens: int = Field(ge=1)
+    max_tokens: int = Field(ge=1, le=MOST_TOKENS)
     stream: bool = False
     stop_sequences: list[str] | None = None
     ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
 
 
-async def begin_messages(pump: Pump | Relay, request: MessagesRequest) -> Exchange:
+async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> Exchange:
     use = request.use()
 
-    def prepare(number: int) -> Call | EngineCall:
-        return _prepared(pump, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
+    def prepare(number: int) -> AnyCall:
+        return _prepared(loop, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
 
-    return await begin(pump, new_id("msg_"), use, prepare)
+    return await begin(loop, new_id("msg_"), use, request.messages, prepare)
 
 
-def count_tokens(pump: Pump | Relay, request: Prompted) -> dict[str, int]:
-    return {"input_tokens": len(_prepared(pump, request, request.use(), None, (), {}).ids)}
+def count_tokens(loop: EngineLoop, request: Prompted) -> dict[str, int]:
+    return {"input_tokens": len(_prepared(loop, request, request.use(), None, (), {}).ids)}
 
 
 def _prepared(
-    pump: Pump | Relay,
+    loop: EngineLoop,
     request: Prompted,
     use: ToolUse,
     most: int | None,
     stops: tuple[str, ...],
     sampling: dict[str, Any],
-) -> Call | EngineCall:
-    model = pump.model
-    return model.prepare(
+) -> AnyCall:
+    model = loop.model
+    call: AnyCall = prepared(
+        model,
         request.conversation(),
         thinking=thinking_of(request.asked(), model.text.inference),
         max_completion=most,
@@ -122,6 +127,7 @@ def _prepared(
         constraint=use.constraint(model),
         **sampling,
     )
+    return call
 
 
 async def whole_message(exchange: Exchange) -> dict[str, Any]:
@@ -180,10 +186,8 @@ def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
     """One message with blocks -> messages as templates know them: results of tools stand alone there."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
-        raise RequestRefused(f"{at}.role is {role!r:.60}; expected user or assistant")
-    unknown = sorted(set(message) - {"role", "content"})
-    if unknown:
-        raise RequestRefused(f"{at}.{unknown[0]} is not known here; leave it out")
+        raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
+    only(message, {"role", "content"}, at)
     if not isinstance(content, list):
         return [{"role": role, "content": content}]
     texts, thoughts, calls, results = [], [], [], []
@@ -194,17 +198,22 @@ def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
             case "text":
                 texts.append(text_of([{"type": "text", "text": block.get("text")}], place))
             case "thinking":
-                thoughts.append(str(block.get("thinking", "")))
+                thoughts.append(a_text(block, "thinking", place) or "")
             case "redacted_thinking":
                 pass  # nobody can read it, so nothing can be shown to the model
             case "tool_use":
-                function = {"name": block.get("name"), "arguments": block.get("input", {})}
-                calls.append({"id": block.get("id"), "type": "function", "function": function})
+                given = block.get("input", {})
+                if not isinstance(given, dict):
+                    raise FieldRefused(f"{place}.input", f"is {shown(given)}; expected an object")
+                if not a_text(block, "name", place):
+                    raise FieldRefused(f"{place}.name", "is missing; expected the tool's name")
+                function = {"name": block["name"], "arguments": given}
+                calls.append({"id": a_text(block, "id", place), "type": "function", "function": function})
             case "tool_result":
                 said = text_of(block.get("content"), f"{place}.content")
-                results.append({"role": "tool", "content": said, "tool_call_id": block.get("tool_use_id")})
+                results.append({"role": "tool", "content": said, "tool_call_id": a_text(block, "tool_use_id", place)})
             case _:
-                raise RequestRefused(f"{place} is a block of type {kind!r:.60}; it is not understood here")
+                raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
     made: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
     if thoughts and role == "assistant":
         made["thinking"] = "\n".join(thoughts)

@@ -54,11 +54,11 @@ class Metrics:
 
     def page(self) -> bytes:
         for place in self._shelf.places.values():
-            pump = place.pump
-            self._running.labels(place.name).set(0 if pump is None else pump.running)
-            self._waiting.labels(place.name).set(0 if pump is None else pump.waiting)
-            self._pages.labels(place.name).set(0 if pump is None else pump.model.cache_pages)
-            self._loaded.labels(place.name).set(pump is not None)
+            loop = place.loop
+            self._running.labels(place.name).set(0 if loop is None else loop.running)
+            self._waiting.labels(place.name).set(0 if loop is None else loop.waiting)
+            self._pages.labels(place.name).set(0 if loop is None else loop.model.cache_pages)
+            self._loaded.labels(place.name).set(loop is not None)
         return generate_latest(self._registry)
 
 

@@ -11,7 +11,7 @@ from trilens.decoder.ops import Part
 from trilens.errors import TrilensError
 from trilens.lenses.card import Card, card
 from trilens.lenses.channels import channels
-from trilens.serve.relay import Relay
+from trilens.serve.remote_loop import RemoteLoop
 from trilens.serve.shelf import Place, Shelf
 
 
@@ -22,7 +22,7 @@ def models_list(shelf: Shelf) -> dict[str, Any]:
             "object": "model",
             "created": 0,
             "owned_by": "trilens",
-            "trilens": {"loaded": place.pump is not None, **_about(place.source, place.name), **_engine(place)},
+            "trilens": {"loaded": place.loop is not None, **_about(place.source, place.name), **_engine(place)},
         }
         for place in shelf.places.values()
     ]
@@ -31,7 +31,7 @@ def models_list(shelf: Shelf) -> dict[str, Any]:
 
 def _engine(place: Place) -> dict[str, Any]:
     """What an engine does not tell, where one runs the model."""
-    return {"routes": False} if isinstance(place.pump, Relay) else {}
+    return {"routes": False} if isinstance(place.loop, RemoteLoop) else {}
 
 
 @lru_cache

@@ -8,14 +8,28 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
-from trilens.model import Call
+from trilens.serve.engine_model import AnyCall
 from trilens.serve.exchange import Calls, Ended, Exchange, Part, Said, Thought, Whole, begin
-from trilens.serve.pump import Pump
-from trilens.serve.relay import EngineCall, Relay
+from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
-from trilens.serve.wire import AnyReceipt, Asks, Fields, Samples, conversation, new_id, now, receipt_fields, text_of
+from trilens.serve.wire import (
+    MOST_TOKENS,
+    AnyReceipt,
+    Asks,
+    FieldRefused,
+    Fields,
+    Samples,
+    a_text,
+    conversation,
+    followed,
+    new_id,
+    now,
+    prepared,
+    receipt_fields,
+    shown,
+    text_of,
+)
 
 
 class ResponseTool(Fields):
@@ -47,7 +61,7 @@ class ResponseRequest(Asks, Samples):
     input: str | list[dict[str, Any]]
     instructions: str | None = None
     stream: bool = False
-    max_output_tokens: int | None = Field(default=None, ge=1)
+    max_output_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     text: Text | None = None
     tools: list[ResponseTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
@@ -71,20 +85,21 @@ class ResponseRequest(Asks, Samples):
         return conversation([*before, *_messages(self.input)])
 
 
-async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchange:
-    model, use = pump.model, request.use()
+async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange:
+    model, use = loop.model, request.use()
     form = None if request.text is None else request.text.format
 
-    def prepare(number: int) -> Call | EngineCall:
+    def prepare(number: int) -> AnyCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
         if form is not None and form.type != "text":
             if constraint is not None:
-                raise RequestRefused("text.format and a forced tool_choice contradict each other; give one of them")
+                raise FieldRefused("text.format", "and a forced tool_choice contradict each other; give one of them")
             if form.type == "json_schema" and form.schema_ is None:
-                raise RequestRefused("text.format.schema is missing")
-            constraint = model.grammars.schema(form.schema_ if form.type == "json_schema" else None)
-        return model.prepare(
+                raise FieldRefused("text.format.schema", "is missing")
+            constraint = followed(model, form.schema_ if form.type == "json_schema" else None, "text.format")
+        call: AnyCall = prepared(
+            model,
             request.conversation(),
             thinking=thinking_of(stated, model.text.inference),
             max_completion=request.max_output_tokens,
@@ -93,8 +108,9 @@ async def begin_response(pump: Pump | Relay, request: ResponseRequest) -> Exchan
             constraint=constraint,
             **request.sampling(),
         )
+        return call
 
-    return await begin(pump, new_id("resp_"), use, prepare)
+    return await begin(loop, new_id("resp_"), use, request.input, prepare)
 
 
 async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:
@@ -287,10 +303,14 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 out.append(message)
             case "reasoning":
                 content = item.get("content") or []
-                thoughts = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+                if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+                    raise FieldRefused(f"{at}.content", f"is {shown(content)}; expected a list of parts")
+                thoughts = "\n".join(a_text(p, "text", f"{at}.content.{i}") or "" for i, p in enumerate(content))
             case "function_call":
-                function = {"name": item.get("name"), "arguments": _arguments(item.get("arguments"))}
-                call = {"id": item.get("call_id"), "type": "function", "function": function}
+                if not a_text(item, "name", at):
+                    raise FieldRefused(f"{at}.name", "is missing; expected the function's name")
+                function = {"name": item["name"], "arguments": _arguments(a_text(item, "arguments", at))}
+                call = {"id": a_text(item, "call_id", at), "type": "function", "function": function}
                 if out and out[-1]["role"] == "assistant":
                     out[-1].setdefault("tool_calls", []).append(call)
                 else:
@@ -299,14 +319,16 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         out[-1]["thinking"], thoughts = thoughts, ""
             case "function_call_output":
                 said = text_of(item.get("output"), f"{at}.output")
-                out.append({"role": "tool", "content": said, "tool_call_id": item.get("call_id")})
+                out.append({"role": "tool", "content": said, "tool_call_id": a_text(item, "call_id", at)})
             case kind:
-                raise RequestRefused(f"{at} is an item of type {kind!r:.60}; it is not understood here")
+                raise FieldRefused(at, f"is an item of type {shown(kind)}; it is not understood here")
     return out
 
 
-def _arguments(text: Any) -> Any:
+def _arguments(text: str | None) -> Any:
+    """A call's arguments as an object where they are one, for templates that read them."""
     try:
-        return json.loads(text)
-    except (ValueError, TypeError, RecursionError):
+        made = json.loads(text or "{}")
+    except (ValueError, RecursionError):
         return text
+    return made if isinstance(made, dict) else text

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
+import math
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -19,10 +22,12 @@ from trilens.executors.accountant import count_parameters
 from trilens.hosted.load import engine_client, engine_context, engine_model
 from trilens.lenses.source import card_source
 from trilens.serve.app import GRACE, application
+from trilens.serve.connections import Connection, Crowd, Limits, system_limits
 from trilens.serve.engine import Engine
+from trilens.serve.engine_model import EngineModel
 from trilens.serve.guard import LOOPBACK, Rules
 from trilens.serve.launch import Launch, free_port, new_key
-from trilens.serve.relay import EngineModel, Relay
+from trilens.serve.remote_loop import RemoteLoop
 from trilens.serve.shelf import Room, Shelf, served_name
 from trilens.spec.catalog import catalogued
 from trilens.text.model_text import read_model_text
@@ -33,14 +38,43 @@ COLLECT = 20_000  # new objects before Python looks for cycles among them; by it
 SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lock; by itself Python makes it 0.005
 
 
-def serve(shelf: Shelf, rules: Rules, port: int) -> None:
+class Server(uvicorn.Server):
+    """uvicorn's, which finishes what runs within `grace` seconds, however many connections hold it up."""
+
+    def __init__(self, shelf: Shelf, rules: Rules, limits: Limits, grace: float = GRACE) -> None:
+        self._shelf = shelf
+        self._grace = grace
+        config = uvicorn.Config(
+            application(shelf, rules, grace),
+            http=partial(Connection, crowd=Crowd(limits)),  # type: ignore[arg-type]
+            ws="none",
+            lifespan="off",  # closing the models is not its last step here, but its first
+            log_level="error",  # uvicorn's warnings are a line for each bad request; `Crowd` counts them
+            backlog=limits.backlog,
+            timeout_keep_alive=math.ceil(limits.idle),
+            timeout_graceful_shutdown=math.ceil(grace) + 5,
+            server_header=False,
+        )
+        super().__init__(config)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Whoever still runs after `grace` seconds is told, in the protocol's own words, before connections close."""
+        closing = asyncio.create_task(asyncio.to_thread(self._shelf.close, self._grace))
+        await super().shutdown(sockets)
+        await closing
+
+
+def serve(shelf: Shelf, rules: Rules, port: int, limits: Limits) -> None:
     """Until Ctrl-C or SIGTERM; what runs then is finished. Raises UsageError for a port that is taken."""
     _log_to_stderr()
-    bound = _bound(rules.host, port)
-    _server(shelf, rules, bound).run(sockets=[bound])
+    limits = system_limits(limits)
+    bound = _bound(rules.host, port, limits.backlog)
+    _server(shelf, rules, limits, bound).run(sockets=[bound])
 
 
-def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Room, limit: float) -> None:
+def serve_engine(
+    source: str, launch: Launch, rules: Rules, port: int, room: Room, limit: float, limits: Limits
+) -> None:
     """The same for a model that an engine runs: the engine is started, has to answer within `limit` seconds, and is
     ended with the server, however that ends. On a node that is not the head only the engine is there, until the head
     stops. Raises EngineDied, UsageError and what loading raises."""
@@ -59,7 +93,8 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
     if facts.reading is None:
         raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
     spec = facts.reading.spec
-    bound = _bound(rules.host, port)
+    limits = system_limits(limits)
+    bound = _bound(rules.host, port, limits.backlog)
     client = engine_client(f"http://127.0.0.1:{there}/v1", key, room.seconds)
     known = (spec.backbone, count_parameters(spec))
     hosted = engine_model(client, name, launch.engine, known, lambda said: len(text.tokenizer.encode(said)))
@@ -68,14 +103,14 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
         engine.start()
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
         model.context = engine_context(client, name)
-        shelf, relay = Shelf([source], room), Relay(model, engine, room.parallel, room.waiting, room.seconds)
-        shelf.put(name, relay)
-        server = _server(shelf, rules, bound)
+        shelf, loop = Shelf([source], room), RemoteLoop(model, engine, room.parallel, room.waiting, room.seconds)
+        shelf.put(name, loop)
+        server = _server(shelf, rules, limits, bound)
 
         def ended() -> None:
             server.should_exit = True
             if engine.failure is not None:
-                relay.fail(engine.failure)
+                loop.give_up(engine.failure)
 
         engine.ended = ended
         engine.check()  # it may have ended before anybody was told
@@ -83,17 +118,14 @@ def serve_engine(source: str, launch: Launch, rules: Rules, port: int, room: Roo
         engine.check()
 
 
-def _server(shelf: Shelf, rules: Rules, bound: socket.socket) -> uvicorn.Server:
+def _server(shelf: Shelf, rules: Rules, limits: Limits, bound: socket.socket) -> Server:
     if rules.host not in LOOPBACK and rules.key is None:
         log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
     log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(shelf.places))
-    config = uvicorn.Config(
-        application(shelf, rules), log_level="warning", timeout_graceful_shutdown=int(GRACE), server_header=False
-    )
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(COLLECT)
-    return uvicorn.Server(config)
+    return Server(shelf, rules, limits)
 
 
 def _log_to_stderr() -> None:
@@ -116,7 +148,7 @@ def _told_to_stop() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, backlog: int = 2048) -> socket.socket:
     """A listening socket. Raises UsageError where nobody can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # with the protocol's number, for without it asyncio leaves small packets waiting for each other (Nagle)
@@ -128,5 +160,5 @@ def _bound(host: str, port: int) -> socket.socket:
         bound.close()
         why = problem.strerror or problem
         raise UsageError(f"cannot listen on {host}:{port} ({why}); choose another --port or --host") from None
-    bound.listen(2048)
+    bound.listen(backlog)
     return bound

@@ -7,7 +7,8 @@ import gc
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.model import Model, load
-from trilens.serve.pump import Pump, ShuttingDown
-from trilens.serve.relay import Relay
+from trilens.serve.local_loop import LocalLoop
+from trilens.serve.loop import EngineLoop, ShuttingDown
+from trilens.serve.remote_loop import RemoteLoop
 
 log = logging.getLogger("trilens.serve")
 
@@ -27,13 +29,21 @@ class NotLoadable(TrilensError):
 
 @dataclass
 class Place:
-    """One name, and what is loaded under it."""
+    """One name, and what is loaded under it. `leases` are the requests that need it, from its look-up to their end;
+    `coming`: bytes that it will take, while it is being loaded."""
 
     name: str
     source: str
-    pump: Pump | Relay | None = None
+    loop: EngineLoop | None = None
+    leases: int = 0
+    coming: int = 0
     used: float = 0.0
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)  # held while it is loaded or put away
+
+    @property
+    def can_go(self) -> bool:
+        """Whether it is here and nobody needs it."""
+        return isinstance(self.loop, LocalLoop) and not self.leases and self.loop.idle and not self.changing.locked()
 
 
 @dataclass(frozen=True)
@@ -58,31 +68,52 @@ class Shelf:
             self.places[name] = Place(name, source)
         self._room = room
         self._closing = False
+        self._making_room = asyncio.Lock()
 
-    def put(self, name: str, relay: Relay) -> None:
+    def put(self, name: str, loop: RemoteLoop) -> None:
         """What an engine runs, which stays as long as the server does."""
-        self.places[name].pump = relay
+        self.places[name].loop = loop
 
-    async def pump(self, name: str) -> Pump | Relay:
-        """Of a model that is loaded by then. Raises ModelNotFound, NotLoadable."""
+    @asynccontextmanager
+    async def lease(self, name: str) -> AsyncIterator[EngineLoop]:
+        """The loop of a model, which is loaded by then and is not put away before the lease ends. Raises
+        ModelNotFound, NotLoadable, ShuttingDown."""
         place = self.places.get(name)
         if place is None:
             raise ModelNotFound(f"no model {name!r:.80} is served here; expected one of {', '.join(self.places)}")
-        async with place.lock:
-            if self._closing:
-                raise ShuttingDown("the server is shutting down; try another one, or later")
+        place.leases += 1
+        try:
+            yield await self._loop(place)
+        finally:
+            place.leases -= 1
             place.used = time.monotonic()
-            if place.pump is None:
-                await asyncio.to_thread(self._make_room, place)
-                model = await asyncio.to_thread(self._load, place)
-                place.pump = Pump(model, self._room.parallel, self._room.waiting, self._room.seconds)
-            return place.pump
+
+    def problems(self) -> dict[str, TrilensError]:
+        """Of the models that cannot answer at the moment: why."""
+        found = {place.name: place.loop.problem for place in self.places.values() if place.loop is not None}
+        return {name: problem for name, problem in found.items() if problem is not None}
 
     def close(self, seconds: float) -> None:
+        """Finish what runs, for so many seconds in all."""
         self._closing = True
+        end = time.monotonic() + seconds
         for place in self.places.values():
-            if place.pump is not None:
-                place.pump.close(seconds)
+            if place.loop is not None:
+                place.loop.close(end - time.monotonic())
+
+    async def _loop(self, place: Place) -> EngineLoop:
+        """Of a model that has a lease."""
+        async with place.changing:  # a model that is just being put away is loaded again
+            if self._closing:
+                raise ShuttingDown("the server is shutting down; try another one, or later")
+            if place.loop is None:
+                try:
+                    await self._make_room(place)
+                    model = await asyncio.to_thread(self._load, place)
+                finally:
+                    place.coming = 0
+                place.loop = LocalLoop(model, self._room.parallel, self._room.waiting, self._room.seconds)
+            return place.loop
 
     def _load(self, place: Place) -> Model:
         begin = time.monotonic()
@@ -97,22 +128,30 @@ class Shelf:
         log.info("%s loaded in %.1f s", place.name, time.monotonic() - begin)
         return model
 
-    def _make_room(self, wanted: Place) -> None:
+    async def _make_room(self, wanted: Place) -> None:
         """Put away models that nobody uses, the longest unused first, until there is memory for this one."""
-        need = _bytes_of(wanted.source)
-        while True:
-            free = _available()
-            others = [p for p in self.places.values() if p.pump is not None and p.pump.idle and not p.lock.locked()]
-            if need is None or free is None or need <= free or not others:
-                return
-            oldest = min(others, key=lambda p: p.used)
-            assert oldest.pump is not None
-            log.info("%s is put away: %s needs its memory", oldest.name, wanted.name)
-            pump, oldest.pump = oldest.pump, None
-            pump.close(0)
-            del pump
+        need = await asyncio.to_thread(_bytes_of, wanted.source)
+        async with self._making_room:  # one after the other, or two would count on the same memory
+            while (oldest := self._in_the_way(need)) is not None:
+                log.info("%s is put away: %s needs its memory", oldest.name, wanted.name)
+                await self._put_away(oldest)
+            wanted.coming = need or 0
+
+    def _in_the_way(self, need: int | None) -> Place | None:
+        """The model to put away next; None where there is memory enough, or no model that could go."""
+        free = _available()
+        if need is None or free is None or need <= free - sum(place.coming for place in self.places.values()):
+            return None
+        return min((place for place in self.places.values() if place.can_go), key=lambda p: p.used, default=None)
+
+    async def _put_away(self, place: Place) -> None:
+        async with place.changing:  # free, so nobody can take a lease in between
+            loop, place.loop = place.loop, None
+            assert loop is not None, "it could go"
+            await asyncio.to_thread(loop.close, 0)
+            del loop
             gc.unfreeze()
-            gc.collect()
+            await asyncio.to_thread(gc.collect)
 
 
 def served_name(source: str) -> str:

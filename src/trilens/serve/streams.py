@@ -13,14 +13,16 @@ Message = MutableMapping[str, Any]
 
 
 class EventStream(Response):
-    """Server-sent events as they come. `pieces` is closed however the response ends."""
+    """Server-sent events as they come. However the response ends, `pieces` is closed and then `over` is called: pieces
+    that were never begun run no `finally` of their own."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, pieces: AsyncGenerator[bytes]) -> None:
+    def __init__(self, pieces: AsyncGenerator[bytes], over: Callable[[], Awaitable[None]]) -> None:
         super().__init__()
         del self.headers["content-length"]
         self._pieces = pieces
+        self._over = over
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         async def write() -> None:
@@ -34,7 +36,10 @@ class EventStream(Response):
         except Gone:
             pass
         finally:
-            await self._pieces.aclose()
+            try:
+                await self._pieces.aclose()
+            finally:
+                await self._over()
 
 
 class Gone(Exception):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilens.errors import RequestRefused
+from trilens.serve.wire import MOST_TOKENS, FieldRefused, only, shown
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
 
+# What a template is given beside `chat_template_kwargs`; "self" is Python's own name for the template.
+OWN_VARIABLES = (*("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"), "self")
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -26,7 +28,7 @@ def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
     elif ours is not None:
         asked["thinking"] = ours
     if (effort := stated.get("reasoning_effort")) is not None:
-        asked["reasoning_effort"] = _effort(effort, inference)
+        asked["reasoning_effort"] = _effort("reasoning_effort", effort, inference)
     if (reasoning := stated.get("reasoning")) is not None:
         asked |= _reasoning(reasoning, inference)
     variables = stated.get("chat_template_kwargs") or {}
@@ -41,6 +43,9 @@ def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
 def other_variables(stated: Mapping[str, Any]) -> dict[str, Any]:
     """What `chat_template_kwargs` has for the template beside the switch."""
     variables = stated.get("chat_template_kwargs") or {}
+    taken = next((name for name in variables if name in OWN_VARIABLES), None)
+    if taken is not None:
+        raise FieldRefused(f"chat_template_kwargs.{taken}", "is set by the server; leave it out")
     return {k: v for k, v in variables.items() if k not in ("enable_thinking", "thinking_budget")}
 
 
@@ -52,8 +57,8 @@ def _one(asked: Mapping[str, Thinking]) -> Thinking:
         if thinking is None or (chosen is not None and _agrees(chosen, thinking)):
             continue
         if chosen is not None and not _agrees(thinking, chosen):
-            raise RequestRefused(
-                f"{by} asks for thinking={chosen!r} and {name} for thinking={thinking!r}; give one of them"
+            raise FieldRefused(
+                name, f"asks for thinking={shown(thinking)} and {by} for thinking={shown(chosen)}; give one of them"
             )
         chosen, by = thinking, name
     return chosen
@@ -68,27 +73,23 @@ def _agrees(more: Thinking, less: Thinking) -> bool:
 
 def _typed(thinking: Mapping[str, Any]) -> Thinking:
     kind, budget = thinking.get("type"), thinking.get("budget_tokens")
-    unknown = sorted(set(thinking) - {"type", "budget_tokens", "display"})
-    if unknown:
-        raise RequestRefused(f"thinking.{unknown[0]} is not known; expected type and budget_tokens")
+    only(thinking, {"type", "budget_tokens", "display"}, "thinking")
     match kind:
         case "disabled":
             if budget is not None:
-                raise RequestRefused("thinking is disabled and has budget_tokens; give one of them")
+                raise FieldRefused("thinking.budget_tokens", "is given with thinking disabled; give one of them")
             return False
         case "enabled" | "adaptive":
             return True if budget is None else _tokens("thinking.budget_tokens", budget)
         case _:
-            raise RequestRefused(f"thinking.type is {kind!r:.60}; expected enabled, disabled or adaptive")
+            raise FieldRefused("thinking.type", f"is {shown(kind)}; expected enabled, disabled or adaptive")
 
 
 def _reasoning(reasoning: Mapping[str, Any], inference: Inference) -> dict[str, Thinking]:
-    unknown = sorted(set(reasoning) - {"effort", "max_tokens", "enabled", "exclude", "summary", "generate_summary"})
-    if unknown:
-        raise RequestRefused(f"reasoning.{unknown[0]} is not known; expected effort, max_tokens or enabled")
+    only(reasoning, {"effort", "max_tokens", "enabled", "exclude", "summary", "generate_summary"}, "reasoning")
     asked: dict[str, Thinking] = {}
     if (effort := reasoning.get("effort")) is not None:
-        asked["reasoning.effort"] = _effort(effort, inference)
+        asked["reasoning.effort"] = _effort("reasoning.effort", effort, inference)
     if (most := reasoning.get("max_tokens")) is not None:
         asked["reasoning.max_tokens"] = _tokens("reasoning.max_tokens", most)
     if (enabled := reasoning.get("enabled")) is not None:
@@ -96,9 +97,9 @@ def _reasoning(reasoning: Mapping[str, Any], inference: Inference) -> dict[str, 
     return asked
 
 
-def _effort(word: Any, inference: Inference) -> Thinking:
+def _effort(name: str, word: Any, inference: Inference) -> Thinking:
     if word not in EFFORTS:
-        raise RequestRefused(f"the reasoning effort is {word!r:.60}; expected one of {', '.join(EFFORTS)}")
+        raise FieldRefused(name, f"is {shown(word)}; expected one of {', '.join(EFFORTS)}")
     if word == "none":
         return False
     return str(word) if inference.levels or inference.kind == "never" else True
@@ -106,11 +107,11 @@ def _effort(word: Any, inference: Inference) -> Thinking:
 
 def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise RequestRefused(f"{name} is {value!r:.60}; expected true or false")
+        raise FieldRefused(name, f"is {shown(value)}; expected true or false")
     return value
 
 
 def _tokens(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise RequestRefused(f"{name} is {value!r:.60}; expected a number of tokens from 0")
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST_TOKENS:
+        raise FieldRefused(name, f"is {shown(value)}; expected a number of tokens from 0")
     return value

@@ -9,8 +9,8 @@ from typing import Any
 
 from trilens.errors import RequestRefused
 from trilens.model import Model
-from trilens.serve.relay import EngineModel
-from trilens.serve.wire import new_id
+from trilens.serve.engine_model import EngineModel
+from trilens.serve.wire import FieldRefused, followed, new_id
 from trilens.text.stream import partial
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
@@ -80,16 +80,16 @@ class ToolUse:
     def constraint(self, model: Model | EngineModel) -> Any:
         """As this model's own `prepare` takes it; None where nothing is forced."""
         schema = self.schema()
-        return None if schema is None else model.grammars.schema(schema)
+        return None if schema is None else followed(model, schema, "tools")
 
 
 def tool_use(tools: Sequence[Tool], choice: str | None, name: str | None = None) -> ToolUse:
     """`choice`: auto, none, required or named. Raises RequestRefused."""
     if len(tools) > MOST_TOOLS:
-        raise RequestRefused(f"tools has {len(tools)} entries; expected at most {MOST_TOOLS}")
+        raise FieldRefused("tools", f"has {len(tools)} entries; expected at most {MOST_TOOLS}")
     if not tools:
         if choice in ("required", "named"):
-            raise RequestRefused("tool_choice asks for a tool and there are no tools; add them, or leave it out")
+            raise FieldRefused("tool_choice", "asks for a tool and there are no tools; add them, or leave it out")
         return ToolUse()
     match choice:
         case None | "auto":
@@ -101,10 +101,10 @@ def tool_use(tools: Sequence[Tool], choice: str | None, name: str | None = None)
         case "named":
             chosen = tuple(tool for tool in tools if tool.name == name)
             if not chosen:
-                raise RequestRefused(f"tool_choice names {name!r:.80}, which is not one of the tools")
+                raise FieldRefused("tool_choice", f"names {name!r:.80}, which is not one of the tools")
             return ToolUse(tuple(tools), chosen[:1])
         case _:
-            raise RequestRefused(f"tool_choice is {choice!r:.60}; expected auto, none, required or a tool's name")
+            raise FieldRefused("tool_choice", f"is {choice!r:.60}; expected auto, none, required or a tool's name")
 
 
 def forced_call(use: ToolUse, answer: str) -> ToolCall | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.spec.bounds import check
 from trilens.spec.huggingface import FAMILIES
 from trilens.spec.keys import Keys
 from trilens.spec.model import Reading
@@ -62,11 +63,49 @@ COMMON = {
 
 # Said again by other keys, or of the file and not of the model, or read by the architecture's own function.
 REPEATED = frozenset(
+    "tensor_data_layout "
     "attention.value_length attention.key_length_mla attention.value_length_mla attention.key_length_swa "
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal".split()
 )
+# config.json's names whose values are computed here -> the key that they are computed from.
+COMPUTED = {
+    "qk_rope_head_dim": "rope.dimension_count",
+    "partial_rotary_factor": "rope.dimension_count",
+    "qk_nope_head_dim": "attention.key_length",
+    "v_head_dim": "attention.value_length",
+    "global_head_dim": "attention.key_length",
+    "query_pre_attn_scalar": "attention.key_length",
+    "intermediate_size_mlp": "feed_forward_length",
+    "num_global_key_value_heads": "attention.head_count_kv",
+    "top_k_experts": "expert_used_count",
+    "expert_intermediate_size": "expert_feed_forward_length",
+    "layer_types": "attention.sliding_window_pattern",
+    "rope_parameters.full_attention.rope_theta": "rope.freq_base",
+    "rope_parameters.full_attention.partial_rotary_factor": "rope.dimension_count",
+    "rope_parameters.sliding_attention.rope_theta": "rope.freq_base_swa",
+    "rope_parameters": "rope.scaling.type",
+    "rope_scaling": "rope.scaling.type",
+    "rope_scaling.attention_factor": "rope.scaling.attn_factor",
+    "rope_scaling.short_mscale": "rope.scaling.attn_factor",
+    "rope_scaling.long_mscale": "rope.scaling.attn_factor",
+    "rope_scaling.mscale": "rope.scaling.yarn_log_multiplier",
+    "rope_scaling.mscale_all_dim": "rope.scaling.yarn_log_multiplier",
+}
+# What this file computes with before a family reads it.
+COMPUTED_WITH = {
+    "block_count",
+    "embedding_length",
+    "expert_count",
+    "attention.head_count",
+    "attention.key_length",
+    "attention.key_length_mla",
+    "attention.key_length_swa",
+    "nextn_predict_layers",
+    "rope.dimension_count",
+}
+# Keys of tools that made the file. Those of other names, such as a publisher's own, say nothing of the model either.
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
 
 
@@ -88,7 +127,12 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
             f"{where}: the architecture {arch!r} is not known; its layers may need parts that trilens does not have. "
             f"Known: {', '.join(sorted(ARCHITECTURES))}"
         )
-    own = {name.removeprefix(arch + "."): value for name, value in metadata.items() if name.startswith(arch + ".")}
+    own = {
+        name.removeprefix(arch + "."): _whole(value) for name, value in metadata.items() if name.startswith(arch + ".")
+    }
+    stated = Keys(own, where, f"{arch}.")
+    for name in COMPUTED_WITH & own.keys():
+        stated.integer(name, least=0)
     own.setdefault("vocab_size", _vocabulary(metadata, source, where))
     config: dict[str, Any] = {}
     unread: list[str] = []
@@ -97,24 +141,45 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
             _put(config, COMMON[name], value)
         elif name not in REPEATED:
             (unread if value not in (None, False, 0, "") else []).append(f"{arch}.{name}")
+    if own.get("rope.scale_linear", 1.0) == 1.0:  # what files of 2023 said in place of rope.scaling.factor
+        unread = [name for name in unread if name != f"{arch}.rope.scale_linear"]
     if own.get("rope.scaling.attn_factor", 1.0) != 1.0 and "rope_factors_long.weight" not in source.shapes:
         unread.append(f"{arch}.rope.scaling.attn_factor")
-    unread += [n for n in metadata if not n.startswith((arch + ".", *BESIDE_THE_MODEL))]
+    others = [name for name in metadata if not name.startswith((arch + ".", *BESIDE_THE_MODEL))]
     config["tie_word_embeddings"] = "output.weight" not in source.shapes
-    _repair_rope(config, own, source, arch)
     try:
+        _repair_rope(config, own, source, arch)
         family = ARCHITECTURES[arch](config, own, source)
-    except (KeyError, TypeError) as problem:
-        raise BadCheckpoint(f"{where}: {arch} has no {problem} among its keys, or not of the type expected") from None
-    keys = Keys(config, where)
+    except (BadCheckpoint, UnsupportedModel) as problem:
+        raise type(problem)(f"{where}: {arch}: {problem}") from None
+    except KeyError as problem:
+        raise BadCheckpoint(f"{where}: {arch} has no {_spelled(arch).get(problem.args[0], problem.args[0])}") from None
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as problem:
+        raise BadCheckpoint(f"{where}: the keys of {arch} contradict each other ({problem})") from None
+    keys = Keys(config, where, spelled=_spelled(arch))
     spec = FAMILIES[family](keys)
+    check(spec, keys)
     telling, empty = keys.unread()
     return Reading(
         spec,
         unread=tuple(unread + [n for n in telling if n != "head_dim"]),
-        ignored=tuple(empty),
+        ignored=tuple(empty + others),
         defaults=keys.all_defaults(),
     )
+
+
+def _whole(value: Any) -> Any:
+    """An array of numbers as a tuple, and as the one number where it says the same of every layer."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return value
+    items = tuple(value)
+    return items[0] if items and all(type(i) is int and i == items[0] for i in items) else items
+
+
+def _spelled(arch: str) -> dict[str, str]:
+    """config.json's names -> the architecture's keys."""
+    renamed = {ours: theirs for theirs, ours in COMMON.items() if theirs != "attention.layer_norm_epsilon"}
+    return {ours: f"{arch}.{theirs}" for ours, theirs in (renamed | COMPUTED).items()}
 
 
 Config = dict[str, Any]

@@ -7,12 +7,13 @@ To add a family: write its function in `families/`, add it to `FAMILIES`, add it
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.files import read_json_object
+from trilens.spec.bounds import check
 from trilens.spec.families import convolution, dense, gemma, latent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
@@ -95,13 +96,9 @@ BESIDE_TEXT = (
 def read_config_file(path: Path) -> Reading:
     """Read a config.json. Raises BadCheckpoint for a damaged file, UnsupportedModel for a family nobody here knows."""
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise BadCheckpoint(f"{path}: not valid JSON ({problem}); expected a config.json") from None
-    except OSError as problem:
-        raise BadCheckpoint(f"{path}: cannot be read ({problem.strerror}); expected a config.json") from None
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{path}: holds a {type(config).__name__}; expected a JSON object")
+        config = read_json_object(path)
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{path}: no such file; expected a config.json") from None
     return read_config(config, str(path))
 
 
@@ -113,25 +110,28 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
         return _reading(keys, keys, latent.mistral_native)
     family = config.get("model_type")
     if not isinstance(family, str):
-        raise BadCheckpoint(f"{where}: has no model_type; expected one of {', '.join(sorted(FAMILIES))}")
+        raise keys.wrong("model_type", family, f"one of {', '.join(sorted(FAMILIES))}")
     text = keys.mapping("text_config")
+    if text is None and family in AROUND_TEXT and family not in FAMILIES:
+        raise keys.wrong("text_config", keys.values.get("text_config"), "the text decoder's part of this model")
     if text is not None and (family in AROUND_TEXT):
         # some files say this of the whole model only, some of the text only; of both, transformers believes the first
         text.values = {**text.values, **{n: config[n] for n in ("tie_word_embeddings",) if n in config}}
         text.ignore(*BOOKKEEPING)
         keys.ignore(*BESIDE_TEXT, "tie_word_embeddings")
-        family = str(text.values.get("model_type") or AROUND_TEXT[family])
+        family = text.text("model_type", AROUND_TEXT[family])
     else:
         text = keys
     if family not in FAMILIES:
         raise UnsupportedModel(
-            f"{where}: the family {family!r} is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
+            f"{where}: model_type {family!r} is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
         )
     return _reading(keys, text, FAMILIES[family])
 
 
 def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Reading:
     spec = family(text)
+    check(spec, text)
     unread, empty = keys.unread()
     return Reading(
         spec,

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilens.errors import BadCheckpoint
+from trilens.errors import BadCheckpoint, UnsupportedModel
 
-_LARGEST = 2**31  # no width, count or context of a model is near it; a header that claims more is hostile
+WIDEST = 2**24  # numbers in a row, rows of a vocabulary: sixty times what any model has
+LONGEST = 2**30  # tokens of a context or a window: a hundred times what any model has
+MOST_EXPERTS = 2**16 - 1  # an expert's number is kept in two bytes
+LARGEST = 1e6  # a factor beyond it leaves the range of the float32 that it multiplies
 
 
 class Keys:
     """Typed access to a mapping. Every access marks the key as read; `unread()` names the rest.
 
-    `where` is put before every error: the file, and the enclosing key of a nested mapping.
+    `where` is put before every error: the file, and the enclosing key of a nested mapping. `spelled` says how the file
+    itself spells a key (by its dotted path), where it was renamed before.
     """
 
-    def __init__(self, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    def __init__(
+        self, values: Mapping[str, Any], where: str, prefix: str = "", spelled: Mapping[str, str] | None = None
+    ) -> None:
         self.values = values
         self.where = where
         self.prefix = prefix
+        self.spelled = spelled or {}
         self.read: set[str] = set()
         self.defaults: dict[str, object] = {}
         self.assumed: dict[str, object] = {}
@@ -40,21 +47,34 @@ class Keys:
             return self.assumed[name]
         return self.values.get(name)
 
-    def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = _LARGEST) -> int:
-        value = self._value(name, default)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise self.wrong(name, value, f"an integer from {least} to {most}")
-        return value
+    def integer(self, name: str, default: int | None = None, *, least: int = 1, most: int = WIDEST) -> int:
+        return self._whole(name, self._value(name, default), least, most)
 
-    def number(self, name: str, default: float | None = None, *, positive: bool = False) -> float:
+    def length(self, name: str, default: int | None = None, *, least: int = 1) -> int:
+        """A number of tokens."""
+        return self.integer(name, default, least=least, most=LONGEST)
+
+    def for_each(self, name: str, count: int, default: int) -> tuple[int, ...]:
+        """`count` integers, stated one by one or once for all."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-            raise self.wrong(name, value, "a finite number")
-        if positive and value <= 0:
-            raise self.wrong(name, value, "a number above 0")
+        if not isinstance(value, list | tuple):
+            return (self._whole(name, value, 1, WIDEST),) * count
+        if len(value) < count:
+            raise self.wrong(name, value, f"an integer, or a list of {count}")
+        return tuple(self._whole(name, item, 1, WIDEST) for item in value[:count])
+
+    def number(
+        self, name: str, default: float | None = None, *, least: float = -LARGEST, most: float = LARGEST
+    ) -> float:
+        """A number within its bounds; those that have none of their own may not leave the range of float32."""
+        value = self._value(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise self.wrong(name, value, f"a number from {least:g} to {most:g}")
         return float(value)
+
+    def positive(self, name: str, default: float | None = None, *, most: float = LARGEST) -> float:
+        """A number that something is divided by, or multiplied with and must not vanish."""
+        return self.number(name, default, least=1e-6, most=most)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.raw(name)
@@ -70,12 +90,13 @@ class Keys:
             raise self.wrong(name, value, "a string")
         return value
 
-    def numbers(self, name: str, length: int) -> tuple[float, ...]:
+    def divisors(self, name: str, length: int) -> tuple[float, ...]:
+        """A list of `length` numbers that something is divided by; very large ones mean that nothing is left."""
         value = self.raw(name)
         if not isinstance(value, list | tuple) or len(value) != length:
             raise self.wrong(name, value, f"a list of {length} numbers")
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in value):
-            raise self.wrong(name, value, f"a list of {length} numbers")
+        if any(isinstance(v, bool) or not isinstance(v, int | float) or not 1e-6 <= v <= 1e30 for v in value):
+            raise self.wrong(name, value, f"a list of {length} numbers from 1e-06 to 1e+30")
         return tuple(float(v) for v in value)
 
     def integers(self, name: str, length: int | None = None) -> tuple[int, ...] | None:
@@ -83,8 +104,8 @@ class Keys:
         value = self.raw(name)
         if value is None:
             return None
-        if not isinstance(value, list | tuple) or any(not isinstance(v, int) for v in value):
-            raise self.wrong(name, value, "a list of integers")
+        if not isinstance(value, list | tuple) or any(not isinstance(v, int) or abs(v) > WIDEST for v in value):
+            raise self.wrong(name, value, f"a list of integers up to {WIDEST}")
         if length is not None and len(value) < length:
             raise self.wrong(name, value, f"a list of {length} integers")
         return tuple(int(v) for v in value)[:length]
@@ -105,7 +126,7 @@ class Keys:
         if not isinstance(value, Mapping):
             raise self.wrong(name, value, "a mapping")
         if name not in self.nested:
-            self.nested[name] = Keys(value, self.where, f"{self.prefix}{name}.")
+            self.nested[name] = Keys(value, self.where, f"{self.prefix}{name}.", self.spelled)
         return self.nested[name]
 
     def ignore(self, *names: str) -> None:
@@ -113,10 +134,15 @@ class Keys:
         self.read.update(names)
 
     def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        problem = f"{self.prefix}{name} is missing" if value is None else f"{self.prefix}{name} is {shown}"
+        problem = f"{self.spell(name)} is missing" if value is None else f"{self.spell(name)} is {_shown(value)}"
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
+
+    def unknown(self, name: str, value: object) -> UnsupportedModel:
+        return UnsupportedModel(f"{self.where}: {self.spell(name)} {_shown(value)} is not known")
+
+    def spell(self, name: str) -> str:
+        """The key as the file spells it, with the keys that enclose it."""
+        return self.spelled.get(self.prefix + name, self.prefix + name)
 
     def unread(self) -> tuple[list[str], list[str]]:
         """(keys that say something and were never read, keys that are null, false or empty), nested ones by dotted
@@ -141,9 +167,21 @@ class Keys:
             merged |= child.all_defaults()
         return merged
 
+    def _whole(self, name: str, value: object, least: int, most: int) -> int:
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise self.wrong(name, value, f"an integer from {least} to {most}")
+        return value
+
     def _value(self, name: str, default: object) -> object:
         value = self.raw(name)
         if value is None and default is not None:
             self.defaults[name] = default
             return default
         return value
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 60 else shown[:57] + "..."

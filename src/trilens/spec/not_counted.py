@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from trilens.errors import BadCheckpoint
+from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed, ShortConvolution
 
@@ -21,7 +22,8 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     """Parts by name -> parameters. What the configuration says too little of is not in it."""
     found: dict[str, int] = {}
     predicts = text.get("num_nextn_predict_layers", text.get("num_mtp_layers"))
-    predicting = predicts if isinstance(predicts, int) and spec.family in ("deepseek_v3", "glm4_moe") else 0
+    told = isinstance(predicts, int) and not isinstance(predicts, bool) and 0 < predicts <= MOST_LAYERS
+    predicting = predicts if told and spec.family in ("deepseek_v3", "glm4_moe") else 0
     if predicting:
         found["layers that predict further tokens"] = predicting * _prediction_layer(spec)
         found["their copies of the embedding and the head"] = predicting * 2 * spec.vocab * spec.width
@@ -76,7 +78,6 @@ def _gated(count: int, inner: int, width: int) -> tuple[Matrix, Matrix]:
 def _prediction_layer(spec: ModelSpec) -> int:
     """One more layer like the last, a matrix that joins hidden state and embedding, and three more norms."""
     layer, width = spec.layers[-1], spec.width
-    assert isinstance(layer.feed_forward, Routed)
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
     match layer.mixer:
         case LatentAttention() as a:
@@ -86,8 +87,12 @@ def _prediction_layer(spec: ModelSpec) -> int:
             count += (rows if a.qkv_bias else 0) + (2 * a.cache.key_dim if a.qk_norm else 0)
         case ShortConvolution():
             raise BadCheckpoint("layers that predict further tokens are only known to be attention")
-    router = layer.feed_forward.router
-    return count + router.experts * (width + router.correction_bias)
+    match layer.feed_forward:
+        case Routed(router=router):
+            count += router.experts * (width + router.correction_bias)
+        case Dense() | Beside():
+            pass
+    return count
 
 
 def _fp8_scales(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec, predicting: int) -> int:
@@ -96,6 +101,8 @@ def _fp8_scales(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     block = rule.get("weight_block_size")
     if rule.get("quant_method") != "fp8" or not isinstance(block, list) or len(block) != 2:
         return 0
+    if not all(isinstance(side, int) and side > 0 for side in block):
+        return 0  # whoever reads the weights refuses it
     high, wide = block
     layers = [*spec.layers, *([spec.layers[-1]] * predicting)]
     return sum(n * -(-out // high) * -(-i // wide) for layer in layers for n, out, i in _matrices(layer, spec.width))
@@ -157,7 +164,7 @@ def _vision(v: Keys, model: str, spec: ModelSpec) -> int:
             patch, joined = v.integer("patch_size"), v.integer("projector_input_dim")
             positions = (v.integer("image_size") // patch) ** 2 + 1
             layer = 4 * width * (width + 1) + 4 * width + 2 * width * inner + inner + width
-            adapter = round(width / v.number("pixel_shuffle_ratio") ** 2) * joined
+            adapter = round(width / v.positive("pixel_shuffle_ratio") ** 2) * joined
             adapter += joined * v.integer("projector_output_dim")
             adapter += v.integer("vision_output_dim") * spec.width
             return (1 + positions + 3 * patch**2 + 4) * width + layers * layer + adapter
@@ -185,7 +192,8 @@ def _audio(v: Keys, model: str, spec: ModelSpec) -> int:
     prefix = "conf_" if "conf_num_hidden_layers" in v else ""
     layers, heads = v.integer(prefix + "num_hidden_layers", 12), v.integer(prefix + "num_attention_heads", 8)
     kernel = v.integer("conf_conv_kernel_size", 5)
-    first, second = v.integers("sscp_conv_channel_size") or v.integers("subsampling_conv_channels") or (128, 32)
+    channels = v.integers("sscp_conv_channel_size", 2) or v.integers("subsampling_conv_channels", 2)
+    first, second = channels or (128, 32)
     features = v.integer("input_feat_size", 128) // 4  # halved twice
     convolutions = first * 9 + first + second * first * 9 + second + second * features * width
     feed_forward = 2 * (8 * width * width + 2 * width)

@@ -74,7 +74,7 @@ def _llama3(frequency: float, s: Llama3Scaling) -> float:
     wavelength = 2 * math.pi / frequency
     if wavelength < s.original_context / s.high_frequency:
         return frequency
-    if wavelength > s.original_context / s.low_frequency:
+    if wavelength > s.original_context / s.low_frequency or s.low_frequency == s.high_frequency:
         return frequency / s.factor
     smooth = (s.original_context / wavelength - s.low_frequency) / (s.high_frequency - s.low_frequency)
     return (1 - smooth) * frequency / s.factor + smooth * frequency

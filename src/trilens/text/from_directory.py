@@ -6,6 +6,7 @@ generation_config.json and config.json.
 """
 
 import json
+import stat
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.file_limits import check_tokenizer_json, read_bytes
 from trilens.text.ranks import looks_like_tiktoken, read_tekken, read_tiktoken
 from trilens.text.sentencepiece_model import read_sentencepiece_vocabulary
 from trilens.text.spelling import Spelling
@@ -28,8 +30,14 @@ def read_directory_vocabulary(directory: Path) -> Vocabulary:
     Raises BadCheckpoint if there is no tokenizer file or one is damaged, UnsupportedModel for kinds that are not
     known here.
     """
-    config = {**_json(directory / "special_tokens_map.json"), **_json(directory / "tokenizer_config.json")}
-    model_config, generation = _json(directory / "config.json"), _json(directory / "generation_config.json")
+    config = {
+        **read_json_object(directory / "special_tokens_map.json"),
+        **read_json_object(directory / "tokenizer_config.json"),
+    }
+    model_config, generation = (
+        read_json_object(directory / "config.json"),
+        read_json_object(directory / "generation_config.json"),
+    )
     path = next((path for name in FILES if (path := directory / name).is_file()), None)
     if path is None:
         raise BadCheckpoint(f"{directory}: no tokenizer; expected one of {', '.join(FILES)}")
@@ -69,8 +77,12 @@ def _read(path: Path, config: Mapping[str, Any]) -> Vocabulary:
 
 
 def _read_tokenizer_json(path: Path) -> Vocabulary:
+    data = read_bytes(path)
     try:
-        engine = Tokenizer.from_file(str(path))
+        check_tokenizer_json(path, json.loads(data))
+        engine = Tokenizer.from_buffer(data)
+    except BadCheckpoint:
+        raise
     except BaseException as fault:  # a panic in the Rust library is not an Exception
         if isinstance(fault, (KeyboardInterrupt, SystemExit)):
             raise
@@ -88,7 +100,7 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
         eos_id=None,
         eos_ids=frozenset(),
         add_bos=False,
-        size=max([engine.get_vocab_size(with_added_tokens=False), *(i + 1 for i in added)]),
+        size=1 + max([*engine.get_vocab(with_added_tokens=False).values(), *added], default=-1),
     )
 
 
@@ -139,12 +151,16 @@ def _stated(path: Path, generation: Mapping[str, Any], model: Mapping[str, Any],
     return ids
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a file, {} if there is no such file. Raises BadCheckpoint if it holds no JSON object."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            raise BadCheckpoint(f"{path}: not an ordinary file; remove it, or download it again")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except OSError as fault:
+        raise BadCheckpoint(f"{path}: cannot be read ({fault.strerror}); download it again") from None
     except (ValueError, RecursionError) as fault:
         raise BadCheckpoint(f"{path}: not JSON ({fault}); download it again") from None
     if not isinstance(document, dict):

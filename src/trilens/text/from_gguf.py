@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.file_limits import check_tokens
 from trilens.text.pretokenizers import pretokenizer
 from trilens.text.spelling import SPACE_MARK, Spelling
 from trilens.text.vocabulary import (
@@ -17,6 +18,7 @@ from trilens.text.vocabulary import (
 )
 
 _KEY = "tokenizer.ggml."
+MOST_TWINS = 16  # tokens that say what another one says; Google's own Gemma 4 files have two
 _BYTE_SPELLED = Spelling(byte_level=True)
 
 
@@ -32,9 +34,16 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
             f"tokenizer {model!r} in the GGUF file is not known here; known are 'gpt2', 'llama' and 'gemma4'"
         )
     texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(_texts(metadata, "tokens"))]
+    last = {text: i for i, text in enumerate(texts)}
+    if not texts or len(texts) - len(last) > MOST_TWINS:
+        raise BadCheckpoint(
+            f"the GGUF tokenizer has {len(texts)} tokens, {len(last)} of them distinct; convert the model again"
+        )
+    # Of equal tokens the last one is found in a text, as llama.cpp does it; the others only keep their ids.
+    twins = {i: text for i, text in enumerate(texts) if last[text] != i}
+    texts = [f"\U0010fffd{i}" if i in twins else text for i, text in enumerate(texts)]
     ids = {text: i for i, text in enumerate(texts)}
-    if not texts or len(ids) != len(texts):
-        raise BadCheckpoint("the GGUF tokenizer's tokens are missing or not distinct; convert the model again")
+    check_tokens("the GGUF tokenizer", texts)
     types = _numbers(metadata, "token_type", len(texts), TokenType.NORMAL)
 
     ends = known_ends(ids) | {
@@ -75,6 +84,7 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
         eos_id=_token(metadata, "eos", len(texts)),
         eos_ids=ends,
         size=len(texts),
+        twins=twins,
         add_bos=bool(add_bos),
     )
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from trilens.checkpoints.find import Found
-from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
+from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
-from trilens.text.template import ChatTemplate, directory_template, gguf_template
+from trilens.text.template import RESERVED, ChatTemplate, check_messages, directory_template, gguf_template
 from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
@@ -72,24 +72,43 @@ class ModelText:
         raw: bool,
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
+        context: int | None = None,
     ) -> Encoded:
         """A string or a conversation -> token ids; a string is the user's message unless `raw`, or without a template.
 
-        Control tokens are recognised in what the template wrote, never in a raw prompt.
+        Control tokens are recognised in what the template wrote, never in a raw prompt. What cannot be less than
+        `context` tokens raises ContextFull before it is tokenized.
         """
         if isinstance(prompt, str):
             if raw or self.template is None:
                 start = [self.tokenizer.bos_id] if self.tokenizer.add_bos and self.tokenizer.bos_id is not None else []
+                self._check_length(prompt, context)
                 return Encoded(start + self.tokenizer.encode(prompt, special=False), "free", raw=True)
             prompt = [{"role": "user", "content": prompt}]
         elif raw:
             raise RequestRefused("a conversation cannot be sent raw; expected a string")
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
+        check_messages(prompt)
+        if taken := sorted(RESERVED.intersection(variables)):
+            raise RequestRefused(
+                f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out"
+            )
         messages, variables = render_with(strategy, self.inference, prompt, variables)
         text = self.template.render(messages, tools=tools, **variables)
+        self._check_length(text, context)
         check_start(strategy, self.inference, text)
         return Encoded(self.tokenizer.encode(text), start_of(text, self.inference.markers))
+
+    def _check_length(self, text: str, context: int | None) -> None:
+        if context is None or len(text) <= context:
+            return
+        fewest = self.tokenizer.fewest_tokens(text)
+        if fewest >= context:  # no room for a token of the answer
+            raise ContextFull(
+                f"the prompt's {len(text)} characters are at least {fewest} tokens, which do not fit the model's "
+                f"context of {context} with an answer; shorten the prompt"
+            )
 
     def splitter(self, encoded: Encoded) -> ThoughtSplitter:
         """Takes one output apart; a raw prompt's output stays whole."""
@@ -131,7 +150,17 @@ class ModelText:
 
 
 def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
-    """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says."""
+    """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says.
+
+    Raises BadCheckpoint or UnsupportedModel, naming the file.
+    """
+    try:
+        return _read_model_text(found, entry)
+    except BadTemplate as problem:
+        raise BadTemplate(f"{found.path}: {problem}") from None
+
+
+def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
     fact = None if entry is None else stated_inference(entry.inference)
     if found.kind == "gguf":
         from trilens.checkpoints.gguf import read_gguf
@@ -147,15 +176,9 @@ def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelTex
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:
-    path = found.path / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        raise BadCheckpoint(f"{path}: not valid JSON; expected generation defaults, or no such file") from None
-    if not isinstance(config, dict):
-        raise BadCheckpoint(f"{path}: expected a JSON object")
+    config = read_json_object(found.path / "generation_config.json")
+    if isinstance(most := config.get("top_k"), float) and most.is_integer():
+        config["top_k"] = int(most)
     stated = {name: config[name] for name in SAMPLING_DEFAULTS if isinstance(config.get(name), int | float)}
     # a file that says "do not sample" names temperatures that do not apply
     return {"temperature": 0.0} if config.get("do_sample") is False else stated

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.file_limits import check_tokens, read_bytes
 from trilens.text.pretokenizers import PRETOKENIZERS, PreTokenizer
 from trilens.text.spelling import Spelling, spell
 from trilens.text.vocabulary import Vocabulary, add_tokens, byte_level_bpe, merges_by_rank
@@ -43,7 +44,7 @@ TEKKEN_SPECIAL = (
 def read_tekken(path: Path) -> Vocabulary:
     """A tekken.json: control tokens come first, ranks after them. Raises BadCheckpoint if it is damaged."""
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(read_bytes(path))
         config = document["config"]
         reserved, size = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
         named = {int(entry["rank"]): str(entry["token_str"]) for entry in document.get("special_tokens") or []}
@@ -82,7 +83,7 @@ def read_tiktoken(path: Path, config: Mapping[str, Any]) -> Vocabulary:
             f"tokenizer_config.json is not known here ({', '.join(TIKTOKEN_CLASSES)} are); a tokenizer.json would do"
         )
     try:
-        lines = [line.split() for line in path.read_bytes().splitlines() if line.strip()]
+        lines = [line.split() for line in read_bytes(path).splitlines() if line.strip()]
         known = {int(rank): base64.b64decode(token, validate=True) for token, rank in lines}
         if sorted(known) != list(range(len(lines))) or not known:
             raise ValueError(f"the ranks of its {len(lines)} lines are not 0, 1, 2 and so on")
@@ -104,6 +105,7 @@ def _vocabulary(
     ids = {text: i for i, text in added.items()}
     if len(texts) != len(ranked) or len(ids) != len(added) or texts.keys() & ids.keys() or ranked.keys() & added.keys():
         raise BadCheckpoint(f"{path}: two of its tokens are the same, or have the same id; download it again")
+    check_tokens(path, [*texts, *ids])
     merges = merges_by_rank(texts, texts)
     engine = byte_level_bpe({**texts, **ids}, merges, PreTokenizer(patterns, whole_words=True))
     add_tokens(

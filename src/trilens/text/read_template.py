@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trilens.errors import BadTemplate, RequestRefused
+from trilens.text.allowance import together, used_up
 from trilens.text.thinking import Inference, Kind, Markers, Role, Setting, start_of
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class Template(Protocol):
 
     def variables(self) -> frozenset[str] | set[str]: ...
 
-    def render(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> str: ...
+    def render(self, messages: Sequence[Mapping[str, Any]], /, **variables: Any) -> str: ...
 
 
 # Pairs that families write, the more special first. The third is what opens an answer.
@@ -62,17 +63,29 @@ BUDGETS = ("thinking_budget",)
 TEXT_SWITCHES = (("/think", "/no_think"), ("/think", "/nothink"), ("detailed thinking on", "detailed thinking off"))
 NONSENSE = "zebra"
 
+SECONDS = 3.0  # of processor time for all renderings of one template; those in use take a tenth of a second
+
 ASK = ({"role": "user", "content": "Hello"},)
 
 
 def inference_of(template: Template | None, source: str = "the chat template") -> Inference:
-    """Render a small conversation with each known switch in each position, and compare."""
+    """Render a small conversation with each known switch in each position, and compare.
+
+    Raises BadTemplate for a template with which all of this together takes more than SECONDS.
+    """
     if template is None:
         return Inference("unknown")
-    try:
-        return _Reader(template).read(source)
-    except (BadTemplate, RequestRefused) as problem:
-        return Inference("unknown", certain=False, source=f"{source} cannot be rendered: {problem}")
+    with together(SECONDS):
+        try:
+            found = _Reader(template).read(source)
+        except (BadTemplate, RequestRefused) as problem:
+            found = Inference("unknown", certain=False, source=f"{source} cannot be rendered: {problem}")
+        if used_up():  # then what was found may be missing something
+            raise BadTemplate(
+                f"{source} takes more than {SECONDS:g} s of processor time for a few short conversations; "
+                "it is damaged or hostile, use another"
+            )
+        return found
 
 
 def read_inference(found: Found) -> Inference:
@@ -88,9 +101,9 @@ def read_inference(found: Found) -> Inference:
             checkpoint.close()
         else:
             template = directory_template(found.path if found.path.is_dir() else found.path.parent, None)
+        return inference_of(template)
     except BadTemplate as problem:
         return Inference("unknown", certain=False, source=str(problem))
-    return inference_of(template)
 
 
 class _Reader:
@@ -279,7 +292,9 @@ class _Reader:
         return f"'{value}'" in self.template.source or f'"{value}"' in self.template.source
 
     def _render(self, variables: dict[str, Any], messages: Sequence[Mapping[str, Any]] = ASK) -> str | None:
-        """None where the template refuses."""
+        """None where the template refuses, and once the time for all renderings is used up."""
+        if used_up():
+            return None
         try:
             prompt = self.template.render(messages, **variables)
         except (BadTemplate, RequestRefused):

@@ -1,29 +1,19 @@
 """Jinja for templates that may be hostile: a list of what they may do, and a meter on how much.
 
 Jinja's own sandbox keeps a template from attributes that begin with an underscore. It does not keep it from filling
-the memory or from never ending. Here every operation whose result can be larger than what went in is measured before
-it is done, everything that is made is paid for out of one allowance, and every turn of a loop, call, filter, test and
-comparison looks at the clock of its own thread. So what a template can cost is bounded, in any thread, with no signal
-and no trace function. Names, filters and methods that are not listed do not exist.
+the memory or from never ending; `meter` does. Names, filters and methods that are not listed do not exist.
 
 Two things are not covered. One step on values of the allowed size takes its time (milliseconds) whatever the clock
 says. And the text of the template itself is parsed and compiled unmeasured; MAX_SOURCE bounds that.
 """
 
-import json
-import re
 import sys
-import time
 from collections.abc import Callable, Iterable
-from contextvars import ContextVar
-from functools import cache, wraps
-from string import Formatter
+from functools import cache
 from typing import Any
 
-import jinja2.filters
 import jinja2.runtime
-import jinja2.tests
-from jinja2 import Undefined, nodes, pass_context, pass_environment
+from jinja2 import Undefined, nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -31,115 +21,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.utils import Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
-SECONDS = 2.0  # of the thread's processor time, for one rendering
+from trilens.text.filters import FILTERS, METHODS, TESTS, check_format, check_percent, joined, metered
+from trilens.text.meter import MAX_BITS, OverLimit, Refused, kind, meter
+
 MAX_SOURCE = 100_000  # characters; the longest templates in use have 20,000
-MEMORY = 64 << 20  # bytes for all that a rendering makes, before what the size of its input adds
-MAX_TEXT = 1 << 20  # characters in one value, before what the size of its input adds
-MAX_BITS = 8192  # of an integer
-MAX_NEEDLE = 200  # characters to strip, or to search for from the right
-
-
-class OverLimit(Exception):
-    """A template does more than any template needs."""
-
-
-class Refused(Exception):
-    """`raise_exception(message)`: the template's own word on the conversation."""
-
-
-class Meter:
-    """What one rendering has used. Values are weighed as their text would be: an upper bound of its characters."""
-
-    def __init__(self, inputs: dict[str, Any]) -> None:
-        """`inputs` is plain data; what a rendering may use grows with it."""
-        self._deadline = time.thread_time() + SECONDS
-        self._most = sys.maxsize
-        # Containers cannot be changed in the sandbox, so each is weighed once. Holding it keeps its id from others.
-        self._weights: dict[int, tuple[object, int]] = {}
-        weight = self.weigh(inputs)
-        self._memory = MEMORY + 64 * weight
-        self._most = MAX_TEXT + 8 * weight
-
-    def tick(self) -> bool:
-        if time.thread_time() > self._deadline:
-            raise OverLimit(f"it runs for more than {SECONDS:g} s")
-        return True
-
-    def turn(self, prints: int) -> bool:
-        """One turn of a loop that prints at so many places: each print waits in a list until all are joined."""
-        self.spend(16 * prints)
-        return self.tick()
-
-    def fits(self, characters: int) -> None:
-        if characters > self._most:
-            raise OverLimit(f"it makes a value of {characters} characters; {self._most} are allowed")
-
-    def spend(self, size: int) -> None:
-        self._memory -= size
-        if self._memory < 0:
-            raise OverLimit("it fills the memory")
-
-    def weigh(self, value: Any) -> int:
-        """Raises OverLimit for a value that is not plain data, since its text has no bound."""
-        match value:
-            case str():
-                return len(value) + 2
-            case bool() | float() | None | Undefined() | range():
-                return 24
-            case int():
-                if value.bit_length() > MAX_BITS:
-                    raise OverLimit(f"it makes a number of {value.bit_length()} bits; {MAX_BITS} are allowed")
-                return 24 + value.bit_length() // 3
-            case dict() | list() | tuple():
-                known = self._weights.get(id(value))
-                if known is None:
-                    items = (part for pair in value.items() for part in pair) if isinstance(value, dict) else value
-                    known = value, 4 + sum(self.weigh(item) + 2 for item in items)
-                    self.fits(known[1] // 4)
-                    self._weights[id(value)] = known
-                return known[1]
-            case _:
-                raise OverLimit(f"it uses {_kind(value)} as if it were data")
-
-    def shared(self, value: Any) -> Any:
-        """Pay for a value whose parts are there already."""
-        self.tick()
-        if isinstance(value, (str, int, dict, list, tuple)):
-            self.fits(self.weigh(value) // (1 if isinstance(value, str) else 4))
-            self.spend(sys.getsizeof(value) + (0 if isinstance(value, (str, int)) else 60 * len(value)))
-        return value
-
-    def sliced(self, whole: Any, *bounds: int | None) -> Any:
-        """A slice weighs no more than the whole, which need not be added up again."""
-        part = whole[slice(*bounds)]
-        if isinstance(part, (list, tuple)):
-            self.tick()
-            self._weights[id(part)] = part, self.weigh(whole)
-            self.spend(sys.getsizeof(part))
-            return part
-        return self.shared(part)
-
-    def fresh(self, value: Any) -> Any:
-        """Pay for a value with all its parts."""
-        if isinstance(value, (dict, list, tuple)):
-            self.spend(self.weigh(value))
-        return self.shared(value)
-
-    def text(self, value: Any) -> str:
-        """The text of plain data, as Jinja prints it."""
-        if isinstance(value, str):
-            return value
-        self.fits(self.weigh(value))
-        text = str(value)
-        self.spend(sys.getsizeof(text))
-        return text
-
-
-METER: ContextVar[Meter] = ContextVar("meter")
-
-
-def meter() -> Meter:
-    return METER.get()
 
 
 class Callback:
@@ -170,192 +55,6 @@ class PlainNamespace(Namespace):
 def _public(name: object) -> None:
     if not isinstance(name, str) or name.startswith("_"):
         raise SecurityError(f"it stores {name!r} in a namespace")
-
-
-def _kind(value: object) -> str:
-    name = getattr(value, "__name__", None)
-    return f"{type(value).__name__} {name!r}" if isinstance(name, str) else f"a {type(value).__name__}"
-
-
-# ---- methods of texts, lists and dicts; a check is called with the object and the arguments before the method is ----
-
-
-def _check_replace(text: str, old: str, new: str, count: int = -1) -> None:
-    found = text.count(old)
-    meter().fits(len(text) + (found if count < 0 else min(found, count)) * max(0, len(new) - len(old)))
-
-
-def _check_width(text: str, width: int, *fill: str) -> None:
-    meter().fits(width)
-
-
-def _check_expandtabs(text: str, tabsize: int = 8) -> None:
-    meter().fits(len(text) + text.count("\t") * tabsize)
-
-
-def _check_needle(text: str, needle: str | None = None, *limits: int, **options: int) -> None:
-    """For methods whose work is the product of both lengths."""
-    if needle is not None and len(needle) > MAX_NEEDLE:
-        raise OverLimit(f"it strips or searches backwards for {len(needle)} characters; {MAX_NEEDLE} are allowed")
-
-
-TEXT_METHODS: dict[str, Callable[..., None] | None] = {
-    **dict.fromkeys(
-        "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric "
-        "isspace istitle isupper lower partition removeprefix removesuffix split splitlines startswith swapcase title "
-        "upper".split()
-    ),
-    **dict.fromkeys("lstrip rfind rindex rpartition rsplit rstrip strip".split(), _check_needle),
-    "replace": _check_replace,
-    "join": None,  # done by `_joined`
-    "expandtabs": _check_expandtabs,
-    **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _check_width),
-}
-METHODS: dict[type, dict[str, Callable[..., None] | None]] = {
-    str: TEXT_METHODS,
-    dict: dict.fromkeys(("get", "items", "keys", "values", "copy")),
-    list: dict.fromkeys(("index", "count", "copy")),
-    tuple: dict.fromkeys(("index", "count")),
-}
-
-_LONG_NUMBER = re.compile(r"\d{4}|\*")
-
-
-def _check_format(pattern: str, args: Iterable[Any]) -> None:
-    """For str.format: bounded widths, and no more text than fields times arguments."""
-    fields = 0
-    for _, name, spec, _ in Formatter().parse(pattern):
-        if name is not None:
-            fields += 1
-            if _LONG_NUMBER.search(spec or "") or "{" in (spec or ""):
-                raise OverLimit(f"it formats with {spec!r}")
-    meter().fits(len(pattern) + fields * (1000 + sum(map(meter().weigh, args))))
-
-
-def _check_percent(pattern: str, value: Any) -> None:
-    """For the % operator on a text."""
-    if _LONG_NUMBER.search(pattern):
-        raise OverLimit(f"it formats with {pattern[:40]!r}")
-    meter().fits(len(pattern) + pattern.count("%") * (1000 + meter().weigh(value)))
-
-
-# ---- filters ----
-
-
-@pass_environment
-def _join(environment: Any, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    pick = jinja2.filters.make_attrgetter(environment, attribute) if attribute is not None else lambda item: item
-    return _joined([meter().text(pick(item)) for item in value], meter().text(d))
-
-
-def _joined(parts: list[str], separator: str = "") -> str:
-    meter().fits(sum(map(len, parts)) + len(separator) * len(parts))
-    return separator.join(parts)
-
-
-def _replace(value: Any, old: Any, new: Any, count: int | None = None) -> str:
-    text, old, new = meter().text(value), meter().text(old), meter().text(new)
-    _check_replace(text, old, new, -1 if count is None else count)
-    return text.replace(old, new, -1 if count is None else count)
-
-
-def _indent(value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    space = width if isinstance(width, str) else " " * min(width, 1000)
-    text = meter().text(value)
-    lines = f"{text}\n".splitlines()
-    meter().fits(len(text) + len(space) * (len(lines) + 1))
-    rest = [space + line if line or blank else line for line in lines[1:]]
-    return "\n".join([(space if first else "") + lines[0], *rest])
-
-
-def _format(value: Any, *args: Any, **kwargs: Any) -> str:
-    text = meter().text(value)
-    _check_percent(text, kwargs or args)
-    return text % (kwargs or args)
-
-
-def _escape(value: Any) -> str:
-    pairs = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;"))
-    text = meter().text(value)
-    for character, entity in pairs:
-        text = _replace(text, character, entity)
-    return text
-
-
-def _trim(value: Any, chars: str | None = None) -> str:
-    text = meter().text(value)
-    _check_needle(text, chars)
-    return text.strip(chars)
-
-
-def _round(value: float, precision: int = 0, method: str = "common") -> float:
-    if abs(precision) > 30:
-        raise OverLimit(f"it rounds to {precision} places")
-    return jinja2.filters.do_round(value, precision, method)  # type: ignore[arg-type]
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As transformers has it: no HTML escapes."""
-    meter().weigh(value)
-    if meter().weigh(indent) > 100 or meter().weigh(separators) > 100 or (isinstance(indent, int) and indent > 100):
-        raise OverLimit("it indents JSON by more than any reader wants")
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, check_circular=False
-    )
-    parts, size = [], 0
-    for part in encoder.iterencode(value):
-        parts.append(part)
-        size += len(part)
-        meter().fits(size)
-    return "".join(parts)
-
-
-def _on_text(function: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda value, *args, **kwargs: function(meter().text(value), *args, **kwargs)
-
-
-def _metered(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function, assigned=())  # only Jinja's marks of what it passes first; built-ins have no more
-    def run(*args: Any, **kwargs: Any) -> Any:
-        meter().tick()
-        return meter().shared(function(*args, **kwargs))
-
-    return run
-
-
-_BUILTIN = jinja2.filters.FILTERS
-FILTERS: dict[str, Callable[..., Any]] = {
-    **{
-        name: _BUILTIN[name]
-        for name in (
-            "abs count d default dictsort first float groupby int items last length list map max min reject "
-            "rejectattr reverse select selectattr sort unique"
-        ).split()
-    },
-    **{name: _on_text(_BUILTIN[name]) for name in "capitalize lower title upper wordcount".split()},
-    "string": _on_text(str),
-    "safe": _on_text(str),
-    "e": _escape,
-    "escape": _escape,
-    "format": _format,
-    "indent": _indent,
-    "join": _join,
-    "replace": _replace,
-    "round": _round,
-    "tojson": _tojson,
-    "trim": _trim,
-}
-TESTS: dict[str, Any] = {
-    **jinja2.tests.TESTS,
-    "lower": _on_text(str.islower),
-    "upper": _on_text(str.isupper),
-}
 
 
 # ---- the environment ----
@@ -401,8 +100,8 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             optimized=False,
             finalize=_finalize,
         )
-        self.filters = {name: _metered(function) for name, function in FILTERS.items()}
-        self.tests = {name: _metered(function) for name, function in TESTS.items()}
+        self.filters = {name: metered(function) for name, function in FILTERS.items()}
+        self.tests = {name: metered(function) for name, function in TESTS.items()}
         self.globals = {
             "range": Callback(_range),
             "dict": Callback(dict),
@@ -415,7 +114,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         self.meter_built = Callback(lambda value: meter().shared(value), measured=True)
         self.meter_sliced = Callback(lambda whole, *bounds: meter().sliced(whole, *bounds), measured=True)
         self.meter_joined = Callback(
-            lambda *parts: meter().shared(_joined([meter().text(part) for part in parts])), measured=True
+            lambda *parts: meter().shared(joined([meter().text(part) for part in parts])), measured=True
         )
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
@@ -438,7 +137,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             return __obj(*args)
         meter().tick()
         if isinstance(getattr(__obj, "__self__", None), str) and __obj.__name__ == "join":
-            return meter().fresh(_joined(list(*args), __obj.__self__))
+            return meter().fresh(joined(list(*args), __obj.__self__))
         if not isinstance(__obj, Undefined):
             # Inside loops and blocks Jinja passes their variables along, for functions that take the context.
             _check_call(__obj, args, {k: v for k, v in kwargs.items() if k not in ("_loop_vars", "_block_vars")})
@@ -456,7 +155,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
             case "**", int(), int() if left.bit_length() * abs(right) > MAX_BITS:
                 raise OverLimit(f"it raises a number to the power {right}")
             case "%", str(), _:
-                _check_percent(left, right)
+                check_percent(left, right)
             case _:
                 meter().fits(weight // 4)
         return meter().shared(super().call_binop(context, operator, left, right))
@@ -483,7 +182,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         pattern = value.__self__
 
         def run(*args: Any, **kwargs: Any) -> str:
-            _check_format(pattern, [*args, *kwargs.values()])
+            check_format(pattern, [*args, *kwargs.values()])
             return checked(*args, **kwargs)
 
         return Callback(run)
@@ -500,7 +199,7 @@ def _check_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return
     methods = METHODS.get(type(owner), {})
     if name not in methods:
-        raise SecurityError(f"it calls {_kind(function)}, which templates have no need for")
+        raise SecurityError(f"it calls {kind(function)}, which templates have no need for")
     if (check := methods[name]) is not None:
         check(owner, *args, **kwargs)
 

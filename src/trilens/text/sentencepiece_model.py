@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.text.file_limits import MOST_GROWTH, character_map_growth, check_tokens, read_bytes
 from trilens.text.spelling import SPACE_MARK, Spelling
 from trilens.text.vocabulary import TokenType, Vocabulary, add_tokens, sentencepiece_merges, spaced_bpe
 
@@ -41,7 +42,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     trainer: dict[int, bytes | int] = {}
     normalizer: dict[int, bytes | int] = {}
     try:
-        for number, message in _fields(path.read_bytes()):
+        for number, message in _fields(read_bytes(path)):
             if number == 1 and isinstance(message, bytes):
                 piece = dict(_fields(message))
                 text, kind = _as_bytes(piece.get(1, b"")).decode(), _as_int(piece.get(3, TokenType.NORMAL))
@@ -64,6 +65,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise BadCheckpoint(f"{path}: its unknown piece has id {unk_id}, of {len(texts)}; download it again")
     if not texts or len(set(texts)) != len(texts):
         raise BadCheckpoint(f"{path}: its {len(texts)} pieces are none, or not distinct; download it again")
+    check_tokens(path, texts)
+    if (growth := character_map_growth(character_map)) > MOST_GROWTH:
+        raise BadCheckpoint(f"{path}: its character map makes {growth} characters of one; {MOST_GROWTH} are allowed")
     if kind not in (1, 2) or trainer.get(24) or normalizer.get(5) == 0:
         raise UnsupportedModel(f"{path}: only unigram and BPE models that mark spaces in front are known here")
     return SentencePieceModel(

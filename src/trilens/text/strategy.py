@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, shown
 from trilens.text.thinking import Inference, Setting, start_of
 
 Thinking = bool | str | int | None
@@ -46,7 +46,8 @@ def choose(inference: Inference, thinking: Thinking) -> Strategy:
     if isinstance(thinking, str) and thinking in (*WORDS, *inference.levels):
         return _level(inference, thinking)
     raise RequestRefused(
-        f"thinking is {thinking!r}; expected True, False, {', '.join(WORDS)}, {OFF_OR_LEAST}, or a number of tokens"
+        f"thinking is {shown(thinking)}; expected True, False, {', '.join(WORDS)}, {OFF_OR_LEAST}, "
+        "or a number of tokens"
     )
 
 
@@ -153,8 +154,8 @@ def _level(inference: Inference, word: str) -> Strategy:
 
 
 def _budget(inference: Inference, tokens: int) -> Strategy:
-    if tokens < 0:
-        raise RequestRefused(f"thinking is {tokens}; expected a number of tokens from 0")
+    if not 0 <= tokens < 1 << 63:
+        raise RequestRefused(f"thinking is {shown(tokens)}; expected a number of tokens from 0")
     if tokens == 0 and _can_be_off(inference):
         return _off(inference, tokens)
     return _on(inference, tokens, tokens)

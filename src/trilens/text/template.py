@@ -7,19 +7,33 @@ ends in time whatever it tries.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateSyntaxError, meta
+from jinja2.exceptions import SecurityError
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
-from trilens.text.sandbox import MAX_SOURCE, METER, Callback, Meter, OverLimit, Refused, environment
+from trilens.text.meter import METER, Meter, OverLimit, Refused
+from trilens.text.sandbox import MAX_SOURCE, Callback, environment
 
 if TYPE_CHECKING:
     from trilens.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
-OWN_NAMES = frozenset(("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "strftime_now"))
+MOST_DEPTH = 64  # of lists and objects in a request; a schema in a tool has ten
+RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "strftime_now"))  # no caller's variables
+OWN_NAMES = RESERVED | {"bos_token", "eos_token"}
+
+
+class _Failed(BadTemplate):
+    """A rendering failed. `always`: for what the template reaches for, which is no conversation's fault."""
+
+    def __init__(self, said: str, always: bool) -> None:
+        super().__init__(f"{said}; it is damaged or hostile, use another")
+        self.said = said
+        self.always = always
 
 
 class ChatTemplate:
@@ -66,6 +80,7 @@ class ChatTemplate:
     def render(
         self,
         messages: Sequence[Message],
+        /,
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
@@ -74,8 +89,36 @@ class ChatTemplate:
         """The prompt. A content may be a text or a list of text parts, which are joined with newlines.
 
         `variables` are JSON data, passed to the template by name. Raises RequestRefused for messages of another
-        shape and for a conversation that the template itself refuses, BadTemplate for any fault of the template.
+        shape, for a conversation that the template itself refuses, and for one that it fails on though it renders a
+        plain one; BadTemplate for a template that fails on that too.
         """
+        try:
+            return self._rendered(messages, add_generation_prompt, tools, variables)
+        except _Failed as problem:
+            if problem.always or not self._works:
+                raise
+            raise RequestRefused(
+                f"the model's chat template fails on this conversation, though not on a plain one ({problem.said}); "
+                "look at its tool calls, tools and template variables"
+            ) from None
+
+    @cached_property
+    def _works(self) -> bool:
+        """Whether it renders the plainest of conversations."""
+        plain = {**self._tokens, "tools": None, "add_generation_prompt": True}
+        try:
+            self._render({**plain, "messages": [{"role": "user", "content": "Hello"}]})
+        except (BadTemplate, RequestRefused):
+            return False
+        return True
+
+    def _rendered(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> str:
         texts = _checked(messages)
         given = _plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
         given["add_generation_prompt"] = add_generation_prompt
@@ -101,9 +144,8 @@ class ChatTemplate:
         except Refused as refusal:
             raise RequestRefused(f"the chat template refuses the conversation: {_one_line(refusal)}") from None
         except Exception as fault:
-            raise BadTemplate(
-                f"chat template, line {self._line(fault)}: {_one_line(fault)}; it is damaged or hostile, use another"
-            ) from None
+            said = f"chat template, line {self._line(fault)}: {_one_line(fault)}"
+            raise _Failed(said, isinstance(fault, SecurityError)) from None
         finally:
             METER.reset(token)
 
@@ -188,9 +230,14 @@ def _named(value: Any) -> dict[str, str]:
     return dict(entries)
 
 
+def check_messages(messages: Sequence[Message]) -> None:
+    """Raises RequestRefused for messages that are no conversation, naming the message and what is wrong in it."""
+    _checked(messages)
+
+
 def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
     """Copies of the messages in plain data, with contents that are texts."""
-    if isinstance(messages, (str, Mapping)) or not isinstance(messages, Sequence) or not messages:
+    if not isinstance(messages, list | tuple) or not messages:
         raise RequestRefused('the conversation is empty or no list; expected [{"role": ..., "content": ...}, ...]')
     texts = []
     for number, message in enumerate(messages, 1):
@@ -204,8 +251,30 @@ def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
             raise RequestRefused(
                 f"message {number}: content is {content!r:.60}; expected a text or a list of text parts"
             )
+        for name in ("name", "tool_call_id"):
+            if not isinstance(copy.get(name), str | None):
+                raise RequestRefused(f"message {number}: {name} is {copy[name]!r:.60}; expected a text")
+        if copy.get("tool_calls") is not None:
+            _check_calls(copy["tool_calls"], number)
         texts.append(copy)
     return texts
+
+
+def _check_calls(calls: Any, number: int) -> None:
+    if not isinstance(calls, list):
+        raise RequestRefused(f"message {number}: tool_calls is {calls!r:.60}; expected a list")
+    for place, call in enumerate(calls, 1):
+        function = call.get("function", call) if isinstance(call, dict) else None
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise RequestRefused(
+                f"message {number}: tool call {place} is {call!r:.60}; "
+                'expected {"type": "function", "function": {"name": ..., "arguments": ...}}'
+            )
+        if not isinstance(function.get("arguments"), str | dict | None):
+            raise RequestRefused(
+                f"message {number}: the arguments of tool call {place} are {function['arguments']!r:.60}; "
+                "expected an object, or its JSON as a text"
+            )
 
 
 def _text_part(part: Any, number: int) -> str:
@@ -233,21 +302,27 @@ def _lost(messages: list[dict[str, Any]], prompt: str) -> bool:
     return said not in prompt
 
 
-def _plain(value: Any, where: str) -> Any:
+def _plain(value: Any, where: str, depth: int = 0) -> Any:
     """A copy in exactly JSON's types: a template must not meet an object with methods of its own."""
+    if depth > MOST_DEPTH:
+        raise RequestRefused(f"{where} hold data nested more than {MOST_DEPTH} deep")
     match value:
         case None | bool():
             return value
         case str():
             return str.__str__(value)
         case int():
+            if value.bit_length() > 1024:
+                raise RequestRefused(f"{where} hold a number of {value.bit_length()} bits; expected at most 1024")
             return int(value)
         case float():
             return float(value)
         case Mapping():
-            return {_plain(key, where): _plain(item, where) for key, item in value.items()}
+            if not all(isinstance(key, str) for key in value):
+                raise RequestRefused(f"{where} hold an object with a name that is no text; expected JSON data only")
+            return {str.__str__(key): _plain(item, where, depth + 1) for key, item in value.items()}
         case list() | tuple():
-            return [_plain(item, where) for item in value]
+            return [_plain(item, where, depth + 1) for item in value]
         case _:
             raise RequestRefused(f"{where} hold a {type(value).__name__}; expected JSON data only")
 

@@ -1,12 +1,16 @@
 """Text to token ids and back, the same for every kind of tokenizer file."""
 
+import ctypes
+import threading
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from trilens.errors import RequestRefused
+from trilens.errors import BadCheckpoint, RequestRefused
+from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
 from trilens.text.from_gguf import read_gguf_vocabulary
 from trilens.text.vocabulary import Vocabulary
@@ -30,6 +34,7 @@ class Tokenizer:
         self.vocab_size = vocabulary.size
         self.spelling = vocabulary.spelling
         self._raw = vocabulary.raw
+        self._twins = vocabulary.twins
         self._engine = vocabulary.engine
         self._literal = _without_special(vocabulary.engine)
         self._pieces: dict[int, bytes] = {}
@@ -70,7 +75,7 @@ class Tokenizer:
         engine = self._engine if special else self._literal
         try:
             text.encode()
-            ids = engine.encode(text, add_special_tokens=False).ids
+            ids = _encode(engine, text)
         except UnicodeEncodeError as fault:
             raise RequestRefused(
                 f"the text holds {text[fault.start]!a} at position {fault.start}, half a character; remove it"
@@ -89,6 +94,14 @@ class Tokenizer:
                 f"the text spells the control token {reached[0]!r}, which would take effect; remove it"
             )
         return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
+
+    def fewest_tokens(self, text: str) -> int:
+        """No more than `encode` gives, without its work; 0 where nothing is known."""
+        return self._fewest.tokens(text)
+
+    @cached_property
+    def _fewest(self) -> Fewest:
+        return fewest_of(self._engine, self.vocab_size)
 
     def decode(self, ids: Iterable[int], *, skip_special: bool = True, continues: bool = False) -> str:
         """The text of the ids; bytes that are no UTF-8 become U+FFFD, ids without a token become nothing.
@@ -126,16 +139,64 @@ class Tokenizer:
         """The token as the vocabulary writes it ("Ġthe", "<|im_end|>"); empty for an id without a token."""
         if not 0 <= token_id < self.vocab_size:
             return ""
-        return self._engine.id_to_token(token_id) or ""
+        return self._twins.get(token_id) or self._engine.id_to_token(token_id) or ""
 
     def id_of(self, token_text: str) -> int | None:
         """The id of a token as the vocabulary writes it, or None."""
         token_id = self._engine.token_to_id(token_text)
         return token_id if token_id is not None and token_id < self.vocab_size else None
 
+    def check(self, where: object, rows: int) -> None:
+        """That ids fit a model whose table has so many rows, and none is missing among them. A model's table may be
+        longer, and tokens that were added to the vocabulary may lie behind it: a prompt that holds one is refused.
+
+        Raises BadCheckpoint, naming the token.
+        """
+        vocabulary = self._engine.get_vocab(with_added_tokens=False)
+        added = self._engine.get_added_tokens_decoder()
+        for text, i in vocabulary.items():
+            if rows <= i < self.vocab_size and i not in added:
+                raise BadCheckpoint(
+                    f"{where}: token {text!r:.60} has id {i}, and the model's table has {rows} rows; "
+                    "tokenizer and model do not belong together"
+                )
+        ids = {*vocabulary.values(), *added}
+        last = max((i for i in vocabulary.values() if i not in added), default=-1)
+        if (hole := next((i for i in range(min(last, self.vocab_size)) if i not in ids), None)) is not None:
+            raise BadCheckpoint(f"{where}: no token has id {hole}, though ids go to {last}; download it again")
+        for i in (*sorted(self.eos_ids), *(() if self.bos_id is None else (self.bos_id,))):
+            if i >= rows:
+                raise BadCheckpoint(
+                    f"{where}: token {i} is said to begin or end a text, and the model's table has {rows} rows"
+                )
+
     def is_special(self, token_id: int) -> bool:
         """Whether it is a control token, which is no part of the text."""
         return token_id in self.special_ids
+
+
+def _encode(engine: tokenizers.Tokenizer, text: str) -> list[int]:
+    """Texts that take more than a moment go in as a batch of one: unlike `encode`, it lets go of Python's lock, and it
+    makes no table of offsets."""
+    if len(text) < MOMENT:
+        return engine.encode(text, add_special_tokens=False).ids
+    if len(text) < LONG:
+        return engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+    with _LONG_TURN:
+        ids = engine.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        _give_back()
+    return ids
+
+
+MOMENT = 4_000  # characters; some milliseconds
+LONG = 100_000  # characters, from which on a text waits for its turn
+_LONG_TURN = threading.BoundedSemaphore(1)  # a long text takes some 200 bytes a character while it is encoded
+
+
+def _give_back() -> None:
+    """Memory that was freed, to the system: glibc keeps it, in an arena for each thread."""
+    if (trim := getattr(ctypes.pythonapi, "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _without_special(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:

@@ -1,7 +1,7 @@
 """From the tables in a checkpoint to an engine of the `tokenizers` library."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -29,7 +29,8 @@ class Vocabulary:
     `raw` are ids whose text is written as it stands, whatever the spelling. `eos_ids` end an answer; `eos_id` is the
     one that templates write. `add_bos` is
     what a plain prompt wants; chat templates write their own. `size` is one more than the highest id; the engine
-    may know more, for bytes that the vocabulary cannot write, which encoding leaves out.
+    may know more, for bytes that the vocabulary cannot write, which encoding leaves out. `twins` are ids whose text
+    belongs to another id too, by which the engine knows it.
     """
 
     engine: Tokenizer
@@ -40,6 +41,7 @@ class Vocabulary:
     eos_ids: frozenset[int]
     add_bos: bool
     size: int
+    twins: Mapping[int, str] = field(default_factory=dict)
 
 
 # Texts that end a turn in the formats that chat models are trained on; used where a file names only one end token.

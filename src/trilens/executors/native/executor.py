@@ -274,6 +274,12 @@ class NativeExecutor:
         *tables, reach = self.tables(request_length, 1)
         return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables), reach)
 
+    def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Any:
+        width = sum(routed.router.chosen for _, routed in self.spec.routed_layers())
+        if route_width != width:
+            raise RequestRefused(f"a block with {route_width} experts a token, and the model has {width}")
+        return _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
+
     def variant(self, request_length: int) -> Hashable:
         return () if self._one_rope else tables_key(self.spec, request_length)
 

@@ -24,21 +24,21 @@ def _uses(instructions: list[Instruction], logits: int) -> Counter[int]:
     return Counter([v for ins in instructions for v in ins.inputs] + [logits])
 
 
-def _writer(instructions: list[Instruction], value: int) -> Instruction:
-    return next(ins for ins in instructions if value in ins.outputs)
+def _writers(instructions: list[Instruction]) -> dict[int, Instruction]:
+    return {value: ins for ins in instructions for value in ins.outputs}
 
 
 def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
     """linear(x), linear(x), glu -> glu_linear(x)."""
-    uses = _uses(instructions, logits)
-    gone: list[Instruction] = []
+    uses, writers = _uses(instructions, logits), _writers(instructions)
+    gone: set[Instruction] = set()
     result = []
     for ins in instructions:
         if ins.op is Op.GLU:
-            gate, up = (_writer(instructions, v) for v in ins.inputs)
+            gate, up = (writers[v] for v in ins.inputs)
             plain = all(w.op is Op.LINEAR and uses[w.outputs[0]] == 1 for w in (gate, up))
             if plain and gate.inputs == up.inputs:
-                gone += [gate, up]
+                gone |= {gate, up}
                 ins = replace(
                     ins,
                     op=Op.GLU_LINEAR,
@@ -52,15 +52,15 @@ def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
 
 def _residual(instructions: list[Instruction], logits: int) -> list[Instruction]:
     """add(r, linear(x)) -> linear(x, r), which adds as it writes."""
-    uses = _uses(instructions, logits)
-    gone: list[Instruction] = []
+    uses, writers = _uses(instructions, logits), _writers(instructions)
+    gone: set[Instruction] = set()
     result = []
     for ins in instructions:
         if ins.op is Op.ADD:
             for residual, value in (ins.inputs, ins.inputs[::-1]):
-                linear = _writer(instructions, value)
+                linear = writers[value]
                 if linear.op is Op.LINEAR and len(linear.inputs) == 1 and uses[value] == 1 and linear not in gone:
-                    gone.append(linear)
+                    gone.add(linear)
                     ins = replace(linear, inputs=(*linear.inputs, residual), outputs=ins.outputs)
                     break
         result.append(ins)
@@ -73,12 +73,13 @@ def _side_by_side(instructions: list[Instruction], logits: int) -> list[Instruct
     for ins in instructions:
         if ins.op is Op.LINEAR and len(ins.inputs) == 1:
             by_input.setdefault(ins.inputs[0], []).append(ins)
-    first, gone = {}, []
+    first: dict[Instruction, list[Instruction]] = {}
+    gone: set[Instruction] = set()
     for group in by_input.values():
         together = group[:MOST_TOGETHER]
         if len(together) > 1:
             first[together[0]] = together
-            gone += together[1:]
+            gone |= set(together[1:])
     result = []
     for ins in instructions:
         if ins in first:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from trilens.spec.families.parts import decoder_only, head_norms, layer_types
-from trilens.spec.families.routed import chosen_count, expert_count
+from trilens.spec.families.routed import expert_count
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
     Attention,
@@ -36,7 +36,7 @@ def lfm2(k: Keys) -> ModelSpec:
     if k.flag("block_auto_adjust_ff_dim", True):
         width = int(2 * width / 3)
         if "block_ffn_dim_multiplier" in k:
-            width = int(k.number("block_ffn_dim_multiplier", positive=True) * width)
+            width = int(k.positive("block_ffn_dim_multiplier") * width)
             step = k.integer("block_multiple_of")
             width = -(-width // step) * step
     listed = k.integers("full_attn_idxs")
@@ -54,7 +54,7 @@ def lfm2_moe(k: Keys) -> ModelSpec:
     renormalise = k.flag("norm_topk_prob", True)
     router = Router(
         expert_count(k),
-        chosen_count(k),
+        k.integer("num_experts_per_tok"),
         Scoring.SIGMOID,
         renormalise=renormalise,
         renormalise_eps=1e-6 if renormalise else 0.0,

@@ -35,7 +35,7 @@ def llama(k: Keys) -> ModelSpec:
 def mistral(k: Keys) -> ModelSpec:
     """Mistral 7B, NeMo, Small, Large 2: Llama with a stated head size, and a window on every layer in the first
     release."""
-    mask = window_mask(k, k.integer("max_position_embeddings", 2048))
+    mask = window_mask(k, k.length("max_position_embeddings", 2048))
     k.ignore("layer_types")
     return decoder_only(k, "mistral", mask=lambda i: mask)
 
@@ -73,7 +73,7 @@ def phi3(k: Keys) -> ModelSpec:
     """Phi-3, Phi-4 and Phi-4-mini: long factors for long requests, a part of each head turned, fused matrices."""
     k.assume(max_position_embeddings=4096, original_max_position_embeddings=4096, rms_norm_eps=1e-5)
     k.ignore("attention_bias", "mlp_bias", "lm_head_bias", "full_attn_mod", "interpolate_factor")
-    mask = window_mask(k, k.integer("max_position_embeddings"))
+    mask = window_mask(k, k.length("max_position_embeddings"))
     return decoder_only(k, "phi3", mask=lambda i: mask)
 
 
@@ -104,7 +104,7 @@ def olmo2(k: Keys) -> ModelSpec:
 def olmo3(k: Keys) -> ModelSpec:
     """OLMo 3: OLMo 2 with windows on three of four layers; only the others have their positions scaled."""
     k.assume(rms_norm_eps=1e-5, rope_theta=500000.0, sliding_window=4096)
-    bias, context = k.flag("attention_bias", False), k.integer("max_position_embeddings", 2048)
+    bias, context = k.flag("attention_bias", False), k.length("max_position_embeddings", 2048)
     types = layer_types(k, lambda i: "sliding_attention" if (i + 1) % 4 else "full_attention")
     dim = stated_head_dim(k, k.integer("hidden_size"), k.integer("num_attention_heads"))
     ropes = ropes_by_type(k, dict.fromkeys(types, dim), context, local_theta=lambda theta: theta)
@@ -123,9 +123,9 @@ def granite(k: Keys) -> ModelSpec:
 
 def multiplied(k: Keys, spec: ModelSpec) -> ModelSpec:
     """Granite's factors on embedding, attention, branches and logits."""
-    spec = attentions(spec, scale=k.number("attention_multiplier", 1.0))
+    spec = attentions(spec, scale=k.positive("attention_multiplier", 1.0))
     spec = layers(spec, residual_scale=k.number("residual_multiplier", 1.0))
-    head = replace(spec.head, scale=1 / k.number("logits_scaling", 1.0, positive=True))
+    head = replace(spec.head, scale=1 / k.positive("logits_scaling", 1.0))
     return replace(spec, embedding_scale=k.number("embedding_multiplier", 1.0), head=head)
 
 
@@ -136,5 +136,5 @@ def _qwen_mask(k: Keys, default: Callable[[int], str] | None = None) -> Callable
         k.ignore("sliding_window", "layer_types")
         return lambda i: Full()
     default = default or (lambda i: "sliding_attention" if i >= first else "full_attention")
-    types, size = layer_types(k, default), k.integer("sliding_window")
+    types, size = layer_types(k, default), k.length("sliding_window")
     return lambda i: Window(size) if types[i] == "sliding_attention" else Full()

@@ -9,6 +9,7 @@ from typing import Any
 
 from trilens.errors import UnsupportedModel
 from trilens.spec.families.parts import (
+    WIDEST_HEAD,
     activation,
     attentions,
     decoder_only,
@@ -21,7 +22,7 @@ from trilens.spec.families.parts import (
     read_rope,
     ropes_by_type,
 )
-from trilens.spec.keys import Keys
+from trilens.spec.keys import MOST_EXPERTS, Keys
 from trilens.spec.model import (
     Attention,
     Beside,
@@ -59,7 +60,7 @@ def gemma2(k: Keys) -> ModelSpec:
     k.assume(**COMMON, num_hidden_layers=26, vocab_size=256000, max_position_embeddings=8192, sliding_window=4096)
     k.assume(query_pre_attn_scalar=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
     types = layer_types(k, lambda i: "sliding_attention" if (i + 1) % 2 else "full_attention")
-    rope = read_rope(k, k.integer("head_dim"), k.integer("max_position_embeddings"))
+    rope = read_rope(k, k.integer("head_dim", most=WIDEST_HEAD), k.length("max_position_embeddings"))
     return _gemma(k, "gemma2", types, dict.fromkeys(types, rope))
 
 
@@ -71,9 +72,9 @@ def gemma3(k: Keys) -> ModelSpec:
     period = k.integer("sliding_window_pattern")
     k.ignore("_sliding_window_pattern")
     types = layer_types(k, lambda i: "sliding_attention" if (i + 1) % period else "full_attention")
-    local = k.number("rope_local_base_freq", positive=True)
-    dims = dict.fromkeys(types, k.integer("head_dim"))
-    ropes = ropes_by_type(k, dims, k.integer("max_position_embeddings"), local_theta=lambda theta: local)
+    local = k.positive("rope_local_base_freq")
+    dims = dict.fromkeys(types, k.integer("head_dim", most=WIDEST_HEAD))
+    ropes = ropes_by_type(k, dims, k.length("max_position_embeddings"), local_theta=lambda theta: local)
     return head_norms(_gemma(k, "gemma3", types, ropes))
 
 
@@ -90,7 +91,7 @@ def _gemma(k: Keys, family: str, types: tuple[str, ...], ropes: Mapping[str, Any
         rope=lambda i: ropes[types[i]],
         feed_forward=lambda i: dense,
     )
-    scale = k.number("query_pre_attn_scalar", positive=True) ** -0.5
+    scale = k.positive("query_pre_attn_scalar") ** -0.5
     spec = attentions(norms_around(spec), scale=scale, softcap=optional_number(k, "attn_logit_softcapping"))
     head = replace(spec.head, softcap=optional_number(k, "final_logit_softcapping"))
     return replace(spec, embedding_scale=spec.width**0.5, head=head)
@@ -107,8 +108,8 @@ def gemma4(k: Keys) -> ModelSpec:
         }
     )
     _causal(k)
-    width, count, norm = k.integer("hidden_size"), layer_count(k), Norm(k.number("rms_norm_eps"))
-    context = k.integer("max_position_embeddings")
+    width, count, norm = k.integer("hidden_size"), layer_count(k), Norm(k.number("rms_norm_eps", least=0, most=1))
+    context = k.length("max_position_embeddings")
     attention = _gemma4_attention(k, norm, context)
     feed_forward = _gemma4_feed_forward(k, norm)
     curve = activation(k, "hidden_activation")
@@ -149,7 +150,7 @@ def _gemma4_attention(k: Keys, norm: Norm, context: int) -> tuple[Attention, ...
     heads, bias = k.integer("num_attention_heads"), k.flag("attention_bias", False)
     shared = k.integer("num_kv_shared_layers", 0, least=0)
     key_is_value = k.flag("attention_k_eq_v", False)
-    widths = {"sliding_attention": (k.integer("num_key_value_heads"), k.integer("head_dim"))}
+    widths = {"sliding_attention": (k.integer("num_key_value_heads"), k.integer("head_dim", most=WIDEST_HEAD))}
     widths["full_attention"] = _full_layers(k, types, key_is_value)
     used = {kind: widths[kind] for kind in types}
     ropes = ropes_by_type(k, {kind: dim for kind, (_, dim) in used.items()}, context, local_theta=lambda theta: theta)
@@ -157,8 +158,6 @@ def _gemma4_attention(k: Keys, norm: Norm, context: int) -> tuple[Attention, ...
     last: dict[str, Positions] = {}
     for i, kind in enumerate(types):
         kv_heads, dim = widths[kind]
-        if heads % kv_heads:
-            raise k.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {heads}")
         writes = i < writers
         if writes:
             last[kind] = Positions(i, kv_heads, dim, dim, mask(i))
@@ -190,17 +189,22 @@ def _full_layers(k: Keys, types: list[str], key_is_value: bool) -> tuple[int, in
     k.ignore("num_global_key_value_heads", "global_head_dim")
     by_layer = k.mapping("per_layer_config")
     if by_layer is None:
-        return kv_heads, k.integer("global_head_dim")
+        return kv_heads, k.integer("global_head_dim", most=WIDEST_HEAD)
     found = set()
     for i, kind in enumerate(types):
         own = by_layer.mapping(str(i))
         if kind == "full_attention" and own is not None:
-            found.add((own.integer("num_key_value_heads", k.integer("num_key_value_heads")), own.integer("head_dim")))
+            found.add(
+                (
+                    own.integer("num_key_value_heads", k.integer("num_key_value_heads")),
+                    own.integer("head_dim", most=WIDEST_HEAD),
+                )
+            )
         elif own is not None:
             raise UnsupportedModel(f"{k.where}: per_layer_config.{i} changes a layer with a window; not known")
     if len(found) > 1:
         raise UnsupportedModel(f"{k.where}: per_layer_config gives full layers different shapes; not known")
-    return found.pop() if found else (kv_heads, k.integer("head_dim"))
+    return found.pop() if found else (kv_heads, k.integer("head_dim", most=WIDEST_HEAD))
 
 
 def _gemma4_feed_forward(k: Keys, norm: Norm) -> Any:
@@ -210,7 +214,7 @@ def _gemma4_feed_forward(k: Keys, norm: Norm) -> Any:
     expert_keys = ("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
     routed: Routed | None = None
     if k.flag("enable_moe_block", False):
-        experts, chosen = k.integer("num_experts"), k.integer("top_k_experts")
+        experts, chosen = k.integer("num_experts", most=MOST_EXPERTS), k.integer("top_k_experts")
         expert_width = k.integer("moe_intermediate_size" if "moe_intermediate_size" in k else expert_keys[-1])
         router = Router(experts, chosen, Scoring.SOFTMAX, renormalise=True, expert_scale=True)
         routed = Routed(router, expert_width, glu)
@@ -226,4 +230,6 @@ def _gemma4_feed_forward(k: Keys, norm: Norm) -> Any:
 def _causal(k: Keys) -> None:
     """Bidirectional attention over text is another kind of model; over images only it does not concern the text."""
     if k.raw("use_bidirectional_attention") in (True, "all"):
-        raise UnsupportedModel(f"{k.where}: attention in both directions is not known; this is not a generating model")
+        raise UnsupportedModel(
+            f"{k.where}: use_bidirectional_attention, over text, is not known; this is not a generating model"
+        )

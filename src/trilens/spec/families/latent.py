@@ -8,6 +8,7 @@ from typing import Any
 
 from trilens.errors import UnsupportedModel
 from trilens.spec.families.parts import (
+    WIDEST_HEAD,
     activation,
     expert_groups,
     layer_count,
@@ -44,15 +45,15 @@ def deepseek_v2(k: Keys) -> ModelSpec:
     k.assume(num_experts=64, n_shared_experts=2, routed_scaling_factor=1.0, topk_method="greedy")
     method, experts = k.text("topk_method"), expert_count(k)
     if method not in ("greedy", "group_limited_greedy"):
-        raise UnsupportedModel(f"{k.where}: the routing {method!r} is not known; known: greedy, group_limited_greedy")
+        raise UnsupportedModel(f"{k.where}: topk_method {method!r} is not known; known: greedy, group_limited_greedy")
     if k.flag("norm_topk_prob", False) or k.text("scoring_func", "softmax") != "softmax":
-        raise UnsupportedModel(f"{k.where}: norm_topk_prob and scores other than softmax are not known in this family")
-    groups = expert_groups(k, experts, best=1)
+        raise UnsupportedModel(f"{k.where}: norm_topk_prob or scoring_func other than softmax is not known here")
+    groups = expert_groups(k, best=1)
     router = Router(
         experts,
         k.integer("num_experts_per_tok"),
         Scoring.SOFTMAX,
-        scale=k.number("routed_scaling_factor"),
+        scale=k.positive("routed_scaling_factor"),
         groups=groups if method == "group_limited_greedy" else None,
     )
     glu, width = Glu(activation(k)), k.integer("moe_intermediate_size")
@@ -125,9 +126,9 @@ def mistral_native(k: Keys) -> ModelSpec:
         "rope_theta": k.values.get("rope_theta", 10000.0),
         "attention_factor": 1.0,
         "mscale_all_dim": whole,
-        "llama_4_scaling_beta": growth.number("beta", 0.0),
+        "llama_4_scaling_beta": growth.number("beta", 0.0, least=0),
     }
-    spec = mistral4(Keys(config, k.where))
+    spec = mistral4(Keys(config, k.where, spelled=_spelled()))
     return replace(spec, family="mistral_native")
 
 
@@ -165,6 +166,13 @@ NATIVE_YARN = {
 }
 
 
+def _spelled() -> dict[str, str]:
+    """Our names -> those of params.json."""
+    nested = (("moe.", NATIVE_EXPERTS, ""), ("yarn.", NATIVE_YARN, "rope_parameters."))
+    inner = {at + ours: outer + theirs for outer, names, at in nested for theirs, ours in names.items()}
+    return inner | {ours: theirs for theirs, ours in NATIVE.items()} | {"rope_parameters.rope_theta": "rope_theta"}
+
+
 def _stated(k: Keys, name: str) -> Keys:
     found = k.mapping(name)
     if found is None:
@@ -177,16 +185,16 @@ def _latent(
 ) -> ModelSpec:
     """The decoder of latent families: norm, attention, add, norm, feed-forward, add."""
     heads, count, width = k.integer("num_attention_heads"), layer_count(k), k.integer("hidden_size")
-    nope, rope_dim = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim")
+    nope, rope_dim = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim", most=WIDEST_HEAD)
     value_dim, kv_rank = k.integer("v_head_dim"), k.integer("kv_lora_rank")
     q_rank = k.integer("q_lora_rank") if "q_lora_rank" in k else None
-    context, norm = k.integer("max_position_embeddings", 2048), Norm(k.number("rms_norm_eps", 1e-6))
+    context, norm = k.length("max_position_embeddings", 2048), Norm(k.number("rms_norm_eps", 1e-6, least=0, most=1))
     rules = rope_rules(k)
     theta, interleaved = rope_theta(k, rules), k.flag("rope_interleave", True)
     rope = scaled_rope(k, rules, rope_dim, theta, context, interleaved)
     scale = (nope + rope_dim) ** -0.5
     if rules is not None and isinstance(rope.scaling, YarnScaling) and rules.raw("mscale_all_dim"):
-        scale *= yarn_attention_factor(rope.scaling.factor, rules.number("mscale_all_dim")) ** 2
+        scale *= yarn_attention_factor(rope.scaling.factor, rules.number("mscale_all_dim", least=0)) ** 2
     # of no meaning where keys are latent, and what only the rules of other ropes need
     k.ignore("head_dim", "qk_head_dim", "num_key_value_heads", "partial_rotary_factor", "q_lora_rank")
     if rules is not None:

@@ -37,7 +37,9 @@ from trilens.spec.model import (
 )
 from trilens.spec.rope import longrope_attention_factor, yarn_attention_factor
 
-MOST_LAYERS = 10_000  # the spec writes every layer out
+MOST_LAYERS = 1000  # the spec writes every layer out
+
+WIDEST_HEAD = 2**16  # numbers in a head; its rotary table is written out, a number a pair
 
 ACTIVATIONS = {
     "silu": Curve.SILU,
@@ -66,19 +68,17 @@ def decoder_only(
     """
     width, count = k.integer("hidden_size"), layer_count(k)
     heads = k.integer("num_attention_heads")
-    kv_heads = k.integer("num_key_value_heads", heads)
+    kv_heads = k.for_each("num_key_value_heads", count, heads)
     head_dim = stated_head_dim(k, width, heads)
-    if heads % kv_heads:
-        raise k.wrong("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads, {heads}")
-    context = k.integer("max_position_embeddings", 2048)
-    norm = norm or Norm(k.number("rms_norm_eps", 1e-6))
+    context = k.length("max_position_embeddings", 2048)
+    norm = norm or Norm(k.number("rms_norm_eps", 1e-6, least=0, most=1))
     if rope is None:
         everywhere = read_rope(k, head_dim, context)
         rope = lambda i: everywhere  # noqa: E731
     if feed_forward is None:
         dense = Dense(k.integer("intermediate_size"), Glu(activation(k)), mlp_bias)
         feed_forward = lambda i: dense  # noqa: E731
-    caches = tuple(Positions(i, kv_heads, head_dim, head_dim, mask(i)) for i in range(count))
+    caches = tuple(Positions(i, kv_heads[i], head_dim, head_dim, mask(i)) for i in range(count))
     return ModelSpec(
         family=family,
         vocab=k.integer("vocab_size"),
@@ -167,7 +167,7 @@ def layer_count(k: Keys) -> int:
 def stated_head_dim(k: Keys, width: int, heads: int) -> int:
     """`head_dim` where it is stated; otherwise the width shared out among the heads."""
     if "head_dim" in k:
-        return k.integer("head_dim")
+        return k.integer("head_dim", most=WIDEST_HEAD)
     if width % heads:
         raise k.wrong("num_attention_heads", heads, f"a divisor of hidden_size, {width}, or a stated head_dim")
     k.ignore("head_dim")
@@ -177,20 +177,20 @@ def stated_head_dim(k: Keys, width: int, heads: int) -> int:
 def activation(k: Keys, name: str = "hidden_act") -> Curve:
     act = k.text(name, "silu")
     if act not in ACTIVATIONS:
-        raise UnsupportedModel(f"{k.where}: the activation {act!r} is not known; known: {', '.join(ACTIVATIONS)}")
+        raise UnsupportedModel(f"{k.where}: {name} {act!r} is not known; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[act]
 
 
 def optional_number(k: Keys, name: str) -> float | None:
     k.ignore(name)
-    return k.number(name, positive=True) if name in k else None
+    return k.positive(name) if name in k else None
 
 
-def expert_groups(k: Keys, experts: int, best: int) -> ExpertGroups | None:
+def expert_groups(k: Keys, best: int) -> ExpertGroups | None:
     """`n_group`, `topk_group`; none where every group may fire."""
     count, chosen = k.integer("n_group", 1), k.integer("topk_group", 1)
-    if experts % count or not 1 <= chosen <= count:
-        raise k.wrong("n_group", count, f"a divisor of the {experts} experts, and at least topk_group, {chosen}")
+    if chosen > count:
+        raise k.wrong("topk_group", chosen, f"no more than n_group, {count}")
     return ExpertGroups(count, chosen, best) if chosen < count else None
 
 
@@ -200,7 +200,7 @@ def expert_groups(k: Keys, experts: int, best: int) -> ExpertGroups | None:
 def window_mask(k: Keys, context: int) -> Mask:
     """`sliding_window`, where it is stated and shorter than the context."""
     k.ignore("sliding_window")
-    size = k.integer("sliding_window") if "sliding_window" in k else context
+    size = k.length("sliding_window") if "sliding_window" in k else context
     return Window(size) if size < context else Full()
 
 
@@ -212,12 +212,13 @@ def layer_types(
     types = k.texts("layer_types", count) or tuple(default(i) for i in range(count))
     for name in types:
         if name not in known:
-            raise UnsupportedModel(f"{k.where}: {name} layers are not known; known: {', '.join(known)}")
+            expected = ", ".join(known)
+            raise UnsupportedModel(f"{k.where}: layer_types names {name!r}, which is not known; known: {expected}")
     return types
 
 
 def masks_by_type(k: Keys, types: tuple[str, ...]) -> Callable[[int], Mask]:
-    window = Window(k.integer("sliding_window")) if "sliding_attention" in types else Full()
+    window = Window(k.length("sliding_window")) if "sliding_attention" in types else Full()
     k.ignore("sliding_window")
     return lambda i: window if types[i] == "sliding_attention" else Full()
 
@@ -240,7 +241,7 @@ def rope_rules(k: Keys) -> Keys | None:
 
 
 def rope_theta(k: Keys, rules: Keys | None) -> float:
-    return (rules if rules and "rope_theta" in rules else k).number("rope_theta", 10000.0, positive=True)
+    return (rules if rules and "rope_theta" in rules else k).number("rope_theta", 10000.0, least=1.001, most=1e12)
 
 
 def partial_dim(k: Keys, rules: Keys | None, dim: int) -> int:
@@ -248,7 +249,7 @@ def partial_dim(k: Keys, rules: Keys | None, dim: int) -> int:
     k.ignore("partial_rotary_factor")
     for place in (rules, k):
         if place is not None and "partial_rotary_factor" in place:
-            return int(dim * place.number("partial_rotary_factor", positive=True))
+            return int(dim * place.positive("partial_rotary_factor", most=1))
     return dim
 
 
@@ -275,51 +276,61 @@ def ropes_by_type(
 def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: int, interleaved: bool = False) -> Rope:
     """One rope from the rules of `rope_scaling`, by the type they name."""
     if dim < 2 or dim % 2:
-        raise BadCheckpoint(f"{k.where}: rotary positions over {dim} dimensions; expected a positive even number")
+        raise BadCheckpoint(
+            f"{k.where}: rotary positions over {dim} dimensions of a head; expected a positive even number "
+            "(head_dim, partial_rotary_factor, qk_rope_head_dim)"
+        )
     if rules is None:
         return Rope(dim, theta, None, interleaved)
     rules.ignore("type", "max_position_embeddings")
-    kind = rules.raw("rope_type") or rules.raw("type") or "default"
+    named = "rope_type" if rules.raw("rope_type") else "type"
+    kind = rules.raw(named) or "default"
     original = original_context(k, rules, context)
     match kind:
         case "default":
             rules.ignore("factor", "original_max_position_embeddings")
             return Rope(dim, theta, None, interleaved)
         case "linear":
-            return Rope(dim, theta, LinearScaling(rules.number("factor", positive=True)), interleaved)
+            return Rope(dim, theta, LinearScaling(rules.positive("factor")), interleaved)
         case "dynamic":
             # transformers takes the model's own context as the point where the growth begins
-            return Rope(dim, theta, DynamicScaling(rules.number("factor", positive=True), context), interleaved)
+            if dim == 2:
+                raise rules.wrong("rope_type", kind, "another rule for heads of 2 dimensions")
+            return Rope(dim, theta, DynamicScaling(rules.positive("factor"), context), interleaved)
         case "proportional":
-            rotated = int(rules.number("partial_rotary_factor", 1.0, positive=True) * dim // 2)
-            factor = rules.number("factor", positive=True) if "factor" in rules else 1.0
+            rotated = int(rules.positive("partial_rotary_factor", 1.0, most=1) * dim // 2)
+            factor = rules.positive("factor") if "factor" in rules else 1.0
             return Rope(dim, theta, ProportionalScaling(rotated, factor), interleaved)
         case "llama3":
-            low, high = rules.number("low_freq_factor", positive=True), rules.number("high_freq_factor", positive=True)
-            llama3 = Llama3Scaling(rules.number("factor", positive=True), low, high, original)
+            low, high = rules.positive("low_freq_factor"), rules.positive("high_freq_factor")
+            if low > high:
+                raise rules.wrong("high_freq_factor", high, f"no less than low_freq_factor, {low:g}")
+            llama3 = Llama3Scaling(rules.positive("factor"), low, high, original)
             return Rope(dim, theta, llama3, interleaved)
         case "yarn":
-            factor = rules.number("factor", context / original, positive=True)
+            factor = rules.positive("factor", context / original)
             if "attention_factor" in rules:
-                stretch = rules.number("attention_factor")
+                stretch = rules.positive("attention_factor")
                 rules.ignore("mscale", "mscale_all_dim")
             elif rules.raw("mscale") and rules.raw("mscale_all_dim"):
-                whole = yarn_attention_factor(factor, rules.number("mscale_all_dim"))
-                stretch = yarn_attention_factor(factor, rules.number("mscale")) / whole
+                whole = yarn_attention_factor(factor, rules.number("mscale_all_dim", least=0))
+                stretch = yarn_attention_factor(factor, rules.number("mscale", least=0)) / whole
             else:
                 stretch = yarn_attention_factor(factor)
-            fast, slow = rules.number("beta_fast", 32.0), rules.number("beta_slow", 1.0)
+            fast, slow = rules.positive("beta_fast", 32.0), rules.positive("beta_slow", 1.0)
+            if fast < slow:
+                raise rules.wrong("beta_fast", fast, f"no less than beta_slow, {slow:g}")
             yarn = YarnScaling(factor, original, fast, slow, rules.flag("truncate", True))
             return Rope(dim, theta, yarn, interleaved, stretch)
         case "longrope" | "su":
-            factor = rules.number("factor", positive=True) if "factor" in rules else context / original
-            short, long = rules.numbers("short_factor", dim // 2), rules.numbers("long_factor", dim // 2)
+            factor = rules.positive("factor") if "factor" in rules else context / original
+            short, long = rules.divisors("short_factor", dim // 2), rules.divisors("long_factor", dim // 2)
             stretch = longrope_attention_factor(factor, original)
             if "attention_factor" in rules:
-                stretch = rules.number("attention_factor")
+                stretch = rules.positive("attention_factor")
             return Rope(dim, theta, LongRopeScaling(short, long, original), interleaved, stretch)
         case _:
-            raise UnsupportedModel(f"{k.where}: rotary scaling {kind!r} is not known")
+            raise rules.unknown(named, kind)
 
 
 def original_context(k: Keys, rules: Keys, context: int) -> int:
@@ -327,7 +338,7 @@ def original_context(k: Keys, rules: Keys, context: int) -> int:
     k.ignore("original_max_position_embeddings")
     for place in (rules, k):
         if "original_max_position_embeddings" in place:
-            return place.integer("original_max_position_embeddings")
+            return place.length("original_max_position_embeddings", least=2)
     return context
 
 
@@ -336,5 +347,5 @@ def query_growth(k: Keys) -> PositionScale | None:
     rules = rope_rules(k)
     if rules is None or "llama_4_scaling_beta" not in rules:
         return None
-    beta = rules.number("llama_4_scaling_beta")
-    return PositionScale(beta, float(original_context(k, rules, k.integer("max_position_embeddings"))))
+    beta = rules.number("llama_4_scaling_beta", least=0)
+    return PositionScale(beta, float(original_context(k, rules, k.length("max_position_embeddings"))))

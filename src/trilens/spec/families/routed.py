@@ -28,7 +28,7 @@ from trilens.spec.families.parts import (
     window_mask,
     with_attention,
 )
-from trilens.spec.keys import Keys
+from trilens.spec.keys import MOST_EXPERTS, Keys
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -50,8 +50,8 @@ from trilens.spec.model import (
 def mixtral(k: Keys) -> ModelSpec:
     """Mixtral 8x7B and 8x22B: two of eight experts on every layer."""
     k.assume(num_experts=8, num_experts_per_tok=2, rms_norm_eps=1e-5)
-    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=True)
-    mask = window_mask(k, k.integer("max_position_embeddings", 131072))
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.SOFTMAX, renormalise=True)
+    mask = window_mask(k, k.length("max_position_embeddings", 131072))
     return decoder_only(k, "mixtral", mask=lambda i: mask, feed_forward=_everywhere(k, router))
 
 
@@ -61,7 +61,7 @@ def qwen3_moe(k: Keys) -> ModelSpec:
     # said by the class: normalised heads, and no shared expert
     k.ignore("use_qk_norm", "shared_expert_intermediate_size", "max_window_layers", "layer_types", "qkv_bias")
     renormalise, bias = k.flag("norm_topk_prob", False), k.flag("attention_bias", False)
-    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=renormalise)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.SOFTMAX, renormalise=renormalise)
     glu = Glu(activation(k))
     routed = Routed(router, k.integer("moe_intermediate_size"), glu)
     step, dense_only = k.integer("decoder_sparse_step"), k.integers("mlp_only_layers") or ()
@@ -73,7 +73,7 @@ def qwen3_moe(k: Keys) -> ModelSpec:
         return routed if i not in dense_only and (i + 1) % step == 0 else dense
 
     if k.flag("use_sliding_window", False):
-        mask = window_mask(k, k.integer("max_position_embeddings"))
+        mask = window_mask(k, k.length("max_position_embeddings"))
     else:
         mask = Full()
         k.ignore("sliding_window")
@@ -85,7 +85,7 @@ def olmoe(k: Keys) -> ModelSpec:
     """OLMoE: norms over all heads together, then a bound on q, k and v where one is stated."""
     k.assume(num_experts=64, num_experts_per_tok=8, rms_norm_eps=1e-5)
     renormalise, bias = k.flag("norm_topk_prob", False), k.flag("attention_bias", False)
-    router = Router(expert_count(k), chosen_count(k), Scoring.SOFTMAX, renormalise=renormalise)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.SOFTMAX, renormalise=renormalise)
     spec = decoder_only(k, "olmoe", qkv_bias=bias, out_bias=bias, feed_forward=_everywhere(k, router))
     return attentions(whole_norms(spec), clip=optional_number(k, "clip_qkv"))
 
@@ -95,7 +95,7 @@ def granite_moe(k: Keys) -> ModelSpec:
     k.assume(num_experts=8, num_experts_per_tok=2)
     bias = k.flag("attention_bias", False)
     k.ignore("mlp_bias")
-    router = Router(expert_count(k), chosen_count(k), Scoring.TOP_SOFTMAX)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.TOP_SOFTMAX)
     spec = decoder_only(k, "granite_moe", qkv_bias=bias, out_bias=bias, feed_forward=_everywhere(k, router))
     return multiplied(k, spec)
 
@@ -104,9 +104,9 @@ def phimoe(k: Keys) -> ModelSpec:
     """Phi-3.5-MoE: sparsemixer routing, layer norms with biases, long factors with a stretch of their own."""
     k.assume(num_experts=16, num_experts_per_tok=2, rms_norm_eps=1e-5, router_jitter_noise=0.01)
     k.ignore("input_jitter_noise", "expert_dropout")
-    bias, context = k.flag("attention_bias", False), k.integer("max_position_embeddings", 131072)
-    jitter = k.number("router_jitter_noise")
-    chosen = chosen_count(k)
+    bias, context = k.flag("attention_bias", False), k.length("max_position_embeddings", 131072)
+    jitter = k.number("router_jitter_noise", least=0)
+    chosen = k.integer("num_experts_per_tok")
     if chosen != 2:
         raise k.wrong("num_experts_per_tok", chosen, "2, the number sparsemixer is defined for")
     router = Router(expert_count(k), chosen, Scoring.SPARSEMIXER, jitter=jitter)
@@ -116,7 +116,7 @@ def phimoe(k: Keys) -> ModelSpec:
         "phimoe",
         qkv_bias=bias,
         out_bias=bias,
-        norm=Norm(k.number("rms_norm_eps"), centred=True, bias=True),
+        norm=Norm(k.number("rms_norm_eps", least=0, most=1), centred=True, bias=True),
         mask=lambda i: mask,
         rope=lambda i: rope,
         feed_forward=_everywhere(k, router),
@@ -134,7 +134,7 @@ def _phimoe_rope(k: Keys, context: int) -> Rope:
     if rules is None or rope.scaling is None:
         return rope
     return replace(
-        rope, attention_factor=rules.number("short_mscale"), long_attention_factor=rules.number("long_mscale")
+        rope, attention_factor=rules.positive("short_mscale"), long_attention_factor=rules.positive("long_mscale")
     )
 
 
@@ -158,12 +158,12 @@ def corrected_experts(
     renormalise = k.flag("norm_topk_prob", True)
     router = Router(
         experts,
-        chosen_count(k),
+        k.integer("num_experts_per_tok"),
         scoring,
         renormalise=renormalise,
         renormalise_eps=1e-20 if renormalise else 0.0,
-        scale=k.number("routed_scaling_factor", 1.0),
-        groups=expert_groups(k, experts, best=2),
+        scale=k.positive("routed_scaling_factor", 1.0),
+        groups=expert_groups(k, best=2),
         correction_bias=correction_bias,
     )
     glu, shared = Glu(activation(k)), k.integer("n_shared_experts", 0, least=0)
@@ -195,8 +195,8 @@ def gpt_oss(k: Keys) -> ModelSpec:
     # said again by other keys, or by the class: the gate is always silu with a slope of its own
     k.ignore("experts_per_token", "initial_context_length", "hidden_act")
     bias = k.flag("attention_bias", True)
-    router = Router(expert_count(k), chosen_count(k), Scoring.TOP_SOFTMAX, bias=True)
-    glu = Glu(Curve.SILU, clamp=k.number("swiglu_limit", positive=True), slope=k.number("swiglu_alpha"), up_offset=1.0)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.TOP_SOFTMAX, bias=True)
+    glu = Glu(Curve.SILU, clamp=k.positive("swiglu_limit"), slope=k.number("swiglu_alpha"), up_offset=1.0)
     routed = Routed(router, k.integer("intermediate_size"), glu, bias=True)
     types = layer_types(k, lambda i: "full_attention" if i % 2 else "sliding_attention")
     spec = decoder_only(
@@ -212,12 +212,12 @@ def llama4(k: Keys) -> ModelSpec:
     k.assume(num_experts_per_tok=1, no_rope_layer_interval=4, attn_scale=0.1, floor_scale=8192, use_qk_norm=True)
     k.assume(attn_temperature_tuning=True)
     k.ignore("for_llm_compressor", "_attn_implementation_autoset", "layer_types")
-    count, bias, context = layer_count(k), k.flag("attention_bias", False), k.integer("max_position_embeddings")
+    count, bias, context = layer_count(k), k.flag("attention_bias", False), k.length("max_position_embeddings")
     every = k.integer("no_rope_layer_interval")
     turned = k.integers("no_rope_layers") or tuple(int((i + 1) % every != 0) for i in range(count))
     if len(turned) != count:
         raise k.wrong("no_rope_layers", turned, f"a list of {count} integers")
-    chunk = Chunk(k.integer("attention_chunk_size")) if "attention_chunk_size" in k else Full()
+    chunk = Chunk(k.length("attention_chunk_size")) if "attention_chunk_size" in k else Full()
     rope = read_rope(k, k.integer("head_dim"), context, interleaved=True)
     spec = decoder_only(
         k,
@@ -231,7 +231,7 @@ def llama4(k: Keys) -> ModelSpec:
     plain = replace(spec.final_norm, weight=False)
     norm = QueryKeyNorm(plain) if k.flag("use_qk_norm", True) else None
     tuned = k.flag("attn_temperature_tuning", True)
-    growth = PositionScale(k.number("attn_scale"), k.number("floor_scale", positive=True), offset=1)
+    growth = PositionScale(k.number("attn_scale", least=0), k.positive("floor_scale"), offset=1)
     by_turn: dict[bool, dict[str, Any]] = {
         True: {"qk_norm": norm},
         False: {"position_scale": growth if tuned else None},
@@ -242,7 +242,7 @@ def llama4(k: Keys) -> ModelSpec:
 def _llama4_feed_forward(k: Keys, count: int) -> Callable[[int], FeedForward]:
     """Every `interleave_moe_layer_step`-th layer routed: one sigmoid-weighed expert, beside a shared one."""
     glu, width, step = Glu(activation(k)), k.integer("intermediate_size"), k.integer("interleave_moe_layer_step")
-    router = Router(expert_count(k), chosen_count(k), Scoring.SIGMOID)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.SIGMOID)
     routed = Routed(router, width, glu, weight_on_input=True, shared=Dense(width, glu))
     dense = Dense(k.integer("intermediate_size_mlp"), glu)
     listed = k.integers("moe_layers")
@@ -259,15 +259,7 @@ def _everywhere(k: Keys, router: Router) -> Callable[[int], FeedForward]:
 def expert_count(k: Keys) -> int:
     """How many experts there are, under any of the names that families and re-saved files give it."""
     stated = [name for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in k.values]
-    counts = {k.integer(name) for name in stated}
+    counts = {k.integer(name, most=MOST_EXPERTS) for name in stated}
     if len(counts) > 1:
         raise k.wrong(stated[0], k.values[stated[0]], f"the same number as {stated[1]}, {k.values[stated[1]]}")
-    return counts.pop() if counts else k.integer("num_experts")
-
-
-def chosen_count(k: Keys) -> int:
-    """How many experts fire for a token."""
-    chosen, of = k.integer("num_experts_per_tok"), expert_count(k)
-    if chosen > of:
-        raise k.wrong("num_experts_per_tok", chosen, f"no more than the {of} experts there are")
-    return chosen
+    return counts.pop() if counts else k.integer("num_experts", most=MOST_EXPERTS)

@@ -17,7 +17,8 @@ import trilens
 from tests.serve.conftest import Served, served
 from trilens.errors import CacheFull
 from trilens.model import EndEvent, Event, ThinkingEvent
-from trilens.serve.pump import Pump, ShuttingDown, TimeIsUp
+from trilens.serve.local_loop import LocalLoop
+from trilens.serve.loop import ShuttingDown, TimeIsUp
 from trilens.serve.server import _bound
 
 CHAT = "/v1/chat/completions"
@@ -57,10 +58,10 @@ def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
         asyncio.run(everybody())
         assert set(statuses) <= {200, 429} and statuses.count(200) > 50
         own.settle()
-        pump = own.shelf.places["tiny-routed"].pump
-        assert pump is not None
-        pump.model.forget()
-        assert pump.model.cache_pages == 0
+        loop = own.shelf.places["tiny-routed"].loop
+        assert loop is not None
+        loop.model.forget()
+        assert loop.model.cache_pages == 0
 
 
 def test_a_reader_that_does_not_read_holds_nobody_up(server: Served) -> None:
@@ -115,37 +116,10 @@ def test_small_packets_do_not_wait_for_each_other() -> None:
     assert asyncio.run(off()) != 0
 
 
-class TestPump:
-    def test_memory_that_is_short_makes_a_call_wait(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """A call for which there is no room runs once another has ended."""
-        model = trilens.load("tiny-dense")
-        pump = Pump(model, 8, 8, 60)
-        begun: list[int] = []
-        usual = model._scheduler.submit
-
-        def one_at_a_time(*parts: Any, **options: Any) -> Any:
-            if model._scheduler.running:
-                raise CacheFull("the page pool is full")
-            begun.append(1)
-            return usual(*parts, **options)
-
-        monkeypatch.setattr(model._scheduler, "submit", one_at_a_time)
-
-        async def ask() -> str:
-            running = pump.enter([model.prepare("What is 12 plus 30?", temperature=0)])
-            events = [event async for batch in running.batches() for event in batch]
-            assert isinstance(events[-1], EndEvent)
-            return events[-1].receipt.finish
-
-        async def several() -> list[str]:
-            return await asyncio.gather(*(ask() for _ in range(5)))
-
-        assert asyncio.run(several()) == ["stop"] * 5 and len(begun) == 5
-        pump.close(5)
-
+class TestLocalLoop:
     def test_no_room_at_all_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         model = trilens.load("tiny-dense")
-        pump = Pump(model, 8, 8, 60)
+        loop = LocalLoop(model, 8, 8, 60)
 
         def full(*parts: Any, **options: Any) -> Any:
             raise CacheFull("the page pool is full")
@@ -153,12 +127,12 @@ class TestPump:
         monkeypatch.setattr(model._scheduler, "submit", full)
 
         async def ask() -> None:
-            async for _ in pump.enter([model.prepare("Hello")]).batches():
+            async for _ in loop.enter([model.prepare("Hello")]).batches():
                 pass
 
         with pytest.raises(CacheFull):
             asyncio.run(ask())
-        pump.close(1)
+        loop.close(1)
         with pytest.raises(ShuttingDown):
             asyncio.run(ask())
 
@@ -167,7 +141,7 @@ class TestPump:
         model = trilens.load("tiny-dense")
 
         async def read(seconds: float, breaks: bool) -> tuple[list[Event], BaseException]:
-            pump, came = Pump(model, 8, 8, seconds), []
+            loop, came = LocalLoop(model, 8, 8, seconds), []
             call = model.prepare("What is 47 times 86?", thinking=True, temperature=0)
             usual = call.writer.take
 
@@ -178,12 +152,12 @@ class TestPump:
 
             call.writer.take = take  # type: ignore[method-assign]
             try:
-                async for batch in pump.enter([call]).batches():
+                async for batch in loop.enter([call]).batches():
                     came += batch
             except (ValueError, TimeIsUp) as fault:
                 return came, fault
             finally:
-                await asyncio.to_thread(pump.close, 1)
+                await asyncio.to_thread(loop.close, 1)
             raise AssertionError("nothing failed")
 
         came, fault = asyncio.run(read(60, True))
@@ -194,12 +168,12 @@ class TestPump:
 
     def test_routes_are_noted_between_steps(self) -> None:
         model = trilens.load("tiny-routed")
-        pump = Pump(model, 8, 8, 60)
+        loop = LocalLoop(model, 8, 8, 60)
 
         async def read() -> list[list[int]]:
             calls = [model.prepare("What is 12 plus 30?", index=i, temperature=0) for i in range(3)]
             calls[1].watched = True
-            async for _ in pump.enter(calls).batches():
+            async for _ in loop.enter(calls).batches():
                 pass
             assert calls[0].fired == calls[2].fired == []
             assert calls[1].generation is not None
@@ -207,21 +181,21 @@ class TestPump:
             return calls[1].fired
 
         fired = asyncio.run(read())
-        pump.close(1)
+        loop.close(1)
         assert len(fired) > 20 and len(fired[0]) == 8
 
     def test_a_crowd_is_stepped_in_lanes_and_gets_the_same_answers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trilens.serve.pump.AHEAD", 0.02)  # also on a slow machine its steps are short
+        monkeypatch.setattr("trilens.serve.local_loop.AHEAD", 0.02)  # also on a slow machine its steps are short
         model = trilens.load("tiny-routed", threads=2)
         questions = [f"What is {11 + i} times {97 - i}?" for i in range(60)]
         options: dict[str, Any] = {"thinking": True, "temperature": 0.8}
         alone = [model.generate(q, seed=i, **options) for i, q in enumerate(questions)]
-        pump = Pump(model, 48, 64, 60)
+        loop = LocalLoop(model, 48, 64, 60)
 
         async def read(i: int) -> tuple[str, int]:
             calls = [model.prepare(questions[i], seed=i, **options)]
             calls[0].watched = i % 2 == 0
-            events = [event async for batch in pump.enter(calls).batches() for event in batch]
+            events = [event async for batch in loop.enter(calls).batches() for event in batch]
             assert isinstance(events[-1], EndEvent)
             if calls[0].watched:
                 assert calls[0].generation is not None
@@ -233,7 +207,7 @@ class TestPump:
             return await asyncio.gather(*(read(i) for i in range(60)))
 
         together = asyncio.run(everybody())
-        pump.close(5)
+        loop.close(5)
         assert together == [(a.thinking + a.text, a.receipt.work.decode.steps) for a in alone]
         assert sum(engine.counts()["steps"] for engine in model.executor._beside) > 0
         model.forget()

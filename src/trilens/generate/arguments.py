@@ -1,0 +1,109 @@
+"""Checks of what callers pass, before any work: each error names the option, what it got and what is expected."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from trilens.errors import RequestRefused, TrilensError, UsageError, shown
+
+MOST = 1 << 63
+
+
+def text(name: str, value: object, *, none: bool = True) -> None:
+    _expect(UsageError, (value is None and none) or (isinstance(value, str) and value != ""), name, value, "a text")
+
+
+def flag(name: str, value: object, error: type[TrilensError] = UsageError) -> None:
+    _expect(error, isinstance(value, bool), name, value, "True or False")
+
+
+def function(name: str, value: object) -> None:
+    _expect(UsageError, value is None or callable(value), name, value, "a function or None")
+
+
+def whole(
+    name: str, value: object, least: int, *, none: bool = True, error: type[TrilensError] = RequestRefused
+) -> None:
+    integer = isinstance(value, int) and not isinstance(value, bool)
+    fits = integer and least <= value < MOST  # type: ignore[operator]
+    expected = f"at least {least}" if integer and not fits and value < least else f"a whole number from {least} on"  # type: ignore[operator]
+    _expect(error, (value is None and none) or fits, name, value, expected)
+
+
+def number(name: str, value: object, above: float) -> None:
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and above < value < 1e9
+    _expect(UsageError, fits, name, value, f"a number above {above:g}")
+
+
+def one_of(name: str, value: object, known: Sequence[str], *, none: bool = True) -> None:
+    fits = (value is None and none) or (isinstance(value, str) and value in known)
+    _expect(UsageError, fits, name, value, " or ".join(map(repr, known)))
+
+
+def texts(name: str, value: object) -> tuple[str, ...]:
+    """A list of texts; one text alone is a mistake, for its characters would be taken."""
+    fits = isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value)
+    _expect(UsageError, fits, name, value, "a list of texts")
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def model_name(value: object) -> str:
+    """A name or a path, as a text."""
+    found = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise UsageError(f"the model is {shown(value)}; expected a catalog name, a path, a hub id or an address")
+    return found
+
+
+def path(name: str, value: object) -> None:
+    found = os.fspath(value) if isinstance(value, os.PathLike) else value
+    fits = isinstance(found, str) and found != "" and "\0" not in found
+    _expect(UsageError, value is None or fits, name, value, "a path")
+
+
+def stops(value: object) -> tuple[str, ...]:
+    """`stop`, a text or several, as several."""
+    several = (value,) if isinstance(value, str) else value
+    fits = isinstance(several, list | tuple) and all(isinstance(part, str) for part in several)
+    _expect(RequestRefused, fits, "stop", value, "a text or a list of texts")
+    if not all(several):  # type: ignore[arg-type]
+        raise RequestRefused("a stop string is empty; expected at least one character")
+    return tuple(several)  # type: ignore[arg-type]
+
+
+def request(max_tokens: object, raw: object, tools: object, template_variables: object) -> None:
+    """The options that every request has."""
+    whole("max_tokens", max_tokens, 1)
+    flag("raw", raw, RequestRefused)
+    fits = isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)
+    _expect(RequestRefused, tools is None or fits, "tools", tools, "a list of objects")
+    given = template_variables
+    fits = isinstance(given, Mapping) and all(isinstance(key, str) for key in given)
+    _expect(RequestRefused, given is None or fits, "template_variables", given, "an object with texts as names")
+
+
+def schema(value: object) -> None:
+    _expect(RequestRefused, value is None or isinstance(value, Mapping), "schema", value, "a JSON schema, as an object")
+
+
+def prompts(value: object) -> None:
+    """A list of prompts; one prompt alone is a mistake, for its parts would be taken."""
+    _expect(RequestRefused, isinstance(value, list | tuple) and len(value) > 0, "prompts", value, "a list of prompts")
+    for one in value:  # type: ignore[attr-defined]
+        prompt(one)
+
+
+def prompt(value: object) -> None:
+    """A text that is not empty, or a conversation; what is in its messages is looked at where they are rendered."""
+    if isinstance(value, str):
+        if not value.strip():
+            raise RequestRefused("the prompt is empty; expected a text or a conversation")
+        return
+    fits = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(part, Mapping) for part in value)
+    _expect(RequestRefused, fits, "the prompt", value, 'a text, or a list of {"role": ..., "content": ...}')
+
+
+def _expect(error: type[TrilensError], fits: bool, name: str, value: object, expected: str) -> None:
+    if not fits:
+        raise error(f"{name} is {shown(value)}; expected {expected}")

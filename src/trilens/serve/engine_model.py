@@ -1,0 +1,184 @@
+"""A model that an engine runs, with the interface of one that runs here, so that the protocols need not know which."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from trilens.errors import ContextFull, RequestRefused
+from trilens.generate.scheduler import UNREAD
+from trilens.hosted.model import HostedModel, HostedStream
+from trilens.hosted.parts import INLINE
+from trilens.hosted.receipt import HostedReceipt
+from trilens.hosted.table import Asked
+from trilens.model import Call, EndEvent, Event, Model, Prompt
+from trilens.spec.model import ModelSpec
+from trilens.text.model_text import ModelText
+from trilens.text.strategy import Strategy, Thinking, render_with
+
+
+class Schemas:
+    """What an engine is told of JSON: the schema itself, for it has a grammar of its own."""
+
+    def schema(self, schema: Mapping[str, Any] | None) -> Schema:
+        return Schema(schema)
+
+
+@dataclass(frozen=True)
+class Schema:
+    wanted: Mapping[str, Any] | None
+
+    def fields(self) -> dict[str, Any]:
+        if self.wanted is None:
+            return {"response_format": {"type": "json_object"}}
+        described = {"name": "answer", "schema": dict(self.wanted)}
+        return {"response_format": {"type": "json_schema", "json_schema": described}}
+
+
+class EngineModel:
+    """The interface of `Model`. What the model can do about thinking is read from its own template, as for one that
+    runs here, and the engine gets the template variables that follow from it."""
+
+    cache_pages = 0  # the engine's own business
+
+    def __init__(self, name: str, hosted: HostedModel, text: ModelText, spec: ModelSpec, *, parsed: bool) -> None:
+        """`parsed`: the engine takes thoughts out of the answer itself."""
+        self.name = name
+        self.hosted = hosted
+        self.text = text
+        self.spec = spec
+        self.context: int | None = None  # the most tokens that the engine takes, once it has said so
+        self.grammars = Schemas()
+        self._parsed = parsed
+
+    def prepare(
+        self,
+        prompt: Prompt,
+        *,
+        index: int = 0,
+        thinking: Thinking = None,
+        max_tokens: int | None = None,
+        max_completion: int | None = None,
+        stop: str | Sequence[str] = (),
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        constraint: Schema | None = None,
+        logprobs: int | None = None,
+        **sampling: Any,
+    ) -> EngineCall:
+        """As `Model.prepare`. Raises RequestRefused also for what does not go through an engine."""
+        service = self.hosted.elsewhere.row.service
+        if raw or isinstance(prompt, str):
+            raise RequestRefused(f"{self.name} runs on {service}, which takes conversations here; use chat completions")
+        if logprobs is not None:
+            raise RequestRefused(f"{self.name} runs on {service}, whose logprobs do not come through; leave them out")
+        if tools and service != "vllm":
+            raise RequestRefused(f"{self.name} runs on {service}, which shows tools only to force one; force one")
+        strategy = self.text.strategy(thinking, raw=False)
+        variables = template_variables or {}
+        encoded = self.text.encode(prompt, strategy, raw=False, variables=variables, tools=tools, context=self.context)
+        messages, given = render_with(strategy, self.text.inference, prompt, variables)
+        markers = self.text.inference.markers
+        more: dict[str, Any] = {"extra": {} if constraint is None else constraint.fields()}
+        if tools:  # shown, and what the model calls is found in its answer here, as for a model that runs here
+            more["extra"] |= {"tools": list(tools), "tool_choice": "none"}
+        if not self._parsed:
+            more |= {"markers": markers or INLINE, "start": encoded.start}
+        stream = self.hosted.send(
+            messages,
+            self._asked(strategy, given),
+            limit=self._limit(len(encoded.ids), max_completion or max_tokens),
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            sampling=sampling,
+            **more,
+        )
+        return EngineCall(self, stream, encoded.ids, index)
+
+    def _limit(self, prompt: int, most: int | None) -> int | None:
+        """Of the whole completion; None leaves it to the engine, which goes on to the end of its context."""
+        if self.context is None or most is None:
+            return most
+        if prompt >= self.context:
+            raise ContextFull(f"the prompt has {prompt} tokens and the engine's context {self.context}; shorten it")
+        return min(most, self.context - prompt)
+
+    def _asked(self, strategy: Strategy, variables: Mapping[str, Any]) -> Asked:
+        """The strategy as fields of the request; the budget as the engine's row of the table has it."""
+        row, fields = self.hosted.elsewhere.row, dict[str, Any]()
+        if strategy.budget:
+            if row.budget is None:
+                raise RequestRefused(
+                    f"{self.name} runs on {row.service}, which takes no budget of thinking; expected a word"
+                )
+            fields = {name: strategy.budget for name, value in row.budget.items() if value == "{budget}"}
+        if variables:
+            fields["chat_template_kwargs"] = dict(variables)
+        return Asked(strategy.requested, strategy.effective, fields, strategy.budget)
+
+
+class EngineCall:
+    """The interface of `Call`. A thread puts in what comes, its reader takes it out with `events`."""
+
+    generation = None
+
+    def __init__(self, model: EngineModel, stream: HostedStream, ids: list[int], index: int) -> None:
+        self.ids = ids
+        self.stream = stream
+        self.finished = False
+        self.receipt: HostedReceipt | None = None
+        self.fired: list[list[int]] = []
+        self.tokenizer = model.text.tokenizer
+        self._model = model
+        self._index = index
+        self._events: deque[Event[HostedReceipt]] = deque()
+        self._stopped = False
+        self._read = threading.Condition()  # guards these two
+
+    @property
+    def stop_hit(self) -> str | None:
+        return self.stream.stop_hit
+
+    @property
+    def watched(self) -> bool:
+        return False
+
+    @watched.setter
+    def watched(self, wanted: bool) -> None:
+        if wanted:
+            raise RequestRefused(f"{self._model.name} runs on an engine, which does not say which experts fired")
+
+    def answer_now(self) -> None:
+        self.stream.answer_now()
+
+    def put(self, event: Event[HostedReceipt]) -> bool:
+        """From the call's thread; waits for a reader that is slow. False: nobody reads any more."""
+        if isinstance(event, EndEvent):
+            self.receipt = event.receipt
+        with self._read:
+            self._read.wait_for(lambda: len(self._events) < UNREAD or self._stopped)
+            if not self._stopped:
+                self._events.append(replace(event, index=self._index))
+            return not self._stopped
+
+    def events(self) -> list[Event[HostedReceipt]]:
+        """What there is to read now."""
+        with self._read:
+            events = list(self._events)
+            self._events.clear()
+            self._read.notify_all()
+        self.finished |= any(isinstance(event, EndEvent) for event in events)
+        return events
+
+    def stop(self) -> None:
+        """Nobody reads it any more; from any thread."""
+        with self._read:
+            self._stopped = True
+            self._read.notify_all()
+
+
+AnyModel = Model | EngineModel
+AnyCall = Call | EngineCall

@@ -1,0 +1,222 @@
+"""What runs the requests of one model: the queue with its places, deadlines, cancellation and closing.
+
+There are two kinds, which differ in how a call is run: `LocalLoop` steps a model of this process, `RemoteLoop` has a
+thread for each call to an engine. All else is here, once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
+
+from trilens.errors import TrilensError
+from trilens.model import EndEvent, Event
+from trilens.serve.engine_model import AnyCall, AnyModel
+
+C = TypeVar("C", bound=AnyCall, default=Any)
+
+
+class Busy(TrilensError):
+    """The queue is full."""
+
+
+class TimeIsUp(TrilensError):
+    """A request ran longer than a request may."""
+
+
+class ShuttingDown(TrilensError):
+    """No new request is accepted."""
+
+
+class LoopFailed(TrilensError):
+    """The loop of a model has stopped for good, or is stuck in a step."""
+
+
+@dataclass(eq=False)
+class Running:
+    """One request and its calls. The loop wakes its reader, who then takes from the calls what has come.
+
+    Its methods belong to the reader's event loop.
+    """
+
+    calls: Sequence[AnyCall]
+    loop: EngineLoop
+    reader: asyncio.AbstractEventLoop
+    failure: BaseException | None = None  # set before its calls are ended
+    left: bool = False  # nobody reads it any more
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    expiry: asyncio.TimerHandle | None = None
+
+    async def batches(self) -> AsyncIterator[list[Event[Any]]]:
+        """What has come since the last batch; ends after the end of the last call. Raises what stopped one of them.
+        A reader that stops early cancels what still runs."""
+        try:
+            while not all(call.finished for call in self.calls):
+                await self.arrived.wait()
+                self.arrived.clear()
+                events: list[Event[Any]] = [event for call in self.calls for event in call.events()]
+                self.loop.wake()
+                failure = self.failure  # looked at after the events: a call that it has ended shows no end
+                if failure is not None:
+                    events = [event for event in events if not isinstance(event, EndEvent)]
+                if events:
+                    yield events
+                if failure is not None:
+                    raise failure
+        finally:
+            self.cancel()
+
+    def answer_now(self) -> None:
+        """End the thinking of its calls."""
+        for call in self.calls:
+            call.answer_now()
+
+    def cancel(self) -> None:
+        """End what still runs or waits; does nothing for a request that is over."""
+        if self.expiry is not None:
+            self.expiry.cancel()
+        self.loop.leave(self)
+
+
+class EngineLoop(ABC, Generic[C]):
+    """Runs `parallel` calls at once and lets `waiting` more stand in line. A request may take `seconds`.
+
+    Each request fails alone, with its own error. Deadlines are timers of the reader's event loop, so they hold even
+    while a call or a step hangs. `failure` is set once nothing can be run any more: then every client is told, and new
+    requests are refused with it.
+    """
+
+    def __init__(self, model: AnyModel, parallel: int, waiting: int, seconds: float) -> None:
+        self.model = model
+        self.seconds = seconds
+        self.failure: TrilensError | None = None
+        self._parallel, self._most_waiting = parallel, waiting
+        self._line: deque[tuple[Running, C]] = deque()
+        self._active: dict[C, Running] = {}  # the calls that have a place
+        self._closing = False
+        self._changed = threading.Condition()  # guards all of these; never held while anything else is called
+
+    @property
+    def running(self) -> int:
+        return len(self._active)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._line)
+
+    @property
+    def idle(self) -> bool:
+        return not self._active and not self._line
+
+    @property
+    def problem(self) -> TrilensError | None:
+        """Why it answers nobody at the moment; None while it does."""
+        return self.failure
+
+    def enter(self, calls: Sequence[C]) -> Running:
+        """Put a request in line, from its reader's event loop. Raises Busy, ShuttingDown, and `failure`."""
+        running = Running(calls, self, asyncio.get_running_loop())
+        with self._changed:
+            if self.failure is not None:
+                raise self.failure.with_traceback(None)  # or it would keep the frames of everybody it was raised for
+            if self._closing:
+                raise ShuttingDown("the server is shutting down; try another one, or later")
+            free = max(0, self._parallel - len(self._active)) + self._most_waiting
+            if len(self._line) + len(calls) > free:
+                raise Busy(
+                    f"{len(self._active)} calls run and {len(self._line)} wait, the most here; try again in a moment"
+                )
+            self._line.extend((running, call) for call in calls)
+        late = TimeIsUp(f"the request ran longer than {self.seconds:g} s, the most here")
+        running.expiry = running.reader.call_later(self.seconds, self.fail, running, late)
+        self.wake()
+        return running
+
+    def leave(self, running: Running) -> None:
+        """Nobody reads this request any more: it leaves the line at once, and what runs of it is stopped."""
+        with self._changed:
+            if running.left:
+                return
+            running.left = True
+            if any(waits is running for waits, _ in self._line):
+                self._line = deque(place for place in self._line if place[0] is not running)
+            calls = [call for call in running.calls if call in self._active]
+            self._changed.notify_all()
+        if calls:
+            self._stop(calls)
+
+    def fail(self, running: Running, fault: BaseException) -> None:
+        """End a request with an error, from any thread. Its first error is the one that its reader gets."""
+        if running.failure is None:
+            running.failure = fault
+        self.leave(running)
+        tell([running])
+
+    def give_up(self, problem: TrilensError) -> None:
+        """It cannot go on: every client is told, and so is whoever comes."""
+        with self._changed:
+            self.failure = self.failure or problem
+        self._fail_all(problem)
+
+    def close(self, seconds: float) -> None:
+        """Accept nothing new, finish what there is, and end the threads; what is left after `seconds` fails."""
+        with self._changed:
+            self._closing = True
+            self._changed.wait_for(lambda: self.idle, max(0.0, seconds))
+        self._fail_all(ShuttingDown("the server has shut down"))
+        self._end_threads()
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Somebody has come or has read: there may be something to do. From any thread."""
+
+    @abstractmethod
+    def _stop(self, calls: Sequence[C]) -> None:
+        """Stop these calls, which run, without waiting for it; `_over` follows for each."""
+
+    @abstractmethod
+    def _end_threads(self) -> None: ...
+
+    def _next(self) -> tuple[Running, C] | None:
+        """The first in line, which has a place from now on; None where nobody waits or no place is free."""
+        with self._changed:
+            if not self._line or len(self._active) >= self._parallel:
+                return None
+            running, call = self._line.popleft()
+            self._active[call] = running
+            return running, call
+
+    def _over(self, call: C) -> None:
+        """A call gives its place back."""
+        with self._changed:
+            self._active.pop(call, None)
+            self._changed.notify_all()
+
+    def _fail_all(self, problem: BaseException) -> None:
+        with self._changed:
+            everybody = {*self._active.values(), *(running for running, _ in self._line)}
+        for running in everybody:
+            self.fail(running, problem)
+
+
+def tell(those: Iterable[Running]) -> None:
+    """Wake their readers, all of one event loop together."""
+    readers: dict[asyncio.AbstractEventLoop, list[Running]] = {}
+    for running in those:
+        readers.setdefault(running.reader, []).append(running)
+    for reader, together in readers.items():
+        with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            reader.call_soon_threadsafe(_wake, together)
+
+
+def _wake(those: Sequence[Running]) -> None:
+    for running in those:
+        running.arrived.set()
