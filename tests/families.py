@@ -71,7 +71,8 @@ TINY_LFM2 = {**{key: value for key, value in TINY.items() if key != "rms_norm_ep
 
 @dataclass(frozen=True)
 class Family:
-    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one.
+    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one; or
+    one to which a convolution's rows have to be carried.
 
     `overrides` are put into the saved config.json.
     `repair` mends the reference. `model`: its class, where AutoModel does not know it.
@@ -546,6 +547,7 @@ CONVOLUTIONS = [
             block_multiple_of=16,
             block_ffn_dim_multiplier=1.3,
         ),
+        edge=20,
     ),
     Family(
         "lfm2 untied, biases",
@@ -558,6 +560,7 @@ CONVOLUTIONS = [
             tie_word_embeddings=False,
             rope_parameters={"rope_type": "default", "rope_theta": 20000.0},
         ),
+        edge=20,
     ),
     Family(
         "lfm2 moe",
@@ -569,6 +572,7 @@ CONVOLUTIONS = [
             num_dense_layers=1,
             routed_scaling_factor=1.5,
         ),
+        edge=20,
     ),
     Family(
         "lfm2 moe without a correction",
@@ -582,6 +586,7 @@ CONVOLUTIONS = [
             use_expert_bias=False,
             norm_topk_prob=False,
         ),
+        edge=20,
     ),
 ]
 

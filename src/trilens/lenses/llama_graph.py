@@ -41,11 +41,18 @@ class Value:
 
 
 def compute_bytes(
-    spec: ModelSpec, cells: Mapping[Positions, int], tokens: int, *, expanded: bool = False, cast: bool = False
+    spec: ModelSpec,
+    cells: Mapping[Positions, int],
+    tokens: int,
+    *,
+    sequences: int = 1,
+    expanded: bool = False,
+    cast: bool = False,
 ) -> int:
-    """Bytes of the buffer for pieces of `tokens` tokens over caches of so many cells. `expanded`: latent attention
+    """Bytes of the buffer for pieces of `tokens` tokens over caches of so many cells, which may belong to so many
+    sequences. `expanded`: latent attention
     that keeps whole heads; `cast`: 32-bit caches, which attention reads in 16."""
-    return _laid_out(list(_graph(_Graph(spec, cells, tokens, expanded, cast))), tokens)
+    return _laid_out(list(_graph(_Graph(spec, cells, tokens, sequences, expanded, cast))), tokens)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,7 @@ class _Graph:
     spec: ModelSpec
     cells: Mapping[Positions, int]
     tokens: int
+    sequences: int
     expanded: bool
     cast: bool
 
@@ -226,8 +234,9 @@ def _expanded(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]
 def _convolved(at: str, c: ShortConvolution, x: str, g: _Graph) -> Iterator[Value]:
     yield Value(at + "gates and value", 3 * c.width, (x,))
     yield Value(at + "rows", c.width, (at + "gates and value",))
-    yield Value(at + "kept rows", -(-(c.taps - 1) * c.width // g.tokens))
-    yield Value(at + "all rows", c.width - (-(c.taps - 1) * c.width // g.tokens), (at + "rows", at + "kept rows"))
+    kept = -(-g.sequences * (c.taps - 1) * c.width // g.tokens)
+    yield Value(at + "kept rows", kept)
+    yield Value(at + "all rows", c.width + kept, (at + "rows", at + "kept rows"))
     yield Value(at + "convolved", c.width, (at + "all rows",))
     yield Value(at + "mixed", c.width, (at + "convolved", at + "gates and value"), over=True)
 

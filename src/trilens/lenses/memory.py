@@ -111,7 +111,7 @@ def llama_memory(spec: ModelSpec, job: Job, weights: int, *, ubatch: int = UBATC
     widths = {cache: _whole_heads(spec, cache) if expanded else _widths(cache) for cache in positions}
     kv = sum(_cache_bytes(job, *widths[cache]) * cells[cache] * job.batch for cache in positions)
     # a piece's rows see only their own slot
-    buffer = compute_bytes(spec, cells, piece, expanded=expanded, cast=job.key_type == "f32")
+    buffer = compute_bytes(spec, cells, piece, sequences=job.batch, expanded=expanded, cast=job.key_type == "f32")
     scratch = buffer + spec.vocab * job.batch * 4
     return Memory(
         "llama.cpp",

@@ -31,7 +31,8 @@ def own_memory(spec: ModelSpec, types: Mapping[str, str], job: Job) -> Memory:
         packed_bytes(spec, types),
         pages * job.batch,
         fixed_bytes(spec) * job.batch,
-        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL),
+        # a step writes the states behind it beside those before it
+        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL) + fixed_bytes(spec) * job.batch,
         "resident memory beside Python itself; keys and values in pages of 64 positions, as sequences grow",
     )
 
