@@ -338,7 +338,7 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) ->
 
 
 @pytest.mark.parametrize("lanes", [False, True])
-@pytest.mark.parametrize("name", ["mistral", "llama 3"])
+@pytest.mark.parametrize("name", ["mistral", "llama 3", "lfm2"])
 def test_a_thousand_random_requests_leave_nothing_behind(
     name: str, lanes: bool, native: Callable[..., NativeExecutor]
 ) -> None:
