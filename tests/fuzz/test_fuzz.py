@@ -110,3 +110,12 @@ def test_a_seed_gives_the_same_inputs_again(target: Target) -> None:
         return [target.mutate(seeds[n % len(seeds)], random.Random(f"{seed}/{n}"), seeds) for n in range(20)]
 
     assert made(1) == made(1) != made(2)
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=lambda t: t.name)
+def test_damage_can_be_damaged_further(target: Target) -> None:
+    pool = target.seeds()[:3]
+    draw = random.Random(1)
+    for _ in range(150):
+        pool.append(target.mutate(draw.choice(pool[-8:]), draw, pool))
+    assert len(set(pool)) > 75
