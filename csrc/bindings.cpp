@@ -127,6 +127,10 @@ NB_MODULE(_native, m) {
       })
       .def_ro("tokens", &Block::tokens)
       .def_ro("route_width", &Block::route_width)
+      .def("routes", [](const Block& b, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
+        if (out.size() != b.routes.size()) throw Refused("no routes of that many tokens are kept");
+        std::copy_n(b.routes.data(), out.size(), out.data());
+      })
       .def_prop_ro("kept_bytes", &Block::bytes)
       .def_prop_ro("own_bytes", &Block::own_bytes)
       .def("written", [](const Block& b) {

@@ -12,7 +12,11 @@ import ctypes
 import io
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -364,8 +368,13 @@ def _own(data: bytes, folder: Path) -> str:
         case b"hang":
             while True:
                 pass
+        case b"wait":
+            time.sleep(1000)
+        case b"stop":  # somebody else's hand: it is stopped for three seconds, and goes on
+            subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
         case b"memory":
-            bytes(600 << 20).count(1)
+            (b"x" * (600 << 20)).count(b"y")
         case b"raise":
             raise ValueError("raised")
         case b"refuse":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
-from trilens.errors import UsageError
+from trilens.errors import RequestRefused, UsageError
 from trilens.executors.executor import PAGE, Feed
 from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.limits import Limits
@@ -320,6 +321,7 @@ FOREIGN: dict[str, Callable[[bytes], bytes]] = {
     "tokens that are none": lambda data: resealed(data, tokens=[10**9] * PAGE),
     "too few tokens": lambda data: resealed(data, tokens=[1]),
     "experts that are none": lambda data: resealed(data, route_width=3),
+    "tokens of another block": lambda data: resealed(data, tokens=[1] * PAGE),
     "no width": lambda data: resealed(data, route_width=None),
     "pages of another size": lambda data: resealed(data[:-32] + b"\0" * 64 + data[-32:]),
 }
@@ -346,6 +348,42 @@ def test_a_damaged_or_foreign_file_is_left_out_named_and_removed(
     assert again.prefixes.files is not None
     again.prefixes.files.close()
     assert json.loads(second.read_bytes().split(b"\n")[1])["key"] == cold.keys[1].hex()  # written anew
+
+
+@pytest.mark.parametrize("column", range(8))
+def test_experts_that_the_model_does_not_have_are_refused(column: int, native: Native) -> None:
+    """In each column of a block's routes. A receipt would count them otherwise."""
+    executor = native("mixtral")
+    sequence = executor.sequence(PAGE)
+    executor.step([Feed(sequence, text(PAGE, seed=1))])
+    block = sequence.block(0)
+    width = block.route_width
+    assert width == 8
+    data = bytearray(block.written())
+    assert executor.restored(PAGE, width, bytes(data)).written() == data
+    experts = next(routed.router.experts for _, routed in executor.spec.routed_layers())
+    at = data.rindex(sequence.routes().tobytes()) + 2 * (column + width * (PAGE // 2))
+    data[at : at + 2] = experts.to_bytes(2, "little")
+    with pytest.raises(RequestRefused, match="experts which the model does not have"):
+        executor.restored(PAGE, width, bytes(data))
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a directory", "a loop of links"])
+def test_what_is_no_file_is_left_out(
+    kind: str, native: Native, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = PrefixFiles(tmp_path, 10**9, b"x" * 32, native("llama 3"))
+    path = files._path(b"k" * 16)
+    match kind:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a directory":
+            path.mkdir()
+        case _:
+            path.symlink_to(path)
+    assert files.read(b"k" * 16, b"p" * 16) is None
+    assert [str(path) in record.getMessage() for record in caplog.records] == [True]
+    files.close()
 
 
 def test_files_stay_within_their_budget_the_newest_stay(native: Native, tmp_path: Path) -> None:

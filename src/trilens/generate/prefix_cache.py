@@ -19,6 +19,7 @@ import numpy as np
 
 from trilens.executors.executor import PAGE, Block
 from trilens.generate.prefix_files import PrefixFiles
+from trilens.generate.prefix_files import link as link
 
 SIBLINGS = 16  # blocks behind the same beginning that are compared token by token, the newest first
 
@@ -196,11 +197,6 @@ class PrefixCache:
         if entry is not None:
             return entry.following
         return self._firsts.setdefault(parent, {}) if make else self._firsts.get(parent, {})
-
-
-def link(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a block with these tokens behind `parent`."""
-    return hashlib.blake2b(parent + np.asarray(tokens, "<i4").tobytes(), digest_size=16).digest()
 
 
 def chain(root: bytes, tokens: Sequence[int] | np.ndarray) -> list[bytes]:

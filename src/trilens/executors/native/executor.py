@@ -275,10 +275,16 @@ class NativeExecutor:
         return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables), reach)
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Any:
-        width = sum(routed.router.chosen for _, routed in self.spec.routed_layers())
+        routers = [routed.router for _, routed in self.spec.routed_layers()]
+        width = sum(router.chosen for router in routers)
         if route_width != width:
             raise RequestRefused(f"a block with {route_width} experts a token, and the model has {width}")
-        return _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
+        block = _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
+        routes = np.empty((tokens, width), np.uint16)
+        block.routes(routes)
+        if (routes >= np.repeat([r.experts for r in routers], [r.chosen for r in routers])).any():
+            raise RequestRefused("a block that names experts which the model does not have")
+        return block
 
     def variant(self, request_length: int) -> Hashable:
         return () if self._one_rope else tables_key(self.spec, request_length)
