@@ -14,8 +14,10 @@ from fuzz.run import Tally, fuzz, save
 from fuzz.targets import TARGETS, Target, chosen
 from fuzz.worker import ROOT
 
-COLUMNS = ("target", "inputs tried", "distinct outcomes", "accepted", "distinct failures")
-COLUMNS += ("seconds", "seconds of a processor", "sanitizers")
+COLUMNS = [
+    *("target", "inputs tried", "distinct outcomes", "accepted", "distinct failures"),
+    *("seconds", "seconds of a processor", "sanitizers"),
+]
 HEAD = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
 
 
