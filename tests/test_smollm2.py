@@ -15,7 +15,8 @@ from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model
 from trilens.errors import ContextFull, RequestRefused, UsageError
 from trilens.executors.executor import Feed
-from trilens.model import EndEvent, Model, TextEvent
+from trilens.model import Model
+from trilens.text.events import EndEvent, TextEvent
 from trilens.text.strategy import Strategy
 
 PASSAGE = (

@@ -14,7 +14,8 @@ import pytest
 import trilens
 from trilens.checkpoints.find import find
 from trilens.errors import ContextFull, RequestRefused
-from trilens.model import Answer, EndEvent, Model, TextEvent, ThinkingEvent
+from trilens.model import Answer, Model
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
 QUESTION = "What is 47 times 86?"
 SOURCES = Path(trilens.__file__).parent

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from trilens.executors.accountant import dense_ffn_flops_per_token
     from trilens.hosted.model import HostedModel
     from trilens.lenses.card import card
-    from trilens.model import Answer, EndEvent, Model, Stream, TextEvent, ThinkingEvent
+    from trilens.model import Answer, Model, Stream
+    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
 __version__ = "0.1.0"
 
@@ -58,7 +59,8 @@ __all__ = [
 ]
 
 _ROOMS = {
-    **dict.fromkeys(("Answer", "EndEvent", "Model", "Stream", "TextEvent", "ThinkingEvent"), "trilens.model"),
+    **dict.fromkeys(("Answer", "Model", "Stream"), "trilens.model"),
+    **dict.fromkeys(("EndEvent", "TextEvent", "ThinkingEvent"), "trilens.text.events"),
     **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
     "HostedModel": "trilens.hosted.model",
     "card": "trilens.lenses.card",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -33,41 +34,14 @@ from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
+from trilens.text.events import EndEvent, Event, Whole, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
+from trilens.text.template import Message
 from trilens.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
-
-
-@dataclass(frozen=True)
-class TextEvent:
-    """A piece of an answer; `index` tells whose, when several prompts run together."""
-
-    text: str
-    index: int = 0
-
-
-@dataclass(frozen=True)
-class ThinkingEvent:
-    """A piece of the thinking before an answer."""
-
-    text: str
-    index: int = 0
-
-
-@dataclass(frozen=True)
-class EndEvent(Generic[R]):
-    """An answer is complete; its receipt. `state`: see `Answer`."""
-
-    receipt: R
-    index: int = 0
-    state: Mapping[str, Any] | None = None
-
-
-Event = ThinkingEvent | TextEvent | EndEvent[R]
 
 
 @dataclass(frozen=True)
@@ -278,7 +252,7 @@ class Model:
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
-        writer = self._writer(strategy, encoded, limits, stops, constraint)
+        writer = self._writer(strategy, encoded, limits, stops, constraint, index)
         beginning = self._scheduler.begin(encoded.ids, limits)
         return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
 
@@ -335,12 +309,13 @@ class Model:
         limits: Limits,
         stops: tuple[str, ...],
         constraint: Constraint | None,
+        index: int,
     ) -> AnswerWriter:
         text = self.text
         closable = limits.thinking is not None  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
             text.tokenizer,
-            text.splitter(encoded),
+            text.splitter(encoded, index),
             strategy,
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,
@@ -411,41 +386,23 @@ class Call:
         """Of each token that was fed: what `CachedSequence.routes` has."""
         return [] if self.generation is None or self.generation.fired is None else self.generation.fired
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[Event[Receipt]]:
         """What there is to read now, neighbours of one kind as one; by one reader, beside any steps."""
         generation = self.generation
         if generation is None or self.finished:
             return []
-        ended = generation.finish is not None  # asked first: what is unread then is all there will be
-        events: list[Event] = []
-        part, texts = "", list[str]()
-        while generation.unread:
-            piece = generation.unread.popleft()
-            if piece.part != part and texts:
-                events.append(self._event(part, texts))
-                texts = []
-            part = piece.part
-            texts.append(piece.text)
-        if texts:
-            events.append(self._event(part, texts))
-        if ended and generation.failure is None:
+        ended = generation.finish  # asked first: what is unread then is all there will be
+        events: list[Event[Receipt]] = merged(_taken(generation.unread))
+        if ended is not None and generation.failure is None:
             self.finished = True
             self.receipt = self._model._receipt(generation, self.writer, self._meter)
-            events.append(EndEvent(self.receipt, self._index))
+            events.append(EndEvent(self.receipt, self._index, reason=ended, stop=self.writer.stop_hit))
         return events
-
-    def _event(self, part: str, texts: list[str]) -> Event:
-        return (ThinkingEvent if part == "thinking" else TextEvent)("".join(texts), self._index)
 
     def cancel(self, wait: bool = True) -> None:
         """End it with the step that runs, and `wait` for that; does nothing to one that has finished."""
         if self.generation is not None:
             self._model._scheduler.end(self.generation, "cancelled", wait)
-
-    @property
-    def stop_hit(self) -> str | None:
-        """The stop string that ended it."""
-        return self.writer.stop_hit
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -456,14 +413,14 @@ class Call:
         self.writer.close_now = True
 
 
-class Stream(Iterator[Event]):
+class Stream(Iterator[Event[Receipt]]):
     """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
     def __init__(self, model: Model, calls: Sequence[Call]) -> None:
         self.calls = calls
         self._events = _run(model, calls)
 
-    def __next__(self) -> Event:
+    def __next__(self) -> Event[Receipt]:
         return next(self._events)
 
     @property
@@ -482,7 +439,7 @@ class Stream(Iterator[Event]):
         self._events.close()
 
 
-def _run(model: Model, calls: Sequence[Call]) -> Generator[Event]:
+def _run(model: Model, calls: Sequence[Call]) -> Generator[Event[Receipt]]:
     try:
         for call in calls:
             call.submit()
@@ -497,21 +454,18 @@ def _run(model: Model, calls: Sequence[Call]) -> Generator[Event]:
             call.cancel()
 
 
+def _taken(unread: deque[Any]) -> Iterator[Event[Receipt]]:
+    """What is there now; a step may add more meanwhile."""
+    while unread:
+        yield unread.popleft()
+
+
 def fold(events: Iterable[Event[R]], count: int) -> list[Answer[R]]:
     """A stream's events -> whole answers, in the order of their prompts."""
-    texts: list[list[str]] = [[] for _ in range(count)]
-    thoughts: list[list[str]] = [[] for _ in range(count)]
-    ends: list[EndEvent[R] | None] = [None] * count
+    answers: list[Whole[R]] = [Whole() for _ in range(count)]
     for event in events:
-        match event:
-            case ThinkingEvent(text, index):
-                thoughts[index].append(text)
-            case TextEvent(text, index):
-                texts[index].append(text)
-            case EndEvent():
-                ends[event.index] = event
-    parts = zip(texts, thoughts, ends, strict=True)
-    return [Answer("".join(text), "".join(thought), e.receipt, e.state) for text, thought, e in parts if e is not None]
+        answers[event.index].take(event)
+    return [Answer(a.text, a.thinking, a.ended.receipt, a.ended.state) for a in answers if a.ended is not None]
 
 
 def several(prompt: Any) -> tuple[list[Prompt], bool]:

@@ -11,7 +11,7 @@ import pytest
 
 import trilens
 from trilens.cli.terminal import interrupts
-from trilens.model import EndEvent, TextEvent, ThinkingEvent
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
 QUESTION = "What is 47 times 86?"
 

@@ -11,11 +11,11 @@ import pytest
 import trilens
 from trilens.generate.answer import AnswerWriter, Closing
 from trilens.generate.limits import request_limits
-from trilens.model import EndEvent
+from trilens.text.events import EndEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.strategy import Strategy
 from trilens.text.thinking import Markers, Start
-from trilens.text.thoughts import ThoughtSplitter
+from trilens.text.thoughts import KIND, ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
 
 THINK = Markers("<think>", "</think>", before_close="\n", after_close="\n\n")
@@ -77,7 +77,7 @@ class Run:
         return self
 
     def part(self, part: str) -> str:
-        return "".join(p.text for p in self.unread if p.part == part)
+        return "".join(p.text for p in self.unread if KIND[type(p)] == part)
 
     @property
     def counts(self) -> tuple[int, int, int]:

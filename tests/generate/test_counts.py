@@ -16,6 +16,7 @@ from trilens.generate.answer import AnswerWriter, Closing
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Generation, Scheduler
+from trilens.text.events import ThinkingEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.strategy import Strategy
 from trilens.text.thinking import Markers, Start
@@ -214,5 +215,5 @@ def test_a_limit_inside_a_thinking_that_the_prompt_opened(small_tokenizer: Token
         scheduler.step(None, 1.0)
     assert (generation.finish, generation.failure) == ("length", None)
     assert writer.counts.counts == {"thinking": most, "answer": 0, "control": 0}
-    assert "".join(piece.text for piece in generation.unread if piece.part == "thinking") == "1" * most
+    assert "".join(piece.text for piece in generation.unread if isinstance(piece, ThinkingEvent)) == "1" * most
     assert writer.report.closed_by == "length"

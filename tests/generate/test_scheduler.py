@@ -33,7 +33,7 @@ from trilens.generate.scheduler import (
     Finish,
     Generation,
     Scheduler,
-    Tokens,
+    TokenWriter,
     shares,
 )
 
@@ -153,7 +153,7 @@ def test_a_step_for_all_that_can_go_on(tiny_executor: Tiny) -> None:
     assert scheduler.step() and both[1].finish == "length"
 
 
-class Interrupting(Tokens):
+class Interrupting(TokenWriter):
     """Ends, or puts tokens in, behind the n-th token that is drawn."""
 
     def __init__(self, at: int, what: Finish | tuple[int, ...]) -> None:
@@ -245,7 +245,7 @@ def test_common_prefix() -> None:
     assert common_prefix([], [1]) == 0
 
 
-class Counting(Tokens):
+class Counting(TokenWriter):
     """Says that it looks at every n-th token alone, and twice puts tokens in there."""
 
     def __init__(self, every: int) -> None:
@@ -556,7 +556,7 @@ def test_times_are_the_callers(tiny_executor: Tiny) -> None:
     assert times.ended is not None and times.ended >= after
 
 
-class Faulty(Tokens):
+class Faulty(TokenWriter):
     """Raises in one of its methods, from the n-th time on."""
 
     def __init__(self, where: str, nth: int) -> None:

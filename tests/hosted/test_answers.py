@@ -15,7 +15,8 @@ from tests.hosted.fake import FakeServer
 from trilens.hosted.model import HostedModel
 from trilens.hosted.receipt import HostedReceipt
 from trilens.hosted.table import Asked
-from trilens.model import EndEvent, TextEvent, ThinkingEvent, fold
+from trilens.model import fold
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:trilens.hosted"),
@@ -180,8 +181,9 @@ def test_a_budget_that_was_used_up_and_a_stop_string(serve: Serve, at: At) -> No
     assert left.receipt.thinking.closed_by == "model"
     last = wire.chunk({}, "stop").replace(b'"finish_reason": "stop"', b'"finish_reason": "stop", "stop_reason": "9"')
     stream = at(serve([wire.chunk({"content": "4"}), last, wire.DONE]), "vllm", "m").stream(PROMPT, stop="9")
-    [answer] = fold(stream, 1)
-    assert (answer.receipt.finish, stream.stop_hit) == ("stop_string", "9")
+    end = list(stream)[-1]
+    assert isinstance(end, EndEvent)
+    assert (end.receipt.finish, end.reason, end.stop) == ("stop_string", "stop_string", "9")
 
 
 def test_chat_an_answer_that_a_parser_took_for_thoughts(serve: Serve, at: At) -> None:

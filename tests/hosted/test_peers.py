@@ -22,7 +22,8 @@ from tests.serve.engines import free_ports
 from trilens.errors import HostedError, RequestRefused
 from trilens.hosted.load import load_hosted
 from trilens.hosted.model import HostedModel
-from trilens.model import Answer, Model, ThinkingEvent
+from trilens.model import Answer, Model
+from trilens.text.events import ThinkingEvent
 
 LLAMA_CPP, VLLM = os.environ.get("TRILENS_PEER_PYTHON"), os.environ.get("TRILENS_VLLM_PYTHON")
 ON_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

@@ -13,13 +13,12 @@ from typing import Any
 
 import trilens
 from trilens.hosted.model import Elsewhere, HostedModel
-from trilens.hosted.parts import End, Part, Said, Usage, Wish
+from trilens.hosted.service import FromService, ServiceEnd, Usage, Wish
 from trilens.hosted.table import row_for
 from trilens.model import Model
 from trilens.serve.engine import Engine
 from trilens.serve.engine_model import AnyCall, EngineModel
-from trilens.serve.exchange import Ended, Exchange, begin
-from trilens.serve.exchange import Said as SaidPart
+from trilens.serve.exchange import Exchange, begin
 from trilens.serve.local_loop import LocalLoop
 from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
@@ -27,6 +26,7 @@ from trilens.serve.nodes import Node
 from trilens.serve.remote_loop import RemoteLoop
 from trilens.serve.shelf import Room, Shelf
 from trilens.serve.tools import ToolUse
+from trilens.text.events import EndEvent, TextEvent
 
 SECONDS = 20.0  # of a request; far more than any of these needs
 VICTIM, NEIGHBOUR, NEXT = "What is 47 times 86?", "What is 12 plus 30?", "What is 31 plus 17?"
@@ -90,18 +90,18 @@ class Kind(ABC):
         prepare: Callable[[int], AnyCall] | None = None,
         read: Callable[[], None] = lambda: None,
     ) -> list[str]:
-        """The answers, as a protocol reads them; `read` is called with each part."""
+        """The answers, as a protocol reads them; `read` is called with each event."""
         async with self.shelf.lease(self.name) as loop:
             made = prepare or (lambda i: self.prepare(question, i))
             exchange: Exchange = await begin(loop, "id", ToolUse(), question, made, choices)
             texts, ended = [""] * choices, 0
             try:
-                async for batch in exchange.parts():
-                    for part in batch:
+                async for batch in exchange.events():
+                    for event in batch:
                         read()
-                        if isinstance(part, SaidPart):
-                            texts[part.index] += part.text
-                        ended += isinstance(part, Ended)
+                        if isinstance(event, TextEvent):
+                            texts[event.index] += event.text
+                        ended += isinstance(event, EndEvent)
             finally:
                 exchange.running.cancel()
             assert ended == choices
@@ -184,15 +184,15 @@ class Service:
         self._spring("request", wish)
         return {}
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
         words = backwards(str(wish.messages[-1]["content"]))
         try:
             self._spring("connect", wish)
             for word in words:
                 self.gate.wait(60)
                 self._spring("part", wish)
-                yield Said(word)
-            yield End("stop", Usage(prompt=len(words), output=len(words)))
+                yield TextEvent(word, wish.index)
+            yield ServiceEnd("stop", Usage(prompt=len(words), output=len(words)))
         finally:
             self._spring("end", wish)
 

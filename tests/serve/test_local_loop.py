@@ -16,10 +16,10 @@ import pytest
 import trilens
 from tests.serve.conftest import Served, served
 from trilens.errors import CacheFull
-from trilens.model import EndEvent, Event, ThinkingEvent
 from trilens.serve.local_loop import LocalLoop
 from trilens.serve.loop import ShuttingDown, TimeIsUp
 from trilens.serve.server import _bound
+from trilens.text.events import EndEvent, Event, ThinkingEvent
 
 CHAT = "/v1/chat/completions"
 

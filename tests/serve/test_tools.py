@@ -14,7 +14,8 @@ import pytest
 from tests.serve.conftest import Served, served
 from trilens.generate.answer import Constraint
 from trilens.model import Model
-from trilens.serve.tools import CallFinder, Tool, ToolCall, ToolUse, tool_use
+from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.text.events import EndEvent, Event, TextEvent, Whole
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [Tool("weather", "", CITY), Tool("time", "", CITY)]
@@ -24,11 +25,14 @@ SAID = f"I look. {ONE}\n{TWO}"
 
 
 def found(pieces: list[str], use: ToolUse | None = None) -> tuple[str, list[tuple[str, Any]]]:
-    finder = CallFinder(tool_use(TOOLS, "auto") if use is None else use)
-    parts = [part for piece in pieces for part in finder.push(piece)] + finder.finish()
-    calls = [part for part in parts if isinstance(part, ToolCall)]
-    text = "".join(part for part in parts if isinstance(part, str))
-    return text, [(call.name, json.loads(call.arguments)) for call in calls]
+    finder = (tool_use(TOOLS, "auto") if use is None else use).finder(0)
+    whole = Whole[None]()
+    events: list[Event[None]] = [*map(TextEvent, pieces), EndEvent(None)]
+    for event in events:
+        for one in finder.push(event):
+            whole.take(one)
+    assert whole.end.reason == ("tool_calls" if whole.calls else "stop")
+    return whole.text, [(call.name, json.loads(call.arguments)) for call in whole.calls]
 
 
 BOTH = [("weather", {"city": "Rome"}), ("time", {"city": "Oslo"})]

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trilens.text.events import TextEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.thinking import Markers, Start
-from trilens.text.thoughts import Piece, ThoughtSplitter, TokenCounts
+from trilens.text.thoughts import KIND, Piece, ThoughtSplitter, TokenCounts
 
 THINK = Markers("<think>", "</think>")
 HARMONY = next(m for m in KNOWN_MARKERS if m.answer and "final" in m.answer)
@@ -19,8 +20,8 @@ def joined(pieces: list[Piece]) -> list[Piece]:
     """Neighbours of the same part as one."""
     out: list[Piece] = []
     for piece in pieces:
-        if out and out[-1].part == piece.part:
-            out[-1] = Piece(piece.part, out[-1].text + piece.text)
+        if out and type(out[-1]) is type(piece):
+            out[-1] = type(piece)(out[-1].text + piece.text)
         else:
             out.append(piece)
     return out
@@ -34,7 +35,7 @@ def split(texts: list[str], markers: Markers | None, start: Start = "free", **op
 
 def parts(texts: list[str], markers: Markers | None, start: Start = "free", **options: object) -> tuple[str, str]:
     pieces = split(texts, markers, start, **options)
-    return tuple("".join(p.text for p in pieces if p.part == part) for part in ("thinking", "answer"))  # type: ignore[return-value]
+    return tuple("".join(p.text for p in pieces if KIND[type(p)] == part) for part in ("thinking", "answer"))  # type: ignore[return-value]
 
 
 def whole(m: Markers, thought: str = "a\nb < c", answer: str = "Yes.\n") -> str:
@@ -91,8 +92,8 @@ def test_a_marker_inside_the_answer_is_text_and_is_reported() -> None:
     for texts in ([text], list(text)):
         splitter = ThoughtSplitter(THINK, "closed")
         pieces = joined([p for t in texts for p in splitter.push(t)] + splitter.finish())
-        assert pieces == [Piece("answer", text)] and splitter.marked and not splitter.thought
-    assert split(["Yes."], THINK, "closed")[0].part == "answer"
+        assert pieces == [TextEvent(text)] and splitter.marked and not splitter.thought
+    assert split(["Yes."], THINK, "closed") == [TextEvent("Yes.")]
 
 
 def test_only_the_first_close_marker_splits() -> None:

@@ -41,7 +41,7 @@ class Progress:
 
 def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool) -> dict[str, Any]:
     """Print an answer as it comes, its thinking beside it and its receipt behind it; the message for the next turn."""
-    from trilens.model import EndEvent, TextEvent, ThinkingEvent
+    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
     said: dict[str, list[str]] = {"content": [], "thinking": []}
     state: Any = None

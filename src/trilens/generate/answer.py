@@ -12,10 +12,11 @@ import numpy as np
 from trilens.errors import RequestRefused
 from trilens.generate.limits import Limits
 from trilens.generate.scheduler import Finish
+from trilens.text.events import TextEvent
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher, TextStream
 from trilens.text.thinking import Start
-from trilens.text.thoughts import Piece, ThoughtSplitter, TokenCounts
+from trilens.text.thoughts import Control, Piece, ThoughtSplitter, TokenCounts
 from trilens.text.tokenizer import Tokenizer
 
 ClosedBy = Literal["model", "budget", "caller", "length"]
@@ -59,7 +60,7 @@ class ThinkingReport:
 
 
 class AnswerWriter:
-    """A scheduler's `Writer` that reads text. `unread` gets `Piece`s of thinking and answer, never of control."""
+    """A scheduler's `Writer` that reads text. `unread` gets `ThinkingEvent`s and `TextEvent`s."""
 
     def __init__(
         self,
@@ -203,7 +204,7 @@ class AnswerWriter:
         pieces = [*self._splitter.push(rest), *self._splitter.finish()]
         self.counts.finish(rest, pieces)
         if finish != "stop_string" and not self._show(pieces, unread):
-            self._put("answer", self._matcher.finish(), unread)
+            self._put(self._matcher.finish(), unread)
 
     def _thoughts(self) -> int:
         """Tokens of thinking so far, those that are still held back taken as such."""
@@ -247,18 +248,18 @@ class AnswerWriter:
     def _show(self, pieces: Sequence[Piece], unread: deque[Any]) -> bool:
         """Whether a stop string was completed. They are looked for in the answer alone."""
         for piece in pieces:
-            if piece.part == "thinking" or (piece.part == "answer" and not self._stops):
-                unread.append(piece)
-            elif piece.part == "answer":
+            if isinstance(piece, TextEvent) and self._stops:
                 text, hit = self._matcher.push(piece.text)
-                self._put("answer", text, unread)
+                self._put(text, unread)
                 if hit:
                     return True
+            elif not isinstance(piece, Control):
+                unread.append(piece)
         return False
 
-    def _put(self, part: Literal["answer"], text: str, unread: deque[Any]) -> None:
+    def _put(self, text: str, unread: deque[Any]) -> None:
         if text:
-            unread.append(Piece(part, text))
+            unread.append(TextEvent(text, self._splitter.index))
 
     def _new_stream(self, continues: bool) -> TextStream:
         return TextStream(self._tokenizer, skip_special=False, continues=continues)

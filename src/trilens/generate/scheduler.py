@@ -63,7 +63,7 @@ class Writer(Protocol):
         ...
 
 
-class Tokens:
+class TokenWriter:
     """The plainest writer: the tokens themselves."""
 
     def begin(self) -> Sequence[int]:
@@ -260,7 +260,7 @@ class Scheduler:
         made = self.begin(prompt, limits) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
-        sampler, writer = Sampler(sampling, prompt), writer or Tokens()
+        sampler, writer = Sampler(sampling, prompt), writer or TokenWriter()
         sampler.end_with(end_ids)
         sequence = self.executor.sequence(len(prompt) + limits.total)
         generation = Generation(

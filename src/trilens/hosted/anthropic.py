@@ -6,7 +6,8 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.hosted.parts import End, Finish, Part, Said, Thought, Usage, Wish, plain, state_of
+from trilens.hosted.service import Finish, FromService, ServiceEnd, Usage, Wish, plain, state_of
+from trilens.text.events import TextEvent, ThinkingEvent
 
 FINISHES: dict[str, Finish] = {
     "max_tokens": "length",
@@ -45,7 +46,7 @@ class Messages:
             request["extra_body"] = dict(wish.sampling)  # the library has no arguments for them, older models do
         return {**request, **wish.asked.request}
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
         blocks: list[dict[str, Any]] = []
         usage: dict[str, Any] = {}
         finish: str | None = None
@@ -58,9 +59,9 @@ class Messages:
                         usage.update(_known(event.message.usage))
                     case "content_block_start":
                         blocks.append(event.content_block.model_dump(mode="json", exclude_unset=True))
-                        yield from _shown(blocks[-1])
+                        yield from _shown(blocks[-1], wish.index)
                     case "content_block_delta":
-                        yield from _joined(blocks[-1], event.delta)
+                        yield from _joined(blocks[-1], event.delta, wish.index)
                     case "message_delta":
                         usage.update(_known(event.usage))
                         finish = event.delta.stop_reason or finish
@@ -70,29 +71,29 @@ class Messages:
                         ended = True
         if ended:
             reason = FINISHES.get(finish or "", "stop")
-            yield End(reason, _usage(usage), tuple(blocks), said, model, identity)
+            yield ServiceEnd(reason, _usage(usage), tuple(blocks), said, model, identity)
 
 
-def _shown(block: dict[str, Any]) -> Iterator[Part]:
+def _shown(block: dict[str, Any], index: int) -> Iterator[FromService]:
     if block.get("type") == "thinking" and block.get("thinking"):
-        yield Thought(block["thinking"])
+        yield ThinkingEvent(block["thinking"], index)
     elif block.get("type") == "text" and block.get("text"):
-        yield Said(block["text"])
+        yield TextEvent(block["text"], index)
 
 
-def _joined(block: dict[str, Any], delta: Any) -> Iterator[Part]:
+def _joined(block: dict[str, Any], delta: Any, index: int) -> Iterator[FromService]:
     """The delta put into its block; what there is to show of it."""
     match delta.type:
         case "thinking_delta":
             block["thinking"] = block.get("thinking", "") + delta.thinking
             if delta.thinking:
-                yield Thought(delta.thinking)
+                yield ThinkingEvent(delta.thinking, index)
         case "signature_delta":
             block["signature"] = delta.signature
         case "text_delta":
             block["text"] = block.get("text", "") + delta.text
             if delta.text:
-                yield Said(delta.text)
+                yield TextEvent(delta.text, index)
 
 
 def _known(usage: Any) -> dict[str, Any]:

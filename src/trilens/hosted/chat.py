@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
-from trilens.hosted.parts import INLINE, End, Finish, Message, Part, Said, Thought, Usage, Wish, plain, state_of
+from trilens.hosted.service import INLINE, Finish, FromService, ServiceEnd, Usage, Wish, plain, state_of
 from trilens.hosted.table import Row
+from trilens.text.events import TextEvent, ThinkingEvent
+from trilens.text.template import Message
 from trilens.text.thinking import Markers, Start
 from trilens.text.thoughts import Piece, ThoughtSplitter
 
@@ -41,8 +43,8 @@ class Chat:
             request["stop"] = list(wish.stop)
         return {**request, "extra_body": extra} if extra else request
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
-        reader = Reader(told_off=_told_off(wish), markers=wish.markers, start=wish.start)
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
+        reader = Reader(told_off=_told_off(wish), markers=wish.markers, start=wish.start, index=wish.index)
         with self._client.chat.completions.create(**request) as stream:
             for chunk in stream:
                 yield from reader.read(chunk.model_dump(exclude_unset=True, warnings=False))
@@ -50,13 +52,16 @@ class Chat:
 
 
 class Reader:
-    """Chunks -> parts. `told_off`: a parser that assumes thinking puts a whole answer under its thoughts when there
+    """Chunks -> events. `told_off`: a parser that assumes thinking puts a whole answer under its thoughts when there
     was none; so thoughts wait for the first piece of answer, and where none comes they are the answer."""
 
-    def __init__(self, *, told_off: bool = False, markers: Markers = INLINE, start: Start = "free") -> None:
+    def __init__(
+        self, *, told_off: bool = False, markers: Markers = INLINE, start: Start = "free", index: int = 0
+    ) -> None:
         self._told_off = told_off
         self._held: list[str] = []
-        self._splitter = ThoughtSplitter(markers, start)
+        self._splitter = ThoughtSplitter(markers, start, index=index)
+        self._index = index
         self._separate = False
         self._thought = False
         self._finish: str | None = None
@@ -69,7 +74,7 @@ class Reader:
         self._id: str | None = None
         self._said = False
 
-    def read(self, chunk: Mapping[str, Any]) -> Iterator[Part]:
+    def read(self, chunk: Mapping[str, Any]) -> Iterator[FromService]:
         self._model = chunk.get("model") or self._model
         self._id = chunk.get("id") or self._id
         self._usage = chunk.get("usage") or self._usage
@@ -81,23 +86,27 @@ class Reader:
             self._stop = choice.get("stop_reason") or choice.get("matched_stop") or self._stop  # vLLM's and SGLang's
             yield from self._delta(choice.get("delta") or {})
 
-    def finish(self) -> Iterator[Part]:
+    def finish(self) -> Iterator[FromService]:
         """What was held back, and the end; nothing of an end where the stream broke off."""
         yield from self._pieces(self._splitter.finish())
         if self._finish is None or self._finish in BROKEN:
             return
         held = "".join(self._held)
         if held:
-            yield Thought(held) if self._said or self._finish != "stop" else Said(held)
+            yield (
+                ThinkingEvent(held, self._index)
+                if self._said or self._finish != "stop"
+                else TextEvent(held, self._index)
+            )
         state = tuple(self._details)
         stop = (
             self._stop if self._finish == "stop" and isinstance(self._stop, str) else None
         )  # a number is an end token
         usual: Finish = "stop" if stop is None else "stop_string"
         finish: Finish = "refused" if self._refusal else FINISHES.get(self._finish, usual)
-        yield End(finish, _usage(self._usage), state, self._refusal, self._model, self._id, self._own, stop)
+        yield ServiceEnd(finish, _usage(self._usage), state, self._refusal, self._model, self._id, self._own, stop)
 
-    def _delta(self, delta: Mapping[str, Any]) -> Iterator[Part]:
+    def _delta(self, delta: Mapping[str, Any]) -> Iterator[FromService]:
         details = [d for d in delta.get("reasoning_details") or () if isinstance(d, Mapping)]
         _join(self._details, details)
         thought = _text(delta.get("reasoning_content")) or _text(delta.get("reasoning"))
@@ -111,20 +120,20 @@ class Reader:
             if self._told_off and not self._said:
                 self._held.append(thought)
             else:
-                yield Thought(thought)
+                yield ThinkingEvent(thought, self._index)
         self._refusal += _text(delta.get("refusal"))
         content = delta.get("content")
         for chunk in content if isinstance(content, list) else [content]:
             yield from self._content(chunk)
 
-    def _content(self, content: Any) -> Iterator[Part]:
+    def _content(self, content: Any) -> Iterator[FromService]:
         """A text, or a chunk {"type": "thinking", "thinking": [texts]} or {"type": "text", "text": ...}."""
         if isinstance(content, Mapping):
             if content.get("type") == "thinking":
                 self._separate = True
                 text = "".join(_text(t.get("text")) for t in content.get("thinking") or () if isinstance(t, Mapping))
                 if text:
-                    yield Thought(text)
+                    yield ThinkingEvent(text, self._index)
                 return
             content = content.get("text")
         text = _text(content)
@@ -133,22 +142,23 @@ class Reader:
         elif text:
             yield from self._pieces(self._splitter.push(text))
 
-    def _pieces(self, pieces: list[Piece]) -> Iterator[Part]:
+    def _pieces(self, pieces: list[Piece]) -> Iterator[FromService]:
         for piece in pieces:
-            if piece.part == "thinking":
-                yield Thought(piece.text)
-            elif piece.part == "answer":
-                yield from self._answer(piece.text)
+            if isinstance(piece, ThinkingEvent):
+                yield piece
+            elif isinstance(piece, TextEvent):
+                yield from self._answer(piece.text, piece)
 
-    def _answer(self, text: str) -> Iterator[Part]:
+    def _answer(self, text: str, event: TextEvent | None = None) -> Iterator[FromService]:
+        """`event` is the one that holds this text, where there is one already."""
         if self._held:
-            yield Thought("".join(self._held))
+            yield ThinkingEvent("".join(self._held), self._index)
             self._held.clear()
         if not self._said and self._separate:
-            text = text.lstrip("\n")  # what stood behind the marker that the server took out
+            text, event = text.lstrip("\n"), None  # what stood behind the marker that the server took out
         if text:
             self._said = True
-            yield Said(text)
+            yield TextEvent(text, self._index) if event is None else event
 
 
 def _told_off(wish: Wish) -> bool:

@@ -6,7 +6,9 @@ from collections.abc import Generator
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.hosted.parts import End, Finish, Message, Part, Said, Thought, Usage, Wish, state_of
+from trilens.hosted.service import Finish, FromService, ServiceEnd, Usage, Wish, state_of
+from trilens.text.events import TextEvent, ThinkingEvent
+from trilens.text.template import Message
 
 FINISHES: dict[str, Finish] = {"STOP": "stop", "MAX_TOKENS": "length"}
 REFUSALS = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "ESCALATION", "MODEL_ARMOR"}
@@ -38,7 +40,7 @@ class Gemini:
         turns = [_content(m) for m in wish.messages if m.get("role") != "system"]
         return {"model": wish.model, "contents": turns, "config": config}
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
         state: list[dict[str, Any]] = []
         usage: Any = None
         finish: str | None = None
@@ -57,11 +59,15 @@ class Gemini:
                     for part in (candidate.content.parts or ()) if candidate.content else ():
                         state.append(part.model_dump(mode="json", by_alias=True, exclude_none=True))
                         if part.text:
-                            yield Thought(part.text) if part.thought else Said(part.text)
+                            yield (
+                                ThinkingEvent(part.text, wish.index)
+                                if part.thought
+                                else TextEvent(part.text, wish.index)
+                            )
         finally:
             stream.close()
         if finish is not None:
-            yield End(_finish(finish), _usage(usage), tuple(state), said or finish, model, identity)
+            yield ServiceEnd(_finish(finish), _usage(usage), tuple(state), said or finish, model, identity)
 
 
 def _content(message: Message) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from trilens.generate import arguments
 from trilens.generate.limits import ANSWER, THINKING
 from trilens.generate.sampling import Sampling
 from trilens.hosted.faults import broke_off, typed
-from trilens.hosted.parts import End, Message, Said, Service, Thought, Usage, Wish
 from trilens.hosted.price import price
 from trilens.hosted.receipt import HostedReceipt, count, report
+from trilens.hosted.service import Service, ServiceEnd, Usage, Wish
 from trilens.hosted.table import Asked, Row, ask
-from trilens.model import Answer, EndEvent, Event, Prompt, TextEvent, ThinkingEvent, fold, several
+from trilens.model import Answer, Prompt, fold, several
 from trilens.spec.catalog import Backbone
+from trilens.text.events import EndEvent, Event, Whole
 from trilens.text.strategy import Thinking
-from trilens.text.template import check_messages
+from trilens.text.template import Message, check_messages
 
 AT_ONCE = 8  # requests of one `generate` that are under way together
 
@@ -162,15 +163,13 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
     False and `answer_now` raises RequestRefused."""
 
     thinking = False
-    stop_hit: str | None = None  # the stop string that ended it, where the service says
 
     def __init__(self, elsewhere: Elsewhere, service: Service, wish: Wish, request: dict[str, Any]) -> None:
         self.request = request
         self._elsewhere = elsewhere
         self._service = service
         self._wish = wish
-        self._thoughts: list[str] = []
-        self._texts: list[str] = []
+        self._whole = Whole[HostedReceipt]()
         self._first: float | None = None
         self._events = self._run()
 
@@ -186,48 +185,41 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
     def _run(self) -> Generator[Event[HostedReceipt]]:
         where = self._elsewhere.where
         self._started = time.perf_counter()
-        end: End | None = None
-        parts = self._service.parts(self.request, self._wish)
+        end: ServiceEnd | None = None
+        events = self._service.events(self.request, self._wish)
         try:
-            for part in parts:
-                match part:
-                    case End():
-                        end, self.stop_hit = part, part.stop
-                    case Thought(text):
-                        self._note(self._thoughts, text)
-                        yield ThinkingEvent(text)
-                    case Said(text):
-                        self._note(self._texts, text)
-                        yield TextEvent(text)
+            for event in events:
+                if isinstance(event, ServiceEnd):
+                    end = event
+                    continue
+                if self._first is None:
+                    self._first = time.perf_counter() - self._started
+                self._whole.take(event)
+                yield event
         except Exception as problem:
             error = typed(problem, where, self._elsewhere.key, begun=self._first is not None)
             if error is None:
                 raise
             raise self._with_partial(error) from None  # what the library raised may hold the key
         finally:
-            parts.close()
+            events.close()
         if end is None:
             raise self._with_partial(broke_off(where))
         if end.finish == "refused":
             said = f" ({end.said})" if end.said else ""
             raise self._with_partial(Refused(f"{where}: the model will not answer this{said}"), end)
         answer = self._answer(end)
-        yield EndEvent(answer.receipt, state=answer.state)
+        yield EndEvent(answer.receipt, self._wish.index, answer.state, end.finish, end.stop)
 
-    def _note(self, pieces: list[str], text: str) -> None:
-        if self._first is None:
-            self._first = time.perf_counter() - self._started
-        pieces.append(text)
-
-    def _with_partial(self, error: HostedError, end: End | None = None) -> HostedError:
+    def _with_partial(self, error: HostedError, end: ServiceEnd | None = None) -> HostedError:
         if self._first is not None:
             error.partial = self._answer(end)
         return error
 
-    def _answer(self, end: End | None) -> Answer[HostedReceipt]:
+    def _answer(self, end: ServiceEnd | None) -> Answer[HostedReceipt]:
         """What came so far. Without an end it broke off, and nothing of its price is known."""
         e, wish = self._elsewhere, self._wish
-        text, thought = "".join(self._texts), "".join(self._thoughts)
+        text, thought = self._whole.text, self._whole.thinking
         seconds = time.perf_counter() - self._started
         usage = Usage() if end is None else _whole(end.usage, e.row)
         finish = "broken" if end is None else end.finish

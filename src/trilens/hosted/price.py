@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from trilens.hosted.parts import Usage
+from trilens.hosted.service import Usage
 
 PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 

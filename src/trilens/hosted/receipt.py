@@ -9,8 +9,8 @@ from typing import Any, Literal
 from trilens.executors.accountant import ParameterCount
 from trilens.generate.answer import ClosedBy, ThinkingReport
 from trilens.generate.receipt import thinking_lines
-from trilens.hosted.parts import End, Usage
 from trilens.hosted.price import Price
+from trilens.hosted.service import ServiceEnd, Usage
 from trilens.hosted.table import Asked
 from trilens.spec.catalog import Backbone
 from trilens.units import big
@@ -117,7 +117,7 @@ class HostedReceipt:
 
 
 def count(
-    usage: Usage, thought: str, text: str, *, tokens_of: Callable[[str], int] | None, own: End | None = None
+    usage: Usage, thought: str, text: str, *, tokens_of: Callable[[str], int] | None, own: ServiceEnd | None = None
 ) -> HostedTokens:
     """Who thought and who answered, from the best that there is. `tokens_of` counts a text's tokens."""
     prompt, cached = usage.prompt, usage.cached

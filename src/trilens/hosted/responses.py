@@ -6,7 +6,9 @@ from collections.abc import Generator
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.hosted.parts import End, Finish, Message, Part, Said, Thought, Usage, Wish, plain, state_of
+from trilens.hosted.service import Finish, FromService, ServiceEnd, Usage, Wish, plain, state_of
+from trilens.text.events import TextEvent, ThinkingEvent
+from trilens.text.template import Message
 
 INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter": "refused"}
 
@@ -43,7 +45,7 @@ class Responses:
             request["max_output_tokens"] = wish.limit
         return {**request, **wish.asked.request}
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
         state: list[dict[str, Any]] = []
         refusal = ""
         begun = False  # whether an earlier part of the summary was written
@@ -52,12 +54,12 @@ class Responses:
                 match event.type:
                     case "response.reasoning_summary_part.added":
                         if begun:
-                            yield Thought("\n\n")
+                            yield ThinkingEvent("\n\n", wish.index)
                     case "response.reasoning_summary_text.delta" | "response.reasoning_text.delta":
                         begun = True
-                        yield Thought(event.delta)
+                        yield ThinkingEvent(event.delta, wish.index)
                     case "response.output_text.delta":
-                        yield Said(event.delta)
+                        yield TextEvent(event.delta, wish.index)
                     case "response.refusal.delta":
                         refusal += event.delta
                     case "response.output_item.done":  # only here the encrypted content is whole
@@ -71,7 +73,7 @@ class Responses:
                         raise Failed(event.message, event.code)
 
 
-def _end(response: Any, state: list[dict[str, Any]], refusal: str) -> End:
+def _end(response: Any, state: list[dict[str, Any]], refusal: str) -> ServiceEnd:
     reason = response.incomplete_details.reason if response.incomplete_details else None
     finish: Finish = "refused" if refusal else "stop" if reason is None else INCOMPLETE.get(reason, "length")
     usage, counts = response.usage, Usage()
@@ -84,7 +86,7 @@ def _end(response: Any, state: list[dict[str, Any]], refusal: str) -> End:
             output=usage.output_tokens,
             thinking=getattr(output, "reasoning_tokens", None),
         )
-    return End(finish, counts, tuple(state), refusal, response.model, response.id)
+    return ServiceEnd(finish, counts, tuple(state), refusal, response.model, response.id)
 
 
 def _items(message: Message) -> list[Any]:

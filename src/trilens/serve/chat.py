@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import (
-    Calls,
-    Ended,
-    Exchange,
-    Part,
-    Said,
-    Thought,
-    Whole,
-    begin,
-    logprobs_of,
-    routes_of,
-    sum_of,
-)
+from trilens.serve.exchange import Exchange, begin, logprobs_of, routes_of, sum_of
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -42,8 +29,16 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
+from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
 
-FINISH = {"stop": "stop", "stop_string": "stop", "length": "length", "tool_calls": "tool_calls", "cancelled": "stop"}
+FINISH = {
+    "stop": "stop",
+    "stop_string": "stop",
+    "length": "length",
+    "context": "length",
+    "tool_calls": "tool_calls",
+    "cancelled": "stop",
+}
 DONE = b"data: [DONE]\n\n"
 
 
@@ -188,28 +183,28 @@ async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator
     frames: dict[tuple[type, int], list[bytes]] = {}
     begun = [{**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]} for i in range(len(calls))]
     yield b"".join(map(as_data, begun))
-    async for batch in exchange.parts():
+    async for batch in exchange.events():
         out: list[bytes] = []
-        for part in batch:
-            if bare and isinstance(part, Thought | Said):
-                kind = type(part), part.index
+        for piece in batch:
+            if bare and isinstance(piece, ThinkingEvent | TextEvent):
+                kind = type(piece), piece.index
                 if kind not in frames:
-                    frames[kind] = _frame(head, part)
-                out.append(as_json(part.text).join(frames[kind]))
+                    frames[kind] = _frame(head, piece)
+                out.append(as_json(piece.text).join(frames[kind]))
                 continue
-            choice = _delta(part.index, _fields(part))
+            choice = _delta(piece.index, _fields(piece))
             chunk: dict[str, Any] = {**head, "choices": [choice]}
-            if request.logprobs and isinstance(part, Said | Ended):
-                content, logged[part.index] = logprobs_of(calls[part.index], logged[part.index])
+            if request.logprobs and isinstance(piece, TextEvent | EndEvent):
+                content, logged[piece.index] = logprobs_of(calls[piece.index], logged[piece.index])
                 if content:
                     choice["logprobs"] = {"content": content, "refusal": None}
             if request.trilens.routes:
-                routes, shown[part.index] = routes_of(calls[part.index], shown[part.index], chosen)
+                routes, shown[piece.index] = routes_of(calls[piece.index], shown[piece.index], chosen)
                 if routes:
                     chunk["trilens"] = {"routes": routes}
-            if isinstance(part, Ended):
-                choice["finish_reason"] = FINISH[part.why]
-                receipts[part.index] = part.receipt
+            if isinstance(piece, EndEvent):
+                choice["finish_reason"] = FINISH[piece.reason]
+                receipts[piece.index] = piece.receipt
                 if len(receipts) == len(calls) and not apart:
                     chunk |= _end(receipts, chunk)
             out.append(as_data(chunk))
@@ -232,7 +227,7 @@ def usage(receipts: list[AnyReceipt]) -> dict[str, Any]:
     }
 
 
-def tool_calls(answer: Whole) -> list[dict[str, Any]]:
+def tool_calls(answer: Whole[AnyReceipt]) -> list[dict[str, Any]]:
     return [
         {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
         for call in answer.calls
@@ -244,7 +239,7 @@ def _end(receipts: dict[int, AnyReceipt], chunk: dict[str, Any]) -> dict[str, An
     return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **receipt_fields(inorder)}}
 
 
-def _choice(exchange: Exchange, request: ChatRequest, index: int, answer: Whole) -> dict[str, Any]:
+def _choice(exchange: Exchange, request: ChatRequest, index: int, answer: Whole[AnyReceipt]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if not answer.calls else answer.text or None}
     if answer.thinking:
         message |= {"reasoning_content": answer.thinking, "reasoning": answer.thinking}
@@ -255,7 +250,7 @@ def _choice(exchange: Exchange, request: ChatRequest, index: int, answer: Whole)
         "index": index,
         "message": message,
         "logprobs": None if content is None else {"content": content, "refusal": None},
-        "finish_reason": FINISH[answer.end.why],
+        "finish_reason": FINISH[answer.end.reason],
     }
 
 
@@ -263,24 +258,24 @@ def _delta(index: int, fields: dict[str, Any]) -> dict[str, Any]:
     return {"index": index, "delta": fields, "logprobs": None, "finish_reason": None}
 
 
-def _fields(part: Part) -> dict[str, Any]:
-    match part:
-        case Thought(text):
+def _fields(piece: Event[AnyReceipt]) -> dict[str, Any]:
+    match piece:
+        case ThinkingEvent(text):
             return {"reasoning_content": text, "reasoning": text}
-        case Said(text):
+        case TextEvent(text):
             return {"content": text}
-        case Calls(arguments, _, number, id, name) if id is not None:
+        case ToolCallEvent(arguments, _, number, id, name) if id is not None:
             function = {"name": name, "arguments": arguments}
             return {"tool_calls": [{"index": number, "id": id, "type": "function", "function": function}]}
-        case Calls(arguments, _, number):
+        case ToolCallEvent(arguments, _, number):
             return {"tool_calls": [{"index": number, "function": {"arguments": arguments}}]}
         case _:
             return {}
 
 
-def _frame(head: dict[str, Any], part: Thought | Said) -> list[bytes]:
+def _frame(head: dict[str, Any], piece: ThinkingEvent | TextEvent) -> list[bytes]:
     """What stands around the texts in all chunks of this kind and choice: only the text differs between them."""
-    chunk = {**head, "choices": [_delta(part.index, _fields(replace(part, text="\0")))]}
+    chunk = {**head, "choices": [_delta(piece.index, dict.fromkeys(_fields(piece), "\0"))]}
     return as_data(chunk).split(as_json("\0"))
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Ended, Exchange, Said, begin
+from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import (
@@ -23,6 +23,7 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
+from trilens.text.events import EndEvent, TextEvent
 
 USUAL = 16  # tokens, as the protocol has it
 
@@ -62,7 +63,7 @@ async def whole_completion(exchange: Exchange, request: CompletionRequest) -> di
     answers = await exchange.whole()
     receipts = [answer.end.receipt for answer in answers]
     before = request.prompt if request.echo else ""
-    choices = [_choice(i, before + a.text, FINISH[a.end.why]) for i, a in enumerate(answers)]
+    choices = [_choice(i, before + a.text, FINISH[a.end.reason]) for i, a in enumerate(answers)]
     return {**_head(exchange), "choices": choices, "usage": usage(receipts), "trilens": receipt_fields(receipts)}
 
 
@@ -74,13 +75,13 @@ async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> A
     if request.echo:
         echoed = [{**head, "choices": [_choice(i, request.prompt, None)]} for i in range(count)]
         yield b"".join(map(as_data, echoed))
-    async for batch in exchange.parts():
+    async for batch in exchange.events():
         out: list[bytes] = []
-        for part in batch:
-            match part:
-                case Said(text, index):
+        for piece in batch:
+            match piece:
+                case TextEvent(text, index):
                     out.append(as_data({**head, "choices": [_choice(index, text, None)]}))
-                case Ended(why, receipt, index):
+                case EndEvent(receipt, index, reason=why):
                     receipts[index] = receipt
                     end = _end(receipts) if len(receipts) == count and not apart else {}
                     out.append(as_data({**head, "choices": [_choice(index, "", FINISH[why])], **end}))

@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import ContextFull, RequestRefused
 from trilens.generate.scheduler import UNREAD
 from trilens.hosted.model import HostedModel, HostedStream
-from trilens.hosted.parts import INLINE
 from trilens.hosted.receipt import HostedReceipt
+from trilens.hosted.service import INLINE
 from trilens.hosted.table import Asked
-from trilens.model import Call, EndEvent, Event, Model, Prompt
+from trilens.model import Call, Model, Prompt
 from trilens.spec.model import ModelSpec
+from trilens.text.events import EndEvent, Event, merged
 from trilens.text.model_text import ModelText
 from trilens.text.strategy import Strategy, Thinking, render_with
 
@@ -83,7 +84,7 @@ class EngineModel:
         encoded = self.text.encode(prompt, strategy, raw=False, variables=variables, tools=tools, context=self.context)
         messages, given = render_with(strategy, self.text.inference, prompt, variables)
         markers = self.text.inference.markers
-        more: dict[str, Any] = {"extra": {} if constraint is None else constraint.fields()}
+        more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else constraint.fields()}
         if tools:  # shown, and what the model calls is found in its answer here, as for a model that runs here
             more["extra"] |= {"tools": list(tools), "tool_choice": "none"}
         if not self._parsed:
@@ -96,7 +97,7 @@ class EngineModel:
             sampling=sampling,
             **more,
         )
-        return EngineCall(self, stream, encoded.ids, index)
+        return EngineCall(self, stream, encoded.ids)
 
     def _limit(self, prompt: int, most: int | None) -> int | None:
         """Of the whole completion; None leaves it to the engine, which goes on to the end of its context."""
@@ -125,7 +126,7 @@ class EngineCall:
 
     generation = None
 
-    def __init__(self, model: EngineModel, stream: HostedStream, ids: list[int], index: int) -> None:
+    def __init__(self, model: EngineModel, stream: HostedStream, ids: list[int]) -> None:
         self.ids = ids
         self.stream = stream
         self.finished = False
@@ -133,14 +134,9 @@ class EngineCall:
         self.fired: list[list[int]] = []
         self.tokenizer = model.text.tokenizer
         self._model = model
-        self._index = index
         self._events: deque[Event[HostedReceipt]] = deque()
         self._stopped = False
         self._read = threading.Condition()  # guards these two
-
-    @property
-    def stop_hit(self) -> str | None:
-        return self.stream.stop_hit
 
     @property
     def watched(self) -> bool:
@@ -161,13 +157,13 @@ class EngineCall:
         with self._read:
             self._read.wait_for(lambda: len(self._events) < UNREAD or self._stopped)
             if not self._stopped:
-                self._events.append(replace(event, index=self._index))
+                self._events.append(event)
             return not self._stopped
 
     def events(self) -> list[Event[HostedReceipt]]:
-        """What there is to read now."""
+        """What there is to read now, neighbours of one kind as one."""
         with self._read:
-            events = list(self._events)
+            events = merged(self._events)
             self._events.clear()
             self._read.notify_all()
         self.finished |= any(isinstance(event, EndEvent) for event in events)

@@ -1,4 +1,4 @@
-"""One request through a model, as every protocol sees it: parts of thinking, of text and of tool calls, then ends."""
+"""One request through a model, as every protocol sees it: events of thinking, text and tool calls, then ends."""
 
 from __future__ import annotations
 
@@ -7,52 +7,16 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from trilens.model import EndEvent, TextEvent, ThinkingEvent
 from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
 from trilens.serve.loop import EngineLoop, Running, TimeIsUp
-from trilens.serve.tools import CallFinder, ToolCall, ToolUse, forced_call
-from trilens.serve.wire import AnyReceipt, merged
+from trilens.serve.tools import ToolUse
+from trilens.serve.wire import AnyReceipt
+from trilens.text.events import Event, Whole
 from trilens.text.tokenizer import LONG
 
 T = TypeVar("T")
-Why = Literal["stop", "stop_string", "length", "tool_calls", "cancelled"]
-
-
-@dataclass(frozen=True)
-class Thought:
-    text: str
-    index: int
-
-
-@dataclass(frozen=True)
-class Said:
-    text: str
-    index: int
-
-
-@dataclass(frozen=True)
-class Calls:
-    """A tool is called: its name and id with the first part, then pieces of its arguments. `number`: which of the
-    answer's calls."""
-
-    arguments: str
-    index: int
-    number: int
-    id: str | None = None
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class Ended:
-    why: Why
-    receipt: AnyReceipt
-    index: int
-    stop: str | None  # the stop string that ended it
-
-
-Part = Thought | Said | Calls | Ended
 
 
 @dataclass(frozen=True)
@@ -64,58 +28,21 @@ class Exchange:
     running: Running
     use: ToolUse
 
-    async def parts(self) -> AsyncIterator[list[Part]]:
+    async def events(self) -> AsyncIterator[list[Event[AnyReceipt]]]:
         """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
-        readers = [_Reader(self.use, call, i) for i, call in enumerate(self.running.calls)]
+        finders = [self.use.finder(i) for i in range(len(self.running.calls))]
         async for events in self.running.batches():
-            batch: list[Part] = []
-            for event in merged(events):
-                match event:
-                    case ThinkingEvent(text, index):
-                        batch.append(Thought(text, index))
-                    case TextEvent(text, index):
-                        batch += readers[index].text(text)
-                    case EndEvent(receipt, index):
-                        batch += readers[index].end(receipt)
+            batch = [found for event in events for found in finders[event.index].push(event)]
             if batch:
                 yield batch
 
-    async def whole(self) -> list[Whole]:
-        """All of it: a fold over the same parts."""
-        answers = [Whole() for _ in self.running.calls]
-        async for batch in self.parts():
-            for part in batch:
-                answers[part.index].take(part)
+    async def whole(self) -> list[Whole[AnyReceipt]]:
+        """All of it: a fold over the same events."""
+        answers: list[Whole[AnyReceipt]] = [Whole() for _ in self.running.calls]
+        async for batch in self.events():
+            for event in batch:
+                answers[event.index].take(event)
         return answers
-
-
-class Whole:
-    """One choice, put together."""
-
-    def __init__(self) -> None:
-        self.thinking = ""
-        self.text = ""
-        self.calls: list[ToolCall] = []
-        self.ended: Ended | None = None
-
-    def take(self, part: Part) -> None:
-        match part:
-            case Thought(text):
-                self.thinking += text
-            case Said(text):
-                self.text += text
-            case Calls(arguments, _, _, id, name) if id is not None and name is not None:
-                self.calls.append(ToolCall(id, name, arguments))
-            case Calls(arguments):
-                last = self.calls[-1]
-                self.calls[-1] = ToolCall(last.id, last.name, last.arguments + arguments)
-            case Ended():
-                self.ended = part
-
-    @property
-    def end(self) -> Ended:
-        assert self.ended is not None, "an exchange that did not fail ends every choice"
-        return self.ended
 
 
 async def begin(
@@ -151,48 +78,6 @@ def characters(value: Any) -> int:
 
 _SHORT = ThreadPoolExecutor(8, "prepare")
 _LONG = ThreadPoolExecutor(1, "prepare-long")
-
-
-class _Reader:
-    """One choice's text: itself, or tool calls."""
-
-    def __init__(self, use: ToolUse, call: AnyCall, index: int) -> None:
-        self._use, self._call, self._index = use, call, index
-        self._finder = CallFinder(use)
-        self._number = -1
-        self._held = ""
-
-    def text(self, text: str) -> list[Part]:
-        if self._use.one is not None:
-            if self._number < 0:
-                return self._calls(forced_call(self._use, text))
-            return [Calls(text, self._index, self._number)]
-        if self._use.forced:
-            self._held += text
-            return []
-        return [part for found in self._finder.push(text) for part in self._found(found)]
-
-    def end(self, receipt: AnyReceipt) -> list[Part]:
-        parts = [part for found in self._finder.finish() for part in self._found(found)]
-        if self._held:
-            call = forced_call(self._use, self._held)
-            parts += self._calls(call) if call is not None else [Said(self._held, self._index)]
-        why: Why = "length"
-        match receipt.finish:
-            case "stop" | "stop_string":
-                why = "tool_calls" if self._number >= 0 else receipt.finish
-            case "cancelled":
-                why = "cancelled"
-        return [*parts, Ended(why, receipt, self._index, self._call.stop_hit)]
-
-    def _found(self, found: str | ToolCall) -> list[Part]:
-        return self._calls(found) if isinstance(found, ToolCall) else [Said(found, self._index)]
-
-    def _calls(self, call: ToolCall | None) -> list[Part]:
-        if call is None:
-            return []
-        self._number += 1
-        return [Calls(call.arguments, self._index, self._number, call.id, call.name)]
 
 
 def logprobs_of(call: AnyCall, start: int) -> tuple[list[dict[str, Any]], int]:

@@ -14,9 +14,9 @@ from starlette.exceptions import HTTPException
 from trilens.serve.faults import Fault, refused
 
 Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+AsgiMessage = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[AsgiMessage]]
+Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -49,7 +49,7 @@ class Guard:
         origin = headers.get("origin")
         allowed = origin in self._rules.origins if origin else False
 
-        async def answer(message: Message) -> None:
+        async def answer(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), *_extra(scope["path"], origin if allowed else None)]
             await send(message)
@@ -85,7 +85,7 @@ class Guard:
         """The application, with a body that does not grow past what is read."""
         read = 0
 
-        async def measured() -> Message:
+        async def measured() -> AsgiMessage:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))

@@ -18,8 +18,8 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from trilens.errors import TrilensError
-from trilens.model import EndEvent, Event
 from trilens.serve.engine_model import AnyCall, AnyModel
+from trilens.text.events import EndEvent, Event
 
 C = TypeVar("C", bound=AnyCall, default=Any)
 

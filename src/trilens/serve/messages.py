@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Calls, Ended, Exchange, Said, Thought, begin
+from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import EFFORTS, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -30,11 +30,13 @@ from trilens.serve.wire import (
     stops_of,
     text_of,
 )
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
 
 REASON = {
     "stop": "end_turn",
     "stop_string": "stop_sequence",
     "length": "max_tokens",
+    "context": "max_tokens",
     "tool_calls": "tool_use",
     "cancelled": "end_turn",
 }
@@ -143,7 +145,7 @@ async def whole_message(exchange: Exchange) -> dict[str, Any]:
     return {
         **_message(exchange),
         "content": content,
-        "stop_reason": REASON[end.why],
+        "stop_reason": REASON[end.reason],
         "stop_sequence": end.stop,
         "usage": _usage(end.receipt),
         "trilens": receipt_fields([end.receipt]),
@@ -157,23 +159,23 @@ async def message_events(exchange: Exchange) -> AsyncIterator[tuple[str, dict[st
     yield "message_start", {"type": "message_start", "message": start}
     index, kind = -1, ""
 
-    async for batch in exchange.parts():
-        for part in batch:
-            if isinstance(part, Ended):
+    async for batch in exchange.events():
+        for piece in batch:
+            if isinstance(piece, EndEvent):
                 if index < 0:
                     index, kind = 0, "text"
                     yield _begun(0, {"type": "text", "text": ""})
                 for event in _closed(index, kind):
                     yield event
-                yield "message_delta", _last(part)
+                yield "message_delta", _last(piece)
                 continue
-            wanted = {Thought: "thinking", Said: "text", Calls: "tool_use"}[type(part)]
-            if wanted != kind or (isinstance(part, Calls) and part.id is not None):
+            wanted = {ThinkingEvent: "thinking", TextEvent: "text", ToolCallEvent: "tool_use"}[type(piece)]
+            if wanted != kind or (isinstance(piece, ToolCallEvent) and piece.id is not None):
                 for event in _closed(index, kind):
                     yield event
                 index, kind = index + 1, wanted
-                yield _begun(index, _block(part))
-            yield _delta(index, part)
+                yield _begun(index, _block(piece))
+            yield _delta(index, piece)
     yield "message_stop", {"type": "message_stop"}
 
 
@@ -237,23 +239,23 @@ def _usage(receipt: AnyReceipt) -> dict[str, Any]:
     }
 
 
-def _block(part: Thought | Said | Calls) -> dict[str, Any]:
-    match part:
-        case Thought():
+def _block(piece: ThinkingEvent | TextEvent | ToolCallEvent) -> dict[str, Any]:
+    match piece:
+        case ThinkingEvent():
             return {"type": "thinking", "thinking": "", "signature": ""}
-        case Said():
+        case TextEvent():
             return {"type": "text", "text": ""}
-        case Calls():
-            return {"type": "tool_use", "id": part.id, "name": part.name, "input": {}}
+        case ToolCallEvent():
+            return {"type": "tool_use", "id": piece.id, "name": piece.name, "input": {}}
 
 
-def _delta(index: int, part: Thought | Said | Calls) -> tuple[str, dict[str, Any]]:
-    match part:
-        case Thought(text):
+def _delta(index: int, piece: ThinkingEvent | TextEvent | ToolCallEvent) -> tuple[str, dict[str, Any]]:
+    match piece:
+        case ThinkingEvent(text):
             delta = {"type": "thinking_delta", "thinking": text}
-        case Said(text):
+        case TextEvent(text):
             delta = {"type": "text_delta", "text": text}
-        case Calls(arguments):
+        case ToolCallEvent(arguments):
             delta = {"type": "input_json_delta", "partial_json": arguments}
     return "content_block_delta", {"type": "content_block_delta", "index": index, "delta": delta}
 
@@ -270,10 +272,10 @@ def _closed(index: int, kind: str) -> list[tuple[str, dict[str, Any]]]:
     return [*events, ("content_block_stop", {"type": "content_block_stop", "index": index})]
 
 
-def _last(end: Ended) -> dict[str, Any]:
+def _last(end: EndEvent[AnyReceipt]) -> dict[str, Any]:
     return {
         "type": "message_delta",
-        "delta": {"stop_reason": REASON[end.why], "stop_sequence": end.stop},
+        "delta": {"stop_reason": REASON[end.reason], "stop_sequence": end.stop},
         "usage": _usage(end.receipt),
         "trilens": receipt_fields([end.receipt]),
     }

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Calls, Ended, Exchange, Part, Said, Thought, Whole, begin
+from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -30,6 +30,9 @@ from trilens.serve.wire import (
     shown,
     text_of,
 )
+from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
+
+INCOMPLETE = ("length", "context")
 
 
 class ResponseTool(Fields):
@@ -115,7 +118,7 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange
 
 async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:
     [answer] = await exchange.whole()
-    return _response(exchange, request, _items(answer), answer.end.why, answer.end.receipt)
+    return _response(exchange, request, _items(answer), answer.end.reason, answer.end.receipt)
 
 
 async def response_events(exchange: Exchange, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
@@ -127,73 +130,73 @@ async def response_events(exchange: Exchange, request: ResponseRequest) -> Async
         number += 1
         return {"type": f"response.{kind}", "sequence_number": number - 1, **fields}
 
-    answer = Whole()
+    answer: Whole[AnyReceipt] = Whole()
     open_: _Item | None = None
     at = -1
     begun = _response(exchange, request, [], None, None)
     yield event("created", response=begun)
     yield event("in_progress", response=begun)
-    async for batch in exchange.parts():
-        for part in batch:
-            answer.take(part)
-            if isinstance(part, Ended):
+    async for batch in exchange.events():
+        for piece in batch:
+            answer.take(piece)
+            if isinstance(piece, EndEvent):
                 continue
-            if open_ is None or not open_.takes(part):
+            if open_ is None or not open_.takes(piece):
                 if open_ is not None:
                     for kind, fields in open_.done(at):
                         yield event(kind, **fields)
-                open_, at = _Item(part), at + 1
+                open_, at = _Item(piece), at + 1
                 for kind, fields in open_.begun(at):
                     yield event(kind, **fields)
-            kind, fields = open_.add(part, at)
+            kind, fields = open_.add(piece, at)
             yield event(kind, **fields)
     if open_ is not None:
         for kind, fields in open_.done(at):
             yield event(kind, **fields)
     end = answer.end
-    kind = "incomplete" if end.why == "length" else "completed"
-    yield event(kind, response=_response(exchange, request, _items(answer), end.why, end.receipt))
+    kind = "incomplete" if end.reason in INCOMPLETE else "completed"
+    yield event(kind, response=_response(exchange, request, _items(answer), end.reason, end.receipt))
 
 
 class _Item:
     """One item of the output while it is written."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, piece: Event[AnyReceipt]) -> None:
         self.text = ""
-        self.part = part
-        prefix = {Thought: "rs_", Said: "msg_", Calls: "fc_"}[type(part)]
+        self.piece = piece
+        prefix = {ThinkingEvent: "rs_", TextEvent: "msg_", ToolCallEvent: "fc_"}[type(piece)]
         self.id = new_id(prefix)
 
-    def takes(self, part: Part) -> bool:
-        return type(part) is type(self.part) and not (isinstance(part, Calls) and part.id is not None)
+    def takes(self, piece: Event[AnyReceipt]) -> bool:
+        return type(piece) is type(self.piece) and not (isinstance(piece, ToolCallEvent) and piece.id is not None)
 
     def begun(self, at: int) -> list[tuple[str, dict[str, Any]]]:
         events = [("output_item.added", {"output_index": at, "item": self._item("in_progress", empty=True)})]
-        if isinstance(self.part, Said):
+        if isinstance(self.piece, TextEvent):
             events.append(("content_part.added", {**self._place(at), "part": _text("")}))
         return events
 
-    def add(self, part: Part, at: int) -> tuple[str, dict[str, Any]]:
-        match part:
-            case Thought(text):
+    def add(self, piece: Event[AnyReceipt], at: int) -> tuple[str, dict[str, Any]]:
+        match piece:
+            case ThinkingEvent(text):
                 self.text += text
                 return "reasoning_text.delta", {**self._place(at), "delta": text}
-            case Calls(arguments):
+            case ToolCallEvent(arguments):
                 self.text += arguments
                 place = {"item_id": self.id, "output_index": at}
                 return "function_call_arguments.delta", {**place, "delta": arguments}
-            case Said(text):
+            case TextEvent(text):
                 self.text += text
                 return "output_text.delta", {**self._place(at), "delta": text, "logprobs": []}
-        raise AssertionError(part)
+        raise AssertionError(piece)
 
     def done(self, at: int) -> list[tuple[str, dict[str, Any]]]:
         place = self._place(at)
         item = ("output_item.done", {"output_index": at, "item": self._item("completed")})
-        match self.part:
-            case Thought():
+        match self.piece:
+            case ThinkingEvent():
                 return [("reasoning_text.done", {**place, "text": self.text}), item]
-            case Calls(_, _, _, _, name):
+            case ToolCallEvent(_, _, _, _, name):
                 fields = {"item_id": self.id, "output_index": at, "name": name, "arguments": self.text}
                 return [("function_call_arguments.done", fields), item]
         text = ("output_text.done", {**place, "text": self.text, "logprobs": []})
@@ -203,15 +206,15 @@ class _Item:
         return {"item_id": self.id, "output_index": at, "content_index": 0}
 
     def _item(self, status: str, empty: bool = False) -> dict[str, Any]:
-        match self.part:
-            case Thought():
+        match self.piece:
+            case ThinkingEvent():
                 return _reasoning(self.id, None if empty else self.text, status)
-            case Calls(_, _, _, id, name):
+            case ToolCallEvent(_, _, _, id, name):
                 return _function_call(self.id, id, name, "" if empty else self.text, status)
         return _output_message(self.id, None if empty else self.text, status)
 
 
-def _items(answer: Whole) -> list[dict[str, Any]]:
+def _items(answer: Whole[AnyReceipt]) -> list[dict[str, Any]]:
     items = [_reasoning(new_id("rs_"), answer.thinking, "completed")] if answer.thinking else []
     if answer.text or not answer.calls:
         items.append(_output_message(new_id("msg_"), answer.text, "completed"))
@@ -250,7 +253,7 @@ def _response(
     why: str | None,
     receipt: AnyReceipt | None,
 ) -> dict[str, Any]:
-    status = "in_progress" if why is None else "incomplete" if why == "length" else "completed"
+    status = "in_progress" if why is None else "incomplete" if why in INCOMPLETE else "completed"
     choice = request.tool_choice
     made: dict[str, Any] = {
         "id": exchange.id,
@@ -303,7 +306,7 @@ def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 out.append(message)
             case "reasoning":
                 content = item.get("content") or []
-                if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
+                if not isinstance(content, list) or not all(isinstance(piece, dict) for piece in content):
                     raise FieldRefused(f"{at}.content", f"is {shown(content)}; expected a list of parts")
                 thoughts = "\n".join(a_text(p, "text", f"{at}.content.{i}") or "" for i, p in enumerate(content))
             case "function_call":

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 Result = TypeVar("Result")
-Message = MutableMapping[str, Any]
+AsgiMessage = MutableMapping[str, Any]
 
 
 class EventStream(Response):
@@ -46,7 +46,7 @@ class Gone(Exception):
     """The client has left."""
 
 
-async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Awaitable[Result]) -> Result:
+async def unless_gone(receive: Callable[[], Awaitable[AsgiMessage]], work: Awaitable[Result]) -> Result:
     """The work's result; a client that leaves before it is there cancels it. Raises Gone then."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(receive))
@@ -61,6 +61,6 @@ async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Awaitable
         await asyncio.gather(working, gone, return_exceptions=True)
 
 
-async def _gone(receive: Callable[[], Awaitable[Message]]) -> None:
+async def _gone(receive: Callable[[], Awaitable[AsgiMessage]]) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

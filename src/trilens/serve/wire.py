@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from trilens.errors import BadTemplate, RequestRefused
 from trilens.generate.receipt import Receipt
 from trilens.hosted.receipt import HostedReceipt
-from trilens.model import Event, TextEvent, ThinkingEvent
 
 MOST_MESSAGES = 4096
 MOST_CHOICES = 8
@@ -237,18 +236,3 @@ def receipt_fields(receipts: Sequence[AnyReceipt]) -> dict[str, Any]:
     first = receipts[0]
     fields: dict[str, Any] = {"receipt": first.as_dict(), "text": first.as_text()}
     return fields if len(receipts) == 1 else {**fields, "receipts": [r.as_dict() for r in receipts]}
-
-
-def merged(events: Sequence[Event]) -> list[Event]:
-    """The same with neighbours of one kind and one choice as one, so that they go out together."""
-    out: list[Event] = []
-    for event in events:
-        last = out[-1] if out else None
-        match last, event:
-            case TextEvent(a, i), TextEvent(b, j) if i == j:
-                out[-1] = TextEvent(a + b, i)
-            case ThinkingEvent(a, i), ThinkingEvent(b, j) if i == j:
-                out[-1] = ThinkingEvent(a + b, i)
-            case _:
-                out.append(event)
-    return out

@@ -24,7 +24,7 @@ class OverLimit(Exception):
     """A template does more than any template needs."""
 
 
-class Refused(Exception):
+class TemplateRefusal(Exception):
     """`raise_exception(message)`: the template's own word on the conversation."""
 
 

@@ -110,10 +110,10 @@ class ModelText:
                 f"context of {context} with an answer; shorten the prompt"
             )
 
-    def splitter(self, encoded: Encoded) -> ThoughtSplitter:
-        """Takes one output apart; a raw prompt's output stays whole."""
+    def splitter(self, encoded: Encoded, index: int = 0) -> ThoughtSplitter:
+        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events."""
         markers = None if encoded.raw else self.inference.markers
-        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=self._reopens)
+        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=self._reopens, index=index)
 
     @cached_property
     def _reopens(self) -> bool:

@@ -22,7 +22,7 @@ from jinja2.utils import Joiner, Namespace
 from jinja2.visitor import NodeTransformer
 
 from trilens.text.filters import FILTERS, METHODS, TESTS, check_format, check_percent, joined, metered
-from trilens.text.meter import MAX_BITS, OverLimit, Refused, kind, meter
+from trilens.text.meter import MAX_BITS, OverLimit, TemplateRefusal, kind, meter
 
 MAX_SOURCE = 100_000  # characters; the longest templates in use have 20,000
 
@@ -77,7 +77,7 @@ def _range(*bounds: int) -> range:
 
 
 def _raise_exception(message: Any = "") -> None:
-    raise Refused(meter().text(message))
+    raise TemplateRefusal(meter().text(message))
 
 
 @pass_context

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trilens.errors import RequestRefused, shown
 from trilens.text.thinking import Inference, Setting, start_of
 
+if TYPE_CHECKING:
+    from trilens.text.template import Message
+
 Thinking = bool | str | int | None
-Message = Mapping[str, Any]
 
 WORDS = ("minimal", "low", "medium", "high", "xhigh", "max")
 OFF_OR_LEAST = "off-or-least"

@@ -15,7 +15,7 @@ from jinja2 import TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
-from trilens.text.meter import METER, Meter, OverLimit, Refused
+from trilens.text.meter import METER, Meter, OverLimit, TemplateRefusal
 from trilens.text.sandbox import MAX_SOURCE, Callback, environment
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class ChatTemplate:
         try:
             context = self._template.new_context({**variables, "strftime_now": Callback(self._strftime)})
             return environment().concat(self._template.root_render_func(context))
-        except Refused as refusal:
+        except TemplateRefusal as refusal:
             raise RequestRefused(f"the chat template refuses the conversation: {_one_line(refusal)}") from None
         except Exception as fault:
             said = f"chat template, line {self._line(fault)}: {_one_line(fault)}"

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
+from trilens.text.events import TextEvent, ThinkingEvent
 from trilens.text.stream import partial
 from trilens.text.thinking import Markers, Start
 
-Part = Literal["thinking", "answer", "control"]
-RANK: dict[Part, int] = {"control": 0, "thinking": 1, "answer": 2}  # a token that holds several parts is the highest
+TokenKind = Literal["thinking", "answer", "control"]
 HEADER = 200  # characters between a thinking and its answer, at most, where a marker opens the answer
 
 
-class Piece(NamedTuple):
-    part: Part
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Text that is neither thinking nor answer. It is counted, and nobody gets to read it."""
+
     text: str
+    index: int = 0
+
+
+Piece = ThinkingEvent | TextEvent | Control
+KIND: dict[type[Piece], TokenKind] = {ThinkingEvent: "thinking", TextEvent: "answer", Control: "control"}
+RANK: dict[TokenKind, int] = {
+    "control": 0,
+    "thinking": 1,
+    "answer": 2,
+}  # a token of several kinds is the highest
 
 
 class ThoughtSplitter:
@@ -29,9 +42,16 @@ class ThoughtSplitter:
     """
 
     def __init__(
-        self, markers: Markers | None, start: Start = "free", *, closers: Sequence[str] = (), reopens: bool = False
+        self,
+        markers: Markers | None,
+        start: Start = "free",
+        *,
+        closers: Sequence[str] = (),
+        reopens: bool = False,
+        index: int = 0,
     ) -> None:
         self.markers = markers
+        self.index = index  # of the prompt; each event has it
         self.thought = start == "opened"  # whether it ever was inside a thinking
         self.closed = False  # whether the output itself closed one
         self.marked = False
@@ -61,23 +81,23 @@ class ThoughtSplitter:
         return self._state == "answer"
 
     def push(self, text: str) -> list[Piece]:
-        if text and not self._held and (part := self._plain(text)) is not None:
-            return [Piece(part, text)]
+        if text and not self._held and (kind := self._plain(text)) is not None:
+            return [kind(text, self.index)]
         self._held += text
         out: list[Piece] = []
         while self._held and self._advance(out):
             pass
         return out
 
-    def _plain(self, text: str) -> Part | None:
+    def _plain(self, text: str) -> type[Piece] | None:
         """Where nothing is held back: what all of a text is, if nothing in it could belong to a marker or stand beside
         one. That is nearly always so, and this is the quick way to see it."""
         if self._state == "thinking":
             quiet = not self._fresh and not text[-1].isspace() and self._firsts.isdisjoint(text)
-            return "thinking" if quiet else None
+            return ThinkingEvent if quiet else None
         if self._state == "answer":
             quiet = self.markers is None or (not self._tail and self.markers.open[0] not in text)
-            return "answer" if quiet else None
+            return TextEvent if quiet else None
         return None
 
     @property
@@ -97,17 +117,17 @@ class ThoughtSplitter:
         if not held:
             return []
         if self._state == "before":
-            return [Piece("control" if self._strip and held.isspace() else "answer", held)]
+            return [(Control if self._strip and held.isspace() else TextEvent)(held, self.index)]
         if self._state == "answer":
-            return [Piece("answer", held)]
+            return [TextEvent(held, self.index)]
         body = held.rstrip() if not self._fresh else held.strip()
         at = held.find(body) if body else 0
-        parts: Iterable[tuple[Part, str]] = (
-            ("control", held[:at]),
-            ("thinking", body),
-            ("control", held[at + len(body) :]),
+        pieces: tuple[tuple[type[Piece], str], ...] = (
+            (Control, held[:at]),
+            (ThinkingEvent, body),
+            (Control, held[at + len(body) :]),
         )
-        return [Piece(part, text) for part, text in parts if text]
+        return [kind(text, self.index) for kind, text in pieces if text]
 
     def _advance(self, out: list[Piece]) -> bool:
         """One move; False when more text is needed."""
@@ -123,7 +143,7 @@ class ThoughtSplitter:
         space = len(self._held) - len(body)
         for marker in (*self._answers, self.markers.open, self.markers.close):
             if body.startswith(marker):
-                self._take(out, "control", space + len(marker))
+                self._take(out, Control, space + len(marker))
                 if marker == self.markers.open:
                     self._open()
                 elif marker == self.markers.close:
@@ -137,10 +157,10 @@ class ThoughtSplitter:
             found = [at for m in (*self._answers, self.markers.open) if (at := body.find(m)) >= 0]
             if not found:
                 return False
-            self._take(out, "control", space + min(found))
+            self._take(out, Control, space + min(found))
             return True
         if self._strip:
-            self._take(out, "control", space)
+            self._take(out, Control, space)
         self._state = "answer"
         return True
 
@@ -152,64 +172,64 @@ class ThoughtSplitter:
                 return False
             again = len(self.markers.open) if body.startswith(self.markers.open) else 0
             self._fresh = again > 0
-            self._take(out, "control", len(self._held) - len(body) + again)
+            self._take(out, Control, len(self._held) - len(body) + again)
             if not self._held or again:
                 return True
         found = [(at, marker) for marker in self._closers if (at := self._held.find(marker)) >= 0]
         if found:
             at, marker = min(found)
             thought = len(self._held[:at].rstrip())
-            self._take(out, "thinking", thought)
-            self._take(out, "control", at - thought)
+            self._take(out, ThinkingEvent, thought)
+            self._take(out, Control, at - thought)
             if marker == self.markers.close:
-                self._take(out, "control", len(marker))
+                self._take(out, Control, len(marker))
             self._state, self._strip, self.closed = "before", True, True
             self._header = bool(self._answers)
             return True
         kept = partial(self._held, self._closers)
-        self._take(out, "thinking", len(self._held[: len(self._held) - kept].rstrip()))
+        self._take(out, ThinkingEvent, len(self._held[: len(self._held) - kept].rstrip()))
         return False
 
     def _after(self, out: list[Piece]) -> bool:
         if self.markers is None:
-            self._take(out, "answer", len(self._held))
+            self._take(out, TextEvent, len(self._held))
             return False
         open_ = self.markers.open
         if not self._reopens:
             seen = self._tail + self._held
             self.marked = self.marked or open_ in seen
             self._tail = seen[len(seen) - partial(seen, (open_,)) :]
-            self._take(out, "answer", len(self._held))
+            self._take(out, TextEvent, len(self._held))
             return False
         at = self._held.find(open_)
         if at >= 0:
-            self._take(out, "answer", at)
-            self._take(out, "control", len(open_))
+            self._take(out, TextEvent, at)
+            self._take(out, Control, len(open_))
             self._open()
             return True
-        self._take(out, "answer", len(self._held) - partial(self._held, (open_,)))
+        self._take(out, TextEvent, len(self._held) - partial(self._held, (open_,)))
         return False
 
     def _open(self) -> None:
         self._state, self._fresh, self.thought = "thinking", True, True
 
-    def _take(self, out: list[Piece], part: Part, count: int) -> None:
+    def _take(self, out: list[Piece], kind: type[Piece], count: int) -> None:
         if count:
-            out.append(Piece(part, self._held[:count]))
+            out.append(kind(self._held[:count], self.index))
             self._held = self._held[count:]
 
 
 class TokenCounts:
-    """How many tokens thought, answered or controlled: each is counted once, as the highest part its text has part in.
+    """How many tokens thought, answered or controlled: each is counted once, as the highest kind of its text.
 
     A token without text of its own is a piece of the character that comes next.
     """
 
     def __init__(self) -> None:
-        self.counts: dict[Part, int] = {"thinking": 0, "answer": 0, "control": 0}
+        self.counts: dict[TokenKind, int] = {"thinking": 0, "answer": 0, "control": 0}
         self._waiting: deque[list[int]] = deque()  # tokens, their characters that are still to come out
         self.silent = 0  # tokens at the end that wrote no character yet
-        self._part: Part = "control"
+        self._kind: TokenKind = "control"
 
     @property
     def undecided(self) -> int:
@@ -223,7 +243,7 @@ class TokenCounts:
     def push(self, text: str, pieces: Sequence[Piece]) -> None:
         """One token's text went in, and these pieces came out."""
         if len(pieces) == 1 and not self._waiting and not self.silent and len(pieces[0].text) == len(text):
-            self.counts[pieces[0].part] += 1  # nearly always: all of it, at once
+            self.counts[KIND[type(pieces[0])]] += 1  # nearly always: all of it, at once
             return
         self.silent += 1
         if text:
@@ -243,17 +263,17 @@ class TokenCounts:
 
     def _out(self, pieces: Iterable[Piece]) -> None:
         for piece in pieces:
-            left = len(piece.text)
+            left, kind = len(piece.text), KIND[type(piece)]
             while left and self._waiting:
                 first = self._waiting[0]
                 taken = min(left, first[1])
                 first[1] -= taken
                 left -= taken
-                if RANK[piece.part] > RANK[self._part]:
-                    self._part = piece.part
+                if RANK[kind] > RANK[self._kind]:
+                    self._kind = kind
                 if not first[1]:
-                    self.counts[self._part] += first[0]
-                    self._part = "control"
+                    self.counts[self._kind] += first[0]
+                    self._kind = "control"
                     self._waiting.popleft()
 
 

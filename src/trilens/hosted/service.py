@@ -1,4 +1,4 @@
-"""What comes out of a service's stream, whichever it is: pieces of thinking and answer, then counts, then the end."""
+"""What a service is sent and what comes out of its stream, whichever it is: events, then what it says at the end."""
 
 from __future__ import annotations
 
@@ -7,25 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from trilens.hosted.table import Asked, Row
+from trilens.text.events import TextEvent, ThinkingEvent
+from trilens.text.template import Message
 from trilens.text.thinking import Markers, Start
 
 Finish = Literal["stop", "stop_string", "length", "context", "refused"]
-Message = Mapping[str, Any]
 INLINE = Markers("<think>", "</think>")  # what a server leaves in the answer that takes no thoughts out
-
-
-@dataclass(frozen=True)
-class Thought:
-    """A piece of thinking, or of its summary."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Said:
-    """A piece of the answer."""
-
-    text: str
 
 
 @dataclass(frozen=True)
@@ -41,10 +28,13 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class End:
-    """`state` is what the service wants back unchanged with the next turn; `said` its words for a refusal; `model` and
-    `id` are what it calls the model and the answer; `own` is the receipt that another trilens sends; `stop` the stop
-    string that ended it, where it says."""
+class ServiceEnd:
+    """What the service says at the end of its stream.
+
+    `state` is what it wants back unchanged with the next turn; `said` its words for a refusal; `model` and `id` are
+    what it calls the model and the answer; `own` is the receipt that another trilens sends; `stop` the stop string that
+    ended it, where it says.
+    """
 
     finish: Finish
     usage: Usage = Usage()
@@ -56,14 +46,14 @@ class End:
     stop: str | None = None
 
 
-Part = Thought | Said | End
+FromService = ThinkingEvent | TextEvent | ServiceEnd
 
 
 @dataclass(frozen=True)
 class Wish:
     """What a request is made of. `limit`: most tokens of the output, thinking and answer together. `extra`: fields that
     go along as they are. `markers` and `start`: how thoughts look that come inside the answer, and whether the prompt
-    has opened them."""
+    has opened them. `index` goes into the events."""
 
     model: str
     messages: Sequence[Message]
@@ -75,6 +65,7 @@ class Wish:
     extra: Mapping[str, Any] = field(default_factory=dict)
     markers: Markers = INLINE
     start: Start = "free"
+    index: int = 0
 
 
 class Service(Protocol):
@@ -93,8 +84,8 @@ class Service(Protocol):
         """Give its connections back."""
         ...
 
-    def parts(self, request: dict[str, Any], wish: Wish) -> Generator[Part]:
-        """Send what `wish` came to and read what comes; the last part is an `End`. Raises what the vendor's library
+    def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
+        """Send what `wish` came to and read what comes; the last is a `ServiceEnd`. Raises what the vendor's library
         raises; closing it closes the connection."""
         ...
 
