@@ -295,7 +295,7 @@ Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const u
     data += pool->page_bytes(caches[i]);
   }
   routes.resize((size_t)tokens * route_width);
-  memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));
+  if (!routes.empty()) memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));  // null must not be copied to
 }
 
 Block::~Block() {

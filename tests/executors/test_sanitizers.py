@@ -25,7 +25,7 @@ def test_random_requests_are_clean(sanitizer: str, tmp_path: Path) -> None:
 
 def test_a_few_requests_are_clean(tmp_path: Path) -> None:
     """With the portable kernels only and without optimisation: the others take the compiler minutes."""
-    _check(tmp_path, ["-O0", "-fsanitize=address,undefined"], {}, 8)
+    _check(tmp_path, ["-O0", "-fsanitize=address,undefined"], {}, 15)
 
 
 def _check(folder: Path, flags: list[str], sets: dict[str, list[str]], requests: int) -> None:
