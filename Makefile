@@ -63,7 +63,7 @@ SEED ?= 1
 
 fuzz: $(VENV)/.test build/fuzz/.done
 	$(BIN)/python -m fuzz --seconds $(SECONDS) --seed $(SEED) $(if $(TARGET),--target $(TARGET)) $(if $(PAGE),--page $(PAGE)) \
-	  --native $(wildcard build/fuzz/trilens/executors/native/_native*)
+	  --native build/fuzz/trilens/executors/native/_native*.so
 
 # A copy of its own, with the address and undefined-behaviour sanitizers in the compiled part.
 build/fuzz/.done: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/*)

@@ -332,7 +332,7 @@ Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const u
     data += pool->page_bytes(caches[i]);
   }
   routes.resize((size_t)tokens * route_width);
-  memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));
+  if (!routes.empty()) memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));  // null must not be copied to
   if (!has_states) return;
   std::vector<float> floats(pool->fixed_floats);
   memcpy(floats.data(), data + routes.size() * sizeof(uint16_t) + 1, states);

@@ -11,21 +11,7 @@ from pathlib import Path
 import pytest
 
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
-FILES = [
-    "cache",
-    "engine",
-    "rows",
-    "products",
-    "attention",
-    "experts",
-    "layout",
-    "room",
-    "sampling",
-    "team",
-    "kernels_portable",
-    "kernels_avx2",
-    "kernels_avx512",
-]
+FILES = sorted(path.stem for path in SOURCES.glob("*.cpp") if path.stem != "bindings")  # that one needs Python
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
 SETS = {"kernels_avx2": AVX2, "kernels_avx512": AVX512} if platform.machine() == "x86_64" else {}
@@ -38,9 +24,8 @@ def test_random_requests_are_clean(sanitizer: str, tmp_path: Path) -> None:
 
 
 def test_a_few_requests_are_clean(tmp_path: Path) -> None:
-    """Without AVX-512 and optimisation, which take the compiler minutes; this takes it one."""
-    few = {name: flags for name, flags in SETS.items() if name != "kernels_avx512"}
-    _check(tmp_path, ["-O0", "-fsanitize=address,undefined"], few, 20)
+    """With the portable kernels only and without optimisation: the others take the compiler minutes."""
+    _check(tmp_path, ["-O0", "-fsanitize=address,undefined"], {}, 15)
 
 
 def _check(folder: Path, flags: list[str], sets: dict[str, list[str]], requests: int) -> None:
