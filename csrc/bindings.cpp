@@ -101,14 +101,16 @@ NB_MODULE(_native, m) {
   });
 
   nb::class_<Pool>(m, "Pool")
-      .def("__init__", [](Pool* p, Rows<int32_t> shapes, const std::string& kind, size_t limit, int most_rows) {
+      .def("__init__", [](Pool* p, Rows<int32_t> shapes, const std::string& kind, size_t limit, int most_rows,
+                          std::vector<int> fixed, int snapshot_every) {
         std::vector<CacheShape> all;
         for (size_t c = 0; c < shapes.shape(0); c++) {
           const int32_t* s = shapes.data() + c * 6;
           all.push_back({s[0], s[1], s[2], s[3] != 0, s[4], s[5]});
         }
-        new (p) Pool(std::move(all), kind == "f32" ? KV::F32 : kind == "f16" ? KV::F16 : KV::I8, limit, most_rows);
-      })
+        new (p) Pool(std::move(all), kind == "f32" ? KV::F32 : kind == "f16" ? KV::F16 : KV::I8, limit, most_rows, fixed,
+                     snapshot_every);
+      }, "shapes"_a, "kind"_a, "limit"_a, "most_rows"_a, "fixed"_a = std::vector<int>(), "snapshot_every"_a = 0)
       .def_prop_ro("pages_in_use", &Pool::pages_in_use)
       .def_prop_ro("bytes_in_use", &Pool::bytes_in_use)
       .def_ro("limit", &Pool::limit)
@@ -125,6 +127,10 @@ NB_MODULE(_native, m) {
       })
       .def_ro("tokens", &Block::tokens)
       .def_ro("route_width", &Block::route_width)
+      .def("routes", [](const Block& b, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
+        if (out.size() != b.routes.size()) throw Refused("no routes of that many tokens are kept");
+        std::copy_n(b.routes.data(), out.size(), out.data());
+      })
       .def_prop_ro("kept_bytes", &Block::bytes)
       .def_prop_ro("own_bytes", &Block::own_bytes)
       .def("written", [](const Block& b) {
@@ -143,6 +149,9 @@ NB_MODULE(_native, m) {
       .def_ro("request_length", &Sequence::request_length)
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
       .def_prop_ro("held_bytes", &Sequence::held_bytes)
+      .def_prop_ro("fixed_bytes", [](const Sequence& s) { return s.pool()->fixed_floats * sizeof(float); })
+      .def("nearest", &Sequence::nearest)
+      .def("snapshot", [](Sequence& s) { s.fixed.keep(s.length); })
       .def_ro("route_width", &Sequence::route_width)
       .def("routes", [](const Sequence& s, int first, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
         size_t at = (size_t)first * s.route_width;

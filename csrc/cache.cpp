@@ -9,9 +9,28 @@ namespace trilens {
 
 static size_t rounded(size_t n) { return (n + 63) / 64 * 64; }
 
-Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows)
-    : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), most_rows_(most_rows), owner_(getpid()),
-      free_(shapes.size()) {}
+Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows, const std::vector<int>& fixed,
+           int snapshot_every_)
+    : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), snapshot_every(fixed.empty() ? 0 : snapshot_every_),
+      most_rows_(most_rows), owner_(getpid()), free_(shapes.size()) {
+  for (int floats : fixed) {
+    fixed_offsets.push_back(fixed_floats);
+    fixed_floats += floats;
+  }
+}
+
+void Pool::hold(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  bytes_in_use_ += bytes;
+  bytes_held_ += bytes;
+}
+
+void Pool::let_go(size_t bytes) {
+  if (getpid() != owner_) return;
+  std::lock_guard lock(mutex_);
+  bytes_in_use_ -= bytes;
+  bytes_held_ -= bytes;
+}
 
 size_t Pool::head_bytes(int cache) const {
   const CacheShape& s = shapes[cache];
@@ -93,7 +112,7 @@ void Pool::give_back(int cache, Page* page) {
 void Pool::copy(int cache, Page& to, const Page& from) const { memcpy(to.bytes.get(), from.bytes.get(), page_bytes(cache)); }
 
 size_t Pool::need(int length) const {
-  size_t bytes = 0;
+  size_t bytes = fixed_floats * sizeof(float);
   for (size_t c = 0; c < shapes.size(); c++) {
     size_t pages = (length + PAGE - 1) / PAGE;
     if (shapes[c].mask) pages = std::min(pages, (size_t)((shapes[c].mask_size + most_rows_) / PAGE + 2));
@@ -113,7 +132,7 @@ size_t Pool::bytes_in_use() const {
 }
 
 Sequence::Sequence(std::shared_ptr<Pool> pool, int request_length_)
-    : request_length(request_length_), pool_(std::move(pool)), pages_(pool_->shapes.size()) {
+    : request_length(request_length_), fixed(pool), pool_(std::move(pool)), pages_(pool_->shapes.size()) {
   size_t need = pool_->need(request_length);
   if (need > pool_->limit)
     throw CacheFull("a sequence of " + std::to_string(request_length) + " tokens needs " + std::to_string(need >> 10) +
@@ -129,6 +148,7 @@ void Sequence::free() {
     pages_[c].clear();
   }
   std::vector<uint16_t>().swap(routes);
+  fixed.clear();
   length = 0;
 }
 
@@ -178,16 +198,25 @@ void Sequence::drop_unseen() {
   }
 }
 
-static bool holds(const std::vector<Page*>& pages, const CacheShape& s, int length) {
-  for (int block = first_visible(s.mask, s.mask_size, length) / PAGE; block * PAGE < length; block++)
-    if (!pages[block]) return false;
+bool Sequence::holds(int to) const {
+  if (to < 0 || to > length || !fixed.knows(to, length)) return false;
+  for (size_t c = 0; c < pages_.size(); c++) {
+    const CacheShape& s = pool_->shapes[c];
+    for (int block = first_visible(s.mask, s.mask_size, to) / PAGE; block * PAGE < to; block++)
+      if (!pages_[c][block]) return false;
+  }
   return true;
 }
 
+int Sequence::nearest(int to) const {
+  to = std::min(to, length);
+  while (to > 0 && !holds(to)) to--;
+  return std::max(to, 0);
+}
+
 bool Sequence::rewind(int to) {
-  if (to > length || to < 0) return false;
-  for (size_t c = 0; c < pages_.size(); c++)
-    if (!holds(pages_[c], pool_->shapes[c], to)) return false;
+  if (!holds(to)) return false;
+  fixed.go_back(to, length);
   length = to;
   routes.resize((size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++)
@@ -200,11 +229,10 @@ bool Sequence::rewind(int to) {
 }
 
 std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
-  if (to > length || to < 0) return nullptr;
-  for (size_t c = 0; c < pages_.size(); c++)
-    if (!holds(pages_[c], pool_->shapes[c], to)) return nullptr;
+  if (!holds(to)) return nullptr;
   auto copy = std::make_unique<Sequence>(pool_, request_length_);
   copy->length = to;
+  copy->fixed.begin_as(fixed, to, length);
   copy->route_width = route_width;
   copy->routes.assign(routes.begin(), routes.begin() + (size_t)to * route_width);
   for (size_t c = 0; c < pages_.size(); c++) {
@@ -223,7 +251,8 @@ int Sequence::adopt(const std::vector<const Block*>& blocks, int last_tokens) {
   int first = length / PAGE, many = (int)blocks.size();
   for (; many > 0; many--) {
     int to = length + (many - 1) * PAGE + (many == (int)blocks.size() ? last_tokens : PAGE);
-    bool all = true;
+    const Block& end = *blocks[many - 1];
+    bool all = !pool_->fixed_floats || (end.fixed && length + (many - 1) * PAGE + end.tokens == to);
     for (size_t c = 0; c < pages_.size() && all; c++)
       for (int at = first_visible(pool_->shapes[c].mask, pool_->shapes[c].mask_size, to) / PAGE; at * PAGE < to && all; at++)
         all = at < first ? pages_[c][at] != nullptr : blocks[at - first]->pages[c] != nullptr;
@@ -245,6 +274,10 @@ int Sequence::adopt(const std::vector<const Block*>& blocks, int last_tokens) {
   for (int b = 0; b < many; b++) {
     int kept = b == (int)blocks.size() - 1 ? last_tokens : PAGE;
     routes.insert(routes.end(), blocks[b]->routes.begin(), blocks[b]->routes.begin() + (size_t)kept * route_width);
+  }
+  for (int b = 0, at = length; b < many; b++) {
+    at += blocks[b]->tokens;
+    if (blocks[b]->fixed && at <= length + tokens) fixed.go_on(at, blocks[b]->fixed);
   }
   length += tokens;
   return tokens;
@@ -273,6 +306,7 @@ Block::Block(const Sequence& of, int number)
     pages.push_back(of.pages((int)c)[number]);
     if (pages.back()) pool->share(pages.back());
   }
+  fixed = of.fixed.at(number * PAGE + tokens, of.length);
   auto from = of.routes.begin() + (size_t)number * PAGE * route_width;
   routes.assign(from, from + (size_t)tokens * route_width);
 }
@@ -281,9 +315,12 @@ Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const u
     : pool(std::move(pool_)), tokens(tokens_), route_width(route_width_) {
   if (tokens < 1 || tokens > PAGE || route_width < 0) throw Refused("a block of " + std::to_string(tokens) + " tokens");
   std::vector<int> caches;
-  size_t need = pool->shapes.size() + sizeof(uint16_t) * tokens * route_width;
+  size_t need = pool->shapes.size() + sizeof(uint16_t) * tokens * route_width, states = pool->fixed_floats * sizeof(float);
   for (size_t c = 0; c < pool->shapes.size(); c++)
     if (c < size && data[c]) caches.push_back((int)c), need += pool->page_bytes((int)c);
+  need += states ? 1 : 0;
+  bool has_states = states && need <= size && data[need - 1];
+  need += has_states ? states : 0;
   if (need != size) throw Refused("a block of " + std::to_string(size) + " bytes, expected " + std::to_string(need));
   std::vector<Page*> taken;
   if (!pool->take(caches, taken)) throw Refused("the page pool is full");
@@ -296,6 +333,10 @@ Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const u
   }
   routes.resize((size_t)tokens * route_width);
   memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));
+  if (!has_states) return;
+  std::vector<float> floats(pool->fixed_floats);
+  memcpy(floats.data(), data + routes.size() * sizeof(uint16_t) + 1, states);
+  fixed = std::make_shared<const Snapshot>(pool, floats.data());
 }
 
 Block::~Block() {
@@ -304,18 +345,19 @@ Block::~Block() {
 }
 
 size_t Block::bytes() const {
-  size_t sum = 0;
+  size_t sum = fixed ? fixed->bytes() : 0;
   for (size_t c = 0; c < pages.size(); c++) sum += pages[c] ? pool->page_bytes((int)c) : 0;
   return sum;
 }
 
 size_t Block::own_bytes() const {
-  size_t sum = 0;
+  size_t sum = fixed && fixed.use_count() == 1 ? fixed->bytes() : 0;
   for (size_t c = 0; c < pages.size(); c++) sum += pages[c] && pages[c]->sharers == 1 ? pool->page_bytes((int)c) : 0;
   return sum;
 }
 
-// For each cache whether it has a page; the pages; the routes.
+// For each cache whether it has a page; the pages; the routes; where the model has fixed states, whether they are here,
+// and they.
 std::vector<uint8_t> Block::written() const {
   std::vector<uint8_t> out;
   for (Page* page : pages) out.push_back(page != nullptr);
@@ -323,6 +365,9 @@ std::vector<uint8_t> Block::written() const {
     if (pages[c]) out.insert(out.end(), pages[c]->bytes.get(), pages[c]->bytes.get() + pool->page_bytes((int)c));
   const uint8_t* r = (const uint8_t*)routes.data();
   out.insert(out.end(), r, r + routes.size() * sizeof(uint16_t));
+  if (pool->fixed_floats) out.push_back(fixed != nullptr);
+  const uint8_t* f = fixed ? (const uint8_t*)fixed->floats() : nullptr;
+  if (f) out.insert(out.end(), f, f + fixed->bytes());
   return out;
 }
 

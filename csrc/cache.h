@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "state.h"
 
 namespace trilens {
 
@@ -36,11 +37,16 @@ struct Page {
 // asks. Any thread may; a sequence is one thread's at a time.
 class Pool {
  public:
-  Pool(std::vector<CacheShape> shapes, KV kind, size_t limit_bytes, int most_rows);
+  // `fixed`: floats of each fixed state. `snapshot_every`: tokens after which a sequence keeps a snapshot by itself.
+  Pool(std::vector<CacheShape> shapes, KV kind, size_t limit_bytes, int most_rows, const std::vector<int>& fixed = {},
+       int snapshot_every = 0);
 
   const std::vector<CacheShape> shapes;
   const KV kind;
   const size_t limit;
+  std::vector<size_t> fixed_offsets;  // of each fixed state: its first float among a sequence's
+  size_t fixed_floats = 0;            // of all of them
+  const int snapshot_every;
 
   size_t page_bytes(int cache) const { return head_bytes(cache) * shapes[cache].kv_heads; }
   KVBlock block(int cache, const Page& page, int head) const;
@@ -51,6 +57,9 @@ class Pool {
   void share(Page* page);
   void give_back(int cache, Page* page);
   void copy(int cache, Page& to, const Page& from) const;
+
+  void hold(size_t bytes);  // of fixed states, which may exceed the limit by what is held when the pages run out
+  void let_go(size_t bytes);
 
   size_t need(int length) const;  // bytes that a sequence of `length` tokens comes to hold at most
   size_t pages_in_use() const;
@@ -88,8 +97,9 @@ class Block {
   int tokens, route_width;
   std::vector<Page*> pages;  // [cache]
   std::vector<uint16_t> routes;
+  std::shared_ptr<const Snapshot> fixed;  // the states behind its last token; null: nobody kept them
 
-  size_t bytes() const;      // of its pages
+  size_t bytes() const;      // of its pages and states
   size_t own_bytes() const;  // of those that nobody else uses
   std::vector<uint8_t> written() const;
 };
@@ -105,10 +115,12 @@ class Sequence {
   std::vector<std::shared_ptr<Table>> ropes, scales;
   mutable std::vector<uint16_t> routes;  // [length][route_width]: the experts of each token, layer after layer, by rank
   int route_width = 0;
+  FixedStates fixed;
 
   bool grow(int tokens);  // pages for the next tokens, its own where they were shared; false and nothing taken: there are none
   bool rewind(int to);
-  std::unique_ptr<Sequence> fork(int to, int request_length) const;  // null where a window has dropped what it needs
+  std::unique_ptr<Sequence> fork(int to, int request_length) const;  // null where it does not hold what that needs
+  int nearest(int to) const;  // the most tokens up to `to` that it can go back to
   // Go on with these blocks, the last of them up to `last_tokens`; how many tokens that was, for a window may need others.
   int adopt(const std::vector<const Block*>& blocks, int last_tokens);
   size_t kv_bytes() const;
@@ -118,6 +130,7 @@ class Sequence {
   void free();
 
  private:
+  bool holds(int to) const;
   void drop_unseen();
   std::shared_ptr<Pool> pool_;
   std::vector<std::vector<Page*>> pages_;  // [cache][block]; null: dropped

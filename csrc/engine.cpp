@@ -198,6 +198,7 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     for (; f < feeds.size() && (int)tokens_.size() < most_rows_; f++, done = 0) {
       const Feed& feed = feeds[f];
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
+      if (pool->snapshot_every) n = std::min(n, pool->snapshot_every - feed.sequence->length % pool->snapshot_every);
       if (all) n = std::min(n, MOST_LOGITS - (int)wanted_rows_.size());  // every token's logits take a lot of memory
       bool last = done + n == feed.count, wanted = last && feed.logits;
       if (n == 0) break;
@@ -211,7 +212,7 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
           wanted_rows_.push_back((int)tokens_.size());
           wanted_feeds_.push_back((int)f);
         }
-        tokens_.push_back({feed.tokens[done + i], s.length + i, &s});
+        tokens_.push_back({feed.tokens[done + i], s.length + i, &s, (int)taken.size()});
       }
       taken.push_back({&s, n});
       done += n;
@@ -219,8 +220,9 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     }
     reach_wanted(wanted_rows_.size());
     counts.passes++;
+    begin_runs(taken);
     sub_step(feeds, out);
-    for (auto [sequence, n] : taken) sequence->length += n;
+    end_runs();
   }
 }
 
@@ -294,6 +296,7 @@ int Engine::begin(int phase) {
   // Rows: as many at a time as are worth handing out.
   int cost = std::max(s.width, s.input_width);
   if (s.op == Op::EXPERTS) cost *= s.i[0];
+  if (s.op == Op::CONVOLVE) cost *= s.i[1];
   if (s.op == Op::ROUTE || s.op == Op::WRITE_KV || s.op == Op::GLU || s.op == Op::SOFTCAP) cost *= 4;
   row_chunk_ = std::max(1, 8192 / cost);
   if ((long)n * cost <= 16384) row_chunk_ = n;
@@ -314,7 +317,8 @@ void Engine::run(int phase, int piece, int thread) {
   int first = piece * row_chunk_, end = std::min(rows(s), first + row_chunk_);
   if (s.op == Op::WRITE_KV) return write_kv(s, first, end);
   if (s.op == Op::ROUTE) return route_rows(s, n, first, end);
-  row_piece(s, n, first, end);
+  if (s.op == Op::CONVOLVE) convolve_rows(s, first, end);
+  else row_piece(s, n, first, end);
   rows_done(s, 0, s.width, first, end);
 }
 
@@ -338,6 +342,8 @@ uint64_t Engine::bytes_read(const Instruction& s) const {
           bytes += (tokens_[r].position + 1 - first_visible(s.i[2], s.i[3], tokens_[r].position)) * pool->token_bytes(s.i[0]);
       return bytes;
     }
+    case Op::CONVOLVE:
+      return parameters_[s.param[0]].row.size() * sizeof(float) + runs_.size() * (s.i[1] - 1) * s.width * sizeof(float);
     default: return 0;
   }
 }

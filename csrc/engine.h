@@ -17,7 +17,7 @@ namespace trilens {
 // The numbers are those of program.py.
 enum class Op : int32_t {
   EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE, SOFTCAP, GLU,
-  WRITE_KV, ATTEND, ROUTE, EXPERTS, LINEARS, GLU_LINEAR, COUNT
+  WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, LINEARS, GLU_LINEAR, COUNT
 };
 
 struct Instruction {
@@ -92,7 +92,8 @@ class Engine : private Work {
 
  private:
   struct Phase { int instruction, part; };
-  struct Token { int32_t id, position; const Sequence* sequence; };
+  struct Token { int32_t id, position; const Sequence* sequence; int run; };
+  struct Run { Sequence* sequence; int first, count; };  // the rows of one sequence
   struct Tile { int row, tokens, sequence; };
   struct Slots;  // experts: tokens grouped by expert
 
@@ -116,6 +117,9 @@ class Engine : private Work {
   int begin_attend(const Instruction& s, int part);
   void attend_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
   void write_kv(const Instruction& s, int first, int end);
+  void begin_runs(const std::vector<std::pair<Sequence*, int>>& taken);
+  void convolve_rows(const Instruction& s, int first, int end);
+  void end_runs();
   int begin_experts(const Instruction& s, int part);
   void experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
   void route_rows(const Instruction& s, const Numbers& n, int first, int end);
@@ -145,6 +149,8 @@ class Engine : private Work {
 
   // the step
   std::vector<Token> tokens_;
+  std::vector<Run> runs_;
+  std::vector<std::vector<float>> next_;  // of each run: the fixed states behind it
   std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
 

@@ -39,7 +39,7 @@ struct Quantised {  // where rows are written to
   bool fine = false;
 };
 
-enum class Curve { SILU, GELU, GELU_TANH };
+enum class Curve { SILU, GELU, GELU_TANH, IDENTITY };
 struct Glu { Curve curve; float clamp, slope, up_offset; };
 
 enum class KV { F32, F16, I8 };
@@ -91,6 +91,7 @@ struct Kernels {
   void (*scale)(const float* a, float factor, float* y, int n);
   void (*multiply)(const float* a, const float* factors, float* y, int n);
   void (*fused_add)(const float* a, float factor, float* y, int n);  // y += a * factor
+  void (*multiply_add)(const float* a, const float* factors, float* y, int n);  // y += a * factors
   void (*clip)(const float* a, float limit, float* y, int n);
   void (*softcap)(const float* a, float cap, float* y, int n);
   void (*rope)(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos, const float* sin);

@@ -41,6 +41,7 @@ template <class V> static inline V error_function(V x) {
 
 template <class V> static inline V curve(V x, const Glu& glu) {
   switch (glu.curve) {
+    case Curve::IDENTITY: return x;
     case Curve::SILU: return mul(x, sigmoid(mul(x, filled<V>(glu.slope))));
     case Curve::GELU: return mul(mul(x, filled<V>(0.5f)), add(filled<V>(1.0f), error_function(mul(x, filled<V>(0.70710678118654752f)))));
     default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)
@@ -62,7 +63,7 @@ static inline void store_some(float* p, F8 a, int n) {
   for (int i = 0; i < n; i++) p[i] = full[i];
 }
 
-// y = f(a), y = f(a, b): f takes lanes of any number.
+// y = f(a), y = f(a, b), y = f(a, b, y): f takes lanes of any number.
 template <class F> static inline void each(const float* a, float* y, int n, F f) {
   int i = 0;
   for (; i + Widest::N <= n; i += Widest::N) store(y + i, f(Widest::numbers(a + i)));
@@ -74,6 +75,14 @@ template <class F> static inline void each(const float* a, const float* b, float
   for (; i + Widest::N <= n; i += Widest::N) store(y + i, f(Widest::numbers(a + i), Widest::numbers(b + i)));
   for (; Widest::N > 8 && i + 8 <= n; i += 8) store(y + i, f(load(a + i), load(b + i)));
   if (i < n) store_some(y + i, f(load_some(a + i, n - i), load_some(b + i, n - i)), n - i);
+}
+template <class F> static inline void each_onto(const float* a, const float* b, float* y, int n, F f) {
+  int i = 0;
+  for (; i + Widest::N <= n; i += Widest::N)
+    store(y + i, f(Widest::numbers(a + i), Widest::numbers(b + i), Widest::numbers(y + i)));
+  for (; Widest::N > 8 && i + 8 <= n; i += 8) store(y + i, f(load(a + i), load(b + i), load(y + i)));
+  if (i < n)
+    store_some(y + i, f(load_some(a + i, n - i), load_some(b + i, n - i), load_some(y + i, n - i)), n - i);
 }
 
 // ------------------------------------------------------------------------------------------------- activations
@@ -170,6 +179,9 @@ static void multiply(const float* a, const float* factors, float* y, int n) {
 }
 static void fused_add(const float* a, float factor, float* y, int n) {
   each(a, y, y, n, [&](auto v, auto w) { return fma(v, filled<decltype(v)>(factor), w); });
+}
+static void multiply_add(const float* a, const float* factors, float* y, int n) {
+  each_onto(a, factors, y, n, [](auto v, auto w, auto sum) { return fma(v, w, sum); });
 }
 static void clip(const float* a, float limit, float* y, int n) {
   each(a, y, n, [&](auto v) { return smaller(larger(v, filled<decltype(v)>(-limit)), filled<decltype(v)>(limit)); });
@@ -478,6 +490,6 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
 }
 
 static Kernels table(const char* name) {
-  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, clip, softcap, rope, store_kv,
+  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, clip, softcap, rope, store_kv,
           attend, merge, finish, route};
 }

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from fuzz.run import Tally, fuzz, save
 from fuzz.targets import TARGETS, Target, chosen
 from fuzz.worker import ROOT
 
-HEAD = "| target | inputs tried | distinct outcomes | accepted | distinct failures | seconds | sanitizers |\n"
-HEAD += "| --- | --- | --- | --- | --- | --- | --- |"
+COLUMNS = [
+    *("target", "inputs tried", "distinct outcomes", "accepted", "distinct failures"),
+    *("seconds", "seconds of a processor", "sanitizers"),
+]
+HEAD = f"| {' | '.join(COLUMNS)} |\n|{' --- |' * len(COLUMNS)}"
 
 
 def main() -> int:
@@ -40,15 +46,29 @@ def main() -> int:
 
     with ThreadPoolExecutor(max(1, min(given.jobs, 2))) as pool:
         tallies = list(pool.map(run, targets))
-    rows = [_row(tally, _native(TARGETS[tally.target], given.native) is not None) for tally in tallies]
-    table = "\n".join([HEAD, *rows])
-    print("\n" + table)
+    rows = {tally.target: _row(tally, _native(TARGETS[tally.target], given.native) is not None) for tally in tallies}
+    print("\n" + "\n".join([HEAD, *rows.values()]))
     if given.page:
-        text = given.page.read_text(encoding="utf-8")
-        head, _, rest = text.partition("<!-- fuzz -->")
-        _, _, tail = rest.partition("<!-- end -->")
-        given.page.write_text(f"{head}<!-- fuzz -->\n{table}\n<!-- end -->{tail}", encoding="utf-8")
+        with _alone(given.page):
+            given.page.write_text(_page(given.page.read_text(encoding="utf-8"), rows), encoding="utf-8")
     return 1 if any(tally.failures for tally in tallies) else 0
+
+
+def _page(text: str, rows: dict[str, str]) -> str:
+    """The page with these rows between its markers, in place of older rows of the same targets."""
+    head, _, rest = text.partition("<!-- fuzz -->")
+    old, _, tail = rest.partition("<!-- end -->")
+    kept = {name: line for line in old.splitlines() if (name := line.strip("| ").partition(" ")[0]) in TARGETS}
+    table = [HEAD, *(line for name in TARGETS if (line := (kept | rows).get(name)))]
+    return "\n".join([f"{head}<!-- fuzz -->", *table, f"<!-- end -->{tail}"])
+
+
+@contextmanager
+def _alone(page: Path) -> Iterator[None]:
+    """So that two fuzzers at once do not lose each other's rows."""
+    with page.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _native(target: Target, native: Path | None) -> Path | None:
@@ -76,7 +96,8 @@ def _report(tally: Tally, saved: list[Path]) -> None:
 
 def _row(tally: Tally, sanitized: bool) -> str:
     counts = f"{tally.tried:,} | {len(tally.outcomes)} | {tally.accepted:,} | {len(tally.failures)}"
-    return f"| {tally.target} | {counts} | {tally.seconds:.0f} | {'address, undefined' if sanitized else ''} |"
+    seconds = f"{tally.seconds:.0f} | {tally.processor_seconds:.0f}"
+    return f"| {tally.target} | {counts} | {seconds} | {'address, undefined' if sanitized else ''} |"
 
 
 if __name__ == "__main__":

@@ -173,7 +173,8 @@ def _damage_key(file: Gguf, draw: random.Random) -> None:
             other = draw.choice(file.keys)
             key.kind, key.value = other.kind, other.value
         case _ if key.kind in LETTERS:
-            number = key.value if key.value == key.value else 0
+            # its kind may have been changed before, and its value be no number
+            number = key.value if isinstance(key.value, int | float) and key.value == key.value else 0
             key.value = draw.choice((*(v for v in HOSTILE if isinstance(v, int | float)), number + 1, number * 2))
         case _:
             key.kind = STRING

@@ -21,10 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fuzz.worker import ROOT, SECONDS, place
+from fuzz.worker import ROOT, SECONDS, place, read
 
-WAITING = 90.0  # seconds without a word after which a worker is taken for stuck, however little it computes
+WAITING = 90.0  # seconds that a worker may sleep over one input; computing has its own limit, in the worker
 STARTING = 120.0
+TICK = 0.5
 WORD = re.compile(r"ERROR: (\w+Sanitizer: [\w-]+)|runtime error: (.*)")
 
 
@@ -47,6 +48,7 @@ class Tally:
     failures: dict[str, Failure] = field(default_factory=dict)
     by_input: list[str] = field(default_factory=list)  # outcomes in the order of the inputs
     seconds: float = 0.0
+    processor_seconds: float = 0.0  # of the workers, up to the last input that each told of
 
     @property
     def tried(self) -> int:
@@ -119,24 +121,33 @@ def _one_worker(
     lines: queue.Queue[str | None] = queue.Queue()
     reader = threading.Thread(target=_read, args=(worker, lines), daemon=True)
     reader.start()
-    patience, ended = STARTING, False
+    first = tally.tried
+    patience, slept, used, ended = STARTING, 0.0, 0.0, False
     try:
         while tally.tried < most and (left := end - time.monotonic()) > 0:
             try:
-                line = lines.get(timeout=min(patience, left))
+                line = lines.get(timeout=min(TICK, left))
             except queue.Empty:
-                if patience < left:
+                # ticks and not a clock: a fuzzer that is stopped and goes on has not waited meanwhile
+                slept += TICK if _sleeps(worker.pid) else 0.0
+                if slept >= patience:
                     worker.kill()
                     _died(tally, folder, "hang (it waits)")
-                return
+                    return
+                continue
             if line is None:
                 ended = True
                 break
             found: dict[str, Any] = json.loads(line)
-            data = Path(found["file"]).read_bytes() if "file" in found else b""
+            data = b""
+            if "file" in found:
+                data = Path(found["file"]).read_bytes()
+            elif "failure" in found and inputs:
+                data = read(inputs[tally.tried - first])
             tally.add(found["outcome"], found.get("failure", ""), data)
-            patience = WAITING
+            patience, slept, used = WAITING, 0.0, found["processor_seconds"]
     finally:
+        tally.processor_seconds += used
         if not ended:
             worker.kill()
         code = worker.wait()
@@ -146,6 +157,14 @@ def _one_worker(
     if ended and code:
         hang = code == -signal.SIGPROF
         _died(tally, folder, "hang" if hang else _signal(code))
+
+
+def _sleeps(pid: int) -> bool:
+    """Whether it waits for something: it neither computes nor waits for a processor, and nobody has stopped it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "RTt"
+    except OSError:  # not Linux
+        return True
 
 
 def _read(worker: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:

@@ -12,15 +12,20 @@ import ctypes
 import io
 import json
 import logging
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuzz import formats, mutate, seeds
+from fuzz import formats, mutate, prefixes, seeds
 from fuzz.mutate import Mutator
+from fuzz.weights import random_executor
 from trilens.errors import BadCheckpoint, RequestRefused
 
 if TYPE_CHECKING:
@@ -97,22 +102,9 @@ def configuration(name: str) -> Try:
 
 
 def _run_random(spec: Any) -> None:
-    from trilens.decoder.weights import Parameter, decoder_weights, parameters
     from trilens.executors.executor import Feed
-    from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices
 
-    packed = matrices(spec)
-
-    def weights() -> Iterator[tuple[Parameter, Any]]:
-        for number, p in enumerate(parameters(decoder_weights(spec))):
-            value = seeds.values(p, number)
-            if p.name not in packed:
-                yield p, value
-                continue
-            stacks = value.reshape(-1, *p.shape[-2:])
-            yield p, Packed("F32", [Rows(i, 0, one.view("u1")) for i, one in enumerate(stacks)])
-
-    executor = NativeExecutor(spec, weights(), threads=1)
+    executor = random_executor(spec)
     sequence = executor.sequence(min(64, spec.context))
     last = spec.vocab - 1
     executor.step([Feed(sequence, [0, last, last // 2])])
@@ -341,6 +333,7 @@ TARGETS: dict[str, Target] = {
         ),
         Target("tekken", "tekken.json", seeds.tekken, mutate.mutate_json, vocabulary("tekken.json")),
         Target("template", "a chat template", seeds.templates, mutate.mutate_lines(JINJA), template),
+        Target("prefix", "a block of the prefix cache", prefixes.files, prefixes.mutate, prefixes.attempt, native=True),
         Target("prompts", "lines of `run --file`", seeds.prompts, mutate.mutate_lines(JSON), prompts),
         *(
             Target(f"http-{name}", f"a body for {path}", bodies, mutate.mutate_json, endpoint(path))
@@ -364,8 +357,13 @@ def _own(data: bytes, folder: Path) -> str:
         case b"hang":
             while True:
                 pass
+        case b"wait":
+            time.sleep(1000)
+        case b"stop":  # somebody else's hand: it is stopped for three seconds, and goes on
+            subprocess.Popen(["sh", "-c", f"sleep 3; kill -CONT {os.getpid()}"])
+            os.kill(os.getpid(), signal.SIGSTOP)
         case b"memory":
-            bytes(600 << 20).count(1)
+            (b"x" * (600 << 20)).count(b"y")
         case b"raise":
             raise ValueError("raised")
         case b"refuse":

@@ -33,6 +33,8 @@ MORE = 500 << 20  # bytes that the process may grow by for one input, beside 20 
 Try = Callable[[bytes, Path], str]
 KEPT = 400  # inputs that were accepted though they were damaged, to be damaged further
 ROOT = Path(__file__).resolve().parents[1]
+OURS = rf"(?:{re.escape(str(ROOT))}/(?:src/)?|.*/site-packages/)((?:trilens|fuzz)/\S+?\.py)"
+PLACE = re.compile(rf'File "{OURS}", line (\d+)(?:,? in (\S+))?')
 
 
 def main() -> None:
@@ -71,7 +73,8 @@ def main() -> None:
                 result["file"] = str(
                     _saved(given.folder / f"failure-{number}", data, result["outcome"], target.attempt)
                 )
-        print(json.dumps({"number": number, "size": len(data), **result}), file=lines)
+        used = time.process_time()
+        print(json.dumps({"number": number, "size": len(data), "processor_seconds": used, **result}), file=lines)
 
 
 def _saved(path: Path, data: bytes, outcome: str, tried: Try) -> Path:
@@ -146,7 +149,7 @@ def attempt(tried: Try, data: bytes, folder: Path, limit: float = SECONDS) -> di
 
 def place(text: str) -> str:
     """The innermost line of trilens in a traceback, Python's or faulthandler's."""
-    found = re.findall(r'File ".*?(?:trilens|fuzz)/(\S+?\.py)", line (\d+)(?:,? in (\S+))?', text)
+    found = PLACE.findall(text)
     if not found:
         return "?"
     # faulthandler has the innermost call first
@@ -186,7 +189,10 @@ def _limit_memory() -> None:
 
 
 def _use(native: Path) -> None:
-    """This compiled part instead of the installed one."""
+    """This compiled part instead of the installed one. It has to be one with the sanitizers, and really used."""
+    code = native.read_bytes()
+    if any(mark not in code for mark in (b"__asan_init", b"__ubsan_handle")):
+        sys.exit(f"{native}: not compiled with the address and undefined-behaviour sanitizers")
     name = "trilens.executors.native._native"
     spec = importlib.util.spec_from_file_location(name, native)
     assert spec and spec.loader
@@ -196,6 +202,10 @@ def _use(native: Path) -> None:
     import trilens.executors.native as package
 
     package._native = module  # type: ignore[attr-defined]
+    from trilens.executors.native import executor
+
+    used = executor._native.__file__  # type: ignore[attr-defined]
+    assert Path(used).samefile(native), f"the engine in use is {used}, not {native}"
 
 
 if __name__ == "__main__":

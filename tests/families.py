@@ -29,6 +29,8 @@ from transformers import (
     GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
+    Lfm2Config,
+    Lfm2MoeConfig,
     Llama4Config,
     Llama4TextConfig,
     LlamaConfig,
@@ -64,9 +66,13 @@ TINY: dict[str, Any] = {
 }
 
 
+TINY_LFM2 = {**{key: value for key, value in TINY.items() if key != "rms_norm_eps"}, "norm_eps": 1e-5}
+
+
 @dataclass(frozen=True)
 class Family:
-    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one.
+    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one; or
+    one to which a convolution's rows have to be carried.
 
     `overrides` are put into the saved config.json.
     `repair` mends the reference. `model`: its class, where AutoModel does not know it.
@@ -532,6 +538,58 @@ LATENT = [
     ),
 ]
 
+CONVOLUTIONS = [
+    Family(
+        "lfm2",
+        lambda: Lfm2Config(
+            **{**TINY_LFM2, "intermediate_size": 120},
+            layer_types=["conv", "conv", "full_attention", "conv"],
+            block_multiple_of=16,
+            block_ffn_dim_multiplier=1.3,
+        ),
+        edge=20,
+    ),
+    Family(
+        "lfm2 untied, biases",
+        lambda: Lfm2Config(
+            **TINY_LFM2,
+            layer_types=["full_attention", "conv", "full_attention", "conv"],
+            conv_bias=True,
+            conv_L_cache=5,
+            block_auto_adjust_ff_dim=False,
+            tie_word_embeddings=False,
+            rope_parameters={"rope_type": "default", "rope_theta": 20000.0},
+        ),
+        edge=20,
+    ),
+    Family(
+        "lfm2 moe",
+        lambda: Lfm2MoeConfig(
+            **TINY_LFM2,
+            **EXPERTS,
+            layer_types=["conv", "full_attention", "conv", "conv"],
+            moe_intermediate_size=24,
+            num_dense_layers=1,
+            routed_scaling_factor=1.5,
+        ),
+        edge=20,
+    ),
+    Family(
+        "lfm2 moe without a correction",
+        lambda: Lfm2MoeConfig(
+            **TINY_LFM2,
+            **EXPERTS,
+            layer_types=["full_attention", "conv", "conv", "full_attention"],
+            moe_intermediate_size=24,
+            num_dense_layers=0,
+            conv_L_cache=4,
+            use_expert_bias=False,
+            norm_topk_prob=False,
+        ),
+        edge=20,
+    ),
+]
+
 FAMILIES = [
     Family("llama 2", lambda: LlamaConfig(**{**TINY, "num_key_value_heads": 4})),
     Family("llama 3", lambda: LlamaConfig(**TINY, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})),
@@ -564,6 +622,7 @@ FAMILIES = [
     *DENSE,
     *ROUTED,
     *LATENT,
+    *CONVOLUTIONS,
 ]
 
 BY_NAME = {family.name: family for family in FAMILIES}

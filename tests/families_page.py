@@ -10,7 +10,17 @@ from pathlib import Path
 from tests.families import BY_NAME, FAMILIES, Family, prompt, saved
 from tests.gguf_models import MODELS, UNCONFIRMED
 from trilens.spec.huggingface import read_config
-from trilens.spec.model import Attention, Beside, Chunk, Dense, LatentAttention, ModelSpec, Routed, Window
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Chunk,
+    Dense,
+    LatentAttention,
+    ModelSpec,
+    Routed,
+    ShortConvolution,
+    Window,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "families.md"
 MEASURED = re.compile(r"\d\.\de-\d\d")
@@ -51,6 +61,7 @@ LIMITS = {
     "deepseek v3": "the layer that predicts further tokens is left out",
     "glm-4.5": "the layer that predicts further tokens is left out",
     "mistral large 3": "its publisher's own form, params.json, for cards only; GGUF: not tested",
+    "lfm2 moe": "GGUF: llama.cpp scales no router's weights here",
     "kimi k2": "Kimi K2.5's text is the same",
 }
 
@@ -79,11 +90,13 @@ def mechanisms(spec: ModelSpec) -> list[str]:
     """What the spec has beside the plain decoder, in words, each once."""
     found: dict[str, None] = {}
     for layer in spec.layers:
-        a = layer.attention
-        match a:
-            case LatentAttention(q_rank=rank):
+        match layer.mixer:
+            case ShortConvolution(bias=bias) as c:
+                found[f"short convolutions over {c.taps} tokens" + (" with biases" if bias else "")] = None
+            case LatentAttention(q_rank=rank) as a:
                 found["latent attention" + (", queries too" if rank else "")] = None
-            case Attention():
+                found |= dict.fromkeys(seen(a))
+            case Attention() as a:
                 named = {
                     "biases": a.qkv_bias,
                     "normalised heads": a.qk_norm is not None and not a.qk_norm.whole,
@@ -95,17 +108,7 @@ def mechanisms(spec: ModelSpec) -> list[str]:
                     "shared caches": not a.writes,
                 }
                 found |= {word: None for word, there in named.items() if there}
-        match a.mask:
-            case Window():
-                found["windows"] = None
-            case Chunk():
-                found["chunks"] = None
-        if a.rope is None:
-            found["layers without positions"] = None
-        elif a.rope.scaling is not None:
-            found[re.sub("Scaling$", "", type(a.rope.scaling).__name__).lower() + " positions"] = None
-        if a.position_scale is not None:
-            found["queries that grow"] = None
+                found |= dict.fromkeys(seen(a))
         match layer.feed_forward:
             case Dense():
                 pass
@@ -118,6 +121,16 @@ def mechanisms(spec: ModelSpec) -> list[str]:
         if layer.per_layer_input is not None:
             found["rows for each layer"] = None
     return list(found)
+
+
+def seen(a: Attention | LatentAttention) -> list[str]:
+    """What an attention sees, and where it stands, where that is not all earlier tokens and plain positions."""
+    words = {Window: ["windows"], Chunk: ["chunks"]}.get(type(a.mask), [])
+    if a.rope is None:
+        words = [*words, "layers without positions"]
+    elif a.rope.scaling is not None:
+        words = [*words, re.sub("Scaling$", "", type(a.rope.scaling).__name__).lower() + " positions"]
+    return [*words, "queries that grow"] if a.position_scale is not None else words
 
 
 def gguf_of(name: str) -> str:

@@ -25,6 +25,7 @@ from transformers import (
     Glm4MoeConfig,
     Glm4MoeLiteConfig,
     GptOssConfig,
+    Lfm2MoeConfig,
     Llama4TextConfig,
     LlamaConfig,
     Ministral3Config,
@@ -155,6 +156,17 @@ ONLY_HERE = [
         edge=64,
         overrides={"model_type": "kimi_k2"},
     ),
+    Family(
+        "gguf: lfm2 moe",
+        lambda: Lfm2MoeConfig(
+            **f.TINY_LFM2,
+            **EXPERTS,
+            layer_types=["conv", "full_attention", "conv", "full_attention"],
+            moe_intermediate_size=24,
+            num_dense_layers=2,
+            conv_L_cache=4,
+        ),
+    ),
     Family("gguf: glm-4.7-flash", lambda: Glm4MoeLiteConfig(**{**DEEPSEEK, "n_group": 1, "topk_group": 1})),
     Family(
         "gguf: glm-4.5",
@@ -220,6 +232,9 @@ MODELS = [
     Gguf("gguf: glm-4.5", "glm4moe"),
     Gguf("gguf: gpt-oss", "gpt-oss"),
     Gguf("gguf: llama 4 scout", "llama4"),
+    Gguf("lfm2", "lfm2"),
+    Gguf("gguf: lfm2 moe", "lfm2moe"),
+    Gguf("gguf: lfm2 moe", "lfm2moe", {"fewer keys": True}),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
@@ -254,7 +269,7 @@ def write(
     for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
-        keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", ".bias"))
+        keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight", ".bias"))
         writer.add_tensor(known, tensor.contiguous().float().numpy().astype(np.float32 if keep else np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -287,16 +302,21 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
     w.add_context_length(c["max_position_embeddings"])
     w.add_embedding_length(c["hidden_size"])
     w.add_vocab_size(c["vocab_size"])
-    if not c.get("use_double_wide_mlp"):
+    if arch == "lfm2":
+        w.add_feed_forward_length(adjusted_width(c))
+    elif not c.get("use_double_wide_mlp"):
         w.add_feed_forward_length(c.get("intermediate_size_mlp") or c["intermediate_size"])
     w.add_head_count(heads)
     if arch == "deepseek2" and not options:
         kv_heads = 1  # the latent row
-    if arch != "gemma4":
+    if arch in ("lfm2", "lfm2moe"):
+        w.add_head_count_kv([0 if kind == "conv" else kv_heads for kind in c["layer_types"]])
+        w.add_shortconv_l_cache(c["conv_L_cache"])
+    elif arch != "gemma4":
         w.add_head_count_kv(kv_heads)
     if arch == "phimoe":
         w.add_layer_norm_eps(c["rms_norm_eps"])
-    w.add_layer_norm_rms_eps(c["rms_norm_eps"])
+    w.add_layer_norm_rms_eps(c.get("rms_norm_eps") or c["norm_eps"])
     rope = c["rope_parameters"]
     whole = rope.get("full_attention", rope)
     w.add_rope_freq_base(whole.get("rope_theta", 10000.0))
@@ -334,10 +354,12 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         ("num_experts_per_tok", w.add_expert_used_count),
         ("n_shared_experts", w.add_expert_shared_count),
         ("first_k_dense_replace", w.add_leading_dense_block_count),
+        ("num_dense_layers", w.add_leading_dense_block_count),
         ("routed_scaling_factor", w.add_expert_weights_scale),
         ("norm_topk_prob", w.add_expert_weights_norm),
     ):
-        if c.get(key) is not None and not (arch == "olmoe" and key == "norm_topk_prob"):
+        unsaid = ("norm_topk_prob",) if arch == "olmoe" or "fewer keys" in options else ()
+        if c.get(key) is not None and key not in unsaid:
             add(c[key])
     experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
     if experts:
@@ -349,11 +371,19 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
     if arch == "gemma4":
         gemma4_keys(w, c)
-    if arch in ("deepseek2", "glm4moe"):
+    if arch in ("deepseek2", "glm4moe", "lfm2moe"):
         sigmoid = c["model_type"] != "deepseek_v2"
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
     if arch == "deepseek2":
         deepseek_keys(w, c, options)
+
+
+def adjusted_width(c: dict[str, Any]) -> int:
+    """Of a feed-forward whose config states the width of one without gates."""
+    if not c["block_auto_adjust_ff_dim"]:
+        return int(c["intermediate_size"])
+    width, step = int(c["block_ffn_dim_multiplier"] * int(2 * c["intermediate_size"] / 3)), c["block_multiple_of"]
+    return int(step * ((width + step - 1) // step))
 
 
 def gemma4_keys(w: gguf.GGUFWriter, c: dict[str, Any]) -> None:
@@ -414,7 +444,8 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             .replace("language_model.model.", "model.")
             .replace("model.language_model.", "model.")
         )
-        if not name.startswith(("model.layers", "model.embed_tokens", "model.norm", "model.per_layer", "lm_head")):
+        inside = ("layers", "embed_tokens", "norm", "per_layer", "embedding_norm")
+        if not name.startswith((*(f"model.{part}" for part in inside), "lm_head")):
             continue
         if arch in PERMUTED and ".q_proj." in name:
             tensor = neighbouring(tensor, heads)
@@ -469,7 +500,9 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
     if arch == "granitemoe" and "input_linear" in name:
         gate, up = tensor.chunk(2, 1)
         return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
-    if "e_score_correction_bias" in name:
+    if name.endswith("conv.conv.weight"):
+        return {name: tensor.squeeze(1)}
+    if "e_score_correction_bias" in name or name.endswith("expert_bias"):
         return {f"blk.{layer}.exp_probs_b.bias": tensor}
     return {name: tensor}
 

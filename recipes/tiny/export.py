@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "src/trilens/models"
 NAMES = {
     "embedding": "model.embed_tokens.weight",
     "final_norm": "model.norm.weight",
-    "attention_in": "input_layernorm.weight",
+    "mixer_in": "input_layernorm.weight",
     "feed_forward_in": "post_attention_layernorm.weight",
     "attention.q": "self_attn.q_proj.weight",
     "attention.k": "self_attn.k_proj.weight",

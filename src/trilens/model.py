@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, overload
 
 from typing_extensions import TypeVar
@@ -16,12 +18,14 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
+from trilens.checkpoints.verified import hash_of
 from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
+from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Beginning, Generation, Scheduler
@@ -66,6 +70,8 @@ def load(
     ignore_keys: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
     executor: str = "native",
+    prefix_dir: str | Path | None = None,
+    prefix_bytes: int = PREFIX_BYTES,
     **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
@@ -74,7 +80,9 @@ def load(
     all). `executor` is "native" or "torch"; `options` are for the native one: `threads` (default: this process's
     physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
-    Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
+    `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
+    computed again after a restart; prompts can be read from these files. Raises ModelNotFound, BadCheckpoint,
+    UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -84,6 +92,10 @@ def load(
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.path("prefix_dir", prefix_dir)
+    arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
+    if prefix_dir is not None and executor != "native":
+        raise UsageError("prefix_dir needs the native executor; leave out executor='torch'")
     arguments.whole("threads", options.get("threads"), 1, error=UsageError)
     arguments.one_of("quantise", options.get("quantise"), ("8bit", "4bit"))
     for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
@@ -100,7 +112,10 @@ def load(
             runner = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
-    return Model(name, files, runner, text)
+    model = Model(name, files, runner, text)
+    if prefix_dir is not None:
+        model.keep_prefixes(Path(prefix_dir), prefix_bytes)
+    return model
 
 
 def _check_defaults(text: ModelText, files: ModelFiles) -> None:
@@ -125,6 +140,14 @@ class Model:
     @property
     def spec(self) -> ModelSpec:
         return self.executor.spec
+
+    def keep_prefixes(self, directory: Path, most_bytes: int) -> None:
+        """See `load`'s `prefix_dir`. Raises UsageError for a directory that cannot be used."""
+        path, executor = self.files.found.path, self.executor
+        weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+        parts = (*map(hash_of, weights), self.spec, executor.arithmetic, sorted(executor.converted.items()))
+        identity = hashlib.sha256(repr(parts).encode()).digest()
+        self._scheduler.prefixes.files = PrefixFiles(directory, most_bytes, identity, executor)
 
     def card(self, context: int = 1) -> Card:
         """The three lenses on this model."""

@@ -19,6 +19,7 @@ from trilens.executors.accountant import (
     count_parameters,
     dense_ffn_flops_per_token,
     distinct_experts,
+    fixed_bytes,
     kv_bytes,
     step_cost,
     token_cost,
@@ -51,6 +52,7 @@ def test_kv_bytes_are_the_caches_own(name: str, tokens: int, tiny_executor: Call
     sequence = executor.sequence(tokens)
     executor.step([Feed(sequence, prompt(tokens))])
     assert kv_bytes(executor.spec, tokens, 4) == sequence.kv_bytes
+    assert fixed_bytes(executor.spec) == sequence.fixed_bytes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -93,6 +95,7 @@ def test_the_quick_counter_is_the_accountant(name: str, tiny_executor: Callable[
         assert counter.flops(new, logits, [span]) == whole.flops(), span
         assert counter.weight_bytes(new, logits) == whole.weight_bytes(each), span
         for singly in (False, True):
+            assert counter.fixed_bytes_moved(span, singly) == whole.fixed_bytes_moved(singly), span
             assert counter.kv_elements_read(span, singly) == whole.kv_elements_read(singly), span
 
 

@@ -67,7 +67,7 @@ class Toy:
                 for p in self.encoded.parameters
             ]
         )
-        self.caches = (CCache * len(spec.caches))(
+        self.caches = (CCache * len(program.caches))(
             *[
                 CCache(
                     c.kv_heads,
@@ -77,8 +77,11 @@ class Toy:
                     self.keep(np.zeros((LENGTH, c.kv_heads * c.key_dim), np.float32)),
                     self.keep(np.zeros((LENGTH, c.kv_heads * c.value_dim), np.float32)),
                 )
-                for c in spec.caches
+                for c in program.caches
             ]
+        )
+        self.rows = (ctypes.c_void_p * max(1, len(program.fixed)))(
+            *[self.keep(np.zeros(state.tensor("rows").shape, np.float32)) for state in program.fixed]
         )
         tables = [rope_table(r, LENGTH) for r in program.ropes]
         self.ropes = (CRope * max(1, len(tables)))(
@@ -101,6 +104,7 @@ class Toy:
             self.parameters,
             self.pointers,
             self.caches,
+            self.rows,
             self.ropes,
             self.scales,
             numbers.ctypes.data_as(ctypes.c_void_p),

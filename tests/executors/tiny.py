@@ -10,28 +10,32 @@ from trilens.decoder.weights import decoder_weights, parameters
 from trilens.spec.model import (
     Attention,
     Beside,
-    Cache,
     Chunk,
     Curve,
     Dense,
     ExpertGroups,
     FeedForward,
+    Fixed,
     Full,
     Glu,
     Head,
     LatentAttention,
     Layer,
     Mask,
+    Mixer,
     ModelSpec,
     Norm,
     PerLayerInput,
     PerLayerTable,
+    Positions,
     PositionScale,
     QueryKeyNorm,
     Rope,
     Routed,
     Router,
     Scoring,
+    ShortConvolution,
+    StateTensor,
     Window,
     YarnScaling,
 )
@@ -41,33 +45,41 @@ NORM = Norm(1e-5)
 SILU = Glu(Curve.SILU)
 
 
-def attention(cache: Cache, mask: Mask | None = None, heads: int = 4, **options: object) -> Attention:
+def attention(cache: Positions, mask: Mask | None = None, heads: int = 4, **options: object) -> Attention:
     return Attention(
         heads, cache, cache.key_dim**-0.5, mask or Full(), options.pop("rope", Rope(cache.key_dim, 10000.0)), **options
     )
 
 
-def layer(attention: Attention | LatentAttention, feed_forward: FeedForward, **options: object) -> Layer:
-    norms = {"attention_in": NORM, "attention_out": None, "feed_forward_in": NORM, "feed_forward_out": None}
-    return Layer(attention, feed_forward, **{**norms, **options})
+def layer(mixer: Mixer, feed_forward: FeedForward, **options: object) -> Layer:
+    norms = {"mixer_in": NORM, "mixer_out": None, "feed_forward_in": NORM, "feed_forward_out": None}
+    return Layer(mixer, feed_forward, **{**norms, **options})
 
 
 def model(layers: list[Layer], **options: object) -> ModelSpec:
-    caches = {x.attention.cache.index: x.attention.cache for x in layers}
+    states = {s.index: s for x in layers for s in [x.mixer.state if _convolved(x) else x.mixer.cache]}
     head = options.pop("head", Head(tied=True))
     return ModelSpec(
-        "tiny", VOCAB, WIDTH, 512, tuple(layers), tuple(caches[i] for i in sorted(caches)), NORM, head, **options
+        "tiny", VOCAB, WIDTH, 512, tuple(layers), tuple(states[i] for i in sorted(states)), NORM, head, **options
     )
+
+
+def _convolved(layer: Layer) -> bool:
+    return isinstance(layer.mixer, ShortConvolution)
 
 
 def plain() -> ModelSpec:
     """Grouped queries, tied head."""
-    return model([layer(attention(Cache(i, 2, 16, 16, Full())), Dense(96, SILU)) for i in range(2)])
+    return model([layer(attention(Positions(i, 2, 16, 16, Full())), Dense(96, SILU)) for i in range(2)])
 
 
 def windowed() -> ModelSpec:
     """A window and a chunk, sinks, soft caps, biases, norms on queries and keys, a cache that another layer reads."""
-    window, chunk, full = Cache(0, 2, 16, 16, Window(5)), Cache(1, 1, 32, 16, Chunk(8)), Cache(2, 2, 16, 16, Full())
+    window, chunk, full = (
+        Positions(0, 2, 16, 16, Window(5)),
+        Positions(1, 1, 32, 16, Chunk(8)),
+        Positions(2, 2, 16, 16, Full()),
+    )
     centred = Norm(1e-6, centred=True, bias=True)
     gelu, erf = Glu(Curve.GELU_TANH), Glu(Curve.GELU)
     return model(
@@ -78,8 +90,8 @@ def windowed() -> ModelSpec:
                     chunk, Chunk(8), softcap=20.0, clip=1.5, rope=None, position_scale=PositionScale(0.1, 4.0, 1)
                 ),
                 Dense(96, erf),
-                attention_in=centred,
-                attention_out=NORM,
+                mixer_in=centred,
+                mixer_out=NORM,
                 feed_forward_out=centred,
                 residual_scale=0.7,
             ),
@@ -95,7 +107,7 @@ def windowed() -> ModelSpec:
                 Dense(64, SILU),
             ),
             layer(
-                attention(Cache(3, 4, 16, 16, Full()), qk_norm=QueryKeyNorm(NORM, whole=True, after_rope=True)),
+                attention(Positions(3, 4, 16, 16, Full()), qk_norm=QueryKeyNorm(NORM, whole=True, after_rope=True)),
                 Dense(96, SILU),
             ),
         ],
@@ -108,7 +120,7 @@ def per_layer() -> ModelSpec:
     """A second embedding with a row for each layer."""
     extra = PerLayerInput(32, Glu(Curve.GELU_TANH), NORM)
     return model(
-        [layer(attention(Cache(i, 2, 16, 16, Full())), Dense(96, SILU), per_layer_input=extra) for i in range(2)],
+        [layer(attention(Positions(i, 2, 16, 16, Full())), Dense(96, SILU), per_layer_input=extra) for i in range(2)],
         per_layer_table=PerLayerTable(VOCAB, 32, 5.0, 0.125, 0.7, NORM),
     )
 
@@ -125,14 +137,14 @@ def routed() -> ModelSpec:
         Routed(Router(4, 1, Scoring.SIGMOID), 32, SILU, weight_on_input=True, shared=shared),
         Beside(Dense(64, SILU), Routed(Router(8, 2, Scoring.SOFTMAX), 32, SILU), NORM, NORM, NORM, NORM),
     ]
-    return model([layer(attention(Cache(i, 2, 16, 16, Full())), f) for i, f in enumerate(feed_forwards)])
+    return model([layer(attention(Positions(i, 2, 16, 16, Full())), f) for i, f in enumerate(feed_forwards)])
 
 
 def latent() -> ModelSpec:
     """Latent attention, with queries direct and through a bottleneck."""
 
     def latent_attention(i: int, q_rank: int | None) -> LatentAttention:
-        cache = Cache(i, 1, 32 + 8, 32, Full(), latent=True)
+        cache = Positions(i, 1, 32 + 8, 32, Full(), latent=True)
         rope = Rope(8, 10000.0, interleaved=True)
         return LatentAttention(
             4, cache, 24**-0.5, Full(), rope, 16, 8, 16, 32, Norm(1e-6), q_rank, bias=q_rank is not None
@@ -147,12 +159,26 @@ def latent() -> ModelSpec:
     )
 
 
-MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent)}
+def convolved() -> ModelSpec:
+    """Short convolutions of several lengths, with biases and without, beside attention that shares their order."""
+
+    def convolution(i: int, taps: int, bias: bool) -> ShortConvolution:
+        return ShortConvolution(Fixed(i, (StateTensor("rows", (taps - 1, WIDTH)),)), bias)
+
+    mixers = [
+        convolution(0, 4, bias=True),
+        attention(Positions(1, 2, 16, 16, Full()), qk_norm=QueryKeyNorm(NORM)),
+        convolution(2, 2, bias=False),
+    ]
+    return model([layer(mixer, Dense(96, SILU)) for mixer in mixers])
+
+
+MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent, convolved)}
 
 
 def wide() -> ModelSpec:
     """Rows of 256, which every type's blocks fit; routed, so that stacks are packed too."""
-    cache = Cache(0, 2, 64, 64, Full())
+    cache = Positions(0, 2, 64, 64, Full())
     layers = [layer(attention(cache), Routed(Router(4, 2, Scoring.SOFTMAX), 256, SILU))]
     return replace(model(layers), width=256)
 
@@ -174,9 +200,11 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
         else:
             tensors[p.name] = noise * p.shape[-1] ** -0.5
     for i, layer in enumerate(spec.layers):
-        match layer.attention:
+        match layer.mixer:
             case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
                 last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
+            case ShortConvolution():
+                continue
             case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
                 last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
         name = f"layers.{i}.attention.{last}"

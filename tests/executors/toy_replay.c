@@ -5,7 +5,7 @@
 #include <string.h>
 
 enum { EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE,
-       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS };
+       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE };
 
 typedef struct { int op, wanted, part, layer, width, in_width, out[3], in[3], param[6], i[8]; } instruction;
 typedef struct { const float *data; int rows, cols, size; } parameter;  /* rows x cols: of one matrix of a stack */
@@ -16,6 +16,7 @@ typedef struct { float beta, period, offset; } position_scale;
 static float curve(int kind, float x, float slope) {
   if (kind == 0) return x / (1 + expf(-x * slope));
   if (kind == 1) return 0.5f * x * (1 + erff(x * 0.70710678f));
+  if (kind == 3) return x;
   return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
@@ -148,7 +149,7 @@ static void experts(float *y, const float *x, const float *ids, const float *wei
 
 /* One step of `n` tokens behind `past`; every row's logits are wanted. Returns nothing: buffers[logits] holds them. */
 void replay(const instruction *program, const float (*numbers)[4], int length, const parameter *parameters,
-            float **buffers, cache *caches, const rope *ropes, const position_scale *scales,
+            float **buffers, cache *caches, float **rows, const rope *ropes, const position_scale *scales,
             const int *tokens, int n, int past) {
   for (int k = 0; k < length; k++) {
     const instruction *s = program + k;
@@ -223,6 +224,18 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
           break;
         }
         case ATTEND: attend(y, x, s, f, caches + s->i[0], p[0] ? p[0]->data : NULL, at); break;
+        case CONVOLVE: {
+          float *kept = rows[s->i[0]];  /* the last taps - 1 rows, the oldest first */
+          int taps = s->i[1];
+          for (int c = 0; c < width; c++) {
+            double sum = (double)p[0]->data[c * taps + taps - 1] * x[c];
+            for (int j = 0; j < taps - 1; j++) sum += (double)p[0]->data[c * taps + j] * kept[j * width + c];
+            y[c] = (float)sum + (p[1] ? p[1]->data[c] : 0);
+          }
+          memmove(kept, kept + width, 4 * (size_t)width * (taps - 2));
+          memcpy(kept + (size_t)width * (taps - 2), x, 4 * width);
+          break;
+        }
         case ROUTE:
           route(y, buffers[s->out[1]] + (size_t)row * width, x, s, f, in_width, p[0] ? p[0]->data : NULL,
                 p[1] ? p[1]->data : NULL);

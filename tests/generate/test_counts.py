@@ -29,9 +29,9 @@ WORDS = ("1", "+", " ", "\n", "12", "a", "=", "</", "<", "think", "\N{GRINNING F
 
 
 class Cache:
-    """A cache that counts, and refuses to hold more than was reserved for it."""
+    """A cache that counts, and refuses to hold more than the request may have."""
 
-    kv_bytes = reserved_bytes = 0
+    kv_bytes = held_bytes = fixed_bytes = 0
 
     def __init__(self, request_length: int) -> None:
         self.request_length = request_length
@@ -40,8 +40,12 @@ class Cache:
     def routes(self, first: int = 0) -> np.ndarray:
         return np.zeros((self.length - first, 0), np.uint16)
 
-    def fork(self, length: int, request_length: int) -> None:
-        return None
+    def grow(self, tokens: int) -> bool:
+        assert self.length + tokens <= self.request_length, "the cache holds more than the request may have"
+        return True
+
+    def block(self, number: int) -> Any:
+        return SimpleNamespace(kept_bytes=1, own_bytes=1)
 
     def free(self) -> None:
         pass
@@ -50,7 +54,8 @@ class Cache:
 class Scripted:
     """An executor that draws the tokens of a script, several at once where it may, as the real one does."""
 
-    lanes = 1
+    lanes = cache_limit = block_bytes = 1
+    cache_free = 0
 
     def __init__(self, vocab: int, script: Sequence[int], draw: random.Random) -> None:
         self.spec = SimpleNamespace(vocab=vocab)
@@ -60,8 +65,8 @@ class Scripted:
     def sequence(self, request_length: int) -> Cache:
         return Cache(request_length)
 
-    def can_extend(self, sequence: Cache, request_length: int) -> bool:
-        return False
+    def variant(self, request_length: int) -> tuple[()]:
+        return ()
 
     def draw(self, feeds: Sequence[Feed], lane: int | None, ahead: float) -> Drawn:
         [feed] = feeds
@@ -75,8 +80,8 @@ class Scripted:
                 if drawn[-1] in ends:
                     break
             sequence.length += len(drawn) - 1
-        assert sequence.length <= sequence.request_length, "the cache holds more than was reserved"
-        return Drawn([drawn], {}, [0.0] * max(1, len(drawn)))
+        steps = max(1, len(drawn))
+        return Drawn([drawn], {}, [0.0] * steps, [1] * steps)
 
 
 class Anything:

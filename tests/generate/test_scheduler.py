@@ -338,7 +338,7 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) ->
 
 
 @pytest.mark.parametrize("lanes", [False, True])
-@pytest.mark.parametrize("name", ["mistral", "llama 3"])
+@pytest.mark.parametrize("name", ["mistral", "llama 3", "lfm2"])
 def test_a_thousand_random_requests_leave_nothing_behind(
     name: str, lanes: bool, native: Callable[..., NativeExecutor]
 ) -> None:
@@ -457,6 +457,11 @@ def test_shares_of_a_step(left: list[int], room: int) -> None:
     enough = room - -(-room // OLDEST)
     short = [i for i in range(len(left)) if sum(n for n in left if n <= left[i]) <= enough]
     assert all(given_[i] == left[i] for i in short)
+    slow = shares(left, room, False)
+    assert all(a <= b for a, b in zip(slow, given_, strict=True)) and all(slow[i] == left[i] for i in short)
+    ends = [i for i, rows in enumerate(slow) if rows == left[i]]
+    begun = [i for i, rows in enumerate(slow) if 0 < rows < left[i]]
+    assert not ends or not left or set(begun) <= {0}
 
 
 @pytest.mark.parametrize("short", [1, 40, 47])
@@ -467,19 +472,18 @@ def test_a_short_prompt_does_not_wait_for_a_long_one(
     monkeypatch.setattr("trilens.generate.scheduler.STEP_SECONDS", 0.0)
     scheduler = Scheduler(tiny_executor("llama 3"))
     long = scheduler.submit([t for s in range(9) for t in prompt(250, seed=s)], GREEDY, most(2), NONE)
-    steps = saved = 0
+    steps = 0
     for i in range(10):
         scheduler.step()
         before = long.fed
         one = scheduler.submit(prompt(short, seed=20 + i), GREEDY, most(1), NONE)
         scheduler.step()
         steps += 2
-        assert len(one.tokens) == 1 and long.fed - before == LEAST_ROWS - short + one.cached
-        saved += one.cached
+        assert len(one.tokens) == 1 and one.steps[-1].seconds > 0 and long.fed - before == LEAST_ROWS // OLDEST
     while not long.tokens:
         scheduler.step()
         steps += 1
-    assert steps == -(-(len(long.prompt) + 10 * short - saved) // LEAST_ROWS)
+    assert steps == 10 + -(-(len(long.prompt) - 10 * LEAST_ROWS // OLDEST) // LEAST_ROWS)
 
 
 def test_a_long_prompt_is_not_starved_by_short_ones(tiny_executor: Tiny) -> None:

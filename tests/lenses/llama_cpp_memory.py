@@ -26,6 +26,6 @@ if not cpp.llama_init_from_model(model, options):
 log = "".join(lines)
 sizes = {
     what: sum(float(size) for size in re.findall(rf"{what} buffer size = +([\d.]+) MiB", log)) * 2**20
-    for what in ("model", "KV", "compute", "output")
+    for what in ("model", "KV", "RS", "compute", "output")
 }
 print(json.dumps({**sizes, "weights": cpp.llama_model_size(model)}))

@@ -64,19 +64,19 @@ class TestGemma4:
     spec = spec_of("gemma-4-26b-a4b-it")
 
     def full_length(self, context: int) -> int:
-        return 2 * context * sum(cache.width for cache in self.spec.caches)
+        return 2 * context * sum(cache.width for cache in self.spec.states)
 
     @pytest.mark.parametrize(("context", "times"), [(4096, (2.0, 3.0)), (131072, (9.0, 20.0))])
     def test_windows_hold_no_more(self, context: int, times: tuple[float, float]) -> None:
         """In llama.cpp a window and a piece of the prompt, not the context."""
         low, high = times
         assert low < self.full_length(context) / kv_of("llama.cpp", self.spec, context) < high
-        full = [c for c in self.spec.caches if isinstance(c.keep, Full)]
+        full = [c for c in self.spec.states if isinstance(c.keep, Full)]
         assert kv_of("llama.cpp", self.spec, context) > 2 * context * sum(c.width for c in full)
 
     def test_by_hand(self) -> None:
-        windowed = [c for c in self.spec.caches if not isinstance(c.keep, Full)]
-        full = [c for c in self.spec.caches if isinstance(c.keep, Full)]
+        windowed = [c for c in self.spec.states if not isinstance(c.keep, Full)]
+        full = [c for c in self.spec.states if isinstance(c.keep, Full)]
         assert len(windowed) == 25 and len(full) == 5
         assert kv_bytes(self.spec, 131072) == 2 * (
             131072 * sum(c.width for c in full) + 1024 * sum(c.width for c in windowed)
@@ -107,7 +107,7 @@ class TestGptOss:
         assert [c.fits for c in made.choices if c.type == "bf16"] == [False]
 
     def test_half_of_the_layers_are_windowed(self) -> None:
-        windowed = [c for c in self.spec.caches if not isinstance(c.keep, Full)]
+        windowed = [c for c in self.spec.states if not isinstance(c.keep, Full)]
         assert len(windowed) == 18
         assert kv_of("llama.cpp", self.spec, 131072) == 2 * 1024 * 18 * (131072 + 768)
 
@@ -221,5 +221,5 @@ def test_the_catalog_has_these() -> None:
     assert all(
         lookup(n) for n in ("deepseek-v3", "gemma-4-26b-a4b-it", "gpt-oss-120b", "kimi-k2-instruct", "qwen3-30b-a3b")
     )
-    assert any(isinstance(layer.attention, LatentAttention) for layer in spec_of("kimi-k2-instruct").layers)
-    assert all(isinstance(layer.attention, Attention) for layer in spec_of("gpt-oss-120b").layers)
+    assert any(isinstance(layer.mixer, LatentAttention) for layer in spec_of("kimi-k2-instruct").layers)
+    assert all(isinstance(layer.mixer, Attention) for layer in spec_of("gpt-oss-120b").layers)

@@ -55,6 +55,8 @@ CASES = [
     Case("deepseek v3 (deepseek2, one kv_b)", "latent, expanded", Job(4096), 64),
     Case("mixtral (llama)", "routed", Job(4096, 2), 64),
     Case("glm-4.5 (glm4moe)", "routed and shared", Job(2048)),
+    Case("lfm2 (lfm2)", "fixed states", Job(512, 32), 64),
+    Case("lfm2 moe (lfm2moe)", "fixed states, routed", Job(4096, 2), 64),
     Case("llama 2 (llama)", "KV in 32 bits", Job(4096, 1, "f32", "f32"), 64),
     Case(WIDE, "KV in 8 bits", Job(8192, 1, "q8_0", "q8_0"), 64),
     Case(WIDE, "K in 8 bits, V in 4", Job(8192, 2, "q8_0", "q4_0"), 64),
@@ -78,9 +80,10 @@ def test_as_llama_cpp_logs_it(case: Case, tiny_directory: Callable[[str], Path],
     assert made.weights == pytest.approx(logged["model"], abs=0.006 * MIB)  # between tensors a few bytes are left
     caches = 2  # each of which is logged with two digits
     assert made.kv == pytest.approx(logged["KV"], abs=0.005 * caches * MIB)
+    assert made.fixed == pytest.approx(logged["RS"], abs=0.005 * MIB)
     assert made.scratch == pytest.approx(logged["compute"] + logged["output"], rel=0.2)
-    total = sum(logged[what] for what in ("model", "KV", "compute", "output"))
-    if (logged["model"] + logged["KV"]) / total >= 0.8:
+    total = sum(logged[what] for what in ("model", "KV", "RS", "compute", "output"))
+    if (logged["model"] + logged["KV"] + logged["RS"]) / total >= 0.8:
         assert made.total == pytest.approx(total, rel=0.05)
 
 

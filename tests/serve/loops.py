@@ -93,7 +93,7 @@ class Kind(ABC):
         """The answers, as a protocol reads them; `read` is called with each event."""
         async with self.shelf.lease(self.name) as loop:
             made = prepare or (lambda i: self.prepare(question, i))
-            exchange: Exchange = await begin(loop, "id", ToolUse(), made, choices)
+            exchange: Exchange = await begin(loop, "id", ToolUse(), question, made, choices)
             texts, ended = [""] * choices, 0
             try:
                 async for batch in exchange.events():

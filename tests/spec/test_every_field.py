@@ -16,11 +16,11 @@ import torch
 from tests.executors.tiny import random_tensors
 from tests.families import BY_NAME, FAMILIES, prompt
 from trilens.decoder.weights import decoder_weights, parameters
-from trilens.executors.accountant import Span, kv_bytes, step_cost
+from trilens.executors.accountant import Span, fixed_bytes, kv_bytes, step_cost
 from trilens.executors.executor import Feed
 from trilens.executors.torch import TorchExecutor
 from trilens.spec.huggingface import read_config
-from trilens.spec.model import Cache, ModelSpec
+from trilens.spec.model import Attention, LatentAttention, Layer, ModelSpec, ShortConvolution, State
 
 FELT = 1e-8  # a change of the logits that is no rounding, in float64
 
@@ -77,7 +77,7 @@ def shapes(spec: ModelSpec) -> list[Any]:
 
 def costs(spec: ModelSpec) -> list[int]:
     cost = step_cost(spec, [Span(0, 77)])
-    kv = [kv_bytes(spec, 77), kv_bytes(spec, spec.context)]
+    kv = [kv_bytes(spec, 77), kv_bytes(spec, spec.context), fixed_bytes(spec)]
     longest = step_cost(spec, [Span(0, spec.context)]).flops()
     return [cost.flops(), cost.masked_flops(), cost.kv_elements_read(), cost.kv_elements_written(), longest, *kv]
 
@@ -96,13 +96,21 @@ def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
 
 
 def layer_seen_before(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
-    """Whether an earlier layer is the same but for its cache's number; caches are reached through their layers."""
-    if path[0] == "caches":
+    """Whether an earlier layer is the same but for its state's number; states are reached through their layers."""
+    if path[0] == "states":
         return True
     if path[0] != "layers":
         return False
-    plain = [replace(x, attention=replace(x.attention, cache=replace(x.attention.cache, index=0))) for x in spec.layers]
+    plain = [unnumbered(layer) for layer in spec.layers]
     return plain[int(path[1])] in plain[: int(path[1])]
+
+
+def unnumbered(layer: Layer) -> Layer:
+    match layer.mixer:
+        case Attention() | LatentAttention() as attention:
+            return replace(layer, mixer=replace(attention, cache=replace(attention.cache, index=0)))
+        case ShortConvolution() as convolution:
+            return replace(layer, mixer=replace(convolution, state=replace(convolution.state, index=0)))
 
 
 def others(value: Any) -> list[Any]:
@@ -118,10 +126,10 @@ def others(value: Any) -> list[Any]:
 
 
 def changed(spec: ModelSpec, path: tuple[str | int, ...], value: Any) -> ModelSpec | None:
-    """The spec with one leaf changed, a cache's for all who read it; None if such a spec is refused."""
+    """The spec with one leaf changed, a state's for all who read it; None if such a spec is refused."""
     try:
-        if "cache" in path:
-            at = path.index("cache") + 1
+        if "cache" in path or "state" in path:
+            at = path.index("cache" if "cache" in path else "state") + 1
             old = reached(spec, path[:at])
             new = with_leaf(old, path[at:], value)
             return exchanged(spec, old, new)
@@ -145,8 +153,8 @@ def with_leaf(node: Any, path: tuple[str | int, ...], value: Any) -> Any:
     return replace(node, **{step: with_leaf(getattr(node, step), rest, value)})
 
 
-def exchanged(node: Any, old: Cache, new: Cache) -> Any:
-    """The tree with one cache in place of another."""
+def exchanged(node: Any, old: State, new: State) -> Any:
+    """The tree with one state in place of another."""
     if node == old:
         return new
     if isinstance(node, tuple):

@@ -52,7 +52,7 @@ def test_llama_31_8b_to_the_last_parameter() -> None:
     assert kv_bytes(spec, 1) == 131_072
     feed_forward = token_cost(spec).flops_by_part()["feed_forward"]
     assert feed_forward == 2 * 3 * 4096 * 14336 * 32
-    attention = spec.layers[0].attention
+    attention = spec.layers[0].mixer
     assert isinstance(attention, Attention)
     assert attention.rope is not None
     assert attention.rope.scaling == Llama3Scaling(8.0, 1.0, 4.0, 8192)
@@ -129,12 +129,12 @@ def test_a_file_that_is_no_config(text: str, tmp_path: Path) -> None:
 
 def test_windows_of_mistral_and_qwen2() -> None:
     mistral = changed(model_type="mistral", sliding_window=4096)
-    assert {layer.attention.mask for layer in read_config(mistral).spec.layers} == {Window(4096)}
-    assert {c.attention.mask for c in read_config({**mistral, "sliding_window": None}).spec.layers} == {Full()}
+    assert {layer.mixer.mask for layer in read_config(mistral).spec.layers} == {Window(4096)}
+    assert {c.mixer.mask for c in read_config({**mistral, "sliding_window": None}).spec.layers} == {Full()}
     qwen = changed(model_type="qwen2", sliding_window=1000, use_sliding_window=True, max_window_layers=30)
-    masks = [layer.attention.mask for layer in read_config(qwen).spec.layers]
+    masks = [layer.mixer.mask for layer in read_config(qwen).spec.layers]
     assert masks == [Full()] * 30 + [Window(1000)] * 2
-    assert {c.attention.mask for c in read_config({**qwen, "use_sliding_window": False}).spec.layers} == {Full()}
+    assert {c.mixer.mask for c in read_config({**qwen, "use_sliding_window": False}).spec.layers} == {Full()}
 
 
 def test_a_config_survives_json(tmp_path: Path) -> None:

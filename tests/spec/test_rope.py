@@ -63,8 +63,8 @@ def test_tables(name: str, length: int) -> None:
     config = LlamaConfig(**BASE, rope_parameters={"rope_type": kind, "rope_theta": 10000.0, **RULES[name]})
     theirs, factor = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"), seq_len=length)
     [layer] = read_config(config.to_dict()).spec.layers
-    assert layer.attention.rope is not None
-    ours = rope_table(layer.attention.rope, length)
+    assert layer.mixer.rope is not None
+    ours = rope_table(layer.mixer.rope, length)
     assert torch.allclose(torch.tensor(ours.frequencies), theirs, rtol=3e-7, atol=0)
     assert ours.factor == pytest.approx(factor, rel=1e-12)
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,27 @@ def test_tekken_equals_tiktoken(tmp_path: Path, ranks: list[bytes]) -> None:
     named = [{"rank": i, "token_str": text} for i, text in enumerate(["<unk>", "<s>", "</s>", "[THINK]"])]
     ours = Tokenizer.from_directory(write(tmp_path, tekken={**document, "special_tokens": named}))
     assert ours.id_of("[THINK]") == 3
+
+
+@pytest.mark.parametrize("field", ["default_vocab_size", "default_num_special_tokens", "rank"])
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1, 1.5, True, "3", None, [3], 10**12, 10**30])
+def test_a_number_of_tekken_that_is_no_possible_count_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    document: dict[str, Any] = {
+        "config": {"pattern": r"\p{L}+|\s", "default_vocab_size": 276, "default_num_special_tokens": 20},
+        "vocab": [{"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode()} for i in range(256)],
+        "special_tokens": [{"rank": 3, "token_str": "<s>"}],
+    }
+    assert Tokenizer.from_directory(write(tmp_path, tekken=document)).bos_id == 3
+    (document["special_tokens"][0] if field == "rank" else document["config"])[field] = value
+    with pytest.raises(BadCheckpoint, match=r"tekken\.json: not a tekken file"):
+        Tokenizer.from_directory(write(tmp_path, tekken=document))
+
+
+def test_tekken_may_not_reserve_endless_special_tokens(tmp_path: Path) -> None:
+    config = {"pattern": "a", "default_vocab_size": 10**9 + 1, "default_num_special_tokens": 10**9}
+    document = {"config": config, "vocab": [{"rank": 0, "token_bytes": "YQ=="}]}
+    with pytest.raises(BadCheckpoint, match="1000000000 special tokens; at most 65536"):
+        Tokenizer.from_directory(write(tmp_path, tekken=document))
 
 
 def test_tiktoken_equals_tiktoken(tmp_path: Path, ranks: list[bytes]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed
+from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed, ShortConvolution
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,18 +98,35 @@ class Times:
     factor: float
 
 
-ValueChange = Transposed | HeadColumns | PlusOne | Times
+@dataclass(frozen=True)
+class Flat:
+    """[width, 1, W] as [width, W]: a convolution of each column by itself. A bias has nothing to flatten."""
+
+
+ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat
 Change = RowChange | ValueChange
 
 
+def gates_and_value(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """The first gate's rows, the second's, then the value's."""
+    mixer = layer.mixer
+    assert isinstance(mixer, ShortConvolution)
+    part = ("gate_in", "gate_out", "value").index(ours.rpartition(".")[2])
+    return RowRange(part * mixer.width, (part + 1) * mixer.width, 3 * mixer.width)
+
+
+def flat(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Flat()
+
+
 def half_split(spec: ModelSpec, layer: Layer, ours: str) -> Change:
-    attention = layer.attention
+    attention = layer.mixer
     assert isinstance(attention, Attention)
     return HalfSplit(attention.heads if ".attention.q" in ours else attention.cache.kv_heads)
 
 
 def fused_qkv(spec: ModelSpec, layer: Layer, ours: str) -> Change:
-    attention = layer.attention
+    attention = layer.mixer
     assert isinstance(attention, Attention)
     cache = attention.cache
     q, k, v = attention.heads * cache.key_dim, cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
@@ -142,7 +159,7 @@ def transposed(spec: ModelSpec, layer: Layer, ours: str) -> Change:
 
 def latent_up(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     """kv_b_proj, [H * (nope_dim + value_dim), kv_rank]: the key half turned head by head, the value half as it is."""
-    a = layer.attention
+    a = layer.mixer
     assert isinstance(a, LatentAttention)
     if ours.endswith("k_up"):
         return HeadColumns(HeadRows(a.heads, 0, a.nope_dim))
@@ -160,6 +177,8 @@ def root_of_width(spec: ModelSpec, layer: Layer, ours: str) -> Change:
 CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
     f.__name__: f
     for f in (
+        gates_and_value,
+        flat,
         half_split,
         fused_qkv,
         gate_up_halves,
@@ -189,6 +208,8 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
             return values.copy() if then is None else apply(then, values, is_bias)
         case PlusOne():
             return values + 1
+        case Flat():
+            return values if is_bias else values.reshape(len(values), -1)
         case Times(factor):
             scaled: np.ndarray = values * values.dtype.type(factor)
             return scaled

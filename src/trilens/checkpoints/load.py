@@ -247,7 +247,7 @@ def _why_left_out(name: str, spec: ModelSpec) -> str | None:
     number, inside = int(layer.group(1)), layer.group(2)
     if number >= len(spec.layers):
         return "layers that predict further tokens"
-    attention = spec.layers[number].attention
+    attention = spec.layers[number].mixer
     if isinstance(attention, Attention) and not attention.writes and re.match(names.KEYS_AND_VALUES, inside):
         return "keys and values of a layer that reads another's cache"
     return None

@@ -29,8 +29,8 @@ HUGGINGFACE = _rows("""
     per_layer_norm                       model.per_layer_projection_norm.weight
     final_norm                           model.norm.weight
     head                                 lm_head.weight
-    layers.{i}.attention_in              model.layers.{i}.input_layernorm.weight
-    layers.{i}.attention_out             model.layers.{i}.post_attention_layernorm.weight
+    layers.{i}.mixer_in              model.layers.{i}.input_layernorm.weight
+    layers.{i}.mixer_out             model.layers.{i}.post_attention_layernorm.weight
     layers.{i}.feed_forward_in           model.layers.{i}.pre_feedforward_layernorm.weight
     layers.{i}.feed_forward_in           model.layers.{i}.post_attention_layernorm.weight
     layers.{i}.feed_forward_out          model.layers.{i}.post_feedforward_layernorm.weight
@@ -95,8 +95,8 @@ GRANITE_MOE = _rows("""
 # The weights of these norms are stored as their distance from one.
 GEMMA_NORMS = _rows("""
     final_norm                           model.norm.weight                                           plus_one
-    layers.{i}.attention_in              model.layers.{i}.input_layernorm.weight                     plus_one
-    layers.{i}.attention_out             model.layers.{i}.post_attention_layernorm.weight            plus_one
+    layers.{i}.mixer_in              model.layers.{i}.input_layernorm.weight                     plus_one
+    layers.{i}.mixer_out             model.layers.{i}.post_attention_layernorm.weight            plus_one
     layers.{i}.feed_forward_in           model.layers.{i}.pre_feedforward_layernorm.weight           plus_one
     layers.{i}.feed_forward_out          model.layers.{i}.post_feedforward_layernorm.weight          plus_one
     layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_norm.weight                    plus_one
@@ -145,6 +145,32 @@ LLAMA4 = _rows("""
     layers.{i}.feed_forward.shared.down  model.layers.{i}.feed_forward.shared_expert.down_proj.weight
 """)
 
+# Short convolutions with attention between them: `embedding_norm` is the norm behind the last layer.
+LFM2 = _rows("""
+    final_norm                           model.embedding_norm.weight
+    layers.{i}.mixer_in                  model.layers.{i}.operator_norm.weight
+    layers.{i}.feed_forward_in           model.layers.{i}.ffn_norm.weight
+    layers.{i}.attention.out             model.layers.{i}.self_attn.out_proj.weight
+    layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_layernorm.weight
+    layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_layernorm.weight
+    layers.{i}.convolution.gate_in       model.layers.{i}.conv.in_proj.weight                        gates_and_value
+    layers.{i}.convolution.gate_out      model.layers.{i}.conv.in_proj.weight                        gates_and_value
+    layers.{i}.convolution.value         model.layers.{i}.conv.in_proj.weight                        gates_and_value
+    layers.{i}.convolution.taps          model.layers.{i}.conv.conv.weight                           flat
+    layers.{i}.convolution.out           model.layers.{i}.conv.out_proj.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.feed_forward.w1.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.feed_forward.w3.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.feed_forward.w2.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.feed_forward.gate.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.feed_forward.expert_bias
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.feed_forward.experts.{e}.w1.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.feed_forward.experts.{e}.w3.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.{e}.w2.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.feed_forward.experts.gate_up_proj          gate_up_halves
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.feed_forward.experts.gate_up_proj          gate_up_halves
+    layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.down_proj
+""")
+
 GGUF = _rows("""
     embedding                            token_embd.weight
     per_layer_table                      per_layer_token_embd.weight
@@ -153,8 +179,8 @@ GGUF = _rows("""
     final_norm                           output_norm.weight
     head                                 output.weight
     head.bias                            output.bias
-    layers.{i}.attention_in              blk.{i}.attn_norm.weight
-    layers.{i}.attention_out             blk.{i}.post_attention_norm.weight
+    layers.{i}.mixer_in              blk.{i}.attn_norm.weight
+    layers.{i}.mixer_out             blk.{i}.post_attention_norm.weight
     layers.{i}.feed_forward_in           blk.{i}.ffn_norm.weight
     layers.{i}.feed_forward_in           blk.{i}.post_attention_norm.weight
     layers.{i}.feed_forward_out          blk.{i}.post_ffw_norm.weight
@@ -177,6 +203,11 @@ GGUF = _rows("""
     layers.{i}.attention.v_up            blk.{i}.attn_v_b.weight
     layers.{i}.attention.k_up            blk.{i}.attn_kv_b.weight                                    latent_up
     layers.{i}.attention.v_up            blk.{i}.attn_kv_b.weight                                    latent_up
+    layers.{i}.convolution.gate_in       blk.{i}.shortconv.in_proj.weight                            gates_and_value
+    layers.{i}.convolution.gate_out      blk.{i}.shortconv.in_proj.weight                            gates_and_value
+    layers.{i}.convolution.value         blk.{i}.shortconv.in_proj.weight                            gates_and_value
+    layers.{i}.convolution.taps          blk.{i}.shortconv.conv.weight
+    layers.{i}.convolution.out           blk.{i}.shortconv.out_proj.weight
     layers.{i}.feed_forward.gate         blk.{i}.ffn_gate.weight
     layers.{i}.feed_forward.up           blk.{i}.ffn_up.weight
     layers.{i}.feed_forward.down         blk.{i}.ffn_down.weight
@@ -223,8 +254,14 @@ GGUF_NEIGHBOURING_PAIRS = _rows("""
     layers.{i}.attention.k               blk.{i}.attn_k.weight                 half_split
 """)
 
+# Architectures that call the norm behind the last layer so.
+GGUF_EMBEDDING_NORM = _rows("""
+    final_norm                           token_embd_norm.weight
+""")
+
 BY_ARCHITECTURE = {
     "phi3": GGUF_FUSED_UP + GGUF,
+    **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
     **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
@@ -236,6 +273,8 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "granite_moe": GRANITE_MOE,
     "gpt_oss": GPT_OSS,
     "llama4": LLAMA4,
+    "lfm2": LFM2,
+    "lfm2_moe": LFM2,
 }
 
 # Where models that also see keep their text decoder: what stands for `model.` and for `lm_head.` in the rows above.

@@ -143,7 +143,8 @@ def trace(
     from trilens.model import load
     from trilens.trials.routing import trace as make_trace
 
-    loaded = load(model, offline=offline, progress=Progress(model), **({"quantise": quantise} if quantise else {}))
+    smaller: dict[str, Any] = {"quantise": quantise} if quantise else {}
+    loaded = load(model, offline=offline, progress=Progress(model), **smaller)
     result = make_trace(loaded, prompt_text(prompt), thinking=as_thinking(thinking), **options)
     if picture is not None:
         from trilens.trials.heat_map import heat_map

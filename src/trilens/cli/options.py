@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import click
+
+
+class Bytes(click.ParamType):  # type: ignore[type-arg]
+    """A number of bytes, as in 4GB or 500MB."""
+
+    name = "bytes"
+    UNITS: ClassVar = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)b?", str(value).strip().lower())
+        if found is None or float(found[1]) <= 0:
+            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB or 500MB", param, ctx)
+        return max(1, int(float(found[1]) * self.UNITS[found[2]]))
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -21,6 +39,17 @@ def options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+PREFIXES = (
+    click.option(
+        "--prefix-dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        metavar="DIR",
+        help="Keep beginnings of prompts there for the next start. Prompts can be read from its files.",
+    ),
+    click.option(
+        "--prefix-bytes", type=Bytes(), default="4GB", show_default=True, help="Most bytes of that directory."
+    ),
+)
 MODEL = options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
@@ -30,6 +59,7 @@ MODEL = options(
     click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use."),
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
     click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
+    *PREFIXES,
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = options(

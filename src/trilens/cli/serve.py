@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
-from trilens.cli.options import options
+from trilens.cli.options import PREFIXES, options
 from trilens.errors import UsageError
 
 
@@ -35,6 +36,7 @@ class _WithEngineOptions(click.Command):
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @options(
+    *PREFIXES,
     click.option("--engine", type=click.Choice(["vllm", "sglang"]), help="Start your own engine, and answer for it."),
     click.option("--engine-path", help="Its command, or a Python that has it.  [env: TRILENS_VLLM, TRILENS_SGLANG]"),
     click.option("--machine", default="this", show_default=True, help="All nodes together, as in h100x16."),
@@ -62,6 +64,8 @@ def serve(
     threads: int | None,
     quantise: str | None,
     offline: bool,
+    prefix_dir: Path | None,
+    prefix_bytes: int,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -85,8 +89,10 @@ def serve(
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
-        if len(models) != 1 or threads is not None or quantise is not None:
-            raise UsageError("--engine takes one MODEL, and its own options behind --; no --threads or --quantise")
+        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None:
+            raise UsageError(
+                "--engine takes one MODEL, and its own options behind --; no --threads, --quantise or --prefix-dir"
+            )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, more, **start)
         serve_engine(models[0], launch, rules, port, Room(parallel, queue, float(time_limit)), limit, limits)
@@ -95,7 +101,9 @@ def serve(
     if more or given:
         what = "what stands behind --" if given is None else "--" + given.replace("_", "-")
         raise UsageError(f"{what} is for an engine; name it, as in --engine vllm")
-    stated = {"threads": threads, "quantise": quantise, "offline": offline or None}
+    stated = {"threads": threads, "quantise": quantise, "offline": offline or None, "prefix_dir": prefix_dir}
+    if prefix_dir is not None:
+        stated["prefix_bytes"] = prefix_bytes
     options = {name: value for name, value in stated.items() if value is not None}
     shelf = Shelf(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
     run_server(shelf, rules, port, limits)

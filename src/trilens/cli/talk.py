@@ -103,11 +103,16 @@ def _load(options: dict[str, Any]) -> Model | HostedModel:
 
     name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
     executor = options.pop("executor")
-    stated = {key: value for key in ("threads", "quantise", "kv") if (value := options.pop(key)) is not None}
+    loading = ("threads", "quantise", "kv", "prefix_dir")
+    stated = {key: value for key in loading if (value := options.pop(key)) is not None}
+    prefix_bytes = options.pop("prefix_bytes")
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
         if given or ignore_keys:
-            raise UsageError(f"--{(given or ['ignore-key'])[0]} is for models that run here, and {name} does not")
+            option = (given or ["ignore-key"])[0].replace("_", "-")
+            raise UsageError(f"--{option} is for models that run here, and {name} does not")
         return load_hosted(name)
     progress = Progress(name)
+    if "prefix_dir" in stated:
+        stated["prefix_bytes"] = prefix_bytes
     return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trilens.decoder.attention import grouped_query_attention, latent_attention
+from trilens.decoder.convolution import short_convolution
 from trilens.decoder.ffn import beside_ffn, dense_ffn, routed_ffn
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.weights import (
@@ -15,8 +16,20 @@ from trilens.decoder.weights import (
     NormWeights,
     PerLayerInputWeights,
     RoutedWeights,
+    ShortConvolutionWeights,
 )
-from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Norm, PerLayerInput, Routed
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Dense,
+    LatentAttention,
+    Layer,
+    ModelSpec,
+    Norm,
+    PerLayerInput,
+    Routed,
+    ShortConvolution,
+)
 
 
 def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
@@ -34,14 +47,18 @@ def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
 
 def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
     with ops.at(Part.PROJECTIONS, i):
-        y = _normed(ops, x, layer.attention_in, w.attention_in)
-    match layer.attention, w.attention:
+        y = _normed(ops, x, layer.mixer_in, w.mixer_in)
+    match layer.mixer, w.mixer:
         case Attention() as a, AttentionWeights() as aw:
             y = grouped_query_attention(ops, i, a, aw, y)
         case LatentAttention() as a, LatentAttentionWeights() as aw:
             y = latent_attention(ops, i, a, aw, y)
+        case ShortConvolution() as c, ShortConvolutionWeights() as cw:
+            y = short_convolution(ops, i, c, cw, y)
+        case _:
+            raise AssertionError(f"layer {i} has {type(layer.mixer).__name__}, and {type(w.mixer).__name__} for it")
     with ops.at(Part.PROJECTIONS, i):
-        y = _normed(ops, y, layer.attention_out, w.attention_out)
+        y = _normed(ops, y, layer.mixer_out, w.mixer_out)
         x = ops.add(x, _scaled(ops, y, layer.residual_scale))
     with ops.at(Part.FEED_FORWARD, i):
         y = _normed(ops, x, layer.feed_forward_in, w.feed_forward_in)
@@ -52,6 +69,8 @@ def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T 
             y = routed_ffn(ops, i, f, fw, y)
         case Beside() as f, BesideWeights() as fw:
             y = beside_ffn(ops, i, f, fw, y, x)
+        case _:
+            raise AssertionError(f"layer {i} has {type(layer.feed_forward).__name__}, and other weights for it")
     with ops.at(Part.FEED_FORWARD, i):
         y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
         x = ops.add(x, _scaled(ops, y, layer.residual_scale))

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter
-from trilens.spec.model import Cache, Glu, Mask, Norm, PositionScale, Rope, Routed, Router
+from trilens.spec.model import Fixed, Glu, Mask, Norm, Positions, PositionScale, Rope, Routed, Router
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -23,6 +23,7 @@ class Part(StrEnum):
     EMBEDDING = "embedding"
     PROJECTIONS = "attention_projections"
     ATTENTION = "attention"
+    CONVOLUTION = "convolution"
     FEED_FORWARD = "feed_forward"
     ROUTER = "router"
     HEAD = "head"
@@ -93,16 +94,32 @@ class Ops(Protocol[T, R]):
         ...
 
     # ---- attention
-    def write_kv(self, cache: Cache, k: T, v: T | None) -> None:
+    def write_kv(self, cache: Positions, k: T, v: T | None) -> None:
         """Keep this step's keys [N, K * key_dim] and values [N, K * value_dim]; `v` is None for a latent cache."""
         ...
 
     def attend(
-        self, q: T, cache: Cache, heads: int, mask: Mask, scale: float, softcap: float | None, sinks: Parameter | None
+        self,
+        q: T,
+        cache: Positions,
+        heads: int,
+        mask: Mask,
+        scale: float,
+        softcap: float | None,
+        sinks: Parameter | None,
     ) -> T:
         """[N, H * key_dim] -> [N, H * value_dim]: softmax(softcap(q . k * scale)) over the visible positions, times v.
 
         `sinks` [H] is one more logit per head that takes its share and has no value.
+        """
+        ...
+
+    # ---- convolution
+    def convolve(self, x: T, state: Fixed, w: LinearWeights) -> T:
+        """[N, width] -> [N, width]: each column by W taps of its own over the sequence's last W rows, the token's own
+        included: y[t] = bias + sum over j of taps[:, j] * x[t - W + 1 + j], where rows before the first are zero.
+
+        `w.weight` is [width, W]. The last W - 1 rows are kept as `rows` of `state`.
         """
         ...
 

@@ -10,16 +10,18 @@ from math import prod
 from trilens.spec.model import (
     Attention,
     Beside,
-    Cache,
     Dense,
     FeedForward,
     LatentAttention,
     Layer,
+    Mixer,
     ModelSpec,
     Norm,
     PerLayerInput,
     PerLayerTable,
+    Positions,
     Routed,
+    ShortConvolution,
 )
 
 
@@ -78,6 +80,18 @@ class LatentAttentionWeights:
 
 
 @dataclass(frozen=True)
+class ShortConvolutionWeights:
+    gate_in: LinearWeights
+    value: LinearWeights
+    gate_out: LinearWeights
+    taps: LinearWeights
+    out: LinearWeights
+
+
+MixerWeights = AttentionWeights | LatentAttentionWeights | ShortConvolutionWeights
+
+
+@dataclass(frozen=True)
 class DenseWeights:
     gate: LinearWeights
     up: LinearWeights
@@ -119,10 +133,10 @@ class PerLayerTableWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    attention: AttentionWeights | LatentAttentionWeights
+    mixer: MixerWeights
     feed_forward: DenseWeights | RoutedWeights | BesideWeights
-    attention_in: NormWeights | None
-    attention_out: NormWeights | None
+    mixer_in: NormWeights | None
+    mixer_out: NormWeights | None
     feed_forward_in: NormWeights | None
     feed_forward_out: NormWeights | None
     per_layer_input: PerLayerInputWeights | None
@@ -172,17 +186,11 @@ def parameters(weights: object) -> Iterator[Parameter]:
 
 
 def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
-    attention: AttentionWeights | LatentAttentionWeights
-    match layer.attention:
-        case Attention() as a:
-            attention = _attention(at + "attention.", a, width)
-        case LatentAttention() as a:
-            attention = _latent_attention(at + "attention.", a, width)
     return LayerWeights(
-        attention=attention,
+        mixer=_mixer(at, layer.mixer, width),
         feed_forward=_feed_forward(at + "feed_forward.", layer.feed_forward, width),
-        attention_in=_optional_norm(at + "attention_in", layer.attention_in, width),
-        attention_out=_optional_norm(at + "attention_out", layer.attention_out, width),
+        mixer_in=_optional_norm(at + "mixer_in", layer.mixer_in, width),
+        mixer_out=_optional_norm(at + "mixer_out", layer.mixer_out, width),
         feed_forward_in=_optional_norm(at + "feed_forward_in", layer.feed_forward_in, width),
         feed_forward_out=_optional_norm(at + "feed_forward_out", layer.feed_forward_out, width),
         per_layer_input=_per_layer_input(at + "per_layer_input.", layer.per_layer_input, width),
@@ -190,8 +198,18 @@ def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
     )
 
 
+def _mixer(at: str, mixer: Mixer, width: int) -> MixerWeights:
+    match mixer:
+        case Attention():
+            return _attention(at + "attention.", mixer, width)
+        case LatentAttention():
+            return _latent_attention(at + "attention.", mixer, width)
+        case ShortConvolution():
+            return _short_convolution(at + "convolution.", mixer, width)
+
+
 def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
-    cache: Cache = a.cache
+    cache: Positions = a.cache
     queries, keys, values = a.heads * cache.key_dim, cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
     has_value_matrix = a.writes and not a.value_is_key
     q_norm = k_norm = None
@@ -224,6 +242,16 @@ def _latent_attention(at: str, a: LatentAttention, width: int) -> LatentAttentio
         k_up=Parameter(at + "k_up", (a.heads, a.kv_rank, a.nope_dim)),
         v_up=Parameter(at + "v_up", (a.heads, a.value_dim, a.kv_rank)),
         out=_linear(at + "out", width, a.heads * a.value_dim, a.bias),
+    )
+
+
+def _short_convolution(at: str, c: ShortConvolution, width: int) -> ShortConvolutionWeights:
+    return ShortConvolutionWeights(
+        gate_in=_linear(at + "gate_in", c.width, width, c.bias),
+        value=_linear(at + "value", c.width, width, c.bias),
+        gate_out=_linear(at + "gate_out", c.width, width, c.bias),
+        taps=_linear(at + "taps", c.width, c.taps, c.bias),
+        out=_linear(at + "out", width, c.width, c.bias),
     )
 
 

@@ -1,8 +1,8 @@
 """What a step costs: the decoder run on shapes alone. Plain integers; no weights, no numpy, no torch.
 
 A multiply-add counts as two operations. Counted are the matrix products (projections, experts, router, head) and
-attention's two products over the query-key pairs that are visible; norms, activations, softmax and rotations are not
-(they are under one operation in a thousand), nor does PyTorch's counter see them.
+attention's two products over the query-key pairs that are visible, and a convolution's taps; norms, activations,
+softmax and rotations are not (they are under one operation in a thousand), nor does PyTorch's counter see them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.spec.model import (
-    Cache,
     Chunk,
+    Fixed,
     Full,
     Glu,
     Mask,
     ModelSpec,
     Norm,
+    Positions,
     PositionScale,
     Rope,
     Routed,
     Router,
+    StateTensor,
     Window,
+    by_kind,
     first_visible,
 )
 
@@ -59,6 +62,7 @@ class PartCost:
 
     `masked_flops` takes attention's whole rectangle, masked pairs included. `kv_elements_read` is one pass over the
     cache for all of a sequence's new tokens; `kv_elements_read_singly` one pass for each of them, as in decoding.
+    `fixed_bytes_moved` likewise: what is read of fixed states and written back, once for all new tokens or for each.
     """
 
     flops: int = 0
@@ -66,6 +70,8 @@ class PartCost:
     kv_elements_read: int = 0
     kv_elements_read_singly: int = 0
     kv_elements_written: int = 0
+    fixed_bytes_moved: int = 0
+    fixed_bytes_moved_singly: int = 0
     touched: list[Touched] = field(default_factory=list)
 
 
@@ -104,6 +110,9 @@ class StepCost:
 
     def kv_elements_written(self) -> int:
         return sum(cost.kv_elements_written for cost in self.parts.values())
+
+    def fixed_bytes_moved(self, singly: bool = False) -> int:
+        return sum(c.fixed_bytes_moved_singly if singly else c.fixed_bytes_moved for c in self.parts.values())
 
     def _of(self, part: Part | None, layer: int | None) -> Iterator[PartCost]:
         for (at_layer, at_part), cost in self.parts.items():
@@ -160,8 +169,16 @@ def count_parameters(spec: ModelSpec) -> ParameterCount:
 
 
 def kv_bytes(spec: ModelSpec, tokens: int, bytes_per_element: Fraction | int = 2) -> int:
-    """Bytes of cache that one sequence of `tokens` holds; windows and chunks hold no more than they can still see."""
-    return int(sum(c.kept(tokens) * c.width for c in spec.caches) * Fraction(bytes_per_element))
+    """Bytes of keys and values that one sequence of `tokens` holds; windows and chunks hold no more than they can still
+    see."""
+    positions, _ = by_kind(spec.states)
+    return int(sum(p.kept(tokens) * p.width for p in positions) * Fraction(bytes_per_element))
+
+
+def fixed_bytes(spec: ModelSpec) -> int:
+    """Bytes of fixed states that one sequence holds, whatever its length."""
+    _, fixed = by_kind(spec.states)
+    return sum(state.bytes for state in fixed)
 
 
 def distinct_experts(experts: int, chosen: int, tokens: int) -> Fraction:
@@ -182,6 +199,7 @@ class StepCounter:
 
     def __init__(self, spec: ModelSpec, bytes_per_element: Callable[[Parameter], Fraction]) -> None:
         self.parameters = count_parameters(spec)
+        self.fixed_bytes = fixed_bytes(spec)  # that a sequence keeps, whatever its length
         ops = _Accountant((Span(0, 1, 1),))
         decode(ops, spec, decoder_weights(spec))
         one, silent = StepCost(ops.parts), step_cost(spec, [Span(0, 1, 0)])
@@ -223,6 +241,10 @@ class StepCounter:
             return sum(kept * visible_pairs(mask, span.past, span.new) for mask, (_, kept) in self._pairs.items())
         end = span.past + span.new
         return sum(kept * (end - first_visible(mask, span.past)) for mask, (_, kept) in self._pairs.items())
+
+    def fixed_bytes_moved(self, span: Span, singly: bool) -> int:
+        """Of fixed states read and written back, once for all tokens of the span or once for each of them."""
+        return 2 * self.fixed_bytes * (span.new if singly else min(span.new, 1))
 
     def weight_bytes(self, rows: int, logits: int) -> int:
         """Of one step."""
@@ -335,13 +357,13 @@ class _Accountant:
         assert gate == up
         return gate
 
-    def write_kv(self, cache: Cache, k: _Rows, v: _Rows | None) -> None:
+    def write_kv(self, cache: Positions, k: _Rows, v: _Rows | None) -> None:
         self._cost.kv_elements_written += k.rows * cache.width
 
     def attend(
         self,
         q: _Rows,
-        cache: Cache,
+        cache: Positions,
         heads: int,
         mask: Mask,
         scale: float,
@@ -362,6 +384,23 @@ class _Accountant:
                 self._cost.kv_elements_read += keys * cache.width
                 self._cost.kv_elements_read_singly += pairs * cache.width
         return _Rows(q.rows, heads * cache.value_dim)
+
+    def convolve(self, x: _Rows, state: Fixed, w: LinearWeights) -> _Rows:
+        width, taps = w.weight.shape
+        rows = state.tensor("rows")
+        assert x.width == width and rows.shape == (taps - 1, width)
+        self._touch(w.weight, w.weight.size)
+        if w.bias is not None:
+            self._touch(w.bias, w.bias.size)
+        self._flops(2 * x.rows * width * taps)
+        self._keep_fixed(rows)
+        return x
+
+    def _keep_fixed(self, tensor: StateTensor) -> None:
+        """The tensor is read before a sequence's new tokens, and written behind them."""
+        for span in self.spans:
+            self._cost.fixed_bytes_moved += 2 * tensor.bytes * min(span.new, 1)
+            self._cost.fixed_bytes_moved_singly += 2 * tensor.bytes * span.new
 
     def route(
         self, logits: _Rows, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None

@@ -21,7 +21,8 @@ PAGE = 64  # positions whose keys and values are kept, shared and found together
 
 
 class Block(Protocol):
-    """What `PAGE` positions of a sequence keep, or fewer at its end. It never changes; any sequence may share it."""
+    """What `PAGE` positions of a sequence keep, or fewer at its end, and the fixed states behind them where they were
+    kept. It never changes; any sequence may share it."""
 
     @property
     def tokens(self) -> int: ...
@@ -47,7 +48,10 @@ class Block(Protocol):
 
 
 class CachedSequence(Protocol):
-    """One sequence's cache. `length` tokens are in it; `request_length` chooses its rope tables."""
+    """What the layers keep of one sequence. `length` tokens are in it; `request_length` chooses its rope tables.
+
+    Fixed states exist only for the whole of it, and for the beginnings where `snapshot` was called.
+    """
 
     @property
     def request_length(self) -> int: ...
@@ -57,7 +61,12 @@ class CachedSequence(Protocol):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of the cache that its tokens use."""
+        """Bytes of keys and values that its tokens use."""
+        ...
+
+    @property
+    def fixed_bytes(self) -> int:
+        """Bytes of its fixed states, the same at every length; snapshots are not counted."""
         ...
 
     @property
@@ -80,12 +89,23 @@ class CachedSequence(Protocol):
 
     def adopt(self, blocks: Sequence[Any], last_tokens: int) -> int:
         """Go on with these blocks, of the last one its first `last_tokens`, as if they had been computed here; only at
-        the end of a page. Returns how many tokens that was: fewer where a window has dropped what later ones need."""
+        the end of a page. Returns how many tokens that was: fewer where a window has dropped what later ones need, or
+        where the fixed states were not kept at the end of the last block."""
         ...
 
     def fork(self, length: int, request_length: int) -> CachedSequence | None:
         """A new sequence that begins with this one's first `length` tokens and shares what it can with it; None when a
-        window has dropped what they need. Raises RequestRefused when there is no memory for it."""
+        window has dropped what they need, or no snapshot of the fixed states stands there. Raises RequestRefused when
+        there is no memory for it."""
+        ...
+
+    def nearest(self, length: int) -> int:
+        """The longest beginning of at most `length` tokens that `fork` and `rewind` can go to; 0 always is one."""
+        ...
+
+    def snapshot(self) -> None:
+        """Keep the fixed states as they are now, so that this length can be forked and rewound to later. It costs
+        `fixed_bytes` where there are any, and nothing where there are none."""
         ...
 
     def free(self) -> None:
@@ -93,8 +113,7 @@ class CachedSequence(Protocol):
         ...
 
     def rewind(self, length: int) -> bool:
-        """Forget all but the first `length` tokens; False, with nothing changed, when a window has dropped what they
-        need."""
+        """Forget all but the first `length` tokens; False, with nothing changed, where `fork` has None."""
         ...
 
 

@@ -7,7 +7,7 @@ E experts, d a head's width. A trailing block of letters gives a tensor's dimens
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -28,20 +28,22 @@ from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
 from trilens.executors.executor import PAGE, Drawn
 from trilens.spec.model import (
-    Cache,
     Chunk,
     Curve,
+    Fixed,
     Full,
     Glu,
     Mask,
     ModelSpec,
     Norm,
+    Positions,
     PositionScale,
     Rope,
     Routed,
     Router,
     Scoring,
     Window,
+    by_kind,
     first_visible,
 )
 from trilens.spec.rope import rope_table, tables_key
@@ -52,16 +54,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TorchBlock:
-    """Keys and values of up to `PAGE` positions, by cache; None where a window had dropped them."""
+    """Keys and values of up to `PAGE` positions, by state; None where a window had dropped them. And the fixed states
+    behind them, where they were kept."""
 
     tokens: int
-    keys: list[Tensor | None]
-    values: list[Tensor | None]
+    keys: dict[int, Tensor | None]
+    values: dict[int, Tensor | None]
+    fixed: dict[tuple[int, str], Tensor] | None
     routed: np.ndarray
 
     @property
     def kept_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values) if t is not None)
+        return _bytes(t for t in (*self.keys.values(), *self.values.values()) if t is not None) + _bytes(
+            (self.fixed or {}).values()
+        )
 
     own_bytes = kept_bytes  # it is a copy
 
@@ -74,17 +80,24 @@ class TorchBlock:
 
 
 class TorchSequence:
-    """Keys and values of one sequence. Position `starts[c]` is the first that cache c still holds."""
+    """What the layers keep of one sequence. Position `starts[p]` is the first that p's keys and values still hold.
+
+    No tensor is ever written in place, so a fork and a snapshot share them.
+    """
 
     def __init__(self, executor: TorchExecutor, request_length: int) -> None:
         spec, device = executor.spec, executor.device
         self.executor = executor
         self.request_length = request_length
         self.length = 0
-        self.caches = spec.caches
-        self.starts = [0] * len(spec.caches)
-        self.keys = [torch.empty(0, c.kv_heads, c.key_dim, device=device) for c in spec.caches]
-        self.values = [torch.empty(0, c.kv_heads, 0 if c.latent else c.value_dim, device=device) for c in spec.caches]
+        self.positions, fixed = by_kind(spec.states)
+        self.starts = {p.index: 0 for p in self.positions}
+        self.keys = {p.index: torch.empty(0, p.kv_heads, p.key_dim, device=device) for p in self.positions}
+        self.values = {
+            p.index: torch.empty(0, p.kv_heads, 0 if p.latent else p.value_dim, device=device) for p in self.positions
+        }
+        self.fixed = {(f.index, t.name): torch.zeros(t.shape, device=device) for f in fixed for t in f.tensors}
+        self.snapshots = {0: self.fixed}
         self.routed = np.empty((0, sum(r.router.chosen for _, r in spec.routed_layers())), np.uint16)
 
     @property
@@ -96,25 +109,25 @@ class TorchSequence:
 
     def block(self, number: int) -> TorchBlock:
         first, end = number * PAGE, min((number + 1) * PAGE, self.length)
-        return TorchBlock(
-            end - first,
-            [None if start > first else k[first - start : end - start].clone() for k, start in self._held(self.keys)],
-            [None if start > first else v[first - start : end - start].clone() for v, start in self._held(self.values)],
-            self.routed[first:end],
-        )
 
-    def _held(self, tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, int]]:
-        return zip(tensors, self.starts, strict=True)
+        def rows(tensors: Mapping[int, Tensor]) -> dict[int, Tensor | None]:
+            held = ((i, tensor, self.starts[i]) for i, tensor in tensors.items())
+            return {i: None if start > first else t[first - start : end - start].clone() for i, t, start in held}
+
+        kept = self.fixed if end == self.length else self.snapshots.get(end)
+        return TorchBlock(end - first, rows(self.keys), rows(self.values), kept, self.routed[first:end])
 
     def adopt(self, blocks: Sequence[TorchBlock], last_tokens: int) -> int:
         if self.length % PAGE or not blocks:
             return 0
         counts = [PAGE] * (len(blocks) - 1) + [last_tokens]
-        while counts and not self._complete(blocks, self.length + sum(counts)):
+        while counts and not self._complete(blocks[: len(counts)], counts):
             counts.pop()
             if counts:
                 counts[-1] = PAGE
-        for i in range(len(self.caches)):
+        if not counts:
+            return 0
+        for i in self.starts:
             for block, count in zip(blocks, counts, strict=False):
                 keys, values = block.keys[i], block.values[i]
                 if keys is None or values is None:  # a window that what follows does not see
@@ -124,18 +137,24 @@ class TorchSequence:
                     )
                 self.keys[i] = torch.cat((self.keys[i], keys[:count]))
                 self.values[i] = torch.cat((self.values[i], values[:count]))
+        for block, count in zip(blocks, counts, strict=False):
+            self.length += count
+            if block.fixed is not None and count == block.tokens:
+                self.fixed = block.fixed
+                self.snapshot()
         self.routed = np.concatenate(
             [self.routed, *(b.routed[:count] for b, count in zip(blocks, counts, strict=False))]
         )
-        self.length += sum(counts)
         self.drop_unseen()
         return sum(counts)
 
-    def _complete(self, blocks: Sequence[TorchBlock], length: int) -> bool:
-        """Whether the blocks have all that a token behind `length` others sees."""
-        for i, cache in enumerate(self.caches):
-            first = max(first_visible(cache.keep, length) - self.length, 0) // PAGE
-            if any(b.keys[i] is None for b in blocks[first : -(-(length - self.length) // PAGE)]):
+    def _complete(self, blocks: Sequence[TorchBlock], counts: Sequence[int]) -> bool:
+        """Whether the blocks have all that a token behind so many of each needs."""
+        if self.fixed and (blocks[-1].fixed is None or counts[-1] != blocks[-1].tokens):
+            return False
+        for p in self.positions:
+            first = max(first_visible(p.keep, self.length + sum(counts)) - self.length, 0) // PAGE
+            if any(b.keys[p.index] is None for b in blocks[first:]):
                 return False
         return True
 
@@ -144,12 +163,23 @@ class TorchSequence:
 
     @property
     def kv_bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self.keys, *self.values))
+        return _bytes([*self.keys.values(), *self.values.values()])
+
+    @property
+    def fixed_bytes(self) -> int:
+        return _bytes(self.fixed.values())
+
+    def snapshot(self) -> None:
+        self.snapshots = {**self.snapshots, self.length: self.fixed}
+
+    def nearest(self, length: int) -> int:
+        places = range(self.length, -1, -1) if not self.fixed else sorted({self.length, *self.snapshots}, reverse=True)
+        return next(place for place in places if place <= length and self._holds(place))
 
     def fork(self, length: int, request_length: int) -> TorchSequence | None:
-        """Shares its tensors with this one: none of them is ever written in place."""
+        """Shares its tensors with this one."""
         other = copy(self)
-        other.starts, other.keys, other.values = list(self.starts), list(self.keys), list(self.values)
+        other.starts, other.keys, other.values = dict(self.starts), dict(self.keys), dict(self.values)
         other.request_length = request_length
         return other if other.rewind(length) else None
 
@@ -157,28 +187,41 @@ class TorchSequence:
         self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
 
     def rewind(self, length: int) -> bool:
-        if length > self.length or any(
-            start > first_visible(c.keep, max(length, 0)) for c, start in zip(self.caches, self.starts, strict=True)
-        ):
+        if not self._holds(length):
             return False
-        for i, start in enumerate(self.starts):
+        for i, start in self.starts.items():
             self.keys[i] = self.keys[i][: length - start]
             self.values[i] = self.values[i][: length - start]
+        if length != self.length and self.fixed:
+            self.fixed = self.snapshots[length]
+        self.snapshots = {place: kept for place, kept in self.snapshots.items() if place <= length}
         self.length = length
         self.routed = self.routed[:length]
         self.drop_unseen()
         return True
 
+    def _holds(self, length: int) -> bool:
+        """Whether all that a sequence of the first `length` tokens would keep is still here."""
+        if not 0 <= length <= self.length:
+            return False
+        if self.fixed and length != self.length and length not in self.snapshots:
+            return False
+        return all(self.starts[p.index] <= first_visible(p.keep, length) for p in self.positions)
+
     def drop_unseen(self) -> None:
         """Let go of what no later token can see."""
-        for i, cache in enumerate(self.caches):
-            held = self.length - self.starts[i]
-            kept = cache.kept(self.length)
+        for p in self.positions:
+            held = self.length - self.starts[p.index]
+            kept = p.kept(self.length)
             if held > kept:
                 # A copy, not a view: a view would keep the dropped rows in memory.
-                self.keys[i] = self.keys[i][held - kept :].clone()
-                self.values[i] = self.values[i][held - kept :].clone()
-                self.starts[i] += held - kept
+                self.keys[p.index] = self.keys[p.index][held - kept :].clone()
+                self.values[p.index] = self.values[p.index][held - kept :].clone()
+                self.starts[p.index] += held - kept
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 class TorchExecutor:
@@ -249,7 +292,8 @@ class TorchExecutor:
         ops = TorchOps(self, batch, every_row)
         result = decode(ops, self.spec, self.weights)
         routed = ops.routed()
-        for sequence, tokens in ops.batch:
+        for (sequence, tokens), fixed in zip(ops.batch, ops.fixed, strict=True):
+            sequence.fixed = fixed
             sequence.length += len(tokens)
             sequence.routed = np.concatenate([sequence.routed, routed[: len(tokens)]])
             routed = routed[len(tokens) :]
@@ -284,6 +328,7 @@ class TorchOps:
         ends = accumulate(len(f.tokens) for f in feeds)
         self.rows = None if every_row else [end - 1 for end, f in zip(ends, feeds, strict=True) if f.logits]
         self.routes: list[TorchRoutes] = []
+        self.fixed = [dict(s.fixed) for s, _ in self.batch]  # what becomes of each sequence's if the step succeeds
         self._angles: dict[Rope, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
@@ -386,9 +431,11 @@ class TorchOps:
                 return F.gelu(gate) * up
             case Curve.GELU_TANH:
                 return F.gelu(gate, approximate="tanh") * up
+            case Curve.IDENTITY:
+                return gate * up
 
     # ---- attention
-    def write_kv(self, cache: Cache, k: Tensor, v: Tensor | None) -> None:
+    def write_kv(self, cache: Positions, k: Tensor, v: Tensor | None) -> None:
         at = 0
         for sequence, tokens in self.batch:
             rows = slice(at, at + len(tokens))
@@ -402,7 +449,7 @@ class TorchOps:
     def attend(
         self,
         q: Tensor,
-        cache: Cache,
+        cache: Positions,
         heads: int,
         mask: Mask,
         scale: float,
@@ -431,6 +478,18 @@ class TorchOps:
             y_KGnd = shares @ v_K1Md.expand(-1, q_KGnd.shape[1], -1, -1)
             results.append(y_KGnd.permute(2, 0, 1, 3).flatten(1))
             at += n
+        return torch.cat(results)
+
+    # ---- convolution
+    def convolve(self, x: Tensor, state: Fixed, w: LinearWeights) -> Tensor:
+        taps_D1W = self._weight(w.weight)[:, None]
+        results, at = [], 0
+        for (_, tokens), fixed in zip(self.batch, self.fixed, strict=True):
+            rows_MD = torch.cat((fixed[state.index, "rows"], x[at : at + len(tokens)]))
+            fixed[state.index, "rows"] = rows_MD[len(tokens) :].clone()  # a view would keep all rows in memory
+            y_Dn = F.conv1d(rows_MD.T, taps_D1W, self._bias(w.bias), groups=rows_MD.shape[1])
+            results.append(y_Dn.T)
+            at += len(tokens)
         return torch.cat(results)
 
     # ---- experts

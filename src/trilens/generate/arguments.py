@@ -56,6 +56,12 @@ def model_name(value: object) -> str:
     return found
 
 
+def path(name: str, value: object) -> None:
+    found = os.fspath(value) if isinstance(value, os.PathLike) else value
+    fits = isinstance(found, str) and found != "" and "\0" not in found
+    _expect(UsageError, value is None or fits, name, value, "a path")
+
+
 def stops(value: object) -> tuple[str, ...]:
     """`stop`, a text or several, as several."""
     several = (value,) if isinstance(value, str) else value

@@ -19,8 +19,11 @@ import numpy as np
 
 from trilens.executors.executor import PAGE, Block
 from trilens.generate.prefix_files import PrefixFiles
+from trilens.generate.prefix_files import link as link
 
 SIBLINGS = 16  # blocks behind the same beginning that are compared token by token, the newest first
+
+AT_ONCE = 256  # blocks that are looked at for each new one, where more are kept than the budget has
 
 Source = Literal["running", "finished", "disk"]
 
@@ -136,7 +139,7 @@ class PrefixCache:
             siblings[key] = None
             self._entries[key] = Entry(key, parent, tokens, block, origin, self._firsts.pop(key, {}))
             self.bytes += block.kept_bytes
-            while self.bytes > self.budget and self._evict_one() is not None:
+            while self.bytes > self.budget and self._evict_one(AT_ONCE) is not None:
                 pass
         if self.files is not None and origin.source != "disk" and len(tokens) == PAGE:
             self.files.write(key, parent, tokens, block)
@@ -149,7 +152,7 @@ class PrefixCache:
         """Let go of blocks until `wanted` bytes of memory have come free; whether they have."""
         with self._lock:
             while wanted > 0:
-                freed = self._evict_one()
+                freed = self._evict_one(len(self._entries))
                 if freed is None:
                     return False
                 wanted -= freed
@@ -161,11 +164,11 @@ class PrefixCache:
             self._firsts.clear()
             self.bytes = 0
 
-    def _evict_one(self) -> int | None:
+    def _evict_one(self, most: int) -> int | None:
         """Drop the least recently used block, of a chain its last one. Returns the bytes that came free, None where
-        every block is in use."""
+        `most` blocks were looked at and all of them are in use."""
         seen = set[bytes]()
-        while len(seen) < len(self._entries):
+        while len(seen) < min(most, len(self._entries)):
             leaf = next(iter(self._entries.values()))
             while leaf.following:
                 leaf = self._entries[next(iter(leaf.following))]
@@ -194,11 +197,6 @@ class PrefixCache:
         if entry is not None:
             return entry.following
         return self._firsts.setdefault(parent, {}) if make else self._firsts.get(parent, {})
-
-
-def link(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The key of a block with these tokens behind `parent`."""
-    return hashlib.blake2b(parent + np.asarray(tokens, "<i4").tobytes(), digest_size=16).digest()
 
 
 def chain(root: bytes, tokens: Sequence[int] | np.ndarray) -> list[bytes]:

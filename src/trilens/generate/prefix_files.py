@@ -13,16 +13,20 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trilens.errors import RequestRefused, UsageError
-from trilens.executors.executor import PAGE, Block, Executor
+import numpy as np
 
+from trilens.errors import BadCheckpoint, RequestRefused, UsageError
+from trilens.executors.executor import PAGE, Block, Executor
+from trilens.files import read_small
+
+PREFIX_BYTES = 4_000_000_000  # of a directory, where nobody stated another number
 MAGIC = b"trilens prefix 1\n"
 SUFFIX = ".block"
 DIGEST = hashlib.sha256().digest_size
@@ -71,14 +75,13 @@ class PrefixFiles:
         """The block with this key, None where there is none or no memory for it. What is damaged or another model's is
         removed, with a line in the log."""
         path = self._path(key)
+        most = len(MAGIC) + MOST_DESCRIBED + 2 * self._executor.block_bytes + (1 << 20)
         try:
-            with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if size > len(MAGIC) + MOST_DESCRIBED + 2 * self._executor.block_bytes + (1 << 20):
-                    self._remove(path, f"it has {size} bytes")
-                    return None
-                data = file.read()
+            data = read_small(path, most)
             os.utime(path)
+        except BadCheckpoint as problem:
+            self._remove(path, str(problem).removeprefix(f"{path}: "))
+            return None
         except OSError:
             return None
         try:
@@ -147,8 +150,10 @@ class PrefixFiles:
         if not isinstance(tokens, list) or len(tokens) != PAGE or not isinstance(width, int) or width < 0:
             raise ValueError("its description is damaged")
         vocabulary = self._executor.spec.vocab
-        if not all(isinstance(t, int) and 0 <= t < vocabulary for t in tokens):
+        if not all(type(t) is int and 0 <= t < vocabulary for t in tokens):
             raise ValueError("its tokens are not the model's")
+        if link(parent, tokens) != key:
+            raise ValueError("its tokens are not those of its name")
         return tuple(tokens)
 
     def _path(self, key: bytes) -> Path:
@@ -182,6 +187,11 @@ class PrefixFiles:
         log.warning("%s is left out and removed: %s", path, why)
         with suppress(OSError):
             path.unlink()
+
+
+def link(parent: bytes, tokens: Sequence[int]) -> bytes:
+    """The key of a block with these tokens behind `parent`."""
+    return hashlib.blake2b(parent + np.asarray(tokens, "<i4").tobytes(), digest_size=16).digest()
 
 
 def _parsed(data: bytes) -> tuple[Any, memoryview]:

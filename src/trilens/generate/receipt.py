@@ -45,7 +45,8 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together.
+    """One phase of a call. `weight_bytes` and `kv_bytes` are read from memory, by all its steps together; `fixed_bytes`
+    are read of fixed states and written back.
 
     `distinct_experts`: how many experts, of all layers, fired for one of its tokens or more. The shares are of the
     machine's `Ceiling`, None where it was not measured; weights that stay in the processor's cache can bring the first
@@ -59,6 +60,7 @@ class Phase:
     flops: int
     weight_bytes: int
     kv_bytes: int
+    fixed_bytes: int
     distinct_experts: int
     bandwidth_share: float | None
     arithmetic_share: float | None
@@ -118,7 +120,8 @@ class Receipt:
     `seconds` (until its end); None for a call that did not come so far. `reused` are the prompt's cached tokens by
     where they were found: computed by a request that was still "running", by a "finished" one, or read from "disk".
     `preempted`: how often its memory went to other requests, so that it was computed again (`work.repeated`).
-    `kv_cache_bytes` were used, in pages of `kv_held_bytes`; `weights_bytes` are held in memory,
+    `kv_cache_bytes` were used, in pages of `kv_held_bytes`; `fixed_state_bytes` are held beside them, whatever the
+    length; `weights_bytes` are held in memory,
     `bits_per_weight` on average; `converted` counts the tensors that are not held as the file has them, by what was
     done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are the same to the bit in any batch,
     on any number of threads, however the prompt was cut; `determinism` says so in words, or why not. `replay` is a hash
@@ -142,6 +145,7 @@ class Receipt:
     preempted: int
     kv_cache_bytes: int
     kv_held_bytes: int
+    fixed_state_bytes: int
     weights_bytes: int
     bits_per_weight: float
     converted: dict[str, int]
@@ -173,6 +177,7 @@ class Receipt:
             first += f", {self.queue_seconds:.2f} s of them waiting"
         again = f" · its memory went to others {self.preempted} times" if self.preempted else ""
         converted = "".join(f", {n} tensors {change}" for change, n in self.converted.items())
+        fixed = f" · {data(self.fixed_state_bytes)} fixed states" if self.fixed_state_bytes else ""
         lines = [
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached{_sources(self.reused)}) · {t.thinking} thinking · "
@@ -183,7 +188,7 @@ class Receipt:
             _phase("answer", self.work.answer),
             *([_phase("repeated", self.work.repeated)] if self.work.repeated.steps else []),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
-            f"{data(self.kv_cache_bytes)} of KV cache in {data(self.kv_held_bytes)}",
+            f"{data(self.kv_cache_bytes)} of KV cache in {data(self.kv_held_bytes)}{fixed}",
             f"time     {first} · {self.seconds:.2f} s in all{again} · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
             *_predicted(self.prediction),
@@ -251,6 +256,7 @@ def write_receipt(
         preempted=g.preempted,
         kv_cache_bytes=g.kv_bytes,
         kv_held_bytes=g.kv_held,
+        fixed_state_bytes=executor.costs.fixed_bytes,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
         converted=dict(Counter(executor.converted.values())),
@@ -293,7 +299,7 @@ def _positions(steps: Sequence[StepShare]) -> list[slice]:
 def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceiling: Ceiling | None) -> Phase:
     """What these steps came to, each of which read its weights anew."""
     if not steps:
-        return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, None, None)
+        return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
     singles = [s for s in steps if s.fed == 1 and s.draws]
     pieces = [s for s in steps if s.fed > 1 or not s.draws] if len(singles) < len(steps) else []
     costs = executor.costs
@@ -307,6 +313,9 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
     weights += sum([s.passes for s in singles]) * costs.weight_bytes(1, 1)
     seconds = sum([s.seconds for s in steps])
     kv_bytes = kv * executor.kv_element_bytes
+    fixed = sum(costs.fixed_bytes_moved(s, singly=False) for s in spans)
+    fixed += sum(costs.fixed_bytes_moved(s, singly=True) for s in runs)
+    moved = weights + kv_bytes + fixed
     known = ceiling is not None and seconds > 0
     return Phase(
         tokens=tokens,
@@ -316,8 +325,9 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
         flops=flops,
         weight_bytes=weights,
         kv_bytes=kv_bytes,
+        fixed_bytes=fixed,
         distinct_experts=experts,
-        bandwidth_share=(weights + kv_bytes) / seconds / ceiling.bytes_per_second if known and ceiling else None,
+        bandwidth_share=moved / seconds / ceiling.bytes_per_second if known and ceiling else None,
         arithmetic_share=flops / seconds / ceiling.flops_per_second if known and ceiling else None,
     )
 

@@ -31,7 +31,7 @@ from trilens.generate.sampling import Sampler, Sampling
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
-OLDEST = 4  # the prompt that has waited longest gets at least this part of the room: one in four rows
+OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
 UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
 
 Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
@@ -186,11 +186,12 @@ class Generation:
         return (*self.prompt[first:end], *self.tokens[: max(0, end - prompt)])
 
 
-def shares(left: Sequence[int], room: int) -> list[int]:
+def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
     """How many rows of a step each prompt gets, of those that it has left; the oldest prompt comes first.
 
     One row in `OLDEST` is the oldest one's, so that none waits for ever. The others go to whoever has least left, so
-    that a short prompt does not wait for a long one.
+    that a short prompt does not wait for a long one. Where steps take long, they are not filled up (`full`) once a
+    prompt ends in them, so that its answer begins sooner.
     """
     given = [0] * len(left)
     if left:
@@ -198,6 +199,8 @@ def shares(left: Sequence[int], room: int) -> list[int]:
         room -= given[0]
     for i in sorted(range(len(left)), key=left.__getitem__):
         more = min(left[i] - given[i], room)
+        if not full and given[i] + more < left[i] and any(map(int.__eq__, given, left)):
+            break
         given[i] += more
         room -= more
     return given
@@ -376,7 +379,8 @@ class Scheduler:
         prompts = self._admitted([g for g in can if g.prompting and g.finish is None], room)
         begun = [g.fed for g in prompts]
         left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
-        for generation, first, rows in zip(prompts, begun, shares(left, room), strict=True):
+        full = room * self._row_seconds <= STEP_SECONDS
+        for generation, first, rows in zip(prompts, begun, shares(left, room, full), strict=True):
             if rows and generation.fed == first:  # its pages may have gone to one before it
                 whole = first >= generation.computed and first + rows >= len(generation.prompt)
                 # what its writer has put behind the prompt goes with the prompt's end

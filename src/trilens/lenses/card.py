@@ -8,7 +8,7 @@ from typing import Any
 
 from trilens.checkpoints.find import Found
 from trilens.errors import UsageError
-from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, kv_bytes
+from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
 from trilens.generate import arguments
 from trilens.lenses.dense import DenseLens, dense_lens
 from trilens.lenses.moe import MoeLens, moe_lens
@@ -64,8 +64,13 @@ class Card:
         return f"{self.backbone} · {self.inference.word}"
 
     def kv_bytes(self, context: int) -> int:
-        """One sequence's cache at that many tokens."""
+        """One sequence's keys and values at that many tokens."""
         return kv_bytes(self.spec, context, KV_TYPES[self.kv_type])
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What one sequence keeps beside them, whatever its length."""
+        return fixed_bytes(self.spec)
 
     def as_dict(self) -> dict[str, Any]:
         """Every number of the text; bytes and operations as integers."""
@@ -89,6 +94,7 @@ class Card:
                 "bytes_at_full_context": self.kv_bytes(spec.context),
                 "bytes_by_context": {str(n): self.kv_bytes(n) for n in self.dense.costs},
             },
+            "fixed_state_bytes": self.fixed_bytes,
             "weight_bytes": {w.type: w.bytes for w in self.weights},
             "weight_types": {w.type: w.meaning for w in self.weights},
             "dense_lens": self.dense.as_dict(),

@@ -108,7 +108,7 @@ def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target:
     bandwidth = device.bandwidth * job.tensor  # pipeline stages take turns on one token
     step = token_cost(spec, job.context, job.batch)
     read = step.weight_bytes(lambda p: Fraction(weights, total))
-    read += job.batch * kv_bytes(spec, job.context, job.key_bytes)
+    read += job.batch * kv_bytes(spec, job.context, job.key_bytes) + step.fixed_bytes_moved()
     sent = 2 * len(spec.layers) * job.batch * spec.width * 2 * 2 * (job.tensor - 1) / job.tensor
     link = sent / device.link if device.link and job.tensor > 1 else 0.0
     low, middle, high = REACHED

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from trilens.spec.model import (
     Attention,
     Beside,
-    Cache,
     Dense,
     FeedForward,
     Full,
     LatentAttention,
     Layer,
     ModelSpec,
+    Positions,
     Routed,
+    ShortConvolution,
 )
 
 ALIGNMENT = 32
@@ -40,18 +41,26 @@ class Value:
 
 
 def compute_bytes(
-    spec: ModelSpec, cells: Mapping[Cache, int], tokens: int, *, expanded: bool = False, cast: bool = False
+    spec: ModelSpec,
+    cells: Mapping[Positions, int],
+    tokens: int,
+    *,
+    sequences: int = 1,
+    expanded: bool = False,
+    cast: bool = False,
 ) -> int:
-    """Bytes of the buffer for pieces of `tokens` tokens over caches of so many cells. `expanded`: latent attention
+    """Bytes of the buffer for pieces of `tokens` tokens over caches of so many cells, which may belong to so many
+    sequences. `expanded`: latent attention
     that keeps whole heads; `cast`: 32-bit caches, which attention reads in 16."""
-    return _laid_out(list(_graph(_Graph(spec, cells, tokens, expanded, cast))), tokens)
+    return _laid_out(list(_graph(_Graph(spec, cells, tokens, sequences, expanded, cast))), tokens)
 
 
 @dataclass(frozen=True)
 class _Graph:
     spec: ModelSpec
-    cells: Mapping[Cache, int]
+    cells: Mapping[Positions, int]
     tokens: int
+    sequences: int
     expanded: bool
     cast: bool
 
@@ -148,21 +157,22 @@ def _graph(g: _Graph) -> Iterator[Value]:
 
 
 def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
-    attention, d = layer.attention, g.spec.width
-    normed = x if layer.attention_in is None else at + "attention in"
+    mixer, d = layer.mixer, g.spec.width
+    normed = x if layer.mixer_in is None else at + "mixer in"
     if normed != x:
         yield Value(normed, d, (x,), over=True)
-    mask = _mask(attention.cache)
-    match attention:
+    match mixer:
         case Attention():
-            yield from _heads(at, attention, normed, mask, g)
+            yield from _heads(at, mixer, normed, _mask(mixer.cache), g)
         case LatentAttention() if g.expanded:
-            yield from _expanded(at, attention, normed, mask)
+            yield from _expanded(at, mixer, normed, _mask(mixer.cache))
         case LatentAttention():
-            yield from _latent(at, attention, normed, mask)
-    yield Value(at + "attention out", d, (at + "attended",))
+            yield from _latent(at, mixer, normed, _mask(mixer.cache))
+        case ShortConvolution():
+            yield from _convolved(at, mixer, normed, g)
+    yield Value(at + "mixer out", d, (at + "mixed",))
     middle = at + "middle"
-    yield Value(middle, d, (at + "attention out", x), over=True)
+    yield Value(middle, d, (at + "mixer out", x), over=True)
     into = middle if layer.feed_forward_in is None else at + "feed forward in"
     if into != middle:
         yield Value(into, d, (middle,), over=True)
@@ -176,7 +186,7 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
         yield Value(y, d, (at + "per layer out", out), over=True)
 
 
-def _mask(cache: Cache) -> str:
+def _mask(cache: Positions) -> str:
     return "mask" if isinstance(cache.keep, Full) else "mask of windows"
 
 
@@ -193,7 +203,7 @@ def _heads(at: str, a: Attention, x: str, mask: str, g: _Graph) -> Iterator[Valu
         copies = (at + "keys", at + "values")
         for name, dim in zip(copies, (cache.key_dim, cache.value_dim), strict=True):
             yield Value(name, -(-g.cells[cache] * cache.kv_heads * dim // g.tokens), (mask,), width=2)
-    yield Value(at + "attended", a.heads * cache.value_dim, (at + "q", mask, *copies))
+    yield Value(at + "mixed", a.heads * cache.value_dim, (at + "q", mask, *copies))
 
 
 def _latent(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
@@ -204,9 +214,9 @@ def _latent(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
     yield Value(at + "queries", a.heads * row, (at + "absorbed", at + "q"))
     yield Value(at + "k", row, (at + "latent",))
     yield Value(at + "written", 0, (at + "k",))
-    yield Value(at + "mixed", a.heads * a.kv_rank, (at + "queries", mask))
-    yield Value(at + "values", a.heads * a.value_dim, (at + "mixed",))
-    yield Value(at + "attended", a.heads * a.value_dim, (at + "values",))
+    yield Value(at + "latents", a.heads * a.kv_rank, (at + "queries", mask))
+    yield Value(at + "values", a.heads * a.value_dim, (at + "latents",))
+    yield Value(at + "mixed", a.heads * a.value_dim, (at + "values",))
 
 
 def _expanded(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
@@ -218,7 +228,17 @@ def _expanded(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]
     yield Value(at + "queries", a.heads * key, (at + "q",))
     yield Value(at + "k", a.heads * key, (at + "kv", at + "latent"))
     yield Value(at + "written", 0, (at + "k", at + "v"))
-    yield Value(at + "attended", a.heads * a.value_dim, (at + "queries", mask))
+    yield Value(at + "mixed", a.heads * a.value_dim, (at + "queries", mask))
+
+
+def _convolved(at: str, c: ShortConvolution, x: str, g: _Graph) -> Iterator[Value]:
+    yield Value(at + "gates and value", 3 * c.width, (x,))
+    yield Value(at + "rows", c.width, (at + "gates and value",))
+    kept = -(-g.sequences * (c.taps - 1) * c.width // g.tokens)
+    yield Value(at + "kept rows", kept)
+    yield Value(at + "all rows", c.width + kept, (at + "rows", at + "kept rows"))
+    yield Value(at + "convolved", c.width, (at + "all rows",))
+    yield Value(at + "mixed", c.width, (at + "convolved", at + "gates and value"), over=True)
 
 
 def _latent_query(at: str, a: LatentAttention, x: str) -> Iterator[Value]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.spec.model import (
     Attention,
-    Cache,
     Curve,
     Dense,
     Full,
@@ -20,6 +19,7 @@ from trilens.spec.model import (
     Layer,
     ModelSpec,
     Norm,
+    Positions,
     Rope,
     Routed,
     Router,
@@ -59,7 +59,7 @@ def attentive(group: int) -> ModelSpec:
 
 def _model(layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ffn: Dense | Routed) -> ModelSpec:
     norm = Norm(1e-5)
-    caches = tuple(Cache(i, kv_heads, head_dim, head_dim, Full()) for i in range(layers))
+    caches = tuple(Positions(i, kv_heads, head_dim, head_dim, Full()) for i in range(layers))
     rope = Rope(head_dim, 10000.0)
     stack = tuple(Layer(Attention(heads, c, head_dim**-0.5, Full(), rope), ffn, norm, None, norm, None) for c in caches)
     return ModelSpec("made up", VOCAB, width, 4 * CONTEXT, stack, caches, norm, Head(tied=False))

@@ -12,8 +12,9 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from trilens.errors import UsageError
+from trilens.executors.accountant import fixed_bytes
 from trilens.lenses.llama_graph import compute_bytes
-from trilens.spec.model import Attention, Cache, Full, LatentAttention, ModelSpec
+from trilens.spec.model import Full, LatentAttention, ModelSpec, Positions, by_kind
 
 Engine = Literal["trilens", "llama.cpp", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "transformers"]
 KV_TYPES = {
@@ -59,11 +60,12 @@ class Job:
 @dataclass(frozen=True)
 class Memory:
     """Bytes over all devices; None where nobody knows, with its reason in `unknown`. `meaning` says what the engine
-    takes the bytes from."""
+    takes the bytes from. `fixed`: the states that have one size whatever a sequence's length."""
 
     engine: Engine
     weights: int
     kv: int
+    fixed: int | None
     scratch: int | None
     meaning: str
     unknown: tuple[str, ...] = ()
@@ -71,12 +73,13 @@ class Memory:
     @property
     def total(self) -> int:
         """Of what is known: exact where `unknown` is empty, else the least."""
-        return self.weights + self.kv + (self.scratch or 0)
+        return self.weights + self.kv + (self.fixed or 0) + (self.scratch or 0)
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "weights": self.weights,
             "kv": self.kv,
+            "fixed": self.fixed,
             "scratch": self.scratch,
             "total": self.total,
             "at_least": bool(self.unknown),
@@ -99,27 +102,29 @@ def engine_memory(
 
 
 def llama_memory(spec: ModelSpec, job: Job, weights: int, *, ubatch: int = UBATCH, expanded: bool = False) -> Memory:
-    """llama.cpp with flash attention and a slot a sequence. `expanded`: of a latent model's file that has whole heads
-    (one kv_b matrix, as older converters wrote it)."""
+    """llama.cpp with flash attention and a slot a sequence; fixed states in 32-bit floats. `expanded`: of a latent
+    model's file that has whole heads (one kv_b matrix, as older converters wrote it)."""
     slot = padded(job.context, PADDING)
     piece = min(ubatch, job.context * job.batch)
-    cells = {cache: llama_kept(cache, slot, ubatch) for cache in spec.caches}
-    widths = {cache: _whole_heads(spec, cache) if expanded else _widths(cache) for cache in spec.caches}
-    kv = sum(_cache_bytes(job, *widths[cache]) * cells[cache] * job.batch for cache in spec.caches)
+    positions, _ = by_kind(spec.states)
+    cells = {cache: llama_kept(cache, slot, ubatch) for cache in positions}
+    widths = {cache: _whole_heads(spec, cache) if expanded else _widths(cache) for cache in positions}
+    kv = sum(_cache_bytes(job, *widths[cache]) * cells[cache] * job.batch for cache in positions)
     # a piece's rows see only their own slot
-    buffer = compute_bytes(spec, cells, piece, expanded=expanded, cast=job.key_type == "f32")
+    buffer = compute_bytes(spec, cells, piece, sequences=job.batch, expanded=expanded, cast=job.key_type == "f32")
     scratch = buffer + spec.vocab * job.batch * 4
     return Memory(
         "llama.cpp",
         weights,
         int(kv),
+        fixed_bytes(spec) * job.batch,
         scratch,
         f"mapped weights, {slot} cells a slot for {job.batch} (the context in steps of {PADDING}), one compute buffer "
         f"for pieces of {ubatch} tokens and the logits; a second copy of repacked weights on CPUs that repack",
     )
 
 
-def llama_kept(cache: Cache, cells: int, ubatch: int) -> int:
+def llama_kept(cache: Positions, cells: int, ubatch: int) -> int:
     """Cells of one cache: a window keeps itself and a piece of the prompt."""
     match cache.keep:
         case Full():
@@ -131,7 +136,7 @@ def llama_kept(cache: Cache, cells: int, ubatch: int) -> int:
 def vllm_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
     """vLLM: blocks of 16 tokens; a windowed layer holds its window and a step of a prompt, and one block more."""
 
-    def kept(cache: Cache) -> int:
+    def kept(cache: Positions) -> int:
         if isinstance(cache.keep, Full):
             return padded(job.context, VLLM_BLOCK)
         tokens = min(cache.keep.size - 1 + VLLM_STEP, job.context)
@@ -141,10 +146,12 @@ def vllm_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         "vllm",
         weights,
         _split_kv(spec, job, kept),
+        None if _fixed_states(spec) else 0,
         None,
         "the pool is what --gpu-memory-utilization of a device leaves beside weights and activations; the KV here is "
         f"what the sequences need of it, in blocks of {VLLM_BLOCK}",
         (
+            *_fixed_states(spec),
             "activations and CUDA graphs: vLLM measures them when it starts",
             *_hybrid(spec, "pages of full and windowed layers are made one size, which can reserve more"),
         ),
@@ -157,9 +164,11 @@ def sglang_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         "sglang",
         weights,
         _split_kv(spec, job, lambda cache: job.context),
+        None if _fixed_states(spec) else 0,
         None,
         "weights and the token pool share --mem-fraction-static of a device; the rest is for activations",
         (
+            *_fixed_states(spec),
             "activations and CUDA graphs: outside the static fraction",
             *_hybrid(spec, "how the pool is split between full and windowed layers; all are counted in full here"),
         ),
@@ -169,7 +178,7 @@ def sglang_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
 def mlx_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
     """MLX-LM: caches grow by 256 tokens; a rotating cache holds its window and a piece of the prompt at most."""
 
-    def kept(cache: Cache) -> int:
+    def kept(cache: Positions) -> int:
         whole = padded(job.context, MLX_STEP)
         return whole if isinstance(cache.keep, Full) else min(whole, cache.keep.size + MLX_PREFILL - 1)
 
@@ -177,16 +186,17 @@ def mlx_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         "mlx-lm",
         weights,
         _split_kv(spec, job, kept),
+        None if _fixed_states(spec) else 0,
         None,
         f"unified memory of the machine, shared with everything else; caches grow in steps of {MLX_STEP} tokens",
-        ("activations and Metal's buffer cache",),
+        (*_fixed_states(spec), "activations and Metal's buffer cache"),
     )
 
 
 def tensorrt_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
     """TensorRT-LLM's PyTorch backend: blocks of 32 tokens out of a fraction of what weights and activations leave."""
 
-    def kept(cache: Cache) -> int:
+    def kept(cache: Positions) -> int:
         tokens = job.context if isinstance(cache.keep, Full) else min(job.context, cache.keep.size + TRT_BLOCK)
         return padded(tokens, TRT_BLOCK)
 
@@ -194,28 +204,35 @@ def tensorrt_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         "tensorrt-llm",
         weights,
         _split_kv(spec, job, kept),
+        None if _fixed_states(spec) else 0,
         None,
         "the pool is --free_gpu_memory_fraction of what weights and activations leave of a device; the KV here is what "
         f"the sequences need of it, in blocks of {TRT_BLOCK}",
-        ("activations and CUDA graphs", *_hybrid(spec, "whether windowed layers get pools of their own")),
+        (
+            *_fixed_states(spec),
+            "activations and CUDA graphs",
+            *_hybrid(spec, "whether windowed layers get pools of their own"),
+        ),
     )
 
 
 def transformers_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
     """transformers' DynamicCache: the latent where there is one; a window keeps one token less than it sees."""
 
-    def kept(cache: Cache) -> int:
+    def kept(cache: Positions) -> int:
         return job.context if isinstance(cache.keep, Full) else min(job.context, cache.keep.size - 1)
 
-    kv = sum(_cache_bytes(job, *_widths(cache)) * kept(cache) for cache in spec.caches) * job.batch
+    positions, _ = by_kind(spec.states)
+    kv = sum(_cache_bytes(job, *_widths(cache)) * kept(cache) for cache in positions) * job.batch
     return Memory(
         "transformers",
         weights,
         int(kv),
+        None if _fixed_states(spec) else 0,
         None,
         "what the cache's tensors hold behind a step of one token; it grows by concatenation, so twice that for a "
         "moment",
-        ("activations",),
+        (*_fixed_states(spec), "activations"),
     )
 
 
@@ -235,13 +252,21 @@ def padded(tokens: int, step: int) -> int:
 
 def _hybrid(spec: ModelSpec, said: str) -> tuple[str, ...]:
     """The remark, for models with full and windowed layers beside each other."""
-    return (said,) if len({isinstance(c.keep, Full) for c in spec.caches}) > 1 else ()
+    positions, _ = by_kind(spec.states)
+    return (said,) if len({isinstance(p.keep, Full) for p in positions}) > 1 else ()
 
 
-def _split_kv(spec: ModelSpec, job: Job, kept: Callable[[Cache], int]) -> int:
+def _fixed_states(spec: ModelSpec) -> tuple[str, ...]:
+    """The remark on states of one size, for engines whose way of holding them is not known here."""
+    _, fixed = by_kind(spec.states)
+    return ("the states that have one size whatever the length: of which type, and how many copies",) if fixed else ()
+
+
+def _split_kv(spec: ModelSpec, job: Job, kept: Callable[[Positions], int]) -> int:
     """Over all tensor-parallel devices: heads are split, and what cannot be split is kept by each."""
     total = Fraction(0)
-    for cache in spec.caches:
+    positions, _ = by_kind(spec.states)
+    for cache in positions:
         heads = 1 if cache.latent else cache.kv_heads
         copies = job.tensor if cache.latent else Fraction(max(job.tensor, heads), heads)
         total += _cache_bytes(job, *_widths(cache)) * kept(cache) * copies
@@ -253,18 +278,19 @@ def _cache_bytes(job: Job, keys: int, values: int) -> Fraction:
     return keys * job.key_bytes + values * job.value_bytes
 
 
-def _widths(cache: Cache) -> tuple[int, int]:
+def _widths(cache: Positions) -> tuple[int, int]:
     """Numbers of keys and of values a token; a latent has no values of its own."""
     if cache.latent:
         return cache.key_dim, 0
     return cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
 
 
-def _whole_heads(spec: ModelSpec, cache: Cache) -> tuple[int, int]:
+def _whole_heads(spec: ModelSpec, cache: Positions) -> tuple[int, int]:
     """The same where a latent is expanded before it is kept."""
-    reader = next(layer.attention for layer in spec.layers if layer.attention.cache == cache)
-    match reader:
-        case LatentAttention(heads=heads, nope_dim=nope, rope_dim=rope, value_dim=value):
-            return heads * (nope + rope), heads * value
-        case Attention():
-            return _widths(cache)
+    for layer in spec.layers:
+        match layer.mixer:
+            case LatentAttention(heads=heads, nope_dim=nope, rope_dim=rope, value_dim=value) as a if a.cache == cache:
+                return heads * (nope + rope), heads * value
+            case _:  # its reader is none of the others, or keeps what it reads
+                pass
+    return _widths(cache)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import UsageError
-from trilens.executors.accountant import count_parameters
+from trilens.executors.accountant import count_parameters, fixed_bytes
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op, Program, share_buffers
 from trilens.executors.native.record import record
 from trilens.lenses.memory import Job, Memory
-from trilens.spec.model import Cache, Chunk, Full, ModelSpec, Window
+from trilens.spec.model import Chunk, Full, ModelSpec, Positions, Window
 
 ROWS, WANTED = 256, 32  # rows of a step's buffers: of all tokens, of those whose logits are wanted
 KINDS = ("f16", "8bit", "f32")
@@ -25,12 +25,14 @@ def own_memory(spec: ModelSpec, types: Mapping[str, str], job: Job) -> Memory:
     if job.key_type != job.value_type or job.key_type not in KINDS:
         raise UsageError(f"trilens keeps keys and values in one type of {', '.join(KINDS)}, not {job.key_type}")
     program = share_buffers(fuse(record(spec)))
-    pages = pages_bytes(spec.caches, job.key_type, job.context)
+    pages = pages_bytes(program.caches, job.key_type, job.context)
     return Memory(
         "trilens",
         packed_bytes(spec, types),
         pages * job.batch,
-        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL),
+        fixed_bytes(spec) * job.batch,
+        # a step writes the states behind it beside those before it
+        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL) + fixed_bytes(spec) * job.batch,
         "resident memory beside Python itself; keys and values in pages of 64 positions, as sequences grow",
     )
 
@@ -49,13 +51,13 @@ def packed_bytes(spec: ModelSpec, types: Mapping[str, str]) -> int:
     return total
 
 
-def pages_bytes(caches: tuple[Cache, ...], kind: str, tokens: int) -> int:
+def pages_bytes(caches: tuple[Positions, ...], kind: str, tokens: int) -> int:
     """What the engine's own pool reserves for a sequence of so many tokens."""
     import numpy as np
 
     from trilens.executors.native import _native
 
-    def mask(cache: Cache) -> tuple[int, int]:
+    def mask(cache: Positions) -> tuple[int, int]:
         match cache.keep:
             case Full():
                 return 0, 0

@@ -23,7 +23,8 @@ def plan_text(plan: Plan, width: int | None = None) -> str:
         lines += paragraph("parallel", split + (f" · experts over {plan.expert}" if plan.expert > 1 else ""), width)
     scratch = "unknown" if m.scratch is None else data(m.scratch)
     least = "at least " if m.unknown else ""
-    sizes = f"{data(m.weights)} weights · {data(m.kv)} KV · {scratch} scratch · {least}{data(m.total)} of "
+    fixed = " · unknown fixed states" if m.fixed is None else f" · {data(m.fixed)} fixed states" if m.fixed else ""
+    sizes = f"{data(m.weights)} weights · {data(m.kv)} KV{fixed} · {scratch} scratch · {least}{data(m.total)} of "
     lines += paragraph("memory", sizes + data(plan.capacity), width)
     lines += paragraph("", m.meaning, width)
     for unknown in m.unknown:

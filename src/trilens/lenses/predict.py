@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trilens.executors.accountant import Span, distinct_experts, visible_pairs
+from trilens.executors.accountant import Span, distinct_experts, fixed_bytes, visible_pairs
 from trilens.executors.native.program import Instruction, Op, Program
 from trilens.lenses.machine import Layout, Machine
 from trilens.lenses.made_up import PAGE
 from trilens.lenses.rates import TILE
-from trilens.spec.model import Cache, Chunk, Full, Mask, ModelSpec, Window, first_visible
+from trilens.spec.model import Chunk, Full, Mask, ModelSpec, Positions, Window, first_visible
 
 if TYPE_CHECKING:
     from trilens.executors.native.executor import NativeExecutor
@@ -34,7 +34,7 @@ class Kind:
     """What one instruction costs, apart from where in the model it stands.
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
-    key-value head), for experts (experts, chosen), else nothing.
+    key-value head), for experts (experts, chosen), for a convolution (taps), else nothing.
     """
 
     op: Op
@@ -52,6 +52,7 @@ class Runner:
     kinds: Mapping[Kind, int]  # how many instructions are of it
     weight_bytes: int
     kv_token_bytes: int
+    fixed_bytes: int  # of states that every step of a sequence reads and writes
     activations: str
     kv: str
     machine: Machine
@@ -73,8 +74,8 @@ class Runner:
 
     def _piece(self, spans: Sequence[Span]) -> float:
         rows, wanted = sum(s.new for s in spans), sum(s.logits for s in spans)
-        kv = sum((s.past + s.new) * self.kv_token_bytes for s in spans)
-        streamed = min(1.0, max(0.0, ((self.weight_bytes + kv) / self.machine.cache_bytes - FITS) / (FULL - FITS)))
+        kept = sum((s.past + s.new) * self.kv_token_bytes + self.fixed_bytes for s in spans)
+        streamed = min(1.0, max(0.0, ((self.weight_bytes + kept) / self.machine.cache_bytes - FITS) / (FULL - FITS)))
         return sum(
             count * self._seconds(kind, wanted if kind.wanted else rows, spans, streamed)
             for kind, count in self.kinds.items()
@@ -101,9 +102,12 @@ class Runner:
                 )
             case Op.ATTEND:
                 return self._attention(kind, spans, streamed)
+            case Op.CONVOLVE:  # a multiply-add for each tap, which is what an addition of rows takes
+                return fixed + rows * kind.width * kind.work[0] * speeds["add"].at(rows)
             case op if op in AS_ADD:
                 return fixed + rows * kind.width * speeds["add"].at(rows)
-        return fixed + rows * kind.width * speeds[name].at(rows)
+            case _:
+                return fixed + rows * kind.width * speeds[name].at(rows)
 
     def _product(self, name: str, layout: str, rows: float, streamed: float) -> float:
         """Seconds for one weight and row, between what it is from the cache and from memory."""
@@ -149,9 +153,9 @@ def runner(
     kv: str = "f16",
 ) -> Runner:
     """`program` fused, `types` what `held_types` says."""
-    kinds = Counter(_kind(ins, types, spec.caches) for ins in program.instructions)
-    token = sum(c.width for c in spec.caches) * KV_BYTES[kv]
-    return Runner(kinds, packed_bytes, token, activations, kv, machine)
+    kinds = Counter(_kind(ins, types, program.caches) for ins in program.instructions)
+    token = sum(c.width for c in program.caches) * KV_BYTES[kv]
+    return Runner(kinds, packed_bytes, token, fixed_bytes(spec), activations, kv, machine)
 
 
 def runner_of(executor: NativeExecutor, machine: Machine) -> Runner:
@@ -209,12 +213,14 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
                 assert kind.mask is not None
                 pairs = sum(visible_pairs(kind.mask, s.past, s.new) for s in spans)
                 total += count * 2 * heads * numbers * pairs
+            case Op.CONVOLVE:
+                total += count * 2 * own * kind.width * kind.work[0]
             case _:
                 total += count * 2 * own * sum(n for n, _ in kind.matrices)
     return total
 
 
-def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Cache]) -> Kind:
+def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions]) -> Kind:
     used = [ins.parameters[i] for i in MATRICES.get(ins.op, ()) if i < len(ins.parameters)]
     matrices = tuple((p.size, types[p.name]) for p in used if p is not None)
     width = max(ins.width, ins.input_width)
@@ -227,4 +233,7 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Cache]) -
         case Op.EXPERTS:
             assert used[0] is not None
             return Kind(ins.op, ins.wanted, width, matrices, (used[0].shape[0], ins.integers[0]))
-    return Kind(ins.op, ins.wanted, width, matrices)
+        case Op.CONVOLVE:
+            return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
+        case _:
+            return Kind(ins.op, ins.wanted, width, matrices)

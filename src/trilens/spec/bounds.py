@@ -8,14 +8,26 @@ from __future__ import annotations
 import math
 
 from trilens.spec.keys import WIDEST, Keys
-from trilens.spec.model import Attention, Beside, Dense, FeedForward, LatentAttention, ModelSpec, Rope, Routed, Router
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Dense,
+    FeedForward,
+    LatentAttention,
+    Mixer,
+    ModelSpec,
+    Rope,
+    Routed,
+    Router,
+    ShortConvolution,
+)
 from trilens.spec.rope import rope_table, ropes
 
 
 def check(spec: ModelSpec, k: Keys) -> None:
     """Raises BadCheckpoint, naming the file and the key, for numbers that contradict each other."""
-    for attention in {layer.attention for layer in spec.layers}:
-        _attention(attention, k)
+    for mixer in {layer.mixer for layer in spec.layers}:
+        _mixer(mixer, k)
     for feed_forward in {layer.feed_forward for layer in spec.layers}:
         _feed_forward(feed_forward, k)
     for rope in ropes(spec):
@@ -27,8 +39,11 @@ def check(spec: ModelSpec, k: Keys) -> None:
         raise k.wrong("vocab_size", spec.vocab, "at least 2 tokens")
 
 
-def _attention(a: Attention | LatentAttention, k: Keys) -> None:
+def _mixer(a: Mixer, k: Keys) -> None:
     match a:
+        case ShortConvolution(state=state):
+            for tensor in state.tensors:
+                _row(math.prod(tensor.shape), "conv_L_cache", tensor.shape[0] + 1, k)
         case LatentAttention():
             _row(a.heads * (a.nope_dim + a.rope_dim + a.value_dim), "num_attention_heads", a.heads, k)
             _row(a.heads * (a.kv_rank + a.rope_dim), "kv_lora_rank", a.kv_rank, k)

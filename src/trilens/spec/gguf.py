@@ -49,6 +49,7 @@ COMMON = {
     "expert_weights_norm": "norm_topk_prob",
     "expert_group_count": "n_group",
     "expert_group_used_count": "topk_group",
+    "shortconv.l_cache": "conv_L_cache",
     "nextn_predict_layers": "num_nextn_predict_layers",
     "rope.freq_base": "rope_theta",
     "rope.freq_base_swa": "rope_local_base_freq",
@@ -345,6 +346,23 @@ def _llama4(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "llama4_text"
 
 
+def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """A layer without heads of keys and values is a convolution; the feed-forward's width is final."""
+    kv_heads = config["num_key_value_heads"]
+    by_layer = [kv_heads] * config["num_hidden_layers"] if isinstance(kv_heads, int) else list(kv_heads)
+    config["num_key_value_heads"] = max(by_layer)
+    config["layer_types"] = ["full_attention" if heads else "conv" for heads in by_layer]
+    config["norm_eps"] = config.pop("rms_norm_eps", 1e-5)
+    config["conv_bias"] = any(name.endswith("shortconv.conv.bias") for name in source.shapes)
+    if not own.get("expert_count"):
+        config["block_auto_adjust_ff_dim"] = False
+        return "lfm2"
+    config["num_dense_layers"] = config.pop("first_k_dense_replace", 0)
+    config["use_expert_bias"] = any("exp_probs_b" in name for name in source.shapes)
+    config.setdefault("norm_topk_prob", True)
+    return "lfm2_moe"
+
+
 SIGMOID = 2  # of expert_gating_func
 
 ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
@@ -367,6 +385,8 @@ ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,
+    "lfm2": _lfm2,
+    "lfm2moe": _lfm2,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import read_json_object
 from trilens.spec.bounds import check
-from trilens.spec.families import dense, gemma, latent, routed
+from trilens.spec.families import convolution, dense, gemma, latent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import ModelSpec, Reading
@@ -68,6 +68,8 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "kimi_k2": latent.deepseek_v3,
     "glm4_moe_lite": latent.glm4_moe_lite,
     "mistral4": latent.mistral4,
+    "lfm2": convolution.lfm2,
+    "lfm2_moe": convolution.lfm2_moe,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.

@@ -1,17 +1,19 @@
 """A language model's wiring as data: widths, and a tuple of layers written out one by one.
 
-A layer is attention and a feed-forward. Each is a sum type: a dense layer *has no* router, latent attention *has no*
-key-value heads. Nothing here names a family; a family is a choice of these parts (`huggingface.py`, `gguf.py`).
+A layer is a mixer (attention or a short convolution) and a feed-forward. Each is a sum type: a dense layer *has no*
+router, latent attention *has no* key-value heads. So is what a mixer keeps of a sequence (`State`). Nothing here names
+a family; a family is a choice of these parts (`huggingface.py`, `gguf.py`).
 
 Letters in the shapes below: N tokens of the step, D model width, H query heads, K key-value heads, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from math import prod
+from typing import Literal, assert_never
 
 # ---------------------------------------------------------------------------------------------- positions
 
@@ -136,9 +138,12 @@ def first_visible(mask: Mask, position: int) -> int:
             return position - position % size
 
 
+# ------------------------------------------------------------------------------------------------- state
+
+
 @dataclass(frozen=True)
-class Cache:
-    """What one or more layers keep of every token: K keys of `key_dim` and K values of `value_dim`.
+class Positions:
+    """A state that grows with every token: K keys of `key_dim` and K values of `value_dim`, kept by one or more layers.
 
     In a `latent` cache there is one row a token and the value is the first `value_dim` numbers of the key, stored once.
     `keep` is the mask of the layers that read it: what no later token can see is dropped.
@@ -159,6 +164,59 @@ class Cache:
     def kept(self, tokens: int) -> int:
         """Positions held once `tokens` tokens have been processed."""
         return tokens - first_visible(self.keep, tokens - 1) if tokens else 0
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One tensor of a fixed state, by name: `rows` [W - 1, width] are what a convolution over W tokens still needs."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return 4 * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A state of the same size whatever the sequence's length: tensors of fixed shape, all zero before the first token.
+
+    Each token overwrites it, so an earlier one is only there where somebody kept a copy. It is held in 32-bit floats
+    whatever the type of keys and values, since the rounding of one token would stay in it for all later ones.
+    """
+
+    index: int
+    tensors: tuple[StateTensor, ...]
+
+    def tensor(self, name: str) -> StateTensor:
+        return next(t for t in self.tensors if t.name == name)
+
+    @property
+    def bytes(self) -> int:
+        """Of one sequence."""
+        return sum(t.bytes for t in self.tensors)
+
+
+State = Positions | Fixed
+
+
+def by_kind(states: Iterable[State]) -> tuple[tuple[Positions, ...], tuple[Fixed, ...]]:
+    """The states that grow with every token, and the fixed ones."""
+    positions: list[Positions] = []
+    fixed: list[Fixed] = []
+    for state in states:
+        match state:
+            case Positions():
+                positions.append(state)
+            case Fixed():
+                fixed.append(state)
+            case _:
+                assert_never(state)
+    return tuple(positions), tuple(fixed)
+
+
+# ------------------------------------------------------------------------------------------------- mixers
 
 
 @dataclass(frozen=True)
@@ -194,7 +252,7 @@ class Attention:
     """
 
     heads: int
-    cache: Cache
+    cache: Positions
     scale: float
     mask: Mask
     rope: Rope | None
@@ -223,7 +281,7 @@ class LatentAttention:
     """
 
     heads: int
-    cache: Cache
+    cache: Positions
     scale: float
     mask: Mask
     rope: Rope | None
@@ -237,6 +295,30 @@ class LatentAttention:
     position_scale: PositionScale | None = None
 
 
+@dataclass(frozen=True)
+class ShortConvolution:
+    """A causal convolution of each column over the last few tokens, between two gates (arXiv 2511.23404).
+
+    gate_out(x) * convolution(gate_in(x) * value(x)), then a matrix D to D. Its width and its taps are those of the rows
+    that it keeps.
+    """
+
+    state: Fixed
+    bias: bool = False
+
+    @property
+    def width(self) -> int:
+        return self.state.tensor("rows").shape[1]
+
+    @property
+    def taps(self) -> int:
+        """Tokens that one result is made of, its own included."""
+        return self.state.tensor("rows").shape[0] + 1
+
+
+Mixer = Attention | LatentAttention | ShortConvolution
+
+
 # ------------------------------------------------------------------------------------------- feed-forward
 
 
@@ -246,6 +328,7 @@ class Curve(StrEnum):
     SILU = "silu"
     GELU = "gelu"
     GELU_TANH = "gelu_tanh"
+    IDENTITY = "identity"  # the gate as it is
 
 
 @dataclass(frozen=True)
@@ -370,10 +453,10 @@ class Layer:
     """Two residual branches; a norm that is None is not there. `residual_scale` multiplies each branch, `scalar` is
     learned."""
 
-    attention: Attention | LatentAttention
+    mixer: Mixer
     feed_forward: FeedForward
-    attention_in: Norm | None
-    attention_out: Norm | None
+    mixer_in: Norm | None
+    mixer_out: Norm | None
     feed_forward_in: Norm | None
     feed_forward_out: Norm | None
     residual_scale: float = 1.0
@@ -415,11 +498,15 @@ class ModelSpec:
     width: int
     context: int
     layers: tuple[Layer, ...]
-    caches: tuple[Cache, ...]
+    states: tuple[State, ...]
     final_norm: Norm
     head: Head
     embedding_scale: float = 1.0
     per_layer_table: PerLayerTable | None = None
+
+    def __post_init__(self) -> None:
+        if [state.index for state in self.states] != list(range(len(self.states))):
+            raise ValueError("states are numbered from 0 on, in the order of the layers that write them")
 
     @property
     def backbone(self) -> Literal["dense", "routed"]:

@@ -13,7 +13,7 @@ from typing import Any
 from trilens.errors import BadCheckpoint
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
-from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed
+from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed, ShortConvolution
 
 Matrix = tuple[int, int, int]  # how many, out, in
 
@@ -40,7 +40,7 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
 
 def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
     """The layer's matrices but for its router."""
-    match layer.attention:
+    match layer.mixer:
         case Attention(heads=heads, cache=cache):
             yield 1, heads * cache.key_dim, width
             yield 1, cache.kv_heads * cache.key_dim, width
@@ -56,6 +56,9 @@ def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
             yield 1, a.kv_rank + a.rope_dim, width
             yield 1, a.heads * (a.nope_dim + a.value_dim), a.kv_rank
             yield 1, width, a.heads * a.value_dim
+        case ShortConvolution() as c:
+            yield 3, c.width, width
+            yield 1, width, c.width
     match layer.feed_forward:
         case Dense() as dense:
             yield from _gated(1, dense.width, width)
@@ -76,15 +79,19 @@ def _prediction_layer(spec: ModelSpec) -> int:
     """One more layer like the last, a matrix that joins hidden state and embedding, and three more norms."""
     layer, width = spec.layers[-1], spec.width
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
-    match layer.attention:
+    match layer.mixer:
         case LatentAttention() as a:
             count += a.kv_rank + (a.q_rank or 0)
         case Attention() as a:
             rows = a.heads * a.cache.key_dim + a.cache.kv_heads * (a.cache.key_dim + a.cache.value_dim)
             count += (rows if a.qkv_bias else 0) + (2 * a.cache.key_dim if a.qk_norm else 0)
+        case ShortConvolution():
+            raise BadCheckpoint("layers that predict further tokens are only known to be attention")
     match layer.feed_forward:
         case Routed(router=router):
             count += router.experts * (width + router.correction_bias)
+        case Dense() | Beside():
+            pass
     return count
 
 
@@ -120,7 +127,7 @@ def _dead(width: int) -> Any:
     """A layer -> the keys' and values' matrices and the keys' norm that its publishers ship and nobody reads."""
 
     def count(layer: Layer) -> int:
-        a = layer.attention
+        a = layer.mixer
         if not isinstance(a, Attention) or a.writes:
             return 0
         return a.cache.width * width + (a.cache.key_dim if a.qk_norm else 0)

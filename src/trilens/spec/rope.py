@@ -7,13 +7,16 @@ import struct
 from dataclasses import dataclass
 
 from trilens.spec.model import (
+    Attention,
     DynamicScaling,
+    LatentAttention,
     LinearScaling,
     Llama3Scaling,
     LongRopeScaling,
     ModelSpec,
     ProportionalScaling,
     Rope,
+    ShortConvolution,
     YarnScaling,
 )
 
@@ -117,4 +120,11 @@ def tables_key(spec: ModelSpec, request_length: int) -> tuple[object, ...]:
 
 def ropes(spec: ModelSpec) -> list[Rope]:
     """The model's different ropes, in the order of the layers that first use them."""
-    return list(dict.fromkeys(layer.attention.rope for layer in spec.layers if layer.attention.rope is not None))
+    found: dict[Rope, None] = {}
+    for layer in spec.layers:
+        match layer.mixer:
+            case Attention(rope=rope) | LatentAttention(rope=rope):
+                found |= {} if rope is None else {rope: None}
+            case ShortConvolution():
+                pass
+    return list(found)

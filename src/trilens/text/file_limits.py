@@ -13,6 +13,7 @@ MOST_BYTES = 256 << 20  # of a file; the largest in use have 35 MB
 MOST_TOKEN = 4096  # characters of one token; the longest in use have 512
 MOST_CUTS = 200_000_000  # of all lengths squared: the work of finding merges for tokens that come without; in use 20 M
 MOST_ADDED = 1 << 20  # characters of all added tokens; the automaton that finds them grows with it
+MOST_SPECIAL = 1 << 16  # special tokens of a tekken file; the most in use are 1,000
 MOST_STEPS = 64  # in a normalizer or pre-tokenizer
 MOST_PATTERN = 16_384  # characters of one pattern; the longest in use have 3,000
 MOST_GROWTH = 64  # times longer that the normalizer may make a text; in use 18
@@ -95,7 +96,8 @@ def _growth(path: Path, part: str, step: dict[str, Any]) -> float:
                 return float(max(1, character_map_growth(base64.b64decode(step.get("precompiled_charsmap") or b""))))
             except (binascii.Error, TypeError, ValueError):
                 return 1.0
-    return 1.0
+        case _:
+            return 1.0
 
 
 def _check_ids(path: Path, vocabulary: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
-from trilens.text.file_limits import check_tokens, read_bytes
+from trilens.text.file_limits import MOST_SPECIAL, check_tokens, read_bytes
 from trilens.text.pretokenizers import PRETOKENIZERS, PreTokenizer
 from trilens.text.spelling import Spelling, spell
 from trilens.text.vocabulary import Vocabulary, add_tokens, byte_level_bpe, merges_by_rank
@@ -46,8 +46,10 @@ def read_tekken(path: Path) -> Vocabulary:
     try:
         document = json.loads(read_bytes(path))
         config = document["config"]
-        reserved, size = int(config["default_num_special_tokens"]), int(config["default_vocab_size"])
-        named = {int(entry["rank"]): str(entry["token_str"]) for entry in document.get("special_tokens") or []}
+        reserved, size = _count(config["default_num_special_tokens"]), _count(config["default_vocab_size"])
+        if reserved > MOST_SPECIAL:
+            raise ValueError(f"{reserved} special tokens; at most {MOST_SPECIAL} are allowed")
+        named = {_count(entry["rank"]): str(entry["token_str"]) for entry in document.get("special_tokens") or []}
         named = named or dict(enumerate(TEKKEN_SPECIAL))
         control = {i: named.get(i, f"<SPECIAL_{i}>") for i in range(reserved)}
         ranks = [base64.b64decode(entry["token_bytes"], validate=True) for entry in document["vocab"]]
@@ -62,6 +64,13 @@ def read_tekken(path: Path) -> Vocabulary:
     eos_id = ids.get("</s>")
     ends = frozenset(() if eos_id is None else (eos_id,))
     return replace(vocabulary, bos_id=ids.get("<s>"), eos_id=eos_id, eos_ids=ends)
+
+
+def _count(value: object) -> int:
+    """A whole number that JSON states. Raises ValueError for anything else, such as Infinity, 1.5 or true."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r:.40} where a whole number was expected")
+    return value
 
 
 def looks_like_tiktoken(path: Path) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 KVType = Literal["f32", "f16", "8bit"]
 Activations = Literal["8bit", "16bit"]
 
+SNAPSHOT_EVERY = 256  # tokens after which a sequence keeps a copy of its fixed states by itself
 MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
 SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
 MATRICES = {
@@ -80,6 +81,10 @@ class NativeSequence:
         return int(self.inner.kv_bytes)
 
     @property
+    def fixed_bytes(self) -> int:
+        return int(self.inner.fixed_bytes)
+
+    @property
     def held_bytes(self) -> int:
         return int(self.inner.held_bytes)
 
@@ -98,6 +103,12 @@ class NativeSequence:
             *tables, self._reach = self.executor.tables(self.request_length, end)
             self.inner.tables(*tables)
         return True
+
+    def nearest(self, length: int) -> int:
+        return int(self.inner.nearest(length))
+
+    def snapshot(self) -> None:
+        self.inner.snapshot()
 
     def rewind(self, length: int) -> bool:
         self._ready = 0
@@ -156,7 +167,8 @@ class NativeExecutor:
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else _memory() // 2
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
-        self.pool = _native.Pool(np.array(shapes, np.int32), kv, limit, most_rows)
+        fixed = [state.bytes // 4 for state in self.program.fixed]
+        self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, SNAPSHOT_EVERY)
         self.engine = _refusing(
             _native.Engine,
             encoded.integers,
@@ -170,6 +182,7 @@ class NativeExecutor:
             most_rows,
             self.activations == "16bit",
         )
+        self._taps = {p.name for i in self.program.instructions if i.op is Op.CONVOLVE and (p := i.parameters[0])}
         self._beside: list[Any] = []  # engines of the lanes
         self._making = Lock()
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
@@ -190,6 +203,7 @@ class NativeExecutor:
     def _take(self, parameter: Parameter, weight: Packed | np.ndarray) -> None:
         place = self._places[parameter.name]
         if isinstance(weight, np.ndarray):
+            weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
             self.engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
             self._bytes[parameter.name] = Fraction(4)
             return
@@ -261,10 +275,16 @@ class NativeExecutor:
         return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables), reach)
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Any:
-        width = sum(routed.router.chosen for _, routed in self.spec.routed_layers())
+        routers = [routed.router for _, routed in self.spec.routed_layers()]
+        width = sum(router.chosen for router in routers)
         if route_width != width:
             raise RequestRefused(f"a block with {route_width} experts a token, and the model has {width}")
-        return _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
+        block = _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
+        routes = np.empty((tokens, width), np.uint16)
+        block.routes(routes)
+        if (routes >= np.repeat([r.experts for r in routers], [r.chosen for r in routers])).any():
+            raise RequestRefused("a block that names experts which the model does not have")
+        return block
 
     def variant(self, request_length: int) -> Hashable:
         return () if self._one_rope else tables_key(self.spec, request_length)

@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import Parameter
-from trilens.spec.model import Cache, PositionScale, Rope
+from trilens.spec.model import Fixed, Positions, PositionScale, Rope
 
 
 class Op(IntEnum):
@@ -31,7 +31,7 @@ class Op(IntEnum):
     SCALE = 12  # x -> y | | | factor
     SOFTCAP = 13  # x -> y | | | cap
     GLU = 14  # gate, up -> y | | curve | clamp (infinite: none), slope, up offset
-    WRITE_KV = 15  # k, v (none: latent) -> | | cache
+    WRITE_KV = 15  # k, v (none: latent) -> | | which cache
     ATTEND = 16  # q -> y | sinks | cache, heads, mask (0 full, 1 window, 2 chunk), its size | scale, softcap (0: none)
     ROUTE = 17  # logits -> ids, weights | correction bias, expert scale
     #             | chosen, scoring, renormalise, groups (0: none), groups chosen, best of a group
@@ -39,9 +39,11 @@ class Op(IntEnum):
     EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
     #               | chosen, weight on input, curve | clamp, slope, up offset
 
+    CONVOLVE = 19  # x -> y | taps, bias | which fixed state, W
+
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
-    LINEARS = 19  # x -> up to 3 results | weight, bias of each
-    GLU_LINEAR = 20  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
+    LINEARS = 20  # x -> up to 3 results | weight, bias of each
+    GLU_LINEAR = 21  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Program:
     widths: tuple[int, ...]
     wanted: tuple[bool, ...]
     logits: int
-    caches: tuple[Cache, ...]
+    caches: tuple[Positions, ...]
+    fixed: tuple[Fixed, ...]
     ropes: tuple[Rope, ...]
     position_scales: tuple[PositionScale, ...]
 

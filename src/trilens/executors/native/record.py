@@ -12,36 +12,39 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
 from trilens.executors.native.program import Instruction, Op, Program
 from trilens.spec.model import (
-    Cache,
     Chunk,
     Curve,
+    Fixed,
     Full,
     Glu,
     Mask,
     ModelSpec,
     Norm,
+    Positions,
     PositionScale,
     Rope,
     Routed,
     Router,
     Scoring,
     Window,
+    by_kind,
 )
 
-CURVES = {Curve.SILU: 0, Curve.GELU: 1, Curve.GELU_TANH: 2}
+CURVES = {Curve.SILU: 0, Curve.GELU: 1, Curve.GELU_TANH: 2, Curve.IDENTITY: 3}
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
 
 def record(spec: ModelSpec) -> Program:
     """Run the decoder once; every value gets a buffer of its own (`share_buffers` makes them few)."""
-    recorder = _Recorder()
+    recorder = _Recorder(spec)
     logits = decode(recorder, spec, decoder_weights(spec))
     return Program(
         instructions=tuple(recorder.instructions),
         widths=tuple(recorder.widths),
         wanted=tuple(recorder.wanted),
         logits=logits.buffer,
-        caches=spec.caches,
+        caches=recorder.caches,
+        fixed=recorder.fixed,
         ropes=tuple(recorder.ropes),
         position_scales=tuple(recorder.position_scales),
     )
@@ -63,7 +66,8 @@ class _Routes:
 class _Recorder:
     """`Ops` on buffer numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
+        self.caches, self.fixed = by_kind(spec.states)
         self.instructions: list[Instruction] = []
         self.widths: list[int] = []
         self.wanted: list[bool] = []
@@ -180,13 +184,13 @@ class _Recorder:
         return self._rows(Op.GLU, gate.width, (gate, up), (), (CURVES[glu.curve],), _glu_numbers(glu))
 
     # ---- attention
-    def write_kv(self, cache: Cache, k: _Value, v: _Value | None) -> None:
-        self._write(Op.WRITE_KV, (), (k,) if v is None else (k, v), (), (cache.index,))
+    def write_kv(self, cache: Positions, k: _Value, v: _Value | None) -> None:
+        self._write(Op.WRITE_KV, (), (k,) if v is None else (k, v), (), (self.caches.index(cache),))
 
     def attend(
         self,
         q: _Value,
-        cache: Cache,
+        cache: Positions,
         heads: int,
         mask: Mask,
         scale: float,
@@ -198,9 +202,14 @@ class _Recorder:
             heads * cache.value_dim,
             (q,),
             (sinks,),
-            (cache.index, heads, *_mask_integers(mask)),
+            (self.caches.index(cache), heads, *_mask_integers(mask)),
             (scale, softcap or 0.0),
         )
+
+    # ---- convolution
+    def convolve(self, x: _Value, state: Fixed, w: LinearWeights) -> _Value:
+        width, taps = w.weight.shape
+        return self._rows(Op.CONVOLVE, width, (x,), (w.weight, w.bias), (self.fixed.index(state), taps))
 
     # ---- experts
     def route(

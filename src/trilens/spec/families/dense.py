@@ -20,6 +20,7 @@ from trilens.spec.families.parts import (
     stated_head_dim,
     whole_norms,
     window_mask,
+    with_attention,
 )
 from trilens.spec.keys import Keys
 from trilens.spec.model import Full, Mask, ModelSpec, Window
@@ -90,7 +91,7 @@ def smollm3(k: Keys) -> ModelSpec:
         mlp_bias=k.flag("mlp_bias", False),
         mask=_qwen_mask(k, default=lambda i: "full_attention" if turned[i] else "sliding_attention"),
     )
-    return each_layer(spec, lambda i, x: x if turned[i] else replace(x, attention=replace(x.attention, rope=None)))
+    return each_layer(spec, lambda i, x: x if turned[i] else with_attention(x, rope=None))
 
 
 def olmo2(k: Keys) -> ModelSpec:

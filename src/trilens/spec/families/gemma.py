@@ -26,7 +26,6 @@ from trilens.spec.keys import MOST_EXPERTS, Keys
 from trilens.spec.model import (
     Attention,
     Beside,
-    Cache,
     Dense,
     FeedForward,
     Glu,
@@ -36,6 +35,7 @@ from trilens.spec.model import (
     Norm,
     PerLayerInput,
     PerLayerTable,
+    Positions,
     QueryKeyNorm,
     Routed,
     Router,
@@ -123,17 +123,17 @@ def gemma4(k: Keys) -> ModelSpec:
         vocab=k.integer("vocab_size"),
         width=width,
         context=context,
-        caches=tuple(a.cache for a in attention if a.writes),
+        states=tuple(a.cache for a in attention if a.writes),
         final_norm=norm,
         head=Head(k.flag("tie_word_embeddings", True), softcap=optional_number(k, "final_logit_softcapping")),
         embedding_scale=width**0.5,
         per_layer_table=PerLayerTable(vocab, rows, rows**0.5, width**-0.5, 2**-0.5, norm) if rows else None,
         layers=tuple(
             Layer(
-                attention=attention[i],
+                mixer=attention[i],
                 feed_forward=feed_forward(attention[i]),
-                attention_in=norm,
-                attention_out=norm,
+                mixer_in=norm,
+                mixer_out=norm,
                 feed_forward_in=norm,
                 feed_forward_out=norm,
                 per_layer_input=PerLayerInput(rows, Glu(curve), norm) if rows else None,
@@ -155,12 +155,12 @@ def _gemma4_attention(k: Keys, norm: Norm, context: int) -> tuple[Attention, ...
     used = {kind: widths[kind] for kind in types}
     ropes = ropes_by_type(k, {kind: dim for kind, (_, dim) in used.items()}, context, local_theta=lambda theta: theta)
     mask, writers, attention = masks_by_type(k, tuple(types)), len(types) - shared, list[Attention]()
-    last: dict[str, Cache] = {}
+    last: dict[str, Positions] = {}
     for i, kind in enumerate(types):
         kv_heads, dim = widths[kind]
         writes = i < writers
         if writes:
-            last[kind] = Cache(i, kv_heads, dim, dim, mask(i))
+            last[kind] = Positions(i, kv_heads, dim, dim, mask(i))
         elif kind not in last:
             raise k.wrong("num_kv_shared_layers", shared, f"at least one layer before them that writes for {kind}")
         attention.append(

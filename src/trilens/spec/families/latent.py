@@ -20,7 +20,6 @@ from trilens.spec.families.parts import (
 from trilens.spec.families.routed import corrected_experts, expert_count
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
-    Cache,
     Dense,
     FeedForward,
     Full,
@@ -30,6 +29,7 @@ from trilens.spec.model import (
     Layer,
     ModelSpec,
     Norm,
+    Positions,
     PositionScale,
     Routed,
     Router,
@@ -199,19 +199,19 @@ def _latent(
     k.ignore("head_dim", "qk_head_dim", "num_key_value_heads", "partial_rotary_factor", "q_lora_rank")
     if rules is not None:
         rules.ignore("partial_rotary_factor", "mscale", "mscale_all_dim")
-    caches = tuple(Cache(i, 1, kv_rank + rope_dim, kv_rank, Full(), latent=True) for i in range(count))
+    caches = tuple(Positions(i, 1, kv_rank + rope_dim, kv_rank, Full(), latent=True) for i in range(count))
     bias = k.flag("attention_bias", False)
     return ModelSpec(
         family=family,
         vocab=k.integer("vocab_size"),
         width=width,
         context=context,
-        caches=caches,
+        states=caches,
         final_norm=norm,
         head=Head(tied=k.flag("tie_word_embeddings", False)),
         layers=tuple(
             Layer(
-                attention=LatentAttention(
+                mixer=LatentAttention(
                     heads=heads,
                     cache=cache,
                     scale=scale,
@@ -227,8 +227,8 @@ def _latent(
                     position_scale=growth,
                 ),
                 feed_forward=feed_forward(i),
-                attention_in=norm,
-                attention_out=None,
+                mixer_in=norm,
+                mixer_out=None,
                 feed_forward_in=norm,
                 feed_forward_out=None,
             )

@@ -10,7 +10,6 @@ from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
     Attention,
-    Cache,
     Curve,
     Dense,
     DynamicScaling,
@@ -19,6 +18,7 @@ from trilens.spec.model import (
     Full,
     Glu,
     Head,
+    LatentAttention,
     Layer,
     LinearScaling,
     Llama3Scaling,
@@ -26,10 +26,12 @@ from trilens.spec.model import (
     Mask,
     ModelSpec,
     Norm,
+    Positions,
     PositionScale,
     ProportionalScaling,
     QueryKeyNorm,
     Rope,
+    ShortConvolution,
     Window,
     YarnScaling,
 )
@@ -76,18 +78,18 @@ def decoder_only(
     if feed_forward is None:
         dense = Dense(k.integer("intermediate_size"), Glu(activation(k)), mlp_bias)
         feed_forward = lambda i: dense  # noqa: E731
-    caches = tuple(Cache(i, kv_heads[i], head_dim, head_dim, mask(i)) for i in range(count))
+    caches = tuple(Positions(i, kv_heads[i], head_dim, head_dim, mask(i)) for i in range(count))
     return ModelSpec(
         family=family,
         vocab=k.integer("vocab_size"),
         width=width,
         context=context,
-        caches=caches,
+        states=caches,
         final_norm=norm,
         head=Head(tied=k.flag("tie_word_embeddings", False)),
         layers=tuple(
             Layer(
-                attention=Attention(
+                mixer=Attention(
                     heads=heads,
                     cache=cache,
                     scale=head_dim**-0.5,
@@ -97,8 +99,8 @@ def decoder_only(
                     out_bias=out_bias,
                 ),
                 feed_forward=feed_forward(i),
-                attention_in=norm,
-                attention_out=None,
+                mixer_in=norm,
+                mixer_out=None,
                 feed_forward_in=norm,
                 feed_forward_out=None,
             )
@@ -111,8 +113,18 @@ def decoder_only(
 
 
 def attentions(spec: ModelSpec, **fields: Any) -> ModelSpec:
-    """The same model with these fields of every layer's attention changed."""
-    return each_layer(spec, lambda i, layer: replace(layer, attention=replace(layer.attention, **fields)))
+    """The same model with these fields of the attention changed on every layer that has it."""
+
+    return each_layer(spec, lambda i, layer: with_attention(layer, **fields))
+
+
+def with_attention(layer: Layer, **fields: Any) -> Layer:
+    """The same layer with these fields of its attention changed; a layer without attention as it is."""
+    match layer.mixer:
+        case Attention() | LatentAttention() as attention:
+            return replace(layer, mixer=replace(attention, **fields))
+        case ShortConvolution():
+            return layer
 
 
 def layers(spec: ModelSpec, **fields: Any) -> ModelSpec:
@@ -127,12 +139,12 @@ def each_layer(spec: ModelSpec, change: Callable[[int, Layer], Layer]) -> ModelS
 def norms_around(spec: ModelSpec) -> ModelSpec:
     """A norm before and one after each branch."""
     norm = spec.final_norm
-    return layers(spec, attention_out=norm, feed_forward_out=norm)
+    return layers(spec, mixer_out=norm, feed_forward_out=norm)
 
 
 def norms_behind(spec: ModelSpec) -> ModelSpec:
     """A norm after each branch, none before it."""
-    return layers(norms_around(spec), attention_in=None, feed_forward_in=None)
+    return layers(norms_around(spec), mixer_in=None, feed_forward_in=None)
 
 
 def head_norms(spec: ModelSpec) -> ModelSpec:
@@ -192,15 +204,16 @@ def window_mask(k: Keys, context: int) -> Mask:
     return Window(size) if size < context else Full()
 
 
-def layer_types(k: Keys, default: Callable[[int], str]) -> tuple[str, ...]:
-    """`layer_types`, or the family's own pattern; sliding_attention and full_attention are known."""
+def layer_types(
+    k: Keys, default: Callable[[int], str], known: tuple[str, ...] = ("sliding_attention", "full_attention")
+) -> tuple[str, ...]:
+    """`layer_types`, or the family's own pattern; each of them must be one of `known`."""
     count = layer_count(k)
     types = k.texts("layer_types", count) or tuple(default(i) for i in range(count))
     for name in types:
-        if name not in ("sliding_attention", "full_attention"):
-            raise UnsupportedModel(
-                f"{k.where}: layer_types names {name!r}, which is not known; known: sliding_attention, full_attention"
-            )
+        if name not in known:
+            expected = ", ".join(known)
+            raise UnsupportedModel(f"{k.where}: layer_types names {name!r}, which is not known; known: {expected}")
     return types
 
 

@@ -26,6 +26,7 @@ from trilens.spec.families.parts import (
     stated_head_dim,
     whole_norms,
     window_mask,
+    with_attention,
 )
 from trilens.spec.keys import MOST_EXPERTS, Keys
 from trilens.spec.model import (
@@ -235,9 +236,7 @@ def llama4(k: Keys) -> ModelSpec:
         True: {"qk_norm": norm},
         False: {"position_scale": growth if tuned else None},
     }
-    return each_layer(
-        spec, lambda i, layer: replace(layer, attention=replace(layer.attention, **by_turn[bool(turned[i])]))
-    )
+    return each_layer(spec, lambda i, layer: with_attention(layer, **by_turn[bool(turned[i])]))
 
 
 def _llama4_feed_forward(k: Keys, count: int) -> Callable[[int], FeedForward]:
