@@ -41,7 +41,7 @@ class Progress:
 
 def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool) -> dict[str, Any]:
     """Print an answer as it comes, its thinking beside it and its receipt behind it; the message for the next turn."""
-    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
+    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
 
     said: dict[str, list[str]] = {"content": [], "thinking": []}
     state: Any = None
@@ -58,6 +58,8 @@ def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool) -> dict
                     print("\n", file=sys.stderr)
                 said["content"].append(text)
                 print(text.translate(UNSAFE) if answers else text, end="", flush=True)
+            case ToolCallEvent():
+                pass  # the command line offers no tools
             case EndEvent(receipt, state=state):
                 print(flush=True)
                 if receipt.finish in ("length", "context"):
