@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import trilens
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.model import Model
 
 HERE = Path(__file__).resolve().parent
@@ -75,10 +75,10 @@ def routes(model: Model, pairs: int, mode: str) -> list[float]:
 
     def decode() -> float:
         sequence = executor.sequence(128)
-        executor.step([Feed(sequence, [(7 * i) % executor.spec.vocab for i in range(64)])])
+        executor.step([StepInput(sequence, [(7 * i) % executor.spec.vocab for i in range(64)])])
         begin = time.perf_counter()
         for i in range(32):
-            executor.step([Feed(sequence, [(11 * i) % executor.spec.vocab])])
+            executor.step([StepInput(sequence, [(11 * i) % executor.spec.vocab])])
         seconds = time.perf_counter() - begin
         sequence.free()
         return seconds

@@ -66,7 +66,7 @@ def run_file(path: Path) -> dict[str, Any]:
 
 def take(executor: Any, context: int, batch: int) -> tuple[float, float]:
     """Seconds to a prompt's last logits, and the mean of a few steps behind it."""
-    from trilens.executors.executor import Feed
+    from trilens.executors.executor import StepInput
 
     vocab = executor.spec.vocab
     sequences = [executor.sequence(context + WARM + STEPS) for _ in range(batch)]
@@ -75,11 +75,11 @@ def take(executor: Any, context: int, batch: int) -> tuple[float, float]:
         start = time.perf_counter()
         for at in range(0, context, 256):
             piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
-            executor.step([Feed(sequence, piece, logits=at + 256 >= context)])
+            executor.step([StepInput(sequence, piece, logits=at + 256 >= context)])
         firsts.append(time.perf_counter() - start)
     steps = []
     for i in range(WARM + STEPS):
-        feeds = [Feed(s, [(101 * i + 37 * n) % vocab]) for n, s in enumerate(sequences)]
+        feeds = [StepInput(s, [(101 * i + 37 * n) % vocab]) for n, s in enumerate(sequences)]
         start = time.perf_counter()
         executor.step(feeds)
         steps.append(time.perf_counter() - start)

@@ -107,9 +107,9 @@ def admission(model: Model) -> dict[str, Any]:
     model.forget()
     scheduler, executor = model._scheduler, model.executor
     donor = executor.sequence(200)
-    from trilens.executors.executor import Feed
+    from trilens.executors.executor import StepInput
 
-    executor.step([Feed(donor, list(range(100, 164)), False)])
+    executor.step([StepInput(donor, list(range(100, 164)), False)])
     block, cache = donor.block(0), scheduler.prefixes
     cache.budget = 1 << 60  # one block stands for all, so that they take no memory
     prompt = [(7 * i) % 40_000 + 5 for i in range(32_000)]

@@ -27,7 +27,7 @@ void Engine::convolve_rows(const Instruction& s, int first, int end) {
   }
 }
 
-// The steps' runs, and room for the states behind them.
+// The steps' runs, and arena for the states behind them.
 void Engine::begin_runs(const std::vector<std::pair<Sequence*, int>>& taken) {
   runs_.clear();
   int first = 0;

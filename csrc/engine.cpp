@@ -29,7 +29,7 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
                int most_rows, bool fine)
     : pool(std::move(pool_)), k_(choose_kernels(kernels)), program_(std::move(program)), numbers_(std::move(numbers)),
       widths_(std::move(widths)), logits_(logits), most_rows_(most_rows), fine_(fine), buffer_wanted_(std::move(wanted)),
-      weights_(std::make_shared<Weights>()), parameters_(weights_->parameters), owner_(getpid()), team_(threads) {
+      weights_(std::make_shared<Weights>()), parameters_(weights_->parameters), owner_(getpid()), pool_threads_(threads) {
   int places = 0;
   for (const Instruction& s : program_)
     for (int p : s.param) places = std::max(places, p + 1);
@@ -39,7 +39,7 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
 Engine::Engine(const Engine& of, int threads)
     : pool(of.pool), k_(of.k_), program_(of.program_), numbers_(of.numbers_), widths_(of.widths_), logits_(of.logits_),
       most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(of.buffer_wanted_), weights_(of.weights_),
-      parameters_(weights_->parameters), owner_(getpid()), team_(threads) {
+      parameters_(weights_->parameters), owner_(getpid()), pool_threads_(threads) {
   ready();
 }
 
@@ -50,7 +50,7 @@ Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int column
   if (columns % l.file_block) throw Refused("rows of " + std::to_string(columns) + " do not fit blocks of " + std::to_string(l.file_block));
   Matrix& m = parameters_.at(place).matrix;
   m = {type, count, rows, columns, nullptr};
-  m.data = weights_->room.take(m.bytes() + 64);  // the kernels read whole vectors: a little room behind the last tile
+  m.data = weights_->arena.take(m.bytes() + 64);  // the kernels read whole vectors: a little arena behind the last tile
   return m;
 }
 
@@ -122,7 +122,7 @@ void Engine::ready() {
     if (writer >= 0) fine_in_[i] = fine_out_[writer] >> output & 1;
   }
   scratch = std::max(scratch, (size_t)2 * MOST_BLOCK_ROWS * BLOCK);
-  scratch_.assign(team_.size(), std::vector<float>(scratch));
+  scratch_.assign(pool_threads_.size(), std::vector<float>(scratch));
   if (most_slots) {
     slots_ = std::make_unique<Slots>();
     slots_->token.resize(most_slots);
@@ -141,7 +141,7 @@ void Engine::ready() {
     for (int part = 0; part < parts; part++) phases_.push_back({(int)i, part});
     bool blockwise = true;
     if (s.op == Op::HEAD_LINEAR) blockwise = parameters_[s.param[0]].matrix.rows % BLOCK == 0;
-    if (s.op == Op::ATTEND) blockwise = false;  // heads need not be whole groups; see attend_piece
+    if (s.op == Op::ATTEND) blockwise = false;  // heads need not be whole groups; see attend_task
     if (quantise_out_[i] && !blockwise) phases_.push_back({(int)i, QUANTISE_ROWS});
   }
   for (size_t b = 0; b < widths_.size(); b++)
@@ -258,7 +258,7 @@ void Engine::sub_step(const std::vector<Feed>& feeds, float*& out) {
   counts.tokens += tokens_.size();
   mark_ = Clock::now();
   timed_ = -1;
-  team_.run(*this, (int)phases_.size());
+  pool_threads_.run(*this, (int)phases_.size());
   counts.seconds[(int)program_[timed_].op] += std::chrono::duration<double>(Clock::now() - mark_).count();
   int vocab = program_.back().width;
   for (size_t r = 0; r < wanted_rows_.size(); r++) {
@@ -303,22 +303,22 @@ int Engine::begin(int phase) {
   return (n + row_chunk_ - 1) / row_chunk_;
 }
 
-void Engine::run(int phase, int piece, int thread) {
+void Engine::run(int phase, int task, int thread) {
   auto [i, part] = phases_[phase];
   const Instruction& s = program_[i];
   const Numbers& n = numbers_[i];
   if (part == QUANTISE_ROWS) {
-    int first = piece * row_chunk_, end = std::min(rows(s), first + row_chunk_);
+    int first = task * row_chunk_, end = std::min(rows(s), first + row_chunk_);
     return rows_done(s, 0, s.width, first, end);
   }
-  if (is_product(s.op)) return product_piece(s, n, piece, thread);
-  if (s.op == Op::ATTEND) return attend_piece(s, n, part, piece, thread);
-  if (s.op == Op::EXPERTS && part < 3) return experts_piece(s, n, part, piece, thread);
-  int first = piece * row_chunk_, end = std::min(rows(s), first + row_chunk_);
+  if (is_product(s.op)) return product_task(s, n, task, thread);
+  if (s.op == Op::ATTEND) return attend_task(s, n, part, task, thread);
+  if (s.op == Op::EXPERTS && part < 3) return experts_task(s, n, part, task, thread);
+  int first = task * row_chunk_, end = std::min(rows(s), first + row_chunk_);
   if (s.op == Op::WRITE_KV) return write_kv(s, first, end);
   if (s.op == Op::ROUTE) return route_rows(s, n, first, end);
   if (s.op == Op::CONVOLVE) convolve_rows(s, first, end);
-  else row_piece(s, n, first, end);
+  else row_task(s, n, first, end);
   rows_done(s, 0, s.width, first, end);
 }
 

@@ -8,9 +8,9 @@
 
 #include "cache.h"
 #include "kernels.h"
-#include "room.h"
+#include "arena.h"
 #include "sampling.h"
-#include "team.h"
+#include "thread_pool.h"
 
 namespace trilens {
 
@@ -33,7 +33,7 @@ struct Parameter {  // a matrix or a row
 };
 
 struct Weights {
-  Room room;  // of the matrices
+  Arena arena;  // of the matrices
   std::vector<Parameter> parameters;
 };
 
@@ -87,7 +87,7 @@ class Engine : private Work {
   std::vector<std::vector<int32_t>>* trace = nullptr;  // of each ROUTE: the ids, token after token
   std::vector<std::vector<float>>* trace_weights = nullptr;
   const Kernels& kernels() const { return k_; }
-  int threads() const { return team_.size(); }
+  int threads() const { return pool_threads_.size(); }
   size_t weight_bytes() const;
 
  private:
@@ -98,7 +98,7 @@ class Engine : private Work {
   struct Slots;  // experts: tokens grouped by expert
 
   int begin(int phase) override;
-  void run(int phase, int piece, int thread) override;
+  void run(int phase, int task, int thread) override;
 
   void reach_wanted(size_t rows);
   void sub_step(const std::vector<Feed>& feeds, float*& out);
@@ -109,19 +109,19 @@ class Engine : private Work {
   Quantised quantised_out(const Instruction& s, int output, int width);  // no groups where nothing reads them
   void rows_done(const Instruction& s, int b, int width, int first, int end);
 
-  void row_piece(const Instruction& s, const Numbers& n, int first, int end);
+  void row_task(const Instruction& s, const Numbers& n, int first, int end);
   int begin_product(const Instruction& s);
-  void product_piece(const Instruction& s, const Numbers& n, int piece, int thread);
+  void product_task(const Instruction& s, const Numbers& n, int task, int thread);
   void finish_block(const Instruction& s, int output, int place, int bias, float* y, int row0, int rows, int column,
                     int columns, int width);
   int begin_attend(const Instruction& s, int part);
-  void attend_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
+  void attend_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void write_kv(const Instruction& s, int first, int end);
   void begin_runs(const std::vector<std::pair<Sequence*, int>>& taken);
   void convolve_rows(const Instruction& s, int first, int end);
   void end_runs();
   int begin_experts(const Instruction& s, int part);
-  void experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread);
+  void experts_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void route_rows(const Instruction& s, const Numbers& n, int first, int end);
   uint64_t bytes_read(const Instruction& s) const;
 
@@ -155,9 +155,9 @@ class Engine : private Work {
   std::vector<const Sequence*> sequences_;
 
   // the phase
-  int row_chunk_ = 1, blocks_ = 0, blocks_per_piece_ = 1, row_blocks_ = 1, row_block_ = 1;
+  int row_chunk_ = 1, blocks_ = 0, blocks_per_task_ = 1, row_blocks_ = 1, row_block_ = 1;
   std::vector<Tile> tiles_;
-  int heads_per_piece_ = 1, head_chunks_ = 1, spans_ = 1;
+  int heads_per_task_ = 1, head_chunks_ = 1, spans_ = 1;
   bool split_spans_ = false;
   std::vector<float> span_values_;
   std::vector<Partial> span_partials_;
@@ -165,7 +165,7 @@ class Engine : private Work {
   int timed_ = -1;
   long owner_;  // the process that started the threads
 
-  Team team_;  // last: its threads end first
+  ThreadPool pool_threads_;  // last: its threads end first
 };
 
 }  // namespace trilens

@@ -1,4 +1,4 @@
-// What the engine's files share: sizes of pieces, and its buffers.
+// What the engine's files share: sizes of tasks, and its buffers.
 #pragma once
 #include <algorithm>
 
@@ -10,7 +10,7 @@ constexpr int BLOCK = 32;           // columns of a result that are finished tog
 constexpr int TILES = BLOCK / 8;    // tiles in a block
 constexpr int MOST_BLOCK_ROWS = 64;
 constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every token's are wanted
-constexpr int WEIGHT_PIECE = 1 << 18;  // bytes of weights in a piece, at most (unless one block has more)
+constexpr int WEIGHT_TASK = 1 << 18;  // bytes of weights in a task, at most (unless one block has more)
 constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits
 
 inline bool is_product(Op op) {

@@ -11,12 +11,12 @@ int Engine::begin_experts(const Instruction& s, int part) {
   const Matrix& m = parameters_[s.param[part == 1 ? 0 : 4]].matrix;
   blocks_ = blocks_of(m) * (int)slots_->groups.size();
   size_t block_bytes = m.tile_size() * TILES * (part == 1 ? 2 : 1);
-  int even = blocks_ / (team_.size() * 8), fits = (int)(WEIGHT_PIECE / block_bytes);
-  blocks_per_piece_ = std::clamp(std::min(even, fits), 1, blocks_);
-  return (blocks_ + blocks_per_piece_ - 1) / blocks_per_piece_;
+  int even = blocks_ / (pool_threads_.size() * 8), fits = (int)(WEIGHT_TASK / block_bytes);
+  blocks_per_task_ = std::clamp(std::min(even, fits), 1, blocks_);
+  return (blocks_ + blocks_per_task_ - 1) / blocks_per_task_;
 }
 
-void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int piece, int thread) {
+void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int task, int thread) {
   Slots& slots = *slots_;
   int chosen = s.i[0], count = rows(s);
   const Matrix &gate = parameters_[s.param[0]].matrix, &up = parameters_[s.param[2]].matrix, &down = parameters_[s.param[4]].matrix;
@@ -58,7 +58,7 @@ void Engine::experts_piece(const Instruction& s, const Numbers& n, int part, int
     return;
   }
   const Matrix& m = part == 1 ? gate : down;
-  int first = piece * blocks_per_piece_, end = std::min(blocks_, first + blocks_per_piece_);
+  int first = task * blocks_per_task_, end = std::min(blocks_, first + blocks_per_task_);
   float *y = scratch_[thread].data(), *u = y + MOST_BLOCK_ROWS * BLOCK;
   for (int block = first; block < end; block++) {
     const Slots::Group& group = slots.groups[block / blocks_of(m)];

@@ -22,7 +22,7 @@ template <class V> static inline V exponential(V x) {
 
 template <class V> static inline V sigmoid(V x) { return div(filled<V>(1.0f), add(filled<V>(1.0f), exponential(sub(filled<V>(0.0f), x)))); }
 
-template <class V> static inline V tangent(V x) {  // tanh
+template <class V> static inline V tanh_of(V x) {  // tanh
   return sub(filled<V>(1.0f), div(filled<V>(2.0f), add(exponential(mul(x, filled<V>(2.0f))), filled<V>(1.0f))));
 }
 
@@ -187,7 +187,7 @@ static void clip(const float* a, float limit, float* y, int n) {
   each(a, y, n, [&](auto v) { return smaller(larger(v, filled<decltype(v)>(-limit)), filled<decltype(v)>(limit)); });
 }
 static void softcap(const float* a, float cap, float* y, int n) {
-  each(a, y, n, [&](auto v) { return mul(tangent(div(v, filled<decltype(v)>(cap))), filled<decltype(v)>(cap)); });
+  each(a, y, n, [&](auto v) { return mul(tanh_of(div(v, filled<decltype(v)>(cap))), filled<decltype(v)>(cap)); });
 }
 
 static void rope(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos,
@@ -345,7 +345,7 @@ static void attend_span(const AttendRows& a, const KVBlock* blocks, int first_bl
       for (int i = 0; i < PAGE; i += 8) {
         F8 v = mul(load(s + i), factor);
         if (kind == KV::I8) v = mul(v, load(b.key_scales + i));
-        if (a.softcap != 0) v = mul(tangent(div(v, all(a.softcap))), all(a.softcap));
+        if (a.softcap != 0) v = mul(tanh_of(div(v, all(a.softcap))), all(a.softcap));
         store(s + i, v);
       }
       for (int i = 0; i < low; i++) s[i] = -INFINITY;

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "team.h"
+#include "thread_pool.h"
 
 namespace trilens {
 
@@ -18,9 +18,9 @@ struct Reading : Work {
   static constexpr size_t PIECE = 1 << 17;  // words: 1 MiB
 
   int begin(int) override { return (int)(words.size() / PIECE); }
-  void run(int, int piece, int) override {
+  void run(int, int task, int) override {
     uint64_t sums[8] = {};  // wide enough for the compiler to use whatever vectors there are
-    const uint64_t* at = words.data() + piece * PIECE;
+    const uint64_t* at = words.data() + task * PIECE;
     for (size_t i = 0; i < PIECE; i += 8)
       for (int lane = 0; lane < 8; lane++) sums[lane] ^= at[i + lane];
     uint64_t all = 0;
@@ -32,7 +32,7 @@ struct Reading : Work {
 }  // namespace
 
 double memory_read_bytes_per_second(int threads, size_t bytes, int repeats) {
-  Team team(threads);
+  ThreadPool team(threads);
   Reading reading;
   reading.words.assign(bytes / sizeof(uint64_t) / Reading::PIECE * Reading::PIECE, 1);
   double best = 0;

@@ -26,14 +26,14 @@ int Engine::begin_product(const Instruction& s) {
   row_block_ = std::min(n, MOST_BLOCK_ROWS);
   row_blocks_ = (n + row_block_ - 1) / row_block_;
   size_t block_bytes = std::max<size_t>(bytes / blocks_, 1);
-  int even = blocks_ / (team_.size() * 8), fits = (int)(WEIGHT_PIECE / block_bytes);
-  blocks_per_piece_ = row_blocks_ > 1 ? 1 : std::clamp(std::min(even, fits), 1, blocks_);
-  return (blocks_ + blocks_per_piece_ - 1) / blocks_per_piece_ * row_blocks_;
+  int even = blocks_ / (pool_threads_.size() * 8), fits = (int)(WEIGHT_TASK / block_bytes);
+  blocks_per_task_ = row_blocks_ > 1 ? 1 : std::clamp(std::min(even, fits), 1, blocks_);
+  return (blocks_ + blocks_per_task_ - 1) / blocks_per_task_ * row_blocks_;
 }
 
-void Engine::product_piece(const Instruction& s, const Numbers& n, int piece, int thread) {
-  int row0 = piece % row_blocks_ * row_block_, count = std::min(row_block_, rows(s) - row0);
-  int first = piece / row_blocks_ * blocks_per_piece_, end = std::min(blocks_, first + blocks_per_piece_);
+void Engine::product_task(const Instruction& s, const Numbers& n, int task, int thread) {
+  int row0 = task % row_blocks_ * row_block_, count = std::min(row_block_, rows(s) - row0);
+  int first = task / row_blocks_ * blocks_per_task_, end = std::min(blocks_, first + blocks_per_task_);
   Activations x = activations(s);
   x.skip(row0, 0);
   float *y = scratch_[thread].data(), *up = y + MOST_BLOCK_ROWS * BLOCK;

@@ -26,7 +26,7 @@ Activations Engine::activations(const Instruction& s) const {
   return quantised_[s.in[0]]->activations(f, s.input_width, fine_in_[&s - program_.data()]);
 }
 
-void Engine::row_piece(const Instruction& s, const Numbers& n, int first, int end) {
+void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end) {
   for (int r = first; r < end; r++) {
     float* y = buffer(s.out[0], r, s.width);
     const float* x = s.in[0] < 0 ? nullptr : buffer(s.in[0], r, s.input_width);

@@ -19,7 +19,7 @@ from fuzz import seeds
 from fuzz.formats import with_value
 from fuzz.mutate import MOST, as_json, damaged, mutate_bytes
 from fuzz.weights import random_executor
-from trilens.executors.executor import PAGE, Feed, distinct_experts
+from trilens.executors.executor import PAGE, StepInput, distinct_experts
 from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.prefix_files import DIGEST, MAGIC, PrefixFiles, link
 from trilens.generate.sampling import Sampler, Sampling
@@ -56,9 +56,9 @@ def files() -> list[bytes]:
         for length in (PAGE, LONG):
             executor = _executor(number)
             sequence = executor.sequence(length)
-            executor.step([Feed(sequence, (TOKENS * (length // PAGE))[:PAGE])])
+            executor.step([StepInput(sequence, (TOKENS * (length // PAGE))[:PAGE])])
             for token in (TOKENS * (length // PAGE))[PAGE:]:
-                executor.step([Feed(sequence, [token])])
+                executor.step([StepInput(sequence, [token])])
             block = sequence.block(0)
             described = {
                 "identity": _identity(number).hex(),
@@ -136,7 +136,7 @@ def _go_on(executor: NativeExecutor, block: Any, tokens: tuple[int, ...]) -> str
     sequence = executor.sequence(2 * PAGE)
     adopted = sequence.adopt([block], len(tokens))
     sampler = Sampler(Sampling(temperature=0), ())
-    drawn = executor.draw([Feed(sequence, [*tokens[adopted:], 1], sampler=sampler)])
+    drawn = executor.draw([StepInput(sequence, [*tokens[adopted:], 1], sampler=sampler)])
     distinct_experts(executor.spec, sequence.routes(), [[slice(0, sequence.length)]])
     sequence.free()
     if drawn.faults:

@@ -102,13 +102,13 @@ def configuration(name: str) -> Try:
 
 
 def _run_random(spec: Any) -> None:
-    from trilens.executors.executor import Feed
+    from trilens.executors.executor import StepInput
 
     executor = random_executor(spec)
     sequence = executor.sequence(min(64, spec.context))
     last = spec.vocab - 1
-    executor.step([Feed(sequence, [0, last, last // 2])])
-    executor.step([Feed(sequence, [last])])
+    executor.step([StepInput(sequence, [0, last, last // 2])])
+    executor.step([StepInput(sequence, [last])])
     sequence.free()
 
 
@@ -192,7 +192,7 @@ LEAST = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")
 @cache
 def _server() -> tuple[Any, asyncio.AbstractEventLoop, list[logging.LogRecord]]:
     from trilens.serve.app import application
-    from trilens.serve.shelf import Room, Shelf
+    from trilens.serve.registry import ModelRegistry, Room
 
     records: list[logging.LogRecord] = []
     handler = logging.Handler()
@@ -200,7 +200,7 @@ def _server() -> tuple[Any, asyncio.AbstractEventLoop, list[logging.LogRecord]]:
     for name in ("trilens", "asyncio"):
         logging.getLogger(name).addHandler(handler)
         logging.getLogger(name).propagate = False
-    app = application(Shelf(["tiny-dense"], Room(seconds=8.0, options={"threads": 1})))
+    app = application(ModelRegistry(["tiny-dense"], Room(seconds=8.0, options={"threads": 1})))
     return app, asyncio.new_event_loop(), records
 
 

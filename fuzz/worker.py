@@ -118,7 +118,7 @@ def attempt(tried: Try, data: bytes, folder: Path, limit: float = SECONDS) -> di
     """`outcome`, and `failure` with its traceback where it is one."""
     from trilens.errors import TrilensError
 
-    room = folder / "room"
+    room = folder / "arena"
     shutil.rmtree(room, ignore_errors=True)
     room.mkdir(parents=True)
     (folder / "input").write_bytes(data)

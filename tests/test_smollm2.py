@@ -14,7 +14,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model
 from trilens.errors import ContextFull, RequestRefused, UsageError
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.model import Model
 from trilens.text.events import EndEvent, TextEvent
 from trilens.text.strategy import Strategy
@@ -46,9 +46,9 @@ def test_logits_equal_transformers_on_the_same_file(model: Model, smollm2: Path)
     executor = torch_executor(open_model(find("smollm2")))
     with torch.no_grad():
         expected = theirs(torch.tensor([tokens])).logits[0]
-        at_once = executor.forward([Feed(executor.sequence(200), tokens)], every_row=True)
+        at_once = executor.forward([StepInput(executor.sequence(200), tokens)], every_row=True)
         sequence = executor.sequence(200)
-        singly = torch.cat([executor.forward([Feed(sequence, [t])]) for t in tokens])
+        singly = torch.cat([executor.forward([StepInput(sequence, [t])]) for t in tokens])
     assert (at_once - expected).abs().max() < 1e-3
     assert (singly - expected).abs().max() < 1e-3
 

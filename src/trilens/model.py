@@ -28,7 +28,7 @@ from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Beginning, Generation, Scheduler
+from trilens.generate.scheduler import Beginning, Request, Scheduler
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -262,21 +262,21 @@ class Model:
         self._scheduler.advance([call.generation for call in calls if call.generation is not None])
 
     @property
-    def lanes(self) -> int:
-        """How many threads can call `step` at once, each with a lane of its own."""
-        return self.executor.lanes
+    def steppers(self) -> int:
+        """How many threads can call `step` at once, each with a stepper of its own."""
+        return self.executor.steppers
 
-    def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
-        """One step for every call that can go on, or for a lane's part of them, and for `ahead` seconds further ones;
-        of whom. What stops a call is kept with it."""
-        return self._scheduler.step(lane, ahead)
+    def step(self, stepper: int | None = None, ahead: float = 0.0) -> list[Request]:
+        """One step for every call that can go on, or for a stepper's part of them, and for `ahead` seconds further
+        steps. Returns who was in it. What stops a call is kept with it."""
+        return self._scheduler.step(stepper, ahead)
 
     @cached_property
     def grammars(self) -> Grammars:
         """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
 
-    def _receipt(self, generation: Generation, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
+    def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
         receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
         return self._predictor.complete(receipt)
@@ -355,7 +355,7 @@ class Call:
     ) -> None:
         self.ids = ids
         self.writer = writer
-        self.generation: Generation | None = None
+        self.generation: Request | None = None
         self.finished = False
         self.receipt: Receipt | None = None
         self.watched = False  # whether `fired` is wanted

@@ -25,7 +25,7 @@ from trilens.executors.accountant import (
     token_cost,
     visible_pairs,
 )
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.model import Chunk, Curve, Dense, Full, Glu, Window, first_visible
 
@@ -50,7 +50,7 @@ def test_parameters_are_what_is_allocated(name: str, tiny_executor: Callable[[st
 def test_kv_bytes_are_the_caches_own(name: str, tokens: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     sequence = executor.sequence(tokens)
-    executor.step([Feed(sequence, prompt(tokens))])
+    executor.step([StepInput(sequence, prompt(tokens))])
     assert kv_bytes(executor.spec, tokens, 4) == sequence.kv_bytes
     assert fixed_bytes(executor.spec) == sequence.fixed_bytes
 
@@ -62,8 +62,8 @@ def test_flops_of_decoding(name: str, context: int, tiny_executor: Callable[[str
     executor = tiny_executor(name)
     sequence = executor.sequence(context)
     if context > 1:
-        executor.step([Feed(sequence, prompt(context - 1))])
-    done = counted(lambda: executor.forward([Feed(sequence, [5])]))
+        executor.step([StepInput(sequence, prompt(context - 1))])
+    done = counted(lambda: executor.forward([StepInput(sequence, [5])]))
     cost = token_cost(executor.spec, context)
     assert cost.flops() == cost.masked_flops() == done
 
@@ -73,8 +73,8 @@ def test_flops_of_a_prompt(name: str, tiny_executor: Callable[[str], TorchExecut
     """At prefill PyTorch multiplies the whole rectangle of queries and keys: `masked_flops`."""
     executor = tiny_executor(name)
     sequence = executor.sequence(80)
-    executor.step([Feed(sequence, prompt(13))])
-    done = counted(lambda: executor.forward([Feed(sequence, prompt(61))]))
+    executor.step([StepInput(sequence, prompt(13))])
+    done = counted(lambda: executor.forward([StepInput(sequence, prompt(61))]))
     cost = step_cost(executor.spec, [Span(13, 61)])
     assert cost.masked_flops() == done
     assert cost.flops() < done

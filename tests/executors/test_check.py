@@ -13,7 +13,7 @@ import torch
 from tests.executors.packing import native_executor
 from tests.executors.tiny import SILU, attention, layer, model, plain, random_tensors, routed
 from trilens.errors import RequestRefused
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native import executor as native
 from trilens.executors.native.encode import INPUTS, OUTPUTS, PARAMETERS
 from trilens.executors.native.program import Op
@@ -75,10 +75,10 @@ def test_groups_as_many_as_experts(groups: int) -> None:
     spec = model([layer(attention(Cache(0, 2, 16, 16, Full())), Routed(router, 8, SILU))])
     tensors, tokens = random_tensors(spec), list(range(12))
     executor = native_executor(spec, tensors, "F32", threads=1, kv="f32")
-    ours = executor.step([Feed(executor.sequence(16), tokens)], every_row=True)
+    ours = executor.step([StepInput(executor.sequence(16), tokens)], every_row=True)
     reference = TorchExecutor(spec, tensors)
     with torch.no_grad():
-        theirs = reference.forward([Feed(reference.sequence(16), tokens)], every_row=True).numpy()
+        theirs = reference.forward([StepInput(reference.sequence(16), tokens)], every_row=True).numpy()
     assert np.abs(ours - theirs).max() < 1e-4
 
 

@@ -14,7 +14,7 @@ from tests.executors.tiny import MODELS, VOCAB, random_tensors, wide
 from trilens.decoder.decoder import decode
 from trilens.decoder.weights import LinearWeights, Parameter
 from trilens.errors import RequestRefused
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.native.executor import NativeExecutor, NativeSequence
 from trilens.executors.torch import TorchExecutor, TorchOps, TorchRoutes
@@ -82,7 +82,7 @@ def torch_logits(
 ) -> np.ndarray:
     executor = TorchExecutor(spec, tensors)
     with torch.inference_mode():
-        ops = RoundingOps(executor, [Feed(executor.sequence(len(tokens)), tokens)], every_row=True)
+        ops = RoundingOps(executor, [StepInput(executor.sequence(len(tokens)), tokens)], every_row=True)
         ops.packed, ops.chosen = packed, None if chosen is None else iter(chosen)
         ops.activations = activations
         return decode(ops, spec, executor.weights).numpy()
@@ -125,7 +125,7 @@ def compare(
     executor = executor_of(spec, tensors, stored, threads=2, kv=kv, activations=activations)
     executor.engine.trace_routes(True)
     tokens = [t % spec.vocab for t in some_tokens(length, seed)]
-    logits = executor.step([Feed(executor.sequence(length), tokens)], every_row=True)
+    logits = executor.step([StepInput(executor.sequence(length), tokens)], every_row=True)
     packed = frozenset(n for n, (own, _) in stored.items() if own not in ("F32", "F16", "BF16"))
     routes = taken_routes(executor)
     alike = torch_logits(spec, values, tokens, packed, routes, activations)
@@ -145,8 +145,8 @@ def test_float_weights_give_torchs_logits(name: str, kernels: str) -> None:
     executor = native_executor(spec, tensors, "F32", threads=2, kv="f32", kernels=kernels)
     tokens = some_tokens(LENGTH)
     sequence = executor.sequence(LENGTH)
-    rows = [executor.step([Feed(sequence, tokens[:90])], every_row=True)]
-    rows += [executor.step([Feed(sequence, [t])]) for t in tokens[90:]]
+    rows = [executor.step([StepInput(sequence, tokens[:90])], every_row=True)]
+    rows += [executor.step([StepInput(sequence, [t])]) for t in tokens[90:]]
     assert np.abs(np.concatenate(rows) - torch_logits(spec, tensors, tokens)).max() < 3e-5
 
 
@@ -188,7 +188,8 @@ def prefilled(executor: NativeExecutor, tokens: Sequence[int], piece: int) -> tu
     """A sequence fed piece by piece, and the logits behind every one of its tokens."""
     sequence = executor.sequence(LENGTH + 20)
     rows = [
-        executor.step([Feed(sequence, tokens[at : at + piece])], every_row=True) for at in range(0, len(tokens), piece)
+        executor.step([StepInput(sequence, tokens[at : at + piece])], every_row=True)
+        for at in range(0, len(tokens), piece)
     ]
     return sequence, np.concatenate(rows)
 
@@ -217,15 +218,15 @@ def test_the_bits_do_not_depend_on_threads_pieces_batch_prefix_or_kernels(name: 
         sequences = [executor.sequence(LENGTH + 20) for _ in range(batch)]
         others = [some_tokens(LENGTH, seed=10 + b) for b in range(batch)]
         for b in range(batch - 1):  # the others are somewhere else in their text
-            executor.step([Feed(sequences[b], others[b][: 20 * b + 1])])
+            executor.step([StepInput(sequences[b], others[b][: 20 * b + 1])])
         rows = []
         for at in range(0, LENGTH, 30):
             feeds = [
-                Feed(sequences[b], others[b][:3], logits=b % 2 == 0)
+                StepInput(sequences[b], others[b][:3], logits=b % 2 == 0)
                 for b in range(batch - 1)
                 if sequences[b].length < 160
             ]
-            logits = executor.step([*feeds, Feed(sequences[-1], tokens[at : at + 30])])
+            logits = executor.step([*feeds, StepInput(sequences[-1], tokens[at : at + 30])])
             rows.append(logits[-1])
         assert np.array_equal(bits(np.array(rows)), bits(expected[29::30]))
     full, _ = prefilled(executor, tokens, 50)
@@ -233,11 +234,11 @@ def test_the_bits_do_not_depend_on_threads_pieces_batch_prefix_or_kernels(name: 
         fork = full.fork(shared, LENGTH + 20)
         if fork is None:  # a window has let go of what it needs
             continue
-        rows = executor.step([Feed(fork, tokens[shared:])], every_row=True)
+        rows = executor.step([StepInput(fork, tokens[shared:])], every_row=True)
         assert np.array_equal(bits(rows), bits(expected[shared:]))
     back = full.nearest(LENGTH - 1)  # fixed states are not kept behind every token
     assert full.rewind(back)
-    again = executor.step([Feed(full, tokens[back:])])
+    again = executor.step([StepInput(full, tokens[back:])])
     assert np.array_equal(bits(again), bits(expected[-1:]))
 
 
@@ -250,14 +251,14 @@ def test_what_cannot_be_done_is_refused_and_harms_nobody() -> None:
     executor = native_executor(spec, tensors, "Q4_0", threads=2, kv_limit=200_000)
     tokens = some_tokens(20)
     sequence = executor.sequence(30)
-    first = executor.step([Feed(sequence, tokens)])
+    first = executor.step([StepInput(sequence, tokens)])
     with pytest.raises(RequestRefused, match="ask for fewer tokens"):
         executor.sequence(100_000)
     for wrong, words in [
-        ([Feed(sequence, [VOCAB])], "is not one of the vocabulary"),
-        ([Feed(sequence, [1] * 11)], "11 more do not fit"),
-        ([Feed(sequence, [1]), Feed(sequence, [2])], "fed twice"),
-        ([Feed(sequence, [])], "no tokens"),
+        ([StepInput(sequence, [VOCAB])], "is not one of the vocabulary"),
+        ([StepInput(sequence, [1] * 11)], "11 more do not fit"),
+        ([StepInput(sequence, [1]), StepInput(sequence, [2])], "fed twice"),
+        ([StepInput(sequence, [])], "no tokens"),
     ]:
         with pytest.raises(RequestRefused, match=words):
             executor.step(wrong)
@@ -265,12 +266,12 @@ def test_what_cannot_be_done_is_refused_and_harms_nobody() -> None:
     with pytest.raises(RequestRefused, match="no kernels named"):
         native_executor(spec, tensors, kernels="abacus")
     assert sequence.rewind(0)
-    assert np.array_equal(executor.step([Feed(sequence, tokens)]), first)
+    assert np.array_equal(executor.step([StepInput(sequence, tokens)]), first)
 
 
 def test_experts_that_fired_are_counted() -> None:
     executor = native_executor(MODELS["routed"](), random_tensors(MODELS["routed"]()), threads=2)
-    executor.step([Feed(executor.sequence(40), some_tokens(40))])
+    executor.step([StepInput(executor.sequence(40), some_tokens(40))])
     for counts, (_, layer) in zip(executor.experts_fired(), executor.spec.routed_layers(), strict=True):
         assert sum(counts) == 40 * layer.router.chosen
     assert executor.seconds_by_kind().keys() >= {"embed", "norm", "attend", "experts"}

@@ -13,7 +13,7 @@ from tests.families import BY_NAME, FAMILIES, prompt
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 
 
@@ -27,7 +27,7 @@ def test_logits(
     native = native_executor(open_model(find(str(tiny_directory(name)))), kv="f32", threads=2)
     sequence = native.sequence(len(tokens))
     rows = [
-        torch.from_numpy(native.step([Feed(sequence, piece)], every_row=True))
+        torch.from_numpy(native.step([StepInput(sequence, piece)], every_row=True))
         for piece in (tokens[:9], tokens[9:-4], *([t] for t in tokens[-4:]))
     ]
     theirs = logits_in_pieces(tiny_executor(name), tokens, 1000, len(tokens))

@@ -18,7 +18,7 @@ from tests.executors.test_native import compare, some_tokens, taken_routes
 from tests.executors.tiny import random_tensors
 from tests.families import FAMILIES
 from trilens.decoder.decoder import decode
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.huggingface import read_config
@@ -125,10 +125,10 @@ def test_free_running_routes_are_those_of_torch(name: str, tiny_directory: Direc
     executor = native_executor(spec, tensors, "Q8_0", threads=2)
     executor.engine.trace_routes(True)
     tokens = [t % spec.vocab for t in some_tokens(64)]
-    executor.step([Feed(executor.sequence(64), tokens)], every_row=True)
+    executor.step([StepInput(executor.sequence(64), tokens)], every_row=True)
     ours = [ids.sort(-1).values for ids, _ in taken_routes(executor)]
     reference = TorchExecutor(spec, dequantised(spec, tensors, "Q8_0"))
-    ops = TorchOps(reference, [Feed(reference.sequence(64), tokens)], every_row=True)
+    ops = TorchOps(reference, [StepInput(reference.sequence(64), tokens)], every_row=True)
     with torch.inference_mode():
         decode(ops, spec, reference.weights)
     theirs = [routes.ids.sort(-1).values for routes in ops.routes]

@@ -17,7 +17,7 @@ from trilens.checkpoints.into_native import native_executor as loaded
 from trilens.checkpoints.load import open_model
 from trilens.errors import RequestRefused
 from trilens.executors.accountant import fixed_bytes
-from trilens.executors.executor import PAGE, Feed
+from trilens.executors.executor import PAGE, StepInput
 from trilens.executors.native import _native
 from trilens.executors.native.executor import SNAPSHOT_EVERY, NativeExecutor, NativeSequence
 from trilens.spec.model import by_kind
@@ -35,7 +35,8 @@ def family(name: str, directory: Directory, **options: object) -> NativeExecutor
 def fed(executor: NativeExecutor, sequence: NativeSequence, tokens: Sequence[int], piece: int) -> np.ndarray:
     """The bits of the logits behind every token, fed `piece` at a time."""
     rows = [
-        executor.step([Feed(sequence, tokens[at : at + piece])], every_row=True) for at in range(0, len(tokens), piece)
+        executor.step([StepInput(sequence, tokens[at : at + piece])], every_row=True)
+        for at in range(0, len(tokens), piece)
     ]
     return np.concatenate(rows).view(np.uint32)
 
@@ -59,8 +60,10 @@ def test_cuts_batches_threads_and_kernels_change_no_bit(name: str, tiny_director
         rows = []
         for at in range(0, LENGTH, 25):
             pieces = [o[at : at + 1 + b % 25] for b, o in enumerate(others)]
-            feeds = [Feed(s, p, logits=b % 2 == 0) for b, (s, p) in enumerate(zip(sequences, pieces, strict=False))]
-            rows.append(executor.step([*feeds, Feed(sequences[-1], tokens[at : at + 25])])[-1])
+            feeds = [
+                StepInput(s, p, logits=b % 2 == 0) for b, (s, p) in enumerate(zip(sequences, pieces, strict=False))
+            ]
+            rows.append(executor.step([*feeds, StepInput(sequences[-1], tokens[at : at + 25])])[-1])
             compared += 1
         assert np.array_equal(np.array(rows).view(np.uint32), expected[24::25]), batch
     assert compared >= 7 * 4 + 16 * 8
@@ -147,14 +150,14 @@ def test_a_step_that_fails_leaves_the_states_as_they_were() -> None:
     expected = fed(executor, second, tokens[:41], 41)[-1:]
     assert second.length == 41
     with pytest.raises(RequestRefused, match="vocabulary"):
-        executor.step([Feed(first, tokens[40:41]), Feed(second, [96])])
+        executor.step([StepInput(first, tokens[40:41]), StepInput(second, [96])])
     hogs = []
     with pytest.raises(RequestRefused):
         while True:
             hogs.append(executor.sequence(64))
-            executor.step([Feed(hogs[-1], tokens)])
+            executor.step([StepInput(hogs[-1], tokens)])
     with pytest.raises(RequestRefused):
-        executor.step([Feed(first, tokens[40:41]), Feed(executor.sequence(64), tokens)])
+        executor.step([StepInput(first, tokens[40:41]), StepInput(executor.sequence(64), tokens)])
     assert first.length == 40
     assert np.array_equal(fed(executor, first, tokens[40:41], 1), expected)
 
@@ -170,7 +173,7 @@ def test_bytes_are_what_is_allocated(name: str, tiny_directory: Directory) -> No
     assert executor.pool.bytes_in_use - before == size == sequence.fixed_bytes == executor.costs.fixed_bytes
     sequence.snapshot()
     assert executor.pool.bytes_in_use - before == 2 * size
-    executor.step([Feed(sequence, prompt(100))])
+    executor.step([StepInput(sequence, prompt(100))])
     assert executor.pool.bytes_in_use - before == 2 * size + sequence.held_bytes
     fork = sequence.fork(100, 100)
     assert executor.pool.bytes_in_use - before == 3 * size + sequence.held_bytes

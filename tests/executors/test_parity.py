@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.families import BY_NAME, FAMILIES, prompt, reference
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 
 NAMES = [family.name for family in FAMILIES]
@@ -22,7 +22,7 @@ def logits_in_pieces(executor: TorchExecutor, tokens: Sequence[int], piece: int,
     sequence = executor.sequence(length)
     with torch.no_grad():
         rows = [
-            executor.forward([Feed(sequence, tokens[at : at + piece])], every_row=True)
+            executor.forward([StepInput(sequence, tokens[at : at + piece])], every_row=True)
             for at in range(0, len(tokens), piece)
         ]
     return torch.cat(rows)
@@ -72,14 +72,14 @@ def test_a_batch_of_different_lengths_gives_what_each_gives_alone(
     prompts = [prompt(n, seed=n) for n in (3, 40, 17)]
     alone = [logits_in_pieces(executor, p, 1000, 60)[-1] for p in prompts]
     sequences = [executor.sequence(60) for _ in prompts]
-    together = executor.step([Feed(s, p) for s, p in zip(sequences, prompts, strict=True)])
+    together = executor.step([StepInput(s, p) for s, p in zip(sequences, prompts, strict=True)])
     for one, row in zip(alone, together, strict=True):
         assert (one - torch.from_numpy(row)).abs().max() < 1e-5
 
 
 def test_only_the_wanted_rows_come_back(tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor("llama 3")
-    feeds = [Feed(executor.sequence(9), prompt(4), logits=False), Feed(executor.sequence(9), prompt(5))]
+    feeds = [StepInput(executor.sequence(9), prompt(4), logits=False), StepInput(executor.sequence(9), prompt(5))]
     assert executor.step(feeds).shape == (1, 131)
 
 
@@ -89,17 +89,17 @@ def test_a_rewound_sequence_goes_on_as_if_it_had_never_been_longer(
     executor = tiny_executor("llama 3.1")
     first, tail = prompt(30), prompt(9, seed=5)
     sequence = executor.sequence(64)
-    executor.step([Feed(sequence, first)])
+    executor.step([StepInput(sequence, first)])
     assert sequence.rewind(12)
-    after = executor.step([Feed(sequence, tail)])[0]
-    fresh = executor.step([Feed(executor.sequence(64), [*first[:12], *tail])])[0]
+    after = executor.step([StepInput(sequence, tail)])[0]
+    fresh = executor.step([StepInput(executor.sequence(64), [*first[:12], *tail])])[0]
     assert abs(after - fresh).max() < 1e-5
 
 
 def test_a_window_that_has_moved_on_cannot_be_rewound(tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor("mistral")
     sequence = executor.sequence(64)
-    executor.step([Feed(sequence, prompt(60))])
+    executor.step([StepInput(sequence, prompt(60))])
     held = sequence.kv_bytes
     assert not sequence.rewind(12)
     assert (sequence.length, sequence.kv_bytes) == (60, held)

@@ -17,7 +17,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import QUANTISE, native_executor, to_blocks
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.decoder.weights import decoder_weights, parameters
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native.executor import matrices
 
 NAMES = ("phi-4-mini", "gpt-oss", "qwen3 moe", "deepseek v3")
@@ -50,7 +50,7 @@ def test_a_float_checkpoint_made_smaller(name: str, quantise: str, tmp_path: Pat
     native = native_executor(files, quantise=quantise, kv="f32", activations="16bit", threads=2)
     native.engine.trace_routes(True)
     tokens = prompt(12)
-    logits = native.step([Feed(native.sequence(12), tokens)], every_row=True)
+    logits = native.step([StepInput(native.sequence(12), tokens)], every_row=True)
     kind, packed, values = QUANTISE[quantise], set[str](), {}
     for p in parameters(decoder_weights(files.spec)):
         read = files.read(p)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.executors.tiny import MODELS, VOCAB, random_tensors
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native.encode import encode
 from trilens.executors.native.program import Op, Program, share_buffers
 from trilens.executors.native.record import record
@@ -125,8 +125,8 @@ def test_a_replay_of_the_program_gives_the_torch_executors_logits(toy: ctypes.CD
     sequence = executor.sequence(LENGTH)
     with torch.inference_mode():
         expected = torch.cat(
-            [executor.forward([Feed(sequence, tokens[:PREFILL])], every_row=True)]
-            + [executor.forward([Feed(sequence, [t])], every_row=True) for t in tokens[PREFILL:]]
+            [executor.forward([StepInput(sequence, tokens[:PREFILL])], every_row=True)]
+            + [executor.forward([StepInput(sequence, [t])], every_row=True) for t in tokens[PREFILL:]]
         ).numpy()
     program = record(spec)
     program = share_buffers(program) if shared else program

@@ -14,7 +14,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model
-from trilens.executors.executor import Executor, Feed
+from trilens.executors.executor import Executor, StepInput
 
 TEXT = (
     "The river rises in the hills above the town and runs south for forty miles before it meets the sea. In spring "
@@ -58,7 +58,7 @@ def test_logits_and_perplexity_stay_close_to_torchs(smollm2: Path) -> None:
 
     def logits(executor: Executor) -> np.ndarray:
         sequence = executor.sequence(len(tokens))
-        return np.concatenate([executor.step([Feed(sequence, [t])]) for t in tokens])
+        return np.concatenate([executor.step([StepInput(sequence, [t])]) for t in tokens])
 
     with torch.inference_mode():
         expected = logits(torch_executor(files))

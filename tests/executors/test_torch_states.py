@@ -12,7 +12,7 @@ from tests.executors.tiny import MODELS, VOCAB, random_tensors
 from tests.families import prompt
 from trilens.errors import TrilensError
 from trilens.executors.accountant import fixed_bytes
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor, TorchSequence
 from trilens.spec.model import Fixed, Positions, by_kind
 
@@ -22,7 +22,7 @@ FAMILIES = ["lfm2", "lfm2 untied, biases", "lfm2 moe", "lfm2 moe without a corre
 
 def run(executor: TorchExecutor, sequence: TorchSequence, tokens: list[int]) -> torch.Tensor:
     with torch.no_grad():
-        return executor.forward([Feed(sequence, tokens)], every_row=True)
+        return executor.forward([StepInput(sequence, tokens)], every_row=True)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -68,7 +68,7 @@ def test_the_convolution_has_gradients() -> None:
     spec = MODELS["convolved"]()
     tensors = {name: tensor.requires_grad_() for name, tensor in random_tensors(spec).items()}
     executor = TorchExecutor(spec, tensors)
-    executor.forward([Feed(executor.sequence(9), [t % VOCAB for t in prompt(9)])], every_row=True).sum().backward()
+    executor.forward([StepInput(executor.sequence(9), [t % VOCAB for t in prompt(9)])], every_row=True).sum().backward()
     named = [name for name in tensors if ".convolution." in name]
     assert len(named) == 2 * 5 + 5  # one of the two has biases
     for name in named:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from trilens.errors import ContextFull, RequestRefused
-from trilens.executors.executor import Drawn, Feed
+from trilens.executors.executor import StepInput, StepOutput
 from trilens.generate.answer import AnswerWriter, Closing
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Generation, Scheduler
+from trilens.generate.scheduler import Request, Scheduler
 from trilens.text.events import ThinkingEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.strategy import Strategy
@@ -54,7 +54,7 @@ class Cache:
 class Scripted:
     """An executor that draws the tokens of a script, several at once where it may, as the real one does."""
 
-    lanes = cache_limit = block_bytes = 1
+    steppers = cache_limit = block_bytes = 1
     cache_free = 0
 
     def __init__(self, vocab: int, script: Sequence[int], draw: random.Random) -> None:
@@ -68,20 +68,20 @@ class Scripted:
     def variant(self, request_length: int) -> tuple[()]:
         return ()
 
-    def draw(self, feeds: Sequence[Feed], lane: int | None, ahead: float) -> Drawn:
+    def draw(self, feeds: Sequence[StepInput], stepper: int | None, ahead: float) -> StepOutput:
         [feed] = feeds
         sequence: Any = feed.sequence
         sequence.length += len(feed.tokens)
         drawn: list[int] = []
         if feed.sampler is not None:
             ends = set(feed.sampler.inner.ends)
-            for _ in range(self._draw.randint(1, feed.most)):
+            for _ in range(self._draw.randint(1, feed.max_draws)):
                 drawn.append(self.script.pop(0))
                 if drawn[-1] in ends:
                     break
             sequence.length += len(drawn) - 1
         steps = max(1, len(drawn))
-        return Drawn([drawn], {}, [0.0] * steps, [1] * steps)
+        return StepOutput([drawn], {}, [0.0] * steps, [1] * steps)
 
 
 class Anything:
@@ -111,7 +111,7 @@ def script_of(tokenizer: Tokenizer, markers: Markers | None, draw: random.Random
     return [*tokens, *tokenizer.encode("1") * 2 * CONTEXT]
 
 
-def one_request(tokenizer: Tokenizer, draw: random.Random) -> tuple[Generation, AnswerWriter, Limits] | None:
+def one_request(tokenizer: Tokenizer, draw: random.Random) -> tuple[Request, AnswerWriter, Limits] | None:
     """A request of random limits, run to its end; None for one that was refused before it began."""
     markers = draw.choice((None, *KNOWN_MARKERS))
     start = "free" if markers is None else draw.choice(STARTS)

@@ -17,13 +17,13 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
 from trilens.errors import RequestRefused, UsageError
-from trilens.executors.executor import PAGE, Feed
+from trilens.executors.executor import PAGE, StepInput
 from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import SIBLINGS, Origin, PrefixCache, chain, common_prefix, link
 from trilens.generate.prefix_files import PrefixFiles
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Generation, Scheduler
+from trilens.generate.scheduler import Request, Scheduler
 from trilens.spec.model import Fixed
 
 GREEDY = Sampling(temperature=0)
@@ -40,7 +40,7 @@ def native(tiny_directory: Callable[[str], object]) -> Native:
     return make
 
 
-def finished(scheduler: Scheduler, tokens: list[int], most: int = 9, sampling: Sampling = GREEDY) -> Generation:
+def finished(scheduler: Scheduler, tokens: list[int], most: int = 9, sampling: Sampling = GREEDY) -> Request:
     generation = scheduler.submit(tokens, sampling, Limits(most, most), NONE)
     while generation.finish is None:
         scheduler.step()
@@ -209,17 +209,17 @@ def test_two_that_share_a_page_write_pages_of_their_own(fork: bool, native: Nati
     executor = native("llama 3")
     tokens = text(80, seed=4)
     donor = executor.sequence(300)
-    executor.step([Feed(donor, tokens)])
+    executor.step([StepInput(donor, tokens)])
     if fork:
         other = donor.fork(70, 300)
         assert other is not None
     else:
         other = executor.sequence(300)
         assert other.adopt([donor.block(0), donor.block(1)], 6) == 70
-    executor.step([Feed(other, text(20, seed=5))])
+    executor.step([StepInput(other, text(20, seed=5))])
     fresh = executor.sequence(300)
-    executor.step([Feed(fresh, tokens)])
-    assert np.array_equal(executor.step([Feed(donor, [5])]), executor.step([Feed(fresh, [5])]))
+    executor.step([StepInput(fresh, tokens)])
+    assert np.array_equal(executor.step([StepInput(donor, [5])]), executor.step([StepInput(fresh, [5])]))
 
 
 @pytest.mark.parametrize("executor", ["native", "torch"])
@@ -235,7 +235,7 @@ def test_requests_with_other_rotary_tables_share_nothing(
     long = scheduler.submit(tokens, GREEDY, Limits(200, 200), NONE)
     scheduler.step()
     assert long.cached == 0 and short.root != long.root
-    logits = [runner.step([Feed(runner.sequence(n), tokens)]) for n in (24, 220)]
+    logits = [runner.step([StepInput(runner.sequence(n), tokens)]) for n in (24, 220)]
     assert not np.array_equal(*logits)  # it would matter
 
 
@@ -250,7 +250,7 @@ def test_the_repetition_penalty_sees_prompt_answer_and_what_was_put_in(native: N
         sequence = executor.sequence(200)
         seen = list(tokens)
         changed = 0
-        logits = executor.step([Feed(sequence, tokens)])[0]
+        logits = executor.step([StepInput(sequence, tokens)])[0]
         for token in done.tokens:
             plain = int(logits.argmax())
             for other in set(seen):
@@ -258,7 +258,7 @@ def test_the_repetition_penalty_sees_prompt_answer_and_what_was_put_in(native: N
             assert int(logits.argmax()) == token
             changed += plain != token
             seen.append(token)
-            logits = executor.step([Feed(sequence, [token])])[0]
+            logits = executor.step([StepInput(sequence, [token])])[0]
         assert changed > 3
     assert done.cached == len(tokens) - 1
 
@@ -355,7 +355,7 @@ def test_experts_that_the_model_does_not_have_are_refused(column: int, native: N
     """In each column of a block's routes. A receipt would count them otherwise."""
     executor = native("mixtral")
     sequence = executor.sequence(PAGE)
-    executor.step([Feed(sequence, text(PAGE, seed=1))])
+    executor.step([StepInput(sequence, text(PAGE, seed=1))])
     block = sequence.block(0)
     width = block.route_width
     assert width == 8

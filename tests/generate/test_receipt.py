@@ -81,15 +81,15 @@ class TestRoutes:
 
     def test_a_sequence_that_goes_back_keeps_what_is_left(self, routed: Model) -> None:
         executor = routed.executor
-        from trilens.executors.executor import Feed
+        from trilens.executors.executor import StepInput
 
         one = executor.sequence(64)
-        executor.step([Feed(one, list(range(20)))])
+        executor.step([StepInput(one, list(range(20)))])
         whole = one.routes().copy()
         two = one.fork(7, 64)
         assert two is not None and (two.routes() == whole[:7]).all()
         one.rewind(12)
-        executor.step([Feed(one, list(range(12, 20)))])
+        executor.step([StepInput(one, list(range(12, 20)))])
         assert (one.routes() == whole).all() and (one.routes(5) == whole[5:]).all()
         for sequence in (one, two):
             sequence.free()

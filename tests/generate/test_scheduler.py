@@ -19,7 +19,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
 from trilens.errors import CacheFull, RequestRefused
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.limits import Limits
@@ -31,7 +31,7 @@ from trilens.generate.scheduler import (
     STEP_ROWS,
     UNREAD,
     Finish,
-    Generation,
+    Request,
     Scheduler,
     TokenWriter,
     shares,
@@ -47,7 +47,7 @@ def most(tokens: int) -> Limits:
     return Limits(tokens, tokens)
 
 
-def all_tokens(scheduler: Scheduler, generation: Generation) -> list[int]:
+def all_tokens(scheduler: Scheduler, generation: Request) -> list[int]:
     while generation.finish is None:
         scheduler.advance([generation])
         generation.unread.clear()
@@ -79,7 +79,7 @@ def test_requests_join_and_leave_between_steps(tiny_executor: Tiny) -> None:
     others = [scheduler.submit(prompt(9, seed=s), GREEDY, most(12), NONE) for s in (1, 2)]
     together = [all_tokens(scheduler, g) for g in (first, *others)]
     assert together == alone
-    assert first.most_beside == 3
+    assert first.largest_batch == 3
 
 
 def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(
@@ -90,7 +90,7 @@ def test_a_long_prompt_goes_in_pieces_and_does_not_stop_the_others(
     sizes: list[list[int]] = []
     step = executor.step
 
-    def watched(batch: Sequence[Feed]) -> np.ndarray:
+    def watched(batch: Sequence[StepInput]) -> np.ndarray:
         sizes.append([len(f.tokens) for f in batch])
         return step(batch)
 
@@ -212,7 +212,7 @@ def test_a_fault_ends_those_who_were_in_the_step_and_nobody_else(tiny_executor: 
     scheduler = Scheduler(executor)
     broken = scheduler.submit(prompt(4), GREEDY, most(50), NONE)
 
-    def fails(batch: Sequence[Feed]) -> np.ndarray:
+    def fails(batch: Sequence[StepInput]) -> np.ndarray:
         raise RuntimeError("the machine is on fire")
 
     executor.step = fails  # type: ignore[method-assign]
@@ -258,16 +258,16 @@ class Counting(TokenWriter):
         assert not (last and more)
         return (9, 8) if last and self.taken <= 2 * self.every else None
 
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         return self.every - self.taken % self.every
 
 
 def test_lanes_and_tokens_ahead_change_nothing(native: Callable[..., NativeExecutor]) -> None:
     """The same tokens, passes and experts as one request after the other, a step at a time."""
     executor = native("qwen3 moe")
-    assert executor.lanes == min(2, executor.threads)
+    assert executor.steppers == min(2, executor.threads)
 
-    def submit(scheduler: Scheduler, i: int) -> Generation:
+    def submit(scheduler: Scheduler, i: int) -> Request:
         options = Sampling(
             temperature=[0.0, 0.8][i % 2], top_k=[0, 5][i % 3 == 0], seed=i, logprobs=[None, 2][i % 7 == 6]
         )
@@ -285,12 +285,12 @@ def test_lanes_and_tokens_ahead_change_nothing(native: Callable[..., NativeExecu
     scheduler = Scheduler(executor)
     together = [submit(scheduler, i) for i in range(15)]
 
-    def lane(number: int) -> None:
+    def stepper(number: int) -> None:
         while scheduler.running:
             for generation in scheduler.step(number, 0.001 * (1 + number)):
                 generation.unread.clear()
 
-    threads = [threading.Thread(target=lane, args=(number,)) for number in range(executor.lanes)]
+    threads = [threading.Thread(target=stepper, args=(number,)) for number in range(executor.steppers)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -302,7 +302,7 @@ def test_lanes_and_tokens_ahead_change_nothing(native: Callable[..., NativeExecu
         assert sum(s[1] for s in fed[0]) == sum(s[1] for s in fed[1])
         assert [s for s in fed[0] if s[0] >= len(one.prompt)] == [s for s in fed[1] if s[0] >= len(one.prompt)]
         assert np.array_equal(one.routes, other.routes)
-    assert max(g.most_beside for g in together) >= 8
+    assert max(g.largest_batch for g in together) >= 8
     scheduler.forget()
     assert executor.pool.pages_in_use == 0
 
@@ -337,19 +337,19 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) ->
     assert scheduler.running == [newcomer]
 
 
-@pytest.mark.parametrize("lanes", [False, True])
+@pytest.mark.parametrize("steppers", [False, True])
 @pytest.mark.parametrize("name", ["mistral", "llama 3", "lfm2"])
 def test_a_thousand_random_requests_leave_nothing_behind(
-    name: str, lanes: bool, native: Callable[..., NativeExecutor]
+    name: str, steppers: bool, native: Callable[..., NativeExecutor]
 ) -> None:
-    """Lengths, options, cancellations and preemptions at random, from eight threads, with lanes or not, in memory for a
-    few of them: each gets the tokens that it gets alone, and then no page is in use."""
+    """Lengths, options, cancellations and preemptions at random, from eight threads, with steppers or not, in memory for
+    a few of them: each gets the tokens that it gets alone, and then no page is in use."""
     executor = native(name, 12)
     scheduler = Scheduler(executor)
-    finished: list[tuple[tuple[Any, ...], Generation]] = []
+    finished: list[tuple[tuple[Any, ...], Request]] = []
     faults: list[BaseException] = []
 
-    def submit(scheduler: Scheduler, length: int, kind: int, options: Sampling, most_: int, put: bool) -> Generation:
+    def submit(scheduler: Scheduler, length: int, kind: int, options: Sampling, most_: int, put: bool) -> Request:
         writer = Interrupting(5, (7, 8)) if put else None
         return scheduler.submit(prompt(length, seed=kind), options, most(most_), frozenset({3, 4}), writer)
 
@@ -378,13 +378,13 @@ def test_a_thousand_random_requests_leave_nothing_behind(
         except BaseException as fault:
             faults.append(fault)
 
-    def lane(number: int) -> None:
+    def stepper(number: int) -> None:
         while len(finished) < 1000 and not faults:
             scheduler.step(number, 0.001)
 
     threads = [threading.Thread(target=client, args=(seed,)) for seed in range(8)]
-    if lanes:
-        threads += [threading.Thread(target=lane, args=(number,)) for number in range(executor.lanes)]
+    if steppers:
+        threads += [threading.Thread(target=stepper, args=(number,)) for number in range(executor.steppers)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -396,7 +396,7 @@ def test_a_thousand_random_requests_leave_nothing_behind(
     assert sum(g.preempted for _, g in finished) > 20
     scheduler.forget()
     assert (executor.pool.pages_in_use, executor.pool.bytes_in_use) == (0, 0)
-    alone: dict[tuple[Any, ...], Generation] = {}
+    alone: dict[tuple[Any, ...], Request] = {}
     for (length, kind, options, most_, put), generation in finished:
         key = (length, kind, options.temperature, options.top_k, options.seed, most_, put)
         if key not in alone:
@@ -442,7 +442,7 @@ def test_tables_and_pages_are_made_for_what_is_used(native: Callable[..., Native
         executor.sequence(3_000_000)
     sequence = executor.sequence(380)
     assert executor.pool.bytes_in_use == 0
-    executor.step([Feed(sequence, prompt(3))])
+    executor.step([StepInput(sequence, prompt(3))])
     assert executor.pool.bytes_in_use == executor.block_bytes
     assert all(reach <= 512 for reach, _ in executor._tables.values())
 
@@ -580,7 +580,7 @@ class Faulty(TokenWriter):
         self._now("allowed")
         return np.zeros(1, np.uint32) if self.where == "constraint" and self.left < 1 else None
 
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         self._now("ahead")
         self.left -= self.where == "constraint"
         return 1

@@ -28,7 +28,7 @@ import json, sys
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 import gguf, trilens.executors.native.executor
 
 def resident():
@@ -40,7 +40,7 @@ before = resident()
 executor = native_executor(files)
 files.checkpoint.close()
 sequences = [executor.sequence(1024) for _ in range(2)]
-executor.step([Feed(s, [i % 100 for i in range(1024)]) for s in sequences])
+executor.step([StepInput(s, [i % 100 for i in range(1024)]) for s in sequences])
 print(json.dumps([resident() - before, executor.weight_bytes, sum(s.kv_bytes for s in sequences)]))
 """
 

@@ -13,19 +13,19 @@ import pytest
 
 from trilens.serve.connections import Limits
 from trilens.serve.guard import Rules
+from trilens.serve.registry import ModelRegistry, Room
 from trilens.serve.server import Server, _bound
-from trilens.serve.shelf import Room, Shelf
 
 
 @dataclass
 class Served:
     url: str
-    shelf: Shelf
+    registry: ModelRegistry
     server: Server
 
     @property
     def at_rest(self) -> bool:
-        return all(not p.leases and (p.loop is None or p.loop.idle) for p in self.shelf.places.values())
+        return all(not p.leases and (p.loop is None or p.loop.idle) for p in self.registry.places.values())
 
     def settle(self, seconds: float = 5.0) -> None:
         """Until nothing runs any more."""
@@ -47,16 +47,16 @@ def served(
     limits: Limits | None = None,
     **room: Any,
 ) -> Iterator[Served]:
-    shelf = Shelf(models, Room(**room))
+    registry = ModelRegistry(models, Room(**room))
     bound = _bound("127.0.0.1", port)
-    server = Server(shelf, rules or Rules(), limits or Limits(), grace)
+    server = Server(registry, rules or Rules(), limits or Limits(), grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.005)
     try:
-        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", shelf, server)
+        yield Served(f"http://127.0.0.1:{bound.getsockname()[1]}", registry, server)
     finally:
         server.should_exit = True
         thread.join(20)

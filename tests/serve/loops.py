@@ -16,15 +16,15 @@ from trilens.hosted.model import Elsewhere, HostedModel
 from trilens.hosted.service import FromService, ServiceEnd, Usage, Wish
 from trilens.hosted.table import row_for
 from trilens.model import Model
+from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine import Engine
 from trilens.serve.engine_model import AnyCall, EngineModel
-from trilens.serve.exchange import Exchange, begin
 from trilens.serve.local_loop import LocalLoop
 from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
 from trilens.serve.nodes import Node
+from trilens.serve.registry import ModelRegistry, Room
 from trilens.serve.remote_loop import RemoteLoop
-from trilens.serve.shelf import Room, Shelf
 from trilens.serve.tools import ToolUse
 from trilens.text.events import EndEvent, TextEvent
 
@@ -59,9 +59,9 @@ class Kind(ABC):
     name = "tiny-routed"
 
     def __init__(self, parallel: int = 8, waiting: int = 8, seconds: float = SECONDS) -> None:
-        self.shelf = Shelf([self.name], Room(parallel, waiting, seconds))
+        self.registry = ModelRegistry([self.name], Room(parallel, waiting, seconds))
         self.loop = self.made(parallel, waiting, seconds)
-        self.shelf.places[self.name].loop = self.loop
+        self.registry.places[self.name].loop = self.loop
 
     @abstractmethod
     def made(self, parallel: int, waiting: int, seconds: float) -> EngineLoop: ...
@@ -91,19 +91,19 @@ class Kind(ABC):
         read: Callable[[], None] = lambda: None,
     ) -> list[str]:
         """The answers, as a protocol reads them; `read` is called with each event."""
-        async with self.shelf.lease(self.name) as loop:
+        async with self.registry.lease(self.name) as loop:
             made = prepare or (lambda i: self.prepare(question, i))
-            exchange: Exchange = await begin(loop, "id", ToolUse(), question, made, choices)
+            chat_run: ChatRun = await begin(loop, "id", ToolUse(), question, made, choices)
             texts, ended = [""] * choices, 0
             try:
-                async for batch in exchange.events():
+                async for batch in chat_run.events():
                     for event in batch:
                         read()
                         if isinstance(event, TextEvent):
                             texts[event.index] += event.text
                         ended += isinstance(event, EndEvent)
             finally:
-                exchange.running.cancel()
+                chat_run.running.cancel()
             assert ended == choices
             return texts
 
@@ -115,14 +115,14 @@ class Kind(ABC):
         if isinstance(self.loop.model, Model):
             assert not self.loop.model._scheduler.running
             self.loop.model.forget()
-        page = Metrics(self.shelf).page().decode()
+        page = Metrics(self.registry).page().decode()
         names = ("trilens_calls_running", "trilens_calls_waiting", "trilens_cache_pages")
         return [line for line in page.splitlines() if line.startswith(names) and not line.endswith(" 0.0")]
 
     def close(self) -> None:
         self.go_on()
         self.loop.close(5)
-        assert self.shelf.places[self.name].leases == 0
+        assert self.registry.places[self.name].leases == 0
 
 
 @lru_cache

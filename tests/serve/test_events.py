@@ -17,8 +17,8 @@ from trilens.hosted.chat import Chat
 from trilens.hosted.model import Elsewhere, HostedModel
 from trilens.hosted.table import row_for
 from trilens.serve.chat import ChatRequest, chat_chunks
+from trilens.serve.chat_run import ChatRun
 from trilens.serve.engine_model import AnyCall, AnyModel, EngineModel
-from trilens.serve.exchange import Exchange
 from trilens.serve.tools import Tool, tool_use
 from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, merged
 
@@ -58,8 +58,8 @@ def deltas(model: AnyModel, steps: Any, offered: Sequence[Tool] = ()) -> tuple[l
     request = ChatRequest(model="m", messages=QUESTION, stream=True)
 
     async def read() -> bytes:
-        exchange = Exchange("id", model, steps, tool_use(offered, None))
-        return b"".join([chunk async for chunk in chat_chunks(exchange, request)])
+        chat_run = ChatRun("id", model, steps, tool_use(offered, None))
+        return b"".join([chunk async for chunk in chat_chunks(chat_run, request)])
 
     lines = [line.removeprefix(b"data: ") for line in asyncio.run(read()).split(b"\n\n") if line]
     choices = [json.loads(line)["choices"][0] for line in lines if line != b"[DONE]"]

@@ -58,7 +58,7 @@ def test_many_clients_that_come_and_go_leave_nothing_behind() -> None:
         asyncio.run(everybody())
         assert set(statuses) <= {200, 429} and statuses.count(200) > 50
         own.settle()
-        loop = own.shelf.places["tiny-routed"].loop
+        loop = own.registry.places["tiny-routed"].loop
         assert loop is not None
         loop.model.forget()
         assert loop.model.cache_pages == 0

@@ -146,7 +146,7 @@ def test_a_prompt_that_takes_for_ever_to_prepare_has_a_deadline_too(made: type[K
         with pytest.raises(TimeIsUp):
             await kind.ask(NEIGHBOUR, 1, hangs)
         go_on.set()
-        assert kind.shelf.places[kind.name].leases == 0
+        assert kind.registry.places[kind.name].leases == 0
         with pytest.raises(TimeoutError, match="of its own"):
             await kind.ask(NEIGHBOUR, 1, breaks(TimeoutError("of its own")))
 
@@ -252,7 +252,7 @@ def test_a_loop_that_cannot_go_on_says_so(
     with served(["tiny-routed", "tiny-dense"], parallel=1, waiting=8) as own:
         assert ask(own, "tiny-routed").status_code == ask(own, "tiny-dense").status_code == 200
         assert httpx.get(own.url + "/healthz").json() == {"status": "ok"}
-        loop: Any = own.shelf.places["tiny-routed"].loop
+        loop: Any = own.registry.places["tiny-routed"].loop
         model, go_on = loop.model, threading.Event()
         usual = model.step
         monkeypatch.setattr(model, "step", lambda *given: usual(*given) if go_on.wait(20) else [])
@@ -296,7 +296,7 @@ def test_an_engine_that_has_died_is_reported() -> None:
     kind = Remote()
 
     async def look() -> tuple[httpx.Response, httpx.Response]:
-        transport = httpx.ASGITransport(app=application(kind.shelf))
+        transport = httpx.ASGITransport(app=application(kind.registry))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             before = await client.get("/healthz")
             kind.loop.give_up(EngineDied("vllm ended by itself; its log is /tmp/x"))

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from trilens.serve import exchange
+from trilens.serve import chat_run
 from trilens.text.tokenizer import LONG
 
 
@@ -17,14 +17,14 @@ def test_a_long_prompt_waits_for_long_ones_alone_and_not_for_who_has_left(asked:
     go = threading.Event()
 
     async def clients() -> None:
-        first = asyncio.create_task(exchange.in_thread(asked, lambda: (go.wait(30), done.append("first"))))
-        gone = [asyncio.create_task(exchange.in_thread(asked, lambda: done.append("gone"))) for _ in range(20)]
-        last = asyncio.create_task(exchange.in_thread(asked, lambda: done.append("last")))
+        first = asyncio.create_task(chat_run.in_thread(asked, lambda: (go.wait(30), done.append("first"))))
+        gone = [asyncio.create_task(chat_run.in_thread(asked, lambda: done.append("gone"))) for _ in range(20)]
+        last = asyncio.create_task(chat_run.in_thread(asked, lambda: done.append("last")))
         await asyncio.sleep(0)
         for task in gone:
             task.cancel()
         await asyncio.gather(*gone, return_exceptions=True)
-        assert await exchange.in_thread("hello", lambda: "at once") == "at once"
+        assert await chat_run.in_thread("hello", lambda: "at once") == "at once"
         assert done == []
         go.set()
         await asyncio.gather(first, last)
@@ -34,4 +34,4 @@ def test_a_long_prompt_waits_for_long_ones_alone_and_not_for_who_has_left(asked:
 
 
 def test_the_characters_of_a_request() -> None:
-    assert exchange.characters([{"role": "user", "content": "hello"}, {"a": [1, None, "bc"]}]) == 4 + 5 + 2
+    assert chat_run.characters([{"role": "user", "content": "hello"}, {"a": [1, None, "bc"]}]) == 4 + 5 + 2

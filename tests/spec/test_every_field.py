@@ -17,7 +17,7 @@ from tests.executors.tiny import random_tensors
 from tests.families import BY_NAME, FAMILIES, prompt
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.executors.accountant import Span, fixed_bytes, kv_bytes, step_cost
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Attention, LatentAttention, Layer, ModelSpec, ShortConvolution, State
@@ -66,7 +66,7 @@ class Seen:
         executor = TorchExecutor(spec, self.tensors)
         with torch.no_grad():
             return [
-                executor.forward([Feed(executor.sequence(n), prompt(n, vocab=120))], every_row=True)
+                executor.forward([StepInput(executor.sequence(n), prompt(n, vocab=120))], every_row=True)
                 for n in self.lengths
             ]
 

@@ -11,7 +11,7 @@ import torch
 from tests.executors.packing import native_executor
 from tests.executors.tiny import random_tensors
 from trilens.errors import BadCheckpoint, UnsupportedModel
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 from trilens.spec.gguf import ARCHITECTURES, Source, read_gguf_metadata
 from trilens.spec.huggingface import read_config
@@ -79,10 +79,10 @@ def test_key_value_heads_layer_by_layer(form: str) -> None:
     assert [c.kv_heads for c in spec.caches] == counts
     tensors, tokens = random_tensors(spec), list(range(1, 20))
     native = native_executor(spec, tensors, "F32", threads=1, kv="f32")
-    ours = native.step([Feed(native.sequence(32), tokens)], every_row=True)
+    ours = native.step([StepInput(native.sequence(32), tokens)], every_row=True)
     executor = TorchExecutor(spec, tensors)
     with torch.no_grad():
-        theirs = executor.forward([Feed(executor.sequence(32), tokens)], every_row=True).numpy()
+        theirs = executor.forward([StepInput(executor.sequence(32), tokens)], every_row=True).numpy()
     assert np.abs(ours - theirs).max() < 1e-4
 
 

@@ -20,7 +20,7 @@ from tests.families import BY_NAME, FAMILIES
 from tests.spec.hostile import mutations, real_configs
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.executors.accountant import Span, count_parameters, kv_bytes, step_cost
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import ModelSpec, Reading
@@ -123,10 +123,10 @@ def test_tiny_families(name: str) -> None:
 def assert_same_logits(spec: ModelSpec, what: str) -> None:
     tensors, tokens = random_tensors(spec), [1, 0, 1, 1, 0, 1]
     native = native_executor(spec, tensors, "F32", threads=1, kv="f32", kv_limit=1 << 26)
-    ours = native.step([Feed(native.sequence(len(tokens)), tokens)], every_row=True)
+    ours = native.step([StepInput(native.sequence(len(tokens)), tokens)], every_row=True)
     executor = TorchExecutor(spec, tensors)
     with torch.no_grad():
-        theirs = executor.forward([Feed(executor.sequence(len(tokens)), tokens)], every_row=True).numpy()
+        theirs = executor.forward([StepInput(executor.sequence(len(tokens)), tokens)], every_row=True).numpy()
     assert np.isfinite(theirs).all(), what
     distance = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
     assert distance < 1e-3, f"{what}: {distance}"

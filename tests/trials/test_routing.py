@@ -15,7 +15,7 @@ import torch
 import trilens
 from trilens.decoder.decoder import decode
 from trilens.errors import UsageError
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.trials.heat_map import heat_map
 from trilens.trials.routing import Trace, trace
@@ -31,7 +31,7 @@ def traced() -> Trace:
 def test_the_trace_is_what_torch_routes(traced: Trace) -> None:
     executor = trilens.load("tiny-routed", executor="torch").executor
     assert isinstance(executor, TorchExecutor)
-    ops = TorchOps(executor, [Feed(executor.sequence(len(traced.tokens)), traced.tokens)], every_row=True)
+    ops = TorchOps(executor, [StepInput(executor.sequence(len(traced.tokens)), traced.tokens)], every_row=True)
     with torch.inference_mode():
         decode(ops, executor.spec, executor.weights)
     assert len(traced.layers) == len(ops.routes) == 4

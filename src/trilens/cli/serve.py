@@ -78,9 +78,9 @@ def serve(
     try:
         from trilens.serve.connections import Limits
         from trilens.serve.guard import Rules
+        from trilens.serve.registry import ModelRegistry, Room
         from trilens.serve.server import serve as run_server
         from trilens.serve.server import serve_engine
-        from trilens.serve.shelf import Room, Shelf
     except ImportError as missing:
         raise UsageError(f"serving needs {missing.name}; install it with: pip install 'trilens[serve]'") from None
     if api_key == "":
@@ -105,8 +105,8 @@ def serve(
     if prefix_dir is not None:
         stated["prefix_bytes"] = prefix_bytes
     options = {name: value for name, value in stated.items() if value is not None}
-    shelf = Shelf(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
-    run_server(shelf, rules, port, limits)
+    registry = ModelRegistry(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
+    run_server(registry, rules, port, limits)
 
 
 def _stated(context: click.Context, name: str) -> bool:

@@ -118,18 +118,19 @@ class CachedSequence(Protocol):
 
 
 @dataclass(slots=True)
-class Feed:
+class StepInput:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
-    token that `sampler` (see `generate.sampling`) draws from them; it may draw `most` before somebody has to look."""
+    token that `sampler` (see `generate.sampling`) draws from them; it may draw `max_draws` before
+    somebody has to look."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
     logits: bool = True
     sampler: Any = None
-    most: int = 1
+    max_draws: int = 1
 
 
-class Drawn(NamedTuple):
+class StepOutput(NamedTuple):
     """Of each feed the tokens that its sampler drew, and by the feed's place why one could not; of each step its
     seconds, and in how many passes it read the weights. A feed was in the first step, and in one more for each further
     token of its."""
@@ -219,18 +220,18 @@ class Executor(Protocol):
         length)."""
         ...
 
-    def step(self, batch: Sequence[Feed]) -> np.ndarray:
+    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
         """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
         ...
 
     @property
-    def lanes(self) -> int:
+    def steppers(self) -> int:
         """How many steps can run at once, each for sequences of its own."""
         ...
 
-    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
-        """One forward pass, and what the feeds' samplers draw behind it; where it can, for `ahead` seconds further ones
-        with these tokens. `lane`: beside another one's passes, on a part of the cores; by one caller at a time in each.
+    def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:
+        """One forward pass, and what the samplers draw behind it; where it can, for `ahead` seconds further passes with
+        these tokens. `stepper`: beside the passes of other steppers, on its part of the cores, for one caller at a time.
         """
         ...
 

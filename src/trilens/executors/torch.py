@@ -26,7 +26,7 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
-from trilens.executors.executor import PAGE, Drawn
+from trilens.executors.executor import PAGE, StepOutput
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -49,7 +49,7 @@ from trilens.spec.model import (
 from trilens.spec.rope import rope_table, tables_key
 
 if TYPE_CHECKING:
-    from trilens.executors.executor import CachedSequence, Feed
+    from trilens.executors.executor import CachedSequence, StepInput
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class TorchExecutor:
     """Float32 weights by parameter name; `step` for generation, `forward` for logits as a tensor with gradients."""
 
     name = "torch"
-    lanes = 1
+    steppers = 1
     kv_element_bytes = 4
     arithmetic = "float32"
     cache_limit = cache_free = 1 << 32  # tensors grow by themselves; nothing is refused
@@ -268,13 +268,13 @@ class TorchExecutor:
     def variant(self, request_length: int) -> Hashable:
         return tables_key(self.spec, request_length)
 
-    def step(self, batch: Sequence[Feed]) -> np.ndarray:
+    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
         with torch.inference_mode():
             logits = self.forward(batch)
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
 
-    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
+    def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:
         start = time.perf_counter()
         rows = iter(self.step([replace(f, logits=f.sampler is not None) for f in batch]))
         tokens: list[list[int]] = [[] for _ in batch]
@@ -285,9 +285,9 @@ class TorchExecutor:
                     tokens[i].append(feed.sampler.choose(next(rows)))
                 except RequestRefused as fault:
                     faults[i] = fault
-        return Drawn(tokens, faults, [time.perf_counter() - start], [1])
+        return StepOutput(tokens, faults, [time.perf_counter() - start], [1])
 
-    def forward(self, batch: Sequence[Feed], every_row: bool = False) -> Tensor:
+    def forward(self, batch: Sequence[StepInput], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
         ops = TorchOps(self, batch, every_row)
         result = decode(ops, self.spec, self.weights)
@@ -318,7 +318,7 @@ class TorchRoutes:
 class TorchOps:
     """`Ops` on tensors, for one step."""
 
-    def __init__(self, executor: TorchExecutor, feeds: Sequence[Feed], every_row: bool = False) -> None:
+    def __init__(self, executor: TorchExecutor, feeds: Sequence[StepInput], every_row: bool = False) -> None:
         self.executor = executor
         self.batch = [(_torch_sequence(f.sequence), f.tokens) for f in feeds]
         self.tokens = torch.tensor([t for _, tokens in self.batch for t in tokens], device=executor.device)

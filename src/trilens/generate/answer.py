@@ -185,7 +185,7 @@ class AnswerWriter:
             return "context" if self._limits.context_bound else "length"
         return None
 
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         """See `Writer.ahead`: as far as no limit of the answer or of the thinking can be reached."""
         if self._stops or self._constraint is not None or self.close_now:
             return 1

@@ -15,7 +15,7 @@ import numpy as np
 from trilens.executors.accountant import ParameterCount, Span
 from trilens.executors.executor import Executor, distinct_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
-from trilens.generate.scheduler import Generation, StepShare
+from trilens.generate.scheduler import Request, StepRecord
 from trilens.units import big, data, flop
 
 
@@ -219,7 +219,7 @@ NO_ENERGY = Energy(None, "not asked")
 def write_receipt(
     name: str,
     executor: Executor,
-    generation: Generation,
+    generation: Request,
     writer: AnswerWriter,
     ceiling: Ceiling | None = None,
     energy: Energy = NO_ENERGY,
@@ -264,7 +264,7 @@ def write_receipt(
         same_bits=executor.same_bits,
         determinism=executor.determinism,
         replay=replay_hash((*g.prompt, *g.tokens), g.routes),
-        batch=g.most_beside,
+        batch=g.largest_batch,
         finish=g.finish or "cancelled",
         temperature=g.sampler.options.temperature,
         seed=g.sampler.options.seed,
@@ -285,7 +285,7 @@ def _between(begin: float, end: float | None) -> float | None:
     return None if end is None else end - begin
 
 
-def _positions(steps: Sequence[StepShare]) -> list[slice]:
+def _positions(steps: Sequence[StepRecord]) -> list[slice]:
     """Of the tokens that these steps were fed; between two of them there may be cached ones."""
     found: list[slice] = []
     for step in steps:
@@ -296,7 +296,7 @@ def _positions(steps: Sequence[StepShare]) -> list[slice]:
     return found
 
 
-def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceiling: Ceiling | None) -> Phase:
+def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None) -> Phase:
     """What these steps came to, each of which read its weights anew."""
     if not steps:
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
@@ -332,7 +332,7 @@ def _phase_of(executor: Executor, steps: Sequence[StepShare], experts: int, ceil
     )
 
 
-def _runs(singles: Sequence[StepShare]) -> Iterator[tuple[int, int]]:
+def _runs(singles: Sequence[StepRecord]) -> Iterator[tuple[int, int]]:
     """(first position, how many) of steps of one token each that follow one another."""
     if singles and singles[-1].past - singles[0].past == len(singles) - 1:
         yield singles[0].past, len(singles)  # nearly always

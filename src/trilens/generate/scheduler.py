@@ -1,7 +1,7 @@
 """Requests -> tokens: one forward pass after the other for all that are running.
 
 Requests join and leave at any time, from any number of threads. There is no thread of our own: whoever waits for a
-token of theirs does the next step, for everybody. Or several step at once, each in a lane and for a part of the
+token of theirs does the next step, for everybody. Or several step at once, each in a stepper and for a part of the
 requests, so that one computes while another looks at what came.
 
 `_schedule` decides what goes into a step. Whoever decodes gets a row each; prompts share the rest of the room
@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 from trilens.errors import CacheFull, RequestRefused
-from trilens.executors.executor import PAGE, CachedSequence, Executor, Feed
+from trilens.executors.executor import PAGE, CachedSequence, Executor, StepInput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import Origin, PrefixCache, chain, link
 from trilens.generate.sampling import Sampler, Sampling
@@ -53,7 +53,7 @@ class Writer(Protocol):
         """uint32; bit i of all of them: whether token i may be drawn next. None: as before."""
         ...
 
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         """How many more tokens may be drawn before it looks at them: the last of these is the first for which `take`
         may say how to go on. At least 1."""
         ...
@@ -75,23 +75,23 @@ class TokenWriter:
     def allowed(self) -> None:
         return None
 
-    def ahead(self) -> int:
+    def lookahead(self) -> int:
         return 1
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass
 
 
-class StepShare(NamedTuple):
+class StepRecord(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
-    step took `seconds` and read the weights `passes` times; `beside`: the requests that were in it, and in other lanes'
-    steps then."""
+    step took `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other
+    steppers at that time."""
 
     past: int
     fed: int
     draws: bool
     seconds: float
-    beside: int
+    batch_size: int
     passes: int = 1
 
 
@@ -114,7 +114,7 @@ class Beginning(NamedTuple):
 
 
 @dataclass(eq=False)
-class Generation:
+class Request:
     """One request: its prompt, its tokens so far, what of them was not fetched yet, and what happened to it."""
 
     prompt: tuple[int, ...]
@@ -133,8 +133,8 @@ class Generation:
     unread: deque[Any] = field(default_factory=deque)
     finish: Finish | None = None
     failure: BaseException | None = None
-    steps: list[StepShare] = field(default_factory=list)  # each token of it once
-    repeated: list[StepShare] = field(default_factory=list)  # tokens that were computed again
+    steps: list[StepRecord] = field(default_factory=list)  # each token of it once
+    repeated: list[StepRecord] = field(default_factory=list)  # tokens that were computed again
     preempted: int = 0  # how often its pages were taken away
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
@@ -167,16 +167,16 @@ class Generation:
         return self.fed < max(len(self.prompt), self.computed)
 
     @property
-    def most(self) -> int:
+    def max_draws(self) -> int:
         """The most tokens that may be drawn before somebody looks at them."""
         if self.sampler.options.logprobs is not None:
             return 1
-        return max(1, min(self.limits.total - len(self.tokens), UNREAD - len(self.unread), self.writer.ahead()))
+        return max(1, min(self.limits.total - len(self.tokens), UNREAD - len(self.unread), self.writer.lookahead()))
 
     @property
-    def most_beside(self) -> int:
+    def largest_batch(self) -> int:
         """The most requests that shared a step with this one, itself counted."""
-        return max((step.beside for step in self.steps), default=1)
+        return max((step.batch_size for step in self.steps), default=1)
 
     def piece(self, first: int, end: int) -> Sequence[int]:
         """Tokens of prompt and answer from place `first` up to `end`."""
@@ -207,17 +207,17 @@ def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
 
 
 class Scheduler:
-    """Runs requests on one executor, each step for all of them or a lane's part. Safe to use from many threads."""
+    """Runs requests on one executor, each step for all of them or a stepper's part. Safe to use from many threads."""
 
     def __init__(self, executor: Executor, prefix_bytes: int | None = None) -> None:
         """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has."""
         self.executor = executor
-        self.running: list[Generation] = []  # in the order in which they came
+        self.running: list[Request] = []  # in the order in which they came
         self.prefixes = PrefixCache(executor.cache_limit // 2 if prefix_bytes is None else prefix_bytes)
         self._lock = threading.RLock()  # of `running`, and who is in a step
         self._turn = threading.Condition(self._lock)
         self._waiters = 0
-        self._lanes: set[int | None] = set()  # in which somebody does a step
+        self._steppers: set[int | None] = set()  # in which somebody does a step
         self._row_seconds = 0.0  # of a prompt's token, of late
         self._process = os.getpid()
 
@@ -248,7 +248,7 @@ class Scheduler:
         watched: bool = False,
         called: float | None = None,
         beginning: Beginning | None = None,
-    ) -> Generation:
+    ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
         experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
         what `begin` made of the prompt, where that was done before.
@@ -263,7 +263,7 @@ class Scheduler:
         sampler, writer = Sampler(sampling, prompt), writer or TokenWriter()
         sampler.end_with(end_ids)
         sequence = self.executor.sequence(len(prompt) + limits.total)
-        generation = Generation(
+        generation = Request(
             tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times
         )
         generation.fired = [] if watched else None
@@ -275,7 +275,7 @@ class Scheduler:
             self.running.append(generation)
         return generation
 
-    def advance(self, generations: Sequence[Generation]) -> None:
+    def advance(self, generations: Sequence[Request]) -> None:
         """Return once one of these has something to fetch, or none of them will have any more.
 
         Raises what stopped the step that one of them was part of.
@@ -291,13 +291,13 @@ class Scheduler:
         if failure is not None:
             raise failure
 
-    def step(self, lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
-        """One step for all that can go on, or for `lane`'s part of them, and for `ahead` seconds further ones with what
-        they drew; of whom, and who failed before it. What stops one is kept with it."""
+    def step(self, stepper: int | None = None, ahead: float = 0.0) -> list[Request]:
+        """One step for all that can go on, or for `stepper`'s part of them, and for `ahead` seconds further steps with
+        what they drew. Returns who was in it, and who failed before it. What stops a request is kept with it."""
         self.check_process()
-        return self._step_while(lambda: True, lane, ahead)
+        return self._step_while(lambda: True, stepper, ahead)
 
-    def end(self, generation: Generation, why: Finish, wait: bool = True) -> None:
+    def end(self, generation: Request, why: Finish, wait: bool = True) -> None:
         """Stop a request for a reason that its tokens do not show; does nothing for one that has stopped. One that is
         in a step stops with it; `wait` until then."""
         if os.getpid() != self._process:
@@ -321,27 +321,27 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ a step
 
-    def _step_while(self, wanted: Callable[[], bool], lane: int | None = None, ahead: float = 0.0) -> list[Generation]:
-        """One step once nobody else does one in this lane, if it is still wanted then; of whom."""
-        fed: list[Generation] = []
-        failed: list[Generation] = []
+    def _step_while(self, wanted: Callable[[], bool], stepper: int | None = None, ahead: float = 0.0) -> list[Request]:
+        """One step once nobody else does one in this stepper, if it is still wanted then; of whom."""
+        fed: list[Request] = []
+        failed: list[Request] = []
         mine = False
         try:
             with self._lock:
-                while (go := wanted()) and lane in self._lanes:
+                while (go := wanted()) and stepper in self._steppers:
                     self._wait()
                 if not go:
                     return fed
                 mine = True
-                self._lanes.add(lane)
-                feeds, elsewhere = self._schedule(fed, failed, lane, ahead > 0)
+                self._steppers.add(stepper)
+                feeds, elsewhere = self._schedule(fed, failed, stepper, ahead > 0)
             if feeds:
-                self._step(fed, feeds, elsewhere, lane, ahead)
+                self._step(fed, feeds, elsewhere, stepper, ahead)
             return failed + fed
         finally:
             if mine:
                 with self._lock:
-                    self._lanes.remove(lane)
+                    self._steppers.remove(stepper)
                     for generation in fed:
                         generation.in_step = False
                         if generation.leaves is not None:
@@ -358,20 +358,20 @@ class Scheduler:
             self._waiters -= 1
 
     def _schedule(
-        self, fed: list[Generation], failed: list[Generation], lane: int | None, ahead: bool
-    ) -> tuple[list[Feed], int]:
-        """What goes into the next step, and how many requests are in other lanes' steps. First a row for each that
-        decodes; then pieces of prompts, for which `shares` says how long. A lane takes its part of those that no other
-        one has."""
-        feeds: list[Feed] = []
+        self, fed: list[Request], failed: list[Request], stepper: int | None, ahead: bool
+    ) -> tuple[list[StepInput], int]:
+        """What goes into the next step, and how many requests are in other steppers' steps. First a row for each that
+        decodes; then pieces of prompts, for which `shares` says how long. A stepper takes its part of those that no
+        other one has."""
+        feeds: list[StepInput] = []
 
-        def plan(generation: Generation, end: int, draws: bool) -> None:
+        def plan(generation: Request, end: int, draws: bool) -> None:
             feed = self._feed(generation, end, draws, ahead, fed, failed)
             if feed is not None:
                 feeds.append(feed)
                 fed.append(generation)
 
-        can, elsewhere = self._ready(lane)
+        can, elsewhere = self._ready(stepper)
         for generation in can:
             if not generation.prompting:
                 plan(generation, generation.length, True)
@@ -394,20 +394,20 @@ class Scheduler:
 
     def _feed(
         self,
-        generation: Generation,
+        generation: Request,
         end: int,
         draws: bool,
         ahead: bool,
-        fed: Sequence[Generation],
-        failed: list[Generation],
-    ) -> Feed | None:
+        fed: Sequence[Request],
+        failed: list[Request],
+    ) -> StepInput | None:
         """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
         new, most = end - generation.fed, 1
         if not self._grown(generation, new, fed, failed):
             return None
         if draws and ahead:
             try:
-                most = generation.most
+                most = generation.max_draws
             except Exception as fault:
                 self._fail(generation, fault)
                 failed.append(generation)
@@ -415,16 +415,16 @@ class Scheduler:
             if most > 1 and not generation.sequence.grow(new + most - 1):
                 most = 1
         piece = generation.piece(generation.fed, end)
-        return Feed(generation.sequence, piece, draws, generation.sampler if draws else None, most)
+        return StepInput(generation.sequence, piece, draws, generation.sampler if draws else None, most)
 
-    def _ready(self, lane: int | None) -> tuple[list[Generation], int]:
-        """Who can go on, and how many are in other lanes' steps."""
+    def _ready(self, stepper: int | None) -> tuple[list[Request], int]:
+        """Who can go on, and how many are in other steppers' steps."""
         can = [g for g in self.running if not g.in_step and len(g.unread) < UNREAD]
         elsewhere = 0
-        if len(self._lanes) > 1:
+        if len(self._steppers) > 1:
             elsewhere = sum(g.in_step for g in self.running)
-        if lane is not None:
-            del can[-(-(len(can) + elsewhere) // self.executor.lanes) :]
+        if stepper is not None:
+            del can[-(-(len(can) + elsewhere) // self.executor.steppers) :]
         return can, elsewhere
 
     def _prompt_rows(self) -> int:
@@ -433,7 +433,7 @@ class Scheduler:
             return LEAST_ROWS
         return min(STEP_ROWS, max(LEAST_ROWS, int(STEP_SECONDS / self._row_seconds) // 16 * 16))
 
-    def _admitted(self, prompts: list[Generation], room: int) -> list[Generation]:
+    def _admitted(self, prompts: list[Request], room: int) -> list[Request]:
         """Those of these prompts that may have a piece in this step.
 
         Requests are admitted in the order in which they came, as long as there is memory for their whole prompt and
@@ -443,7 +443,7 @@ class Scheduler:
         in_step = [g for g in self.running if g.in_step]
         now = {key for g in in_step for key in g.keys[g.fed // PAGE : (g.fed + STEP_ROWS) // PAGE + 1]}
         holders = sum(not g.waiting for g in self.running)
-        admitted, full = list[Generation](), False
+        admitted, full = list[Request](), False
         for generation in prompts:
             if generation.waiting:
                 full = full or holders >= STEP_ROWS or (holders > 0 and not self._fits(generation, holders))
@@ -458,16 +458,16 @@ class Scheduler:
             admitted.append(generation)
         return admitted
 
-    def _fits(self, generation: Generation, holders: int) -> bool:
+    def _fits(self, generation: Request, holders: int) -> bool:
         blocks = -(-generation.length // PAGE) + holders + 1
         missing = blocks * self.executor.block_bytes - self.executor.cache_free
         return missing <= 0 or self.prefixes.free(missing)
 
-    def _shareable(self, generation: Generation) -> int:
+    def _shareable(self, generation: Request) -> int:
         """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
         return min(len(generation.keys), (generation.length - 1) // PAGE)
 
-    def _adopt(self, generation: Generation) -> None:
+    def _adopt(self, generation: Request) -> None:
         """Go on with blocks that others have computed."""
         if generation.fed % PAGE:
             return
@@ -490,7 +490,7 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ memory
 
-    def _grown(self, generation: Generation, tokens: int, fed: Sequence[Generation], failed: list[Generation]) -> bool:
+    def _grown(self, generation: Request, tokens: int, fed: Sequence[Request], failed: list[Request]) -> bool:
         """Whether it has memory for so many more tokens. Beginnings that nobody uses give way, then who came last."""
         grow = generation.sequence.grow
         blocks = 1 + (generation.fed + tokens) // PAGE - generation.fed // PAGE
@@ -512,7 +512,7 @@ class Scheduler:
                 return False
         return True
 
-    def _last_come(self, before: Generation, fed: Sequence[Generation]) -> Generation | None:
+    def _last_come(self, before: Request, fed: Sequence[Request]) -> Request | None:
         """Whoever gives way for `before`: one that nobody reads, or the last that came behind it."""
         free = [g for g in self.running if g.fed and not g.in_step and g is not before and g not in fed]
         idle = next((g for g in reversed(free) if len(g.unread) >= UNREAD), None)
@@ -521,7 +521,7 @@ class Scheduler:
         place = self.running.index
         return free[-1] if place(free[-1]) > place(before) else None
 
-    def _preempt(self, generation: Generation) -> None:
+    def _preempt(self, generation: Request) -> None:
         """Its pages go back; it is computed again when there is room."""
         generation.sequence.free()
         if generation.times.admitted is None:
@@ -531,7 +531,7 @@ class Scheduler:
             generation.preempted += 1
         generation.fed = generation.kept = 0
 
-    def _offer(self, generation: Generation, ended: bool = False) -> None:
+    def _offer(self, generation: Request, ended: bool = False) -> None:
         """Let others use what it has computed: its full pages, and behind its end the last one too."""
         full, length = generation.fed // PAGE, generation.fed
         while len(generation.keys) < full:
@@ -545,7 +545,7 @@ class Scheduler:
             parent = generation.keys[full - 1] if full else generation.root
             self._offer_block(generation, full, link(parent, generation.piece(full * PAGE, length)), length)
 
-    def _offer_block(self, generation: Generation, at: int, key: bytes, end: int) -> None:
+    def _offer_block(self, generation: Request, at: int, key: bytes, end: int) -> None:
         if key not in self.prefixes:
             parent = generation.keys[at - 1] if at else generation.root
             tokens = tuple(generation.piece(at * PAGE, end))
@@ -553,10 +553,12 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ what comes of it
 
-    def _step(self, fed: list[Generation], feeds: list[Feed], elsewhere: int, lane: int | None, ahead: float) -> None:
+    def _step(
+        self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
+    ) -> None:
         """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
         try:
-            drawn = self.executor.draw(feeds, lane, ahead)
+            drawn = self.executor.draw(feeds, stepper, ahead)
         except BaseException as failure:
             for generation in fed:
                 self._fail(generation, failure)
@@ -586,8 +588,8 @@ class Scheduler:
 
     def _deliver(
         self,
-        generation: Generation,
-        feed: Feed,
+        generation: Request,
+        feed: StepInput,
         tokens: Sequence[int],
         steps: Iterable[tuple[float, int, int]],
         now: float,
@@ -595,8 +597,8 @@ class Scheduler:
         """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
         new, again = len(feed.tokens), generation.fed < generation.computed
         record = generation.repeated if again else generation.steps
-        for seconds, beside, passes in steps:
-            record.append(StepShare(generation.fed, new, feed.logits, seconds, beside, passes))
+        for seconds, batch_size, passes in steps:
+            record.append(StepRecord(generation.fed, new, feed.logits, seconds, batch_size, passes))
             generation.fed += new
             new = 1
         if tokens and generation.times.first_token is None:
@@ -609,7 +611,7 @@ class Scheduler:
         if generation.finish is None and generation.fed // PAGE > generation.kept:
             self._offer(generation)
 
-    def _append(self, generation: Generation, token: int, more: bool) -> None:
+    def _append(self, generation: Request, token: int, more: bool) -> None:
         """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""
         generation.tokens.append(token)
         if generation.sampler.options.logprobs is not None:
@@ -628,17 +630,17 @@ class Scheduler:
             if allowed is not None:
                 generation.sampler.allow(allowed)
 
-    def _put(self, generation: Generation, tokens: Sequence[int]) -> None:
+    def _put(self, generation: Request, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""
         generation.tokens.extend(tokens)
         generation.sampler.note(tokens)
 
-    def _fail(self, generation: Generation, failure: BaseException) -> None:
+    def _fail(self, generation: Request, failure: BaseException) -> None:
         if generation.finish is None:
             generation.failure = failure
             self._end(generation, "cancelled")
 
-    def _end(self, generation: Generation, why: Finish) -> None:
+    def _end(self, generation: Request, why: Finish) -> None:
         with self._lock:
             if generation.finish is not None:
                 return

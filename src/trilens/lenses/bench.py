@@ -31,7 +31,7 @@ def measure(
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
     from trilens.checkpoints.load import open_model
-    from trilens.executors.executor import Feed
+    from trilens.executors.executor import StepInput
 
     if min(prompt, decode, repeat, batch) < 1 or (threads is not None and threads < 1):
         raise UsageError("prompt, decode, repeat, batch and threads are at least 1")
@@ -50,13 +50,13 @@ def measure(
         time.sleep(0.2)  # NumPy's threads wait for more work on the processors before they sleep
         sequences = [executor.sequence(prompt + decode + 8) for _ in range(batch)]
         marks = [(time.perf_counter(), executor.seconds_by_kind())]
-        executor.step([Feed(sequences[0], text)])
+        executor.step([StepInput(sequences[0], text)])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
         for other in sequences[1:]:
-            executor.step([Feed(other, text)])
+            executor.step([StepInput(other, text)])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
         for i in range(decode):
-            executor.step([Feed(s, [(100 + i) % vocab]) for s in sequences])
+            executor.step([StepInput(s, [(100 + i) % vocab]) for s in sequences])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
         for sequence in sequences:
             sequence.free()

@@ -128,10 +128,10 @@ class Trial:
 
     def spent(self, sequences: Sequence[NativeSequence], tokens: int) -> dict[str, float]:
         """Seconds of one step by kind, and `wall` for all of it; its tokens differ, so that experts do."""
-        from trilens.executors.executor import Feed
+        from trilens.executors.executor import StepInput
 
         feeds = [
-            Feed(s, [(s.length + 37 * i + 11 * t) % VOCAB for t in range(tokens)]) for i, s in enumerate(sequences)
+            StepInput(s, [(s.length + 37 * i + 11 * t) % VOCAB for t in range(tokens)]) for i, s in enumerate(sequences)
         ]
         before, experts = self.executor.seconds_by_kind(), self.executor.experts_fired()
         start = time.perf_counter()

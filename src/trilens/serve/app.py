@@ -18,13 +18,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from trilens.errors import TrilensError
 from trilens.serve import chat, completions, messages, responses
 from trilens.serve.body import BadBody, JsonRoute
-from trilens.serve.exchange import Exchange, in_thread
+from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.guard import Guard, Rules
 from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list
-from trilens.serve.shelf import Shelf
+from trilens.serve.registry import ModelRegistry
 from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import Fields, as_json, shown
 
@@ -44,10 +44,10 @@ class AnswerNow(Fields):
     id: str
 
 
-def application(shelf: Shelf, rules: Rules | None = None, grace: float = GRACE) -> ASGIApp:
+def application(registry: ModelRegistry, rules: Rules | None = None, grace: float = GRACE) -> ASGIApp:
     """The ASGI application that serves these models."""
-    metrics = Metrics(shelf)
-    return _counted(Guard(_routes(shelf, metrics, grace), rules or Rules()), metrics)
+    metrics = Metrics(registry)
+    return _counted(Guard(_routes(registry, metrics, grace), rules or Rules()), metrics)
 
 
 def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
@@ -62,13 +62,13 @@ def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
     return counting
 
 
-def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
-    exchanges: dict[str, Exchange] = {}
+def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
+    chat_runs: dict[str, ChatRun] = {}
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(shelf.close, grace)
+        await asyncio.to_thread(registry.close, grace)
 
     app = FastAPI(title="trilens", version="1", docs_url=None, redoc_url=None, lifespan=life, redirect_slashes=False)
     app.router.route_class = JsonRoute
@@ -95,31 +95,31 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
     async def failed(request: Request, problem: Exception) -> Response:
         return _answer(request, _logged(problem))
 
-    def done(exchange: Exchange) -> None:
-        exchange.running.cancel()
-        exchanges.pop(exchange.id, None)
-        for call in exchange.running.calls:
+    def done(chat_run: ChatRun) -> None:
+        chat_run.running.cancel()
+        chat_runs.pop(chat_run.id, None)
+        for call in chat_run.running.calls:
             if call.receipt is not None:
                 metrics.finished(call.receipt)
 
     async def answered(
         request: Request,
         asked: A,
-        begin: Callable[[EngineLoop, A], Awaitable[Exchange]],
-        whole: Callable[[Exchange, A], Awaitable[dict[str, Any]]],
-        pieces: Callable[[Exchange, A], AsyncIterator[bytes]],
+        begin: Callable[[EngineLoop, A], Awaitable[ChatRun]],
+        whole: Callable[[ChatRun, A], Awaitable[dict[str, Any]]],
+        pieces: Callable[[ChatRun, A], AsyncIterator[bytes]],
         fail: Callable[[Fault], bytes],
     ) -> Response:
         """The model is held from here to the end of the answer, streamed or not."""
         async with AsyncExitStack() as held:
-            loop = await held.enter_async_context(shelf.lease(asked.model))
-            exchange = await unless_gone(request.receive, begin(loop, asked))
-            held.callback(done, exchange)
-            exchanges[exchange.id] = exchange
+            loop = await held.enter_async_context(registry.lease(asked.model))
+            chat_run = await unless_gone(request.receive, begin(loop, asked))
+            held.callback(done, chat_run)
+            chat_runs[chat_run.id] = chat_run
             if asked.stream:
                 over = held.pop_all().aclose
-                return EventStream(_guarded(pieces(exchange, asked), fail, over), over)
-            return _json(await unless_gone(request.receive, whole(exchange, asked)))
+                return EventStream(_guarded(pieces(chat_run, asked), fail, over), over)
+            return _json(await unless_gone(request.receive, whole(chat_run, asked)))
 
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request, body: chat.ChatRequest) -> Response:
@@ -132,43 +132,43 @@ def _routes(shelf: Shelf, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
-        def pieces(exchange: Exchange, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
-            return _named((event["type"], event) async for event in responses.response_events(exchange, body))
+        def pieces(chat_run: ChatRun, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
+            return _named((event["type"], event) async for event in responses.response_events(chat_run, body))
 
         ways = responses.begin_response, responses.whole_response, pieces
         return await answered(request, body, *ways, _response_failure)
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:
-        def pieces(exchange: Exchange, _: messages.MessagesRequest) -> AsyncIterator[bytes]:
-            return _named(messages.message_events(exchange))
+        def pieces(chat_run: ChatRun, _: messages.MessagesRequest) -> AsyncIterator[bytes]:
+            return _named(messages.message_events(chat_run))
 
-        def whole(exchange: Exchange, _: messages.MessagesRequest) -> Awaitable[dict[str, Any]]:
-            return messages.whole_message(exchange)
+        def whole(chat_run: ChatRun, _: messages.MessagesRequest) -> Awaitable[dict[str, Any]]:
+            return messages.whole_message(chat_run)
 
         return await answered(request, body, messages.begin_messages, whole, pieces, _anthropic_failure)
 
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
-        async with shelf.lease(body.model) as loop:
+        async with registry.lease(body.model) as loop:
             return _json(await in_thread(body.messages, lambda: messages.count_tokens(loop, body)))
 
     @app.post("/v1/trilens/answer_now")
     async def answer_now(body: AnswerNow) -> Response:
-        exchange = exchanges.get(body.id)
-        if exchange is None:
+        chat_run = chat_runs.get(body.id)
+        if chat_run is None:
             fault = refused(f"no request {body.id!r:.80} is running", status=404, param="id")
             return JSONResponse(fault.openai(), fault.status)
-        exchange.running.answer_now()
+        chat_run.running.answer_now()
         return _json({"id": body.id, "done": True})
 
     @app.get("/v1/models")
     async def models() -> Response:
-        return _json(await asyncio.to_thread(models_list, shelf))
+        return _json(await asyncio.to_thread(models_list, registry))
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        problems = {name: fault_of(problem).message for name, problem in shelf.problems().items()}
+        problems = {name: fault_of(problem).message for name, problem in registry.problems().items()}
         if problems:
             return JSONResponse({"status": "failed", "models": problems}, 503)
         return _json({"status": "ok"})

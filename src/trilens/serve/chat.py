@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from trilens.serve.chat_run import ChatRun, begin, logprobs_of, routes_of, sum_of
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Exchange, begin, logprobs_of, routes_of, sum_of
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -120,7 +120,7 @@ class ChatRequest(Asks, Samples):
         return self.max_completion_tokens or self.max_tokens
 
 
-async def begin_chat(loop: EngineLoop, request: ChatRequest) -> Exchange:
+async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
     model, use = loop.model, request.use()
     if request.top_logprobs is not None and not request.logprobs:
         raise FieldRefused("top_logprobs", "needs logprobs: true")
@@ -156,34 +156,34 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> Exchange:
     return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n)
 
 
-async def whole_chat(exchange: Exchange, request: ChatRequest) -> dict[str, Any]:
-    answers = await exchange.whole()
+async def whole_chat(chat_run: ChatRun, request: ChatRequest) -> dict[str, Any]:
+    answers = await chat_run.whole()
     receipts = [answer.end.receipt for answer in answers]
     return {
-        "id": exchange.id,
+        "id": chat_run.id,
         "object": "chat.completion",
         "created": now(),
-        "model": exchange.model.name,
-        "choices": [_choice(exchange, request, i, answer) for i, answer in enumerate(answers)],
+        "model": chat_run.model.name,
+        "choices": [_choice(chat_run, request, i, answer) for i, answer in enumerate(answers)],
         "usage": usage(receipts),
         "trilens": receipt_fields(receipts),
     }
 
 
-async def chat_chunks(exchange: Exchange, request: ChatRequest) -> AsyncIterator[bytes]:
+async def chat_chunks(chat_run: ChatRun, request: ChatRequest) -> AsyncIterator[bytes]:
     """The stream's chunks, those that come together as one; the last one has usage and receipt, behind the choices
     where `include_usage` asks so."""
-    head = {"id": exchange.id, "object": "chat.completion.chunk", "created": now(), "model": exchange.model.name}
-    calls = exchange.running.calls
+    head = {"id": chat_run.id, "object": "chat.completion.chunk", "created": now(), "model": chat_run.model.name}
+    calls = chat_run.running.calls
     logged, shown = [0] * len(calls), [0] * len(calls)
-    chosen = [layer.router.chosen for _, layer in exchange.model.spec.routed_layers()]
+    chosen = [layer.router.chosen for _, layer in chat_run.model.spec.routed_layers()]
     receipts: dict[int, AnyReceipt] = {}
     apart = request.stream_options is not None and request.stream_options.include_usage
     bare = not request.logprobs and not request.trilens.routes
     frames: dict[tuple[type, int], list[bytes]] = {}
     begun = [{**head, "choices": [_delta(i, {"role": "assistant", "content": ""})]} for i in range(len(calls))]
     yield b"".join(map(as_data, begun))
-    async for batch in exchange.events():
+    async for batch in chat_run.events():
         out: list[bytes] = []
         for piece in batch:
             if bare and isinstance(piece, ThinkingEvent | TextEvent):
@@ -239,13 +239,13 @@ def _end(receipts: dict[int, AnyReceipt], chunk: dict[str, Any]) -> dict[str, An
     return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **receipt_fields(inorder)}}
 
 
-def _choice(exchange: Exchange, request: ChatRequest, index: int, answer: Whole[AnyReceipt]) -> dict[str, Any]:
+def _choice(chat_run: ChatRun, request: ChatRequest, index: int, answer: Whole[AnyReceipt]) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": answer.text if not answer.calls else answer.text or None}
     if answer.thinking:
         message |= {"reasoning_content": answer.thinking, "reasoning": answer.thinking}
     if answer.calls:
         message["tool_calls"] = tool_calls(answer)
-    content = logprobs_of(exchange.running.calls[index], 0)[0] if request.logprobs else None
+    content = logprobs_of(chat_run.running.calls[index], 0)[0] if request.logprobs else None
     return {
         "index": index,
         "message": message,

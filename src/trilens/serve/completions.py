@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data, usage
+from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import (
@@ -41,7 +41,7 @@ class CompletionRequest(Samples):
     ignored: ClassVar = frozenset(("user", "best_of", "suffix"))
 
 
-async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exchange:
+async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> ChatRun:
     if request.trilens.routes:
         raise FieldRefused("trilens.routes", "comes with chat completions alone; leave it out")
     model, use = loop.model, ToolUse()
@@ -59,23 +59,23 @@ async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Exch
     return await begin(loop, new_id("cmpl-"), use, request.prompt, prepare, request.n)
 
 
-async def whole_completion(exchange: Exchange, request: CompletionRequest) -> dict[str, Any]:
-    answers = await exchange.whole()
+async def whole_completion(chat_run: ChatRun, request: CompletionRequest) -> dict[str, Any]:
+    answers = await chat_run.whole()
     receipts = [answer.end.receipt for answer in answers]
     before = request.prompt if request.echo else ""
     choices = [_choice(i, before + a.text, FINISH[a.end.reason]) for i, a in enumerate(answers)]
-    return {**_head(exchange), "choices": choices, "usage": usage(receipts), "trilens": receipt_fields(receipts)}
+    return {**_head(chat_run), "choices": choices, "usage": usage(receipts), "trilens": receipt_fields(receipts)}
 
 
-async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> AsyncIterator[bytes]:
+async def completion_chunks(chat_run: ChatRun, request: CompletionRequest) -> AsyncIterator[bytes]:
     """The stream's chunks, those that come together as one."""
-    head, receipts = _head(exchange), dict[int, AnyReceipt]()
-    count = len(exchange.running.calls)
+    head, receipts = _head(chat_run), dict[int, AnyReceipt]()
+    count = len(chat_run.running.calls)
     apart = request.stream_options is not None and request.stream_options.include_usage
     if request.echo:
         echoed = [{**head, "choices": [_choice(i, request.prompt, None)]} for i in range(count)]
         yield b"".join(map(as_data, echoed))
-    async for batch in exchange.events():
+    async for batch in chat_run.events():
         out: list[bytes] = []
         for piece in batch:
             match piece:
@@ -92,8 +92,8 @@ async def completion_chunks(exchange: Exchange, request: CompletionRequest) -> A
         yield b"".join(out)
 
 
-def _head(exchange: Exchange) -> dict[str, Any]:
-    return {"id": exchange.id, "object": "text_completion", "created": now(), "model": exchange.model.name}
+def _head(chat_run: ChatRun) -> dict[str, Any]:
+    return {"id": chat_run.id, "object": "text_completion", "created": now(), "model": chat_run.model.name}
 
 
 def _end(receipts: dict[int, AnyReceipt]) -> dict[str, Any]:

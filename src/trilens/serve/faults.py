@@ -19,7 +19,7 @@ from trilens.errors import (
     UsageError,
 )
 from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
-from trilens.serve.shelf import NotLoadable
+from trilens.serve.registry import NotLoadable
 from trilens.serve.wire import FieldRefused
 
 RETRY_AFTER = 1  # seconds

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from trilens.errors import TrilensError
-from trilens.generate.scheduler import UNREAD, Generation
+from trilens.generate.scheduler import UNREAD, Request
 from trilens.model import Call, Model
 from trilens.serve.loop import EngineLoop, LoopFailed, Running, tell
 
 MANY = 4  # calls, from which on readers are woken together ...
 TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
 AHEAD = 0.003  # seconds for which so many draw token after token before what came is looked at
-CROWD = 32  # calls, from which on readers are woken half as often, and steps shorter than AHEAD are done in lanes
+CROWD = 32  # calls, from which on readers are woken half as often, and steps shorter than AHEAD are done in steppers
 FAULTS = 5  # faults of the loop itself in a row, with no step between them that worked, after which it gives up
 PATIENCE = 5.0  # seconds for which closing waits for a thread that is inside a step
 
@@ -27,7 +27,7 @@ log = logging.getLogger("trilens.serve")
 
 class LocalLoop(EngineLoop[Call]):
     """One thread steps all calls. Where these are many and steps short, what is done between two (each token's text,
-    waiting for Python's lock) takes a good part of the time: then each lane's thread steps its part of them.
+    waiting for Python's lock) takes a good part of the time: then each stepper's thread steps its part of them.
 
     What fails in one request is kept with it by the scheduler and ends that request alone. An exception of the loop's
     own code ends the calls that have a place, since nobody can say whose it was, and the loop goes on. After `FAULTS`
@@ -38,19 +38,19 @@ class LocalLoop(EngineLoop[Call]):
 
     def __init__(self, model: Model, parallel: int, waiting: int, seconds: float) -> None:
         super().__init__(model, parallel, waiting, seconds)
-        self._calls: dict[Generation, tuple[Running, Call]] = {}  # those that the model has
+        self._calls: dict[Request, tuple[Running, Call]] = {}  # those that the model has
         self._left: deque[Call] = deque()  # to be stopped
         self._untold: dict[int, Running] = {}  # readers that have not been told yet of what has come
         self._told = 0.0
         self._step_seconds = math.inf  # of late
-        self._split = threading.Event()  # all lanes step
+        self._split = threading.Event()  # all steppers step
         self._door = threading.Lock()  # guards all of these; held by one of the threads while it admits and hands over
         self._news = self._faults = 0
         self._stopped = False
-        self._stepping: list[float] = [math.inf] * model.lanes  # of each lane, since when it has been in a step
+        self._stepping: list[float] = [math.inf] * model.steppers  # of each stepper, since when it has been in a step
         self._threads = [
-            threading.Thread(target=self._run, args=(lane,), name=f"loop {lane}", daemon=True)
-            for lane in range(model.lanes)
+            threading.Thread(target=self._run, args=(stepper,), name=f"loop {stepper}", daemon=True)
+            for stepper in range(model.steppers)
         ]
         for thread in self._threads:
             thread.start()
@@ -88,11 +88,11 @@ class LocalLoop(EngineLoop[Call]):
             self._split.set()
         self.wake()
 
-    def _run(self, lane: int) -> None:
+    def _run(self, stepper: int) -> None:
         try:
             while not self._stopped:
                 try:
-                    self._turn(lane)
+                    self._turn(stepper)
                 except Exception as fault:
                     self._outlive(fault)
         except BaseException as fault:
@@ -104,9 +104,9 @@ class LocalLoop(EngineLoop[Call]):
             with self._changed:
                 self._active.clear()  # nobody steps them any more
 
-    def _turn(self, lane: int) -> None:
+    def _turn(self, stepper: int) -> None:
         """Admit who may begin, do one step, hand over what came."""
-        if lane > 0:
+        if stepper > 0:
             self._split.wait()
         else:
             self._weigh()
@@ -115,16 +115,16 @@ class LocalLoop(EngineLoop[Call]):
             self._let_go()
             self._admit()
         ahead = AHEAD if len(self._calls) >= MANY else 0.0
-        self._stepping[lane] = time.monotonic()
+        self._stepping[stepper] = time.monotonic()
         try:
-            stepped = self.model.step(lane if self._split.is_set() else None, ahead)
+            stepped = self.model.step(stepper if self._split.is_set() else None, ahead)
         finally:
-            self._stepping[lane] = math.inf
+            self._stepping[stepper] = math.inf
         with self._door:
             self._hand_over(stepped)
         if stepped:
             self._faults = 0
-            if lane == 0 and stepped[0].steps:
+            if stepper == 0 and stepped[0].steps:
                 last, took = self._step_seconds, stepped[0].steps[-1].seconds
                 self._step_seconds = took if last == math.inf else 0.9 * last + 0.1 * took
             return
@@ -152,7 +152,7 @@ class LocalLoop(EngineLoop[Call]):
         """Whether the calls are many and their steps short."""
         split = self._split.is_set()
         many, short = (CROWD // 2, 2 * AHEAD) if split else (CROWD, AHEAD)
-        wanted = len(self._calls) >= many and self._step_seconds < short and self.model.lanes > 1
+        wanted = len(self._calls) >= many and self._step_seconds < short and self.model.steppers > 1
         if wanted != split:
             with self._changed:
                 if wanted or self._stopped:  # whoever waits for this must see that all is over
@@ -184,7 +184,7 @@ class LocalLoop(EngineLoop[Call]):
                 except Exception as fault:  # its client has left, and the others are not to blame
                     log.error("%s: a request could not be ended", self.model.name, exc_info=fault)
 
-    def _hand_over(self, stepped: Sequence[Generation]) -> None:
+    def _hand_over(self, stepped: Sequence[Request]) -> None:
         at_once, ended = not stepped, []
         for generation in stepped or [g for g in self._calls if g.finish is not None]:  # some may end outside a step
             if generation not in self._calls:

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import EFFORTS, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -97,7 +97,7 @@ class MessagesRequest(Prompted, Samples):
     ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
 
 
-async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> Exchange:
+async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
     use = request.use()
 
     def prepare(number: int) -> AnyCall:
@@ -132,8 +132,8 @@ def _prepared(
     return call
 
 
-async def whole_message(exchange: Exchange) -> dict[str, Any]:
-    [answer] = await exchange.whole()
+async def whole_message(chat_run: ChatRun) -> dict[str, Any]:
+    [answer] = await chat_run.whole()
     end = answer.end
     content: list[dict[str, Any]] = []
     if answer.thinking:
@@ -143,7 +143,7 @@ async def whole_message(exchange: Exchange) -> dict[str, Any]:
     for call in answer.calls:
         content.append({"type": "tool_use", "id": call.id, "name": call.name, "input": _object(call.arguments)})
     return {
-        **_message(exchange),
+        **_message(chat_run),
         "content": content,
         "stop_reason": REASON[end.reason],
         "stop_sequence": end.stop,
@@ -152,14 +152,14 @@ async def whole_message(exchange: Exchange) -> dict[str, Any]:
     }
 
 
-async def message_events(exchange: Exchange) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def message_events(chat_run: ChatRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """(the event's name, its data). The receipt comes with `message_delta`, the last one that has anything to say."""
-    usage = {"input_tokens": len(exchange.running.calls[0].ids), "output_tokens": 0}
-    start = {**_message(exchange), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
+    usage = {"input_tokens": len(chat_run.running.calls[0].ids), "output_tokens": 0}
+    start = {**_message(chat_run), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
     yield "message_start", {"type": "message_start", "message": start}
     index, kind = -1, ""
 
-    async for batch in exchange.events():
+    async for batch in chat_run.events():
         for piece in batch:
             if isinstance(piece, EndEvent):
                 if index < 0:
@@ -224,8 +224,8 @@ def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
     return [*results, *([made] if texts or calls or not results else [])]
 
 
-def _message(exchange: Exchange) -> dict[str, Any]:
-    return {"id": exchange.id, "type": "message", "role": "assistant", "model": exchange.model.name}
+def _message(chat_run: ChatRun) -> dict[str, Any]:
+    return {"id": chat_run.id, "type": "message", "role": "assistant", "model": chat_run.model.name}
 
 
 def _usage(receipt: AnyReceipt) -> dict[str, Any]:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from trilens.generate.receipt import Receipt
-from trilens.serve.shelf import Shelf
+from trilens.serve.registry import ModelRegistry
 from trilens.serve.wire import AnyReceipt
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 
 class Metrics:
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, models: ModelRegistry) -> None:
         registry = self._registry = CollectorRegistry()
-        self._shelf = shelf
+        self._models = models
         self._requests = Counter(
             "trilens_requests", "Requests, by route and status.", ["route", "status"], registry=registry
         )
@@ -53,7 +53,7 @@ class Metrics:
             self._speed.labels(model).observe(speed)
 
     def page(self) -> bytes:
-        for place in self._shelf.places.values():
+        for place in self._models.places.values():
             loop = place.loop
             self._running.labels(place.name).set(0 if loop is None else loop.running)
             self._waiting.labels(place.name).set(0 if loop is None else loop.waiting)

@@ -11,11 +11,11 @@ from trilens.decoder.ops import Part
 from trilens.errors import TrilensError
 from trilens.lenses.card import Card, card
 from trilens.lenses.channels import channels
+from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
-from trilens.serve.shelf import Place, Shelf
 
 
-def models_list(shelf: Shelf) -> dict[str, Any]:
+def models_list(registry: ModelRegistry) -> dict[str, Any]:
     entries = [
         {
             "id": place.name,
@@ -24,7 +24,7 @@ def models_list(shelf: Shelf) -> dict[str, Any]:
             "owned_by": "trilens",
             "trilens": {"loaded": place.loop is not None, **_about(place.source, place.name), **_engine(place)},
         }
-        for place in shelf.places.values()
+        for place in registry.places.values()
     ]
     return {"object": "list", "data": entries}
 

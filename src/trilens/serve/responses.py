@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine_model import AnyCall
-from trilens.serve.exchange import Exchange, begin
 from trilens.serve.loop import EngineLoop
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import Tool, ToolUse, tool_use
@@ -88,7 +88,7 @@ class ResponseRequest(Asks, Samples):
         return conversation([*before, *_messages(self.input)])
 
 
-async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange:
+async def begin_response(loop: EngineLoop, request: ResponseRequest) -> ChatRun:
     model, use = loop.model, request.use()
     form = None if request.text is None else request.text.format
 
@@ -116,12 +116,12 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest) -> Exchange
     return await begin(loop, new_id("resp_"), use, request.input, prepare)
 
 
-async def whole_response(exchange: Exchange, request: ResponseRequest) -> dict[str, Any]:
-    [answer] = await exchange.whole()
-    return _response(exchange, request, _items(answer), answer.end.reason, answer.end.receipt)
+async def whole_response(chat_run: ChatRun, request: ResponseRequest) -> dict[str, Any]:
+    [answer] = await chat_run.whole()
+    return _response(chat_run, request, _items(answer), answer.end.reason, answer.end.receipt)
 
 
-async def response_events(exchange: Exchange, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
+async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
     """Events in the protocol's order; the receipt comes with the last one's response."""
     number = 0
 
@@ -133,10 +133,10 @@ async def response_events(exchange: Exchange, request: ResponseRequest) -> Async
     answer: Whole[AnyReceipt] = Whole()
     open_: _Item | None = None
     at = -1
-    begun = _response(exchange, request, [], None, None)
+    begun = _response(chat_run, request, [], None, None)
     yield event("created", response=begun)
     yield event("in_progress", response=begun)
-    async for batch in exchange.events():
+    async for batch in chat_run.events():
         for piece in batch:
             answer.take(piece)
             if isinstance(piece, EndEvent):
@@ -155,7 +155,7 @@ async def response_events(exchange: Exchange, request: ResponseRequest) -> Async
             yield event(kind, **fields)
     end = answer.end
     kind = "incomplete" if end.reason in INCOMPLETE else "completed"
-    yield event(kind, response=_response(exchange, request, _items(answer), end.reason, end.receipt))
+    yield event(kind, response=_response(chat_run, request, _items(answer), end.reason, end.receipt))
 
 
 class _Item:
@@ -247,7 +247,7 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _response(
-    exchange: Exchange,
+    chat_run: ChatRun,
     request: ResponseRequest,
     items: list[dict[str, Any]],
     why: str | None,
@@ -256,7 +256,7 @@ def _response(
     status = "in_progress" if why is None else "incomplete" if why in INCOMPLETE else "completed"
     choice = request.tool_choice
     made: dict[str, Any] = {
-        "id": exchange.id,
+        "id": chat_run.id,
         "object": "response",
         "created_at": now(),
         "status": status,
@@ -264,7 +264,7 @@ def _response(
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
-        "model": exchange.model.name,
+        "model": chat_run.model.name,
         "output": items,
         "parallel_tool_calls": True,
         "previous_response_id": None,

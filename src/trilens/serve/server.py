@@ -27,8 +27,8 @@ from trilens.serve.engine import Engine
 from trilens.serve.engine_model import EngineModel
 from trilens.serve.guard import LOOPBACK, Rules
 from trilens.serve.launch import Launch, free_port, new_key
+from trilens.serve.registry import ModelRegistry, Room, served_name
 from trilens.serve.remote_loop import RemoteLoop
-from trilens.serve.shelf import Room, Shelf, served_name
 from trilens.spec.catalog import catalogued
 from trilens.text.model_text import read_model_text
 
@@ -41,11 +41,11 @@ SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lo
 class Server(uvicorn.Server):
     """uvicorn's, which finishes what runs within `grace` seconds, however many connections hold it up."""
 
-    def __init__(self, shelf: Shelf, rules: Rules, limits: Limits, grace: float = GRACE) -> None:
-        self._shelf = shelf
+    def __init__(self, registry: ModelRegistry, rules: Rules, limits: Limits, grace: float = GRACE) -> None:
+        self._shelf = registry
         self._grace = grace
         config = uvicorn.Config(
-            application(shelf, rules, grace),
+            application(registry, rules, grace),
             http=partial(Connection, crowd=Crowd(limits)),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",  # closing the models is not its last step here, but its first
@@ -64,12 +64,12 @@ class Server(uvicorn.Server):
         await closing
 
 
-def serve(shelf: Shelf, rules: Rules, port: int, limits: Limits) -> None:
+def serve(registry: ModelRegistry, rules: Rules, port: int, limits: Limits) -> None:
     """Until Ctrl-C or SIGTERM; what runs then is finished. Raises UsageError for a port that is taken."""
     _log_to_stderr()
     limits = system_limits(limits)
     bound = _bound(rules.host, port, limits.backlog)
-    _server(shelf, rules, limits, bound).run(sockets=[bound])
+    _server(registry, rules, limits, bound).run(sockets=[bound])
 
 
 def serve_engine(
@@ -103,9 +103,12 @@ def serve_engine(
         engine.start()
         engine.wait_for(lambda: hosted.generate("Hello", max_tokens=1))
         model.context = engine_context(client, name)
-        shelf, loop = Shelf([source], room), RemoteLoop(model, engine, room.parallel, room.waiting, room.seconds)
-        shelf.put(name, loop)
-        server = _server(shelf, rules, limits, bound)
+        registry, loop = (
+            ModelRegistry([source], room),
+            RemoteLoop(model, engine, room.parallel, room.waiting, room.seconds),
+        )
+        registry.put(name, loop)
+        server = _server(registry, rules, limits, bound)
 
         def ended() -> None:
             server.should_exit = True
@@ -118,14 +121,14 @@ def serve_engine(
         engine.check()
 
 
-def _server(shelf: Shelf, rules: Rules, limits: Limits, bound: socket.socket) -> Server:
+def _server(registry: ModelRegistry, rules: Rules, limits: Limits, bound: socket.socket) -> Server:
     if rules.host not in LOOPBACK and rules.key is None:
         log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
-    log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(shelf.places))
+    log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(registry.places))
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(COLLECT)
-    return Server(shelf, rules, limits)
+    return Server(registry, rules, limits)
 
 
 def _log_to_stderr() -> None:

@@ -60,7 +60,7 @@ def _public(name: object) -> None:
 # ---- the environment ----
 
 
-class Generation(Extension):
+class Request(Extension):
     """`{% generation %}` marks what a model is trained on; it prints what stands in it."""
 
     tags = {"generation"}  # noqa: RUF012  (Jinja declares it as a variable of the instance)
@@ -96,7 +96,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=["jinja2.ext.loopcontrols", Generation],
+            extensions=["jinja2.ext.loopcontrols", Request],
             optimized=False,
             finalize=_finalize,
         )

@@ -15,7 +15,7 @@ import numpy as np
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import distinct_experts
-from trilens.executors.executor import Feed
+from trilens.executors.executor import StepInput
 from trilens.executors.native.executor import NativeExecutor
 from trilens.model import Answer, Model, Prompt, fold
 
@@ -234,7 +234,7 @@ def _same_bits(executor: NativeExecutor, tokens: Sequence[int]) -> bool:
     for cut in (len(tokens), max(1, len(tokens) // 2)):
         sequence = executor.sequence(len(tokens))
         pieces = [piece for piece in (tokens[:cut], tokens[cut:]) if piece]
-        rows.append(np.concatenate([executor.step([Feed(sequence, piece)], every_row=True) for piece in pieces]))
+        rows.append(np.concatenate([executor.step([StepInput(sequence, piece)], every_row=True) for piece in pieces]))
         sequence.free()
     return bool(np.array_equal(rows[0].view(np.uint32), rows[1].view(np.uint32)))
 

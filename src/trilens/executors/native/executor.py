@@ -17,7 +17,7 @@ import numpy as np
 from trilens.decoder.weights import Parameter
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
-from trilens.executors.executor import PAGE, Drawn
+from trilens.executors.executor import PAGE, StepOutput
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
@@ -27,7 +27,7 @@ from trilens.spec.model import Chunk, ModelSpec, PositionScale, Window
 from trilens.spec.rope import RopeTable, rope_table, tables_key
 
 if TYPE_CHECKING:
-    from trilens.executors.executor import CachedSequence, Feed
+    from trilens.executors.executor import CachedSequence, StepInput
 
 KVType = Literal["f32", "f16", "8bit"]
 Activations = Literal["8bit", "16bit"]
@@ -183,7 +183,7 @@ class NativeExecutor:
             self.activations == "16bit",
         )
         self._taps = {p.name for i in self.program.instructions if i.op is Op.CONVOLVE and (p := i.parameters[0])}
-        self._beside: list[Any] = []  # engines of the lanes
+        self._beside: list[Any] = []  # engines of the steppers
         self._making = Lock()
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
@@ -250,16 +250,16 @@ class NativeExecutor:
         return int(self.engine.threads)
 
     @property
-    def lanes(self) -> int:
+    def steppers(self) -> int:
         return min(2, self.threads)
 
-    def _lane(self, lane: int) -> Any:
+    def _stepper(self, stepper: int) -> Any:
         """An engine with its part of the threads, made when it is first asked for."""
         with self._making:
             if not self._beside:
-                shares = [self.threads * i // self.lanes for i in range(self.lanes + 1)]
+                shares = [self.threads * i // self.steppers for i in range(self.steppers + 1)]
                 self._beside = [self.engine.beside(end - first) for first, end in pairwise(shares)]
-            return self._beside[lane]
+            return self._beside[stepper]
 
     def element_bytes(self, parameter: Parameter) -> Fraction:
         return self._bytes[parameter.name]
@@ -289,7 +289,7 @@ class NativeExecutor:
     def variant(self, request_length: int) -> Hashable:
         return () if self._one_rope else tables_key(self.spec, request_length)
 
-    def step(self, batch: Sequence[Feed], every_row: bool = False) -> np.ndarray:
+    def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
         self._grow(batch)
         rows = sum(len(f.tokens) if every_row else int(f.logits) for f in batch)
@@ -299,25 +299,25 @@ class NativeExecutor:
         _refusing(self.engine.step, sequences, tokens, [f.logits for f in batch], every_row, logits)
         return logits
 
-    def draw(self, batch: Sequence[Feed], lane: int | None = None, ahead: float = 0.0) -> Drawn:
+    def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:
         """See `Executor.draw`. Each token is drawn inside its step, and goes into the next one without Python."""
         self._grow(batch)
-        engine = self.engine if lane is None else self._lane(lane)
+        engine = self.engine if stepper is None else self._stepper(stepper)
         samplers = [None if f.sampler is None else f.sampler.inner for f in batch]
         tokens, seconds, passes = _refusing(
             engine.draw,
             [_native_sequence(f.sequence).inner for f in batch],
             [f.tokens for f in batch],
             samplers,
-            [f.most for f in batch],
+            [f.max_draws for f in batch],
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
-        return Drawn(tokens, faults, seconds, passes)
+        return StepOutput(tokens, faults, seconds, passes)
 
-    def _grow(self, batch: Sequence[Feed]) -> None:
+    def _grow(self, batch: Sequence[StepInput]) -> None:
         for feed in batch:
-            if not feed.sequence.grow(len(feed.tokens) + feed.most - 1):
+            if not feed.sequence.grow(len(feed.tokens) + feed.max_draws - 1):
                 raise CacheFull(
                     f"the page pool is full: {self.pool.bytes_in_use >> 10} KiB of {self.pool.limit >> 10} are in use; "
                     "wait for a request to end"

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ChatRun:
     """A request that runs."""
 
     id: str
@@ -47,7 +47,7 @@ class Exchange:
 
 async def begin(
     loop: EngineLoop, id: str, use: ToolUse, asked: Any, prepare: Callable[[int], AnyCall], choices: int = 1
-) -> Exchange:
+) -> ChatRun:
     """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. Raises TimeIsUp, and what
     `prepare` and `EngineLoop.enter` raise."""
     try:
@@ -57,7 +57,7 @@ async def begin(
         if not limit.expired():
             raise
         raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, the most here") from None
-    return Exchange(id, loop.model, loop.enter(calls), use)
+    return ChatRun(id, loop.model, loop.enter(calls), use)
 
 
 async def in_thread(asked: Any, work: Callable[[], T]) -> T:

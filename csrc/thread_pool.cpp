@@ -1,4 +1,4 @@
-#include "team.h"
+#include "thread_pool.h"
 
 #include <unistd.h>
 
@@ -21,11 +21,11 @@ static void breathe() {
 constexpr uint32_t EPOCHS = 1 << 24;
 constexpr auto PATIENCE = std::chrono::microseconds(50);  // before a waiting thread goes to sleep
 
-Team::Team(int threads) : size_(threads), owner_(getpid()), slots_(new Slot[threads]) {
+ThreadPool::ThreadPool(int threads) : size_(threads), owner_(getpid()), slots_(new Slot[threads]) {
   for (int t = 1; t < threads; t++) threads_.emplace_back([this, t] { live(t); });
 }
 
-Team::~Team() {
+ThreadPool::~ThreadPool() {
   if (getpid() != owner_) {  // a child that was forked from the threads' process has none to wait for
     new std::vector<std::thread>(std::move(threads_));
     return;
@@ -36,7 +36,7 @@ Team::~Team() {
   for (auto& thread : threads_) thread.join();
 }
 
-void Team::run(Work& work, int phases) {
+void ThreadPool::run(Work& work, int phases) {
   work_ = &work;
   phase_ = -1;
   phases_ = phases;
@@ -49,7 +49,7 @@ void Team::run(Work& work, int phases) {
   }
 }
 
-void Team::live(int thread) {
+void ThreadPool::live(int thread) {
   uint32_t epoch = 0;
   while (true) {
     wait(epoch);
@@ -59,38 +59,38 @@ void Team::live(int thread) {
   }
 }
 
-bool Team::take(Slot& slot, uint32_t epoch, int& piece) {
+bool ThreadPool::take(Slot& slot, uint32_t epoch, int& task) {
   uint64_t state = slot.state.load(std::memory_order_acquire);
-  while (state >> 40 == epoch % EPOCHS && (state >> 20 & MOST_PIECES) < (state & MOST_PIECES)) {
+  while (state >> 40 == epoch % EPOCHS && (state >> 20 & MOST_TASKS) < (state & MOST_TASKS)) {
     if (slot.state.compare_exchange_weak(state, state + (1 << 20), std::memory_order_acq_rel)) {
-      piece = (int)(state >> 20 & MOST_PIECES);
+      task = (int)(state >> 20 & MOST_TASKS);
       return true;
     }
   }
   return false;
 }
 
-void Team::drain(uint32_t epoch, int thread) {
-  int piece;
+void ThreadPool::drain(uint32_t epoch, int thread) {
+  int task;
   for (int t = 0; t < size_; t++)  // first one's own share, then what is left of the others'
-    while (take(slots_[(thread + t) % size_], epoch, piece)) {
-      work_->run(phase_, piece, thread);
+    while (take(slots_[(thread + t) % size_], epoch, task)) {
+      work_->run(phase_, task, thread);
       if (remaining_.fetch_sub(1, std::memory_order_acq_rel) == 1) return advance(thread);
     }
 }
 
-void Team::advance(int thread) {
+void ThreadPool::advance(int thread) {
   while (++phase_ < phases_) {
-    int pieces = work_->begin(phase_);
-    if (pieces == 0) continue;
-    if (pieces == 1) {
+    int tasks = work_->begin(phase_);
+    if (tasks == 0) continue;
+    if (tasks == 1) {
       work_->run(phase_, 0, thread);
       continue;
     }
     uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
-    remaining_.store((uint32_t)pieces, std::memory_order_relaxed);
+    remaining_.store((uint32_t)tasks, std::memory_order_relaxed);
     for (int t = 0; t < size_; t++) {
-      uint64_t first = (uint64_t)pieces * t / size_, end = (uint64_t)pieces * (t + 1) / size_;
+      uint64_t first = (uint64_t)tasks * t / size_, end = (uint64_t)tasks * (t + 1) / size_;
       slots_[t].state.store((uint64_t)(epoch % EPOCHS) << 40 | first << 20 | end, std::memory_order_release);
     }
     epoch_.store(epoch, std::memory_order_release);
@@ -102,7 +102,7 @@ void Team::advance(int thread) {
   epoch_.notify_all();
 }
 
-void Team::wait(uint32_t epoch) {
+void ThreadPool::wait(uint32_t epoch) {
   auto start = std::chrono::steady_clock::now();
   for (int i = 1; epoch_.load(std::memory_order_acquire) == epoch; i++) {
     breathe();

@@ -16,9 +16,9 @@ import pytest
 from tests.serve.conftest import Served, served
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, UsageError
-from trilens.serve import shelf
+from trilens.serve import registry
 from trilens.serve.loop import ShuttingDown
-from trilens.serve.shelf import NotLoadable, Room, Shelf
+from trilens.serve.registry import ModelRegistry, NotLoadable, Room
 from trilens.serve.streams import EventStream
 
 CHAT = "/v1/chat/completions"
@@ -32,7 +32,7 @@ def ask(server: Served, model: str, **more: Any) -> str:
 
 
 def loaded(server: Served) -> list[str]:
-    return [place.name for place in server.shelf.places.values() if place.loop is not None]
+    return [place.name for place in server.registry.places.values() if place.loop is not None]
 
 
 def test_a_model_is_loaded_when_it_is_first_asked_for() -> None:
@@ -45,12 +45,12 @@ def test_a_model_is_loaded_when_it_is_first_asked_for() -> None:
 def test_it_is_put_away_when_another_needs_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     with served() as own:
         ask(own, "tiny-dense")
-        loop = own.shelf.places["tiny-dense"].loop
+        loop = own.registry.places["tiny-dense"].loop
         assert loop is not None
         model = weakref.ref(loop.model)
         del loop
         own.settle()
-        monkeypatch.setattr(shelf, "_available", lambda: 1000)
+        monkeypatch.setattr(registry, "_available", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-routed"]
         assert model() is None  # its memory with it
         own.settle()
@@ -60,7 +60,7 @@ def test_it_is_put_away_when_another_needs_its_memory(monkeypatch: pytest.Monkey
 def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
     with served() as own:
         ask(own, "tiny-dense")
-        loop = own.shelf.places["tiny-dense"].loop
+        loop = own.registry.places["tiny-dense"].loop
         assert loop is not None
         usual, go_on, said = loop.model.step, threading.Event(), []
         monkeypatch.setattr(loop.model, "step", lambda *asked: usual(*asked) if go_on.wait(20) else [])
@@ -68,7 +68,7 @@ def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> No
         asking.start()
         while loop.idle:
             time.sleep(0.005)
-        monkeypatch.setattr(shelf, "_available", lambda: 1000)
+        monkeypatch.setattr(registry, "_available", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-dense", "tiny-routed"]
         go_on.set()
         asking.join()
@@ -76,20 +76,20 @@ def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_model_that_is_not_here_yet_has_no_size() -> None:
-    assert shelf._bytes_of("org/nobody-has-this") is None
-    assert shelf._bytes_of("tiny-routed") == find("tiny-routed").path.joinpath("model.safetensors").stat().st_size
+    assert registry._bytes_of("org/nobody-has-this") is None
+    assert registry._bytes_of("tiny-routed") == find("tiny-routed").path.joinpath("model.safetensors").stat().st_size
 
 
 def test_two_under_one_name() -> None:
     with pytest.raises(UsageError, match="rename"):
-        Shelf(["tiny-dense", "tiny-dense"], Room())
+        ModelRegistry(["tiny-dense", "tiny-dense"], Room())
 
 
 def test_one_whose_prompt_is_being_prepared_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """It needs nothing of the loop yet, and all of the model."""
     with served() as own:
         ask(own, "tiny-dense")
-        loop = own.shelf.places["tiny-dense"].loop
+        loop = own.registry.places["tiny-dense"].loop
         assert loop is not None
         usual, begun, go_on, said = loop.model.prepare, threading.Event(), threading.Event(), list[str]()
 
@@ -102,7 +102,7 @@ def test_one_whose_prompt_is_being_prepared_is_not_put_away(monkeypatch: pytest.
         asking = threading.Thread(target=lambda: said.append(ask(own, "tiny-dense")))
         asking.start()
         assert begun.wait(20) and loop.idle
-        monkeypatch.setattr(shelf, "_available", lambda: 1000)
+        monkeypatch.setattr(registry, "_available", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-dense", "tiny-routed"]
         go_on.set()
         asking.join()
@@ -114,7 +114,7 @@ def test_one_that_is_being_put_away_is_loaded_again(monkeypatch: pytest.MonkeyPa
     with served() as own:
         ask(own, "tiny-dense")
         own.settle()
-        loop = own.shelf.places["tiny-dense"].loop
+        loop = own.registry.places["tiny-dense"].loop
         assert loop is not None
         usual, begun, go_on, said = loop.close, threading.Event(), threading.Event(), list[str]()
 
@@ -124,27 +124,27 @@ def test_one_that_is_being_put_away_is_loaded_again(monkeypatch: pytest.MonkeyPa
             usual(seconds)
 
         monkeypatch.setattr(loop, "close", slowly)
-        monkeypatch.setattr(shelf, "_available", lambda: 1000)
+        monkeypatch.setattr(registry, "_available", lambda: 1000)
         asking = [threading.Thread(target=lambda: said.append(ask(own, "tiny-routed")))]
         asking[0].start()
         assert begun.wait(20)
         asking += [threading.Thread(target=lambda: said.append(ask(own, "tiny-dense"))) for _ in range(3)]
         for thread in asking[1:]:
             thread.start()
-        while own.shelf.places["tiny-dense"].leases < 3:
+        while own.registry.places["tiny-dense"].leases < 3:
             time.sleep(0.002)
         go_on.set()
         for thread in asking:
             thread.join()
         assert said == ["42"] * 4
-        assert own.shelf.places["tiny-dense"].loop is not loop
+        assert own.registry.places["tiny-dense"].loop is not loop
 
 
 class Weightless:
     """As much of a model as a loop needs to stand still."""
 
     name = ""
-    lanes = 1
+    steppers = 1
     cache_pages = 0
 
     def step(self, *_: Any) -> list[Any]:
@@ -158,12 +158,12 @@ class TestLeases:
     def no_collecting(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing here is large, and looking through all of pytest's objects takes most of a second."""
         nothing = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfreeze=lambda: None)
-        monkeypatch.setattr(shelf, "gc", nothing)
+        monkeypatch.setattr(registry, "gc", nothing)
 
     def run(self, seed: int, capacity: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
         """(loads, how many were in memory at most)."""
         chance, names = random.Random(seed), ["a", "b", "c"]
-        own, loads, most = Shelf(names, Room(seconds=20)), 0, 0
+        own, loads, most = ModelRegistry(names, Room(seconds=20)), 0, 0
 
         def inside() -> int:
             return sum(place.loop is not None for place in own.places.values())
@@ -176,9 +176,9 @@ class TestLeases:
                 raise MemoryError
             return Weightless()
 
-        monkeypatch.setattr(shelf, "load", load)
-        monkeypatch.setattr(shelf, "_bytes_of", lambda source: 1)
-        monkeypatch.setattr(shelf, "_available", lambda: capacity - inside())
+        monkeypatch.setattr(registry, "load", load)
+        monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
+        monkeypatch.setattr(registry, "_available", lambda: capacity - inside())
 
         async def use() -> None:
             nonlocal most
@@ -220,11 +220,11 @@ class TestLeases:
 
     def test_one_after_the_other_they_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Who needs two models in turn has one in memory at a time."""
-        own = Shelf(["a", "b"], Room())
-        monkeypatch.setattr(shelf, "load", lambda source, **_: Weightless())
-        monkeypatch.setattr(shelf, "_bytes_of", lambda source: 1)
+        own = ModelRegistry(["a", "b"], Room())
+        monkeypatch.setattr(registry, "load", lambda source, **_: Weightless())
+        monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            shelf, "_available", lambda: 1 - sum(place.loop is not None for place in own.places.values())
+            registry, "_available", lambda: 1 - sum(place.loop is not None for place in own.places.values())
         )
 
         async def in_turn() -> None:
@@ -238,17 +238,17 @@ class TestLeases:
 
     def test_what_is_being_loaded_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Two that are loaded at once do not both count on the memory that is free for one: the third goes."""
-        own, meet = Shelf(["a", "b", "c"], Room()), threading.Barrier(2)
+        own, meet = ModelRegistry(["a", "b", "c"], Room()), threading.Barrier(2)
 
         def load(source: str, **_: Any) -> Any:
             if source != "a":
                 meet.wait(20)
             return Weightless()
 
-        monkeypatch.setattr(shelf, "load", load)
-        monkeypatch.setattr(shelf, "_bytes_of", lambda source: 1)
+        monkeypatch.setattr(registry, "load", load)
+        monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            shelf, "_available", lambda: 2 - sum(place.loop is not None for place in own.places.values())
+            registry, "_available", lambda: 2 - sum(place.loop is not None for place in own.places.values())
         )
 
         async def take(name: str) -> None:
@@ -264,7 +264,7 @@ class TestLeases:
         asyncio.run(both())
 
     def test_a_name_that_is_not_served(self) -> None:
-        own = Shelf(["a"], Room())
+        own = ModelRegistry(["a"], Room())
 
         async def take() -> None:
             async with own.lease("b"):

@@ -1,4 +1,4 @@
-#include "room.h"
+#include "arena.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -6,7 +6,7 @@
 
 namespace trilens {
 
-uint8_t* Room::take(size_t bytes) {
+uint8_t* Arena::take(size_t bytes) {
   bytes = (bytes + 63) / 64 * 64;
   if (used_ + bytes > size_) {
     size_ = bytes > PIECE ? (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE : PIECE;

@@ -1,4 +1,4 @@
-// Memory for weights, in pieces that the system can back with huge pages: a product that waits for memory waits less (up to
+// Memory for weights, in tasks that the system can back with huge pages: a product that waits for memory waits less (up to
 // a third) when the processor need not look up every 4 KiB.
 #pragma once
 #include <cstddef>
@@ -9,9 +9,9 @@
 
 namespace trilens {
 
-class Room {
+class Arena {
  public:
-  uint8_t* take(size_t bytes);  // 64-byte aligned, for as long as the room stands
+  uint8_t* take(size_t bytes);  // 64-byte aligned, for as long as the arena stands
 
  private:
   static constexpr size_t HUGE_PAGE = 2 << 20, PIECE = 32 * HUGE_PAGE;
@@ -19,7 +19,7 @@ class Room {
     void operator()(uint8_t* p) const { ::operator delete[](p, std::align_val_t(HUGE_PAGE)); }
   };
   std::vector<std::unique_ptr<uint8_t[], Free>> pieces_;
-  size_t used_ = 0, size_ = 0;  // of the last piece
+  size_t used_ = 0, size_ = 0;  // of the last task
 };
 
 }  // namespace trilens

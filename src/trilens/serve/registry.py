@@ -56,7 +56,7 @@ class Room:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Shelf:
+class ModelRegistry:
     def __init__(self, names: Sequence[str], room: Room) -> None:
         """`names` as `trilens.load` takes them; a path is served under its file's name. Raises UsageError for two
         that would be served under one."""
