@@ -342,8 +342,8 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) ->
 def test_a_thousand_random_requests_leave_nothing_behind(
     name: str, steppers: bool, native: Callable[..., NativeExecutor]
 ) -> None:
-    """Lengths, options, cancellations and preemptions at random, from eight threads, with steppers or not, in memory for
-    a few of them: each gets the tokens that it gets alone, and then no page is in use."""
+    """Lengths, options, cancellations and preemptions at random, from eight threads, with steppers or not, in memory
+    for a few of them: each gets the tokens that it gets alone, and then no page is in use."""
     executor = native(name, 12)
     scheduler = Scheduler(executor)
     finished: list[tuple[tuple[Any, ...], Request]] = []

@@ -231,7 +231,8 @@ class Executor(Protocol):
 
     def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:
         """One forward pass, and what the samplers draw behind it; where it can, for `ahead` seconds further passes with
-        these tokens. `stepper`: beside the passes of other steppers, on its part of the cores, for one caller at a time.
+        these tokens. `stepper`: beside the passes of other steppers, on its part of the cores, one caller at a
+        time.
         """
         ...
 

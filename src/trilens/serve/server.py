@@ -42,7 +42,7 @@ class Server(uvicorn.Server):
     """uvicorn's, which finishes what runs within `grace` seconds, however many connections hold it up."""
 
     def __init__(self, registry: ModelRegistry, rules: Rules, limits: Limits, grace: float = GRACE) -> None:
-        self._shelf = registry
+        self._registry = registry
         self._grace = grace
         config = uvicorn.Config(
             application(registry, rules, grace),
@@ -59,7 +59,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Whoever still runs after `grace` seconds is told, in the protocol's own words, before connections close."""
-        closing = asyncio.create_task(asyncio.to_thread(self._shelf.close, self._grace))
+        closing = asyncio.create_task(asyncio.to_thread(self._registry.close, self._grace))
         await super().shutdown(sockets)
         await closing
 
