@@ -36,9 +36,9 @@ REVIEWED = {
     "lenses/published.py": (1, "the catalog is ours and checked by its own test"),
     "lenses/source.py": (1, "called only for entries with a config"),
     "serve/local_loop.py": (1, "a call that is stepped was submitted"),
-    "serve/chat_run.py": (1, "an chat_run that did not fail has ended every choice"),
     "serve/nodes.py": (1, "opened before it is waited for"),
     "serve/registry.py": (1, "a model that is put away was taken out"),
+    "text/events.py": (2, "only pieces of text are joined; an answer that did not fail has an end"),
     "text/thoughts.py": (3, "the state machine enters these states with markers only"),
     "trials/routing.py": (1, "the events of a call end with its generation"),
 }

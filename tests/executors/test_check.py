@@ -18,7 +18,7 @@ from trilens.executors.native import executor as native
 from trilens.executors.native.encode import INPUTS, OUTPUTS, PARAMETERS
 from trilens.executors.native.program import Op
 from trilens.executors.torch import TorchExecutor
-from trilens.spec.model import Cache, ExpertGroups, Full, Routed, Router, Scoring
+from trilens.spec.model import Positions, ExpertGroups, Full, Routed, Router, Scoring
 
 INTEGERS = 6 + OUTPUTS + INPUTS + PARAMETERS  # where an instruction's own integers begin
 HOSTILE = (0, -1, 3, 7, 1000, 2**31 - 1, -(2**31))
@@ -72,7 +72,7 @@ def test_groups_as_many_as_experts(groups: int) -> None:
     router = Router(1024, 3 if groups < 1024 else 2, Scoring.SOFTMAX, groups=ExpertGroups(groups, chosen_groups, best))
     if groups == 1:
         router = replace(router, groups=ExpertGroups(1, 1, best))
-    spec = model([layer(attention(Cache(0, 2, 16, 16, Full())), Routed(router, 8, SILU))])
+    spec = model([layer(attention(Positions(0, 2, 16, 16, Full())), Routed(router, 8, SILU))])
     tensors, tokens = random_tensors(spec), list(range(12))
     executor = native_executor(spec, tensors, "F32", threads=1, kv="f32")
     ours = executor.step([StepInput(executor.sequence(16), tokens)], every_row=True)
@@ -85,7 +85,7 @@ def test_groups_as_many_as_experts(groups: int) -> None:
 def test_a_thousand_layers_are_recorded_in_no_time_to_speak_of() -> None:
     """What joins instructions looks at each of them a few times, not at all of them for each."""
     spec = model(
-        [layer(attention(Cache(i, 1, 4, 4, Full()), heads=2), plain().layers[0].feed_forward) for i in range(999)]
+        [layer(attention(Positions(i, 1, 4, 4, Full()), heads=2), plain().layers[0].feed_forward) for i in range(999)]
     )
     program = native.fuse(native.record(spec))
     assert sum(ins.op == Op.ATTEND for ins in program.instructions) == 999
