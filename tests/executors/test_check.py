@@ -18,7 +18,7 @@ from trilens.executors.native import executor as native
 from trilens.executors.native.encode import INPUTS, OUTPUTS, PARAMETERS
 from trilens.executors.native.program import Op
 from trilens.executors.torch import TorchExecutor
-from trilens.spec.model import Positions, ExpertGroups, Full, Routed, Router, Scoring
+from trilens.spec.model import ExpertGroups, Full, Positions, Routed, Router, Scoring
 
 INTEGERS = 6 + OUTPUTS + INPUTS + PARAMETERS  # where an instruction's own integers begin
 HOSTILE = (0, -1, 3, 7, 1000, 2**31 - 1, -(2**31))

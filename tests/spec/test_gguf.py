@@ -76,7 +76,7 @@ def test_key_value_heads_layer_by_layer(form: str) -> None:
     else:
         same = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4}
         spec = read_config({"model_type": "llama", "vocab_size": 100, "num_key_value_heads": counts, **same}).spec
-    assert [c.kv_heads for c in spec.caches] == counts
+    assert [c.kv_heads for c in spec.states] == counts
     tensors, tokens = random_tensors(spec), list(range(1, 20))
     native = native_executor(spec, tensors, "F32", threads=1, kv="f32")
     ours = native.step([StepInput(native.sequence(32), tokens)], every_row=True)

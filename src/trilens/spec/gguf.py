@@ -12,6 +12,7 @@ from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.bounds import check
+from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.huggingface import FAMILIES
 from trilens.spec.keys import Keys
 from trilens.spec.model import Reading
@@ -71,6 +72,8 @@ REPEATED = frozenset(
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
 COMPUTED = {
+    "norm_eps": "attention.layer_norm_rms_epsilon",
+    "num_dense_layers": "leading_dense_block_count",
     "qk_rope_head_dim": "rope.dimension_count",
     "partial_rotary_factor": "rope.dimension_count",
     "qk_nope_head_dim": "attention.key_length",
@@ -348,10 +351,12 @@ def _llama4(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     """A layer without heads of keys and values is a convolution; the feed-forward's width is final."""
-    kv_heads = config["num_key_value_heads"]
-    by_layer = [kv_heads] * config["num_hidden_layers"] if isinstance(kv_heads, int) else list(kv_heads)
-    config["num_key_value_heads"] = max(by_layer)
-    config["layer_types"] = ["full_attention" if heads else "conv" for heads in by_layer]
+    kv_heads, layers = config["num_key_value_heads"], config["num_hidden_layers"]
+    by_layer = list(kv_heads) if isinstance(kv_heads, Sequence) and not isinstance(kv_heads, str) else [kv_heads]
+    if all(type(heads) is int for heads in by_layer) and type(layers) is int and 0 < layers <= MOST_LAYERS:
+        by_layer = by_layer * layers if len(by_layer) == 1 else by_layer
+        config["num_key_value_heads"] = max(by_layer)
+        config["layer_types"] = ["full_attention" if heads else "conv" for heads in by_layer]
     config["norm_eps"] = config.pop("rms_norm_eps", 1e-5)
     config["conv_bias"] = any(name.endswith("shortconv.conv.bias") for name in source.shapes)
     if not own.get("expert_count"):

@@ -73,7 +73,7 @@ def _short_convolutions(
     k.assume(norm_eps=1e-5, rope_theta=1000000.0, max_position_embeddings=128000, tie_word_embeddings=True)
     k.assume(conv_L_cache=3)
     k.ignore("block_mlp_init_scale", "block_out_init_scale", "block_use_xavier_init", "conv_use_xavier_init")
-    spec = decoder_only(k, family, norm=Norm(k.number("norm_eps")), feed_forward=feed_forward)
+    spec = decoder_only(k, family, norm=Norm(k.number("norm_eps", least=0, most=1)), feed_forward=feed_forward)
     if "tie_embedding" in k:
         spec = replace(spec, head=replace(spec.head, tied=k.flag("tie_embedding", True)))
     _repeated(k, {"block_dim": spec.width, "conv_dim": spec.width, "conv_dim_out": spec.width})
