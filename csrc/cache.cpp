@@ -22,14 +22,14 @@ Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int mo
 void Pool::hold(size_t bytes) {
   std::lock_guard lock(mutex_);
   bytes_in_use_ += bytes;
-  bytes_held_ += bytes;
+  fixed_held_ += bytes;
 }
 
 void Pool::let_go(size_t bytes) {
   if (getpid() != owner_) return;
   std::lock_guard lock(mutex_);
   bytes_in_use_ -= bytes;
-  bytes_held_ -= bytes;
+  fixed_held_ -= bytes;
 }
 
 size_t Pool::head_bytes(int cache) const {
@@ -58,7 +58,7 @@ bool Pool::take(const std::vector<int>& caches, std::vector<Page*>& pages) {
   size_t bytes = 0;
   for (int cache : caches) bytes += page_bytes(cache);
   std::lock_guard lock(mutex_);
-  if (bytes_in_use_ + bytes > limit) return false;
+  if (bytes_in_use_ - fixed_held_ + bytes > limit) return false;  // pages never wait for fixed states
   for (int cache : caches) pages.push_back(take_one(cache));
   return true;
 }

@@ -73,7 +73,7 @@ class Pool {
   std::vector<std::vector<Page*>> free_;
   std::vector<std::unique_ptr<Page>> all_;
   std::vector<Page*> empty_;  // whose memory went to pages of another cache
-  size_t in_use_ = 0, bytes_in_use_ = 0, bytes_held_ = 0;
+  size_t in_use_ = 0, bytes_in_use_ = 0, bytes_held_ = 0, fixed_held_ = 0;
   mutable std::mutex mutex_;
 };
 

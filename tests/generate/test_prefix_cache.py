@@ -180,13 +180,12 @@ def test_whatever_is_reused_gives_the_same_tokens(name: str, native: Native) -> 
     assert [g.tokens for g in many] == alone
     again = [finished(scheduler, tokens, 80) for tokens in asked]
     assert [g.tokens for g in again] == alone
-    fixed = any(isinstance(state, Fixed) for state in executor.spec.states)  # these exist at the ends of pages only
-    assert all(g.cached == (len(g.prompt) - 1) // PAGE * PAGE for g in again if fixed)
+    fixed = any(isinstance(state, Fixed) for state in executor.spec.states)  # found where snapshots stand only
     assert fixed or all(g.cached == len(g.prompt) - 1 for g in again if len(g.prompt) > 1)
     third = [finished(scheduler, [*tokens, *answer, 3], 9) for tokens, answer in zip(asked, alone, strict=True)]
     cold = [finished(Scheduler(executor), list(g.prompt), 9).tokens for g in third]
     assert [g.tokens for g in third] == cold
-    assert all(g.cached >= len(g.prompt) - 2 for g in third)
+    assert fixed or all(g.cached >= len(g.prompt) - 2 for g in third)
 
 
 def test_a_shared_page_is_copied_before_it_is_written(native: Native) -> None:

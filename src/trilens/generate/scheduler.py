@@ -136,6 +136,7 @@ class Request:
     steps: list[StepRecord] = field(default_factory=list)  # each token of it once
     repeated: list[StepRecord] = field(default_factory=list)  # tokens that were computed again
     preempted: int = 0  # how often its pages were taken away
+    shares: bool = True  # it may go on with what others have computed
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
     logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
@@ -469,7 +470,7 @@ class Scheduler:
 
     def _adopt(self, generation: Request) -> None:
         """Go on with blocks that others have computed."""
-        if generation.fed % PAGE:
+        if generation.fed % PAGE or not generation.shares:
             return
         at, first = generation.fed // PAGE, not generation.fed
         if not first and (at >= self._shareable(generation) or generation.keys[at] not in self.prefixes):
@@ -504,7 +505,8 @@ class Scheduler:
             elif any(g.fed for g in self.running if g is not generation):
                 return False  # it waits until one of these has ended
             elif generation.fed:
-                self._preempt(generation)  # what it shares is in its own way: it begins anew without that
+                generation.shares = False  # what it shares is in its own way: it begins anew without that
+                self._preempt(generation)
                 return False
             else:
                 self._fail(generation, CacheFull("the page pool is full and nobody else runs; ask for fewer tokens"))
