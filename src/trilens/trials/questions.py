@@ -30,7 +30,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "Subtract {b} from {a}.",
         "How much is {a} - {b}?",
         "Calculate the difference of {a} and {b}.",
-        "A registry holds {a} books. {b} are taken away. How many books are left?",
+        "A shelf holds {a} books. {b} are taken away. How many books are left?",
     ),
     "product": (
         "What is {a} times {b}?",
