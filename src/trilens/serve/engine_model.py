@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import ContextFull, RequestRefused
-from trilens.generate.scheduler import UNREAD
+from trilens.generate.request import UNREAD
 from trilens.hosted.model import HostedModel, HostedStream
 from trilens.hosted.receipt import HostedReceipt
 from trilens.hosted.service import INLINE
