@@ -39,7 +39,7 @@ struct Builder {
     s.width = width;
     s.input_width = input_width;
     for (int k = 0; k < 3; k++) s.out[k] = k < (int)out.size() ? out[k] : -1;
-    for (int k = 0; k < 3; k++) s.in[k] = k < (int)in.size() ? in[k] : -1;
+    for (int k = 0; k < 5; k++) s.in[k] = k < (int)in.size() ? in[k] : -1;
     for (int k = 0; k < 6; k++) s.param[k] = k < (int)param.size() ? param[k] : -1;
     for (int k = 0; k < 8; k++) s.i[k] = k < (int)i.size() ? i[k] : -1;
     Numbers n{};
@@ -87,7 +87,7 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x2}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::LINEAR, EXPERTS, WIDTH, {scores}, {n}, {6, -1}, {}, {});
   b.add(Op::ROUTE, CHOSEN, EXPERTS, {ids, weights}, {scores}, {-1, -1}, {CHOSEN, 0, 1, 0, 0, 0}, {0, 1, 0});
-  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0}, {INFINITY, 1, 0});
+  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0, 1}, {INFINITY, 1, 0});
   b.add(Op::ADD, WIDTH, WIDTH, {x3}, {x2, y}, {}, {}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x3}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::GLU_LINEAR, 96, WIDTH, {h}, {n}, {10, -1, 11, -1}, {2}, {INFINITY, 1, 0});
