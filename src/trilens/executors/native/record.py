@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
+from trilens.errors import UnsupportedModel
 from trilens.executors.native.program import Instruction, Op, Program
 from trilens.spec.model import (
     Chunk,
@@ -22,6 +23,7 @@ from trilens.spec.model import (
     Norm,
     Positions,
     PositionScale,
+    Recurrence,
     Rope,
     Routed,
     Router,
@@ -159,8 +161,10 @@ class _Recorder:
             self.position_scales.append(rule)
         return self._rows(Op.SCALE_BY_POSITION, x.width, (x,), (), (self.position_scales.index(rule),))
 
-    def clip(self, x: _Value, limit: float) -> _Value:
-        return self._rows(Op.CLIP, x.width, (x,), numbers=(limit,))
+    def clip(self, x: _Value, least: float, most: float) -> _Value:
+        if least != -most:
+            raise UnsupportedModel("the native executor has no bounds that differ; use the torch executor")
+        return self._rows(Op.CLIP, x.width, (x,), numbers=(most,))
 
     def slice(self, x: _Value, groups: int, start: int, stop: int) -> _Value:
         return self._rows(Op.SLICE, groups * (stop - start), (x,), (), (groups, start, stop))
@@ -181,7 +185,12 @@ class _Recorder:
         return self._rows(Op.SOFTCAP, x.width, (x,), numbers=(cap,))
 
     def glu(self, gate: _Value, up: _Value, glu: Glu) -> _Value:
+        if gate.width != up.width or glu.curve not in CURVES:
+            raise UnsupportedModel("the native executor has no such gate; use the torch executor")
         return self._rows(Op.GLU, gate.width, (gate, up), (), (CURVES[glu.curve],), _glu_numbers(glu))
+
+    def activate(self, x: _Value, curve: Curve) -> _Value:
+        raise UnsupportedModel("the native executor has no activation by itself; use the torch executor")
 
     # ---- attention
     def write_kv(self, cache: Positions, k: _Value, v: _Value | None) -> None:
@@ -206,10 +215,15 @@ class _Recorder:
             (scale, softcap or 0.0),
         )
 
-    # ---- convolution
-    def convolve(self, x: _Value, state: Fixed, w: LinearWeights) -> _Value:
+    # ---- what is carried from token to token
+    def convolve(self, x: _Value, state: Fixed, rows: str, w: LinearWeights) -> _Value:
         width, taps = w.weight.shape
         return self._rows(Op.CONVOLVE, width, (x,), (w.weight, w.bias), (self.fixed.index(state), taps))
+
+    def recur(
+        self, q: _Value, k: _Value, v: _Value, decay: _Value, beta: _Value, state: Fixed, rule: Recurrence
+    ) -> _Value:
+        raise UnsupportedModel("the native executor has no recurrence; use the torch executor")
 
     # ---- experts
     def route(
@@ -228,6 +242,8 @@ class _Recorder:
         return routes
 
     def experts(self, x: _Value, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Value:
+        if w.gate is None or isinstance(ffn.glu, Curve):
+            raise UnsupportedModel("the native executor has no experts without a gate; use the torch executor")
         return self._rows(
             Op.EXPERTS,
             w.down.weight.shape[1],
