@@ -167,7 +167,7 @@ class NativeExecutor:
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else _memory() // 2
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
-        fixed = [state.bytes // 4 for state in self.program.fixed]
+        fixed = [tensor.bytes // 4 for tensor in self.program.fixed]
         self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, SNAPSHOT_EVERY)
         self.engine = _refusing(
             _native.Engine,
