@@ -22,7 +22,7 @@ from trilens.spec.model import ModelSpec, Router
 
 LENGTH = 150  # past every window, chunk and page edge
 # What is rounded stays in a recurrent state, and its gates and squares multiply it.
-ALLOWED = {"recurrent": 3.0}  # times the bounds of the other models
+ALLOWED = {"recurrent": 4.0}  # times the bounds of the other models
 
 
 def some_tokens(n: int, seed: int = 1) -> list[int]:
@@ -156,7 +156,7 @@ def test_float_weights_give_torchs_logits(name: str, kernels: str) -> None:
 def test_four_bit_weights_give_the_logits_of_torch_with_the_same_rounding(name: str) -> None:
     alike, plain = compare(MODELS[name](), "Q4_0")
     assert alike < 1.5e-2 * ALLOWED.get(name, 1)
-    assert plain < 3e-2
+    assert plain < 3e-2 * ALLOWED.get(name, 1)
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "Q8_0"])
