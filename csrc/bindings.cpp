@@ -134,6 +134,7 @@ NB_MODULE(_native, m) {
       })
       .def_prop_ro("kept_bytes", &Block::bytes)
       .def_prop_ro("own_bytes", &Block::own_bytes)
+      .def_prop_ro("has_states", [](const Block& b) { return b.fixed || !b.pool->fixed_floats; })
       .def("written", [](const Block& b) {
         auto data = b.written();
         return nb::bytes((const char*)data.data(), data.size());
