@@ -26,7 +26,7 @@ FITS, FULL = 0.6, 1.2  # of the processor's cache: what a step reads stays in it
 FLOATS = ("F32", "F16", "BF16")
 KV_BYTES = {"f32": 4, "f16": 2, "8bit": 1}
 MATRICES = {Op.LINEAR: (0,), Op.LINEARS: (0, 2, 4), Op.GLU_LINEAR: (0, 2), Op.HEAD_LINEAR: (0,), Op.EXPERTS: (0, 2, 4)}
-AS_ADD = (Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU)
+AS_ADD = (Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU, Op.ACTIVATE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Kind:
     """What one instruction costs, apart from where in the model it stands.
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
-    key-value head), for experts (experts, chosen), for a convolution (taps), else nothing.
+    key-value head), for experts (experts, chosen), for a convolution (taps), for a recurrence (rows of a head's state,
+    products with it, bytes of it), else nothing.
     """
 
     op: Op
@@ -104,6 +105,11 @@ class Runner:
                 return self._attention(kind, spans, streamed)
             case Op.CONVOLVE:  # a multiply-add for each tap, which is what an addition of rows takes
                 return fixed + rows * kind.width * kind.work[0] * speeds["add"].at(rows)
+            case Op.RECUR:  # each number of the state takes what an addition does, or what its way from memory does
+                key_dim, _, size = kind.work
+                computed = rows * kind.width * key_dim * speeds["add"].at(rows)
+                moved = 2 * size * len(spans) / self.machine.memory_read[max(self.machine.memory_read)]
+                return fixed + max(computed, streamed * moved)
             case op if op in AS_ADD:
                 return fixed + rows * kind.width * speeds["add"].at(rows)
             case _:
@@ -215,6 +221,9 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
                 total += count * 2 * heads * numbers * pairs
             case Op.CONVOLVE:
                 total += count * 2 * own * kind.width * kind.work[0]
+            case Op.RECUR:
+                key_dim, products, _ = kind.work
+                total += count * 2 * own * kind.width * key_dim * products
             case _:
                 total += count * 2 * own * sum(n for n, _ in kind.matrices)
     return total
@@ -232,8 +241,12 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
             return Kind(ins.op, ins.wanted, width, work=work, mask=(Full(), Window(size), Chunk(size))[mask])
         case Op.EXPERTS:
             assert used[0] is not None
-            return Kind(ins.op, ins.wanted, width, matrices, (used[0].shape[0], ins.integers[0]))
+            gated = bool(ins.integers[3])
+            return Kind(ins.op, ins.wanted, width, matrices[not gated :], (used[0].shape[0], ins.integers[0]))
         case Op.CONVOLVE:
             return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
+        case Op.RECUR:
+            heads, _, key_dim, value_dim, delta = ins.integers[1:6]
+            return Kind(ins.op, ins.wanted, ins.width, work=(key_dim, 2 + delta, 4 * heads * key_dim * value_dim))
         case _:
             return Kind(ins.op, ins.wanted, width, matrices)
