@@ -264,23 +264,24 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     tensors = {}
     for p in parameters(decoder_weights(spec)):
         noise = torch.randn(p.shape, generator=generator)
-        if p.name.endswith(("bias", "sinks")):
+        if p.name.endswith(".rate"):
+            tensors[p.name] = -0.3 * noise.exp()
+        elif p.name.endswith(("bias", "sinks")):
             tensors[p.name] = 0.3 * noise
         elif len(p.shape) == 1:
             tensors[p.name] = 1 + 0.1 * noise
         else:
             tensors[p.name] = noise * p.shape[-1] ** -0.5
-    for name in [n for n in tensors if n.endswith("recurrence.rate")]:
-        tensors[name] = -tensors[name]  # a state forgets
     for i, layer in enumerate(spec.layers):
-        match layer.mixer:
-            case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
-                last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
-            case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
-                last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
-            case _:
-                continue
-        name = f"layers.{i}.attention.{last}"
-        if name in tensors:  # a norm may have no weight
-            tensors[name] = tensors[name] / (scale * size**0.5)
+        for mixer in layer.mixers:
+            match mixer:
+                case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
+                    last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
+                case ShortConvolution() | GatedRecurrence():
+                    continue
+                case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
+                    last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
+            name = f"layers.{i}.attention.{last}"
+            if name in tensors:  # a norm may have no weight
+                tensors[name] = tensors[name] / (scale * size**0.5)
     return tensors

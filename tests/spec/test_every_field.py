@@ -20,7 +20,17 @@ from trilens.executors.accountant import Span, fixed_bytes, kv_bytes, step_cost
 from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 from trilens.spec.huggingface import read_config
-from trilens.spec.model import Attention, LatentAttention, Layer, ModelSpec, ShortConvolution, State
+from trilens.spec.model import (
+    Attention,
+    GatedRecurrence,
+    LatentAttention,
+    Layer,
+    Mixer,
+    ModelSpec,
+    ShortConvolution,
+    SideBySide,
+    State,
+)
 
 FELT = 1e-8  # a change of the logits that is no rounding, in float64
 
@@ -106,11 +116,19 @@ def layer_seen_before(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
 
 
 def unnumbered(layer: Layer) -> Layer:
-    match layer.mixer:
-        case Attention() | LatentAttention() as attention:
-            return replace(layer, mixer=replace(attention, cache=replace(attention.cache, index=0)))
-        case ShortConvolution() as convolution:
-            return replace(layer, mixer=replace(convolution, state=replace(convolution.state, index=0)))
+    def plain(mixer: Mixer | None) -> Mixer | None:
+        match mixer:
+            case Attention() | LatentAttention() as attention:
+                return replace(attention, cache=replace(attention.cache, index=0))
+            case ShortConvolution() | GatedRecurrence() as kept:
+                return replace(kept, state=replace(kept.state, index=0))
+            case SideBySide(attention=attention, recurrence=recurrence):
+                cache, state = replace(attention.cache, index=0), replace(recurrence.state, index=0)
+                return SideBySide(replace(attention, cache=cache), replace(recurrence, state=state))
+            case None:
+                return None
+
+    return replace(layer, mixer=plain(layer.mixer))
 
 
 def others(value: Any) -> list[Any]:

@@ -171,6 +171,40 @@ LFM2 = _rows("""
     layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.down_proj
 """)
 
+# Gated delta nets between gated attention; all norms but that of the recurrence are stored as their distance from one.
+QWEN_DELTA = _rows("""
+    final_norm                           model.norm.weight                                           plus_one
+    layers.{i}.mixer_in                  model.layers.{i}.input_layernorm.weight                     plus_one
+    layers.{i}.feed_forward_in           model.layers.{i}.post_attention_layernorm.weight            plus_one
+    layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_norm.weight                    plus_one
+    layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_norm.weight                    plus_one
+    layers.{i}.attention.q               model.layers.{i}.self_attn.q_proj.weight                    query_of_head
+    layers.{i}.attention.gate            model.layers.{i}.self_attn.q_proj.weight                    query_of_head
+    layers.{i}.recurrence.q              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.k              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.v              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.gate           model.layers.{i}.linear_attn.in_proj_z.weight
+    layers.{i}.recurrence.beta           model.layers.{i}.linear_attn.in_proj_b.weight
+    layers.{i}.recurrence.step           model.layers.{i}.linear_attn.in_proj_a.weight
+    layers.{i}.recurrence.q              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.k              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.v              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.gate           model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.beta           model.layers.{i}.linear_attn.in_proj_ba.weight        beta_step_by_key_head
+    layers.{i}.recurrence.step           model.layers.{i}.linear_attn.in_proj_ba.weight        beta_step_by_key_head
+    layers.{i}.recurrence.step.bias      model.layers.{i}.linear_attn.dt_bias
+    layers.{i}.recurrence.rate           model.layers.{i}.linear_attn.A_log                          minus_exp
+    layers.{i}.recurrence.q_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.k_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.v_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.norm           model.layers.{i}.linear_attn.norm.weight
+    layers.{i}.recurrence.out            model.layers.{i}.linear_attn.out_proj.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.mlp.shared_expert.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.mlp.shared_expert.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.mlp.shared_expert.down_proj.weight
+    layers.{i}.feed_forward.shared_gate  model.layers.{i}.mlp.shared_expert_gate.weight
+""")
+
 GGUF = _rows("""
     embedding                            token_embd.weight
     per_layer_table                      per_layer_token_embd.weight
@@ -275,6 +309,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "llama4": LLAMA4,
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 
 # Where models that also see keep their text decoder: what stands for `model.` and for `lm_head.` in the rows above.
@@ -288,6 +323,7 @@ LEFT_OUT = {
     r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
     r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
+    r"mtp\.": "layers that predict further tokens",
 }
 
 # What a layer stores of keys and values, behind its number.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.weights import GatedRecurrenceWeights, LinearWeights
 from trilens.spec.model import Curve, Fixed, GatedRecurrence, Glu, OutputGate, SigmoidDecay, SoftplusDecay
@@ -39,8 +41,8 @@ def _decay(ops: Ops[T, R], r: GatedRecurrence, w: GatedRecurrenceWeights, x: T) 
     match r.decay:
         case SoftplusDecay(least, most):
             step = ops.activate(raw, Curve.SOFTPLUS)
-            if (least, most) != (SoftplusDecay().least, SoftplusDecay().most):
-                step = ops.clip(step, least, most)
+            if least > 0 or most is not None:  # softplus is positive by itself
+                step = ops.clip(step, least, inf if most is None else most)
             return ops.mul(step, w.rate), step
         case SigmoidDecay(bound):
             step = ops.activate(ops.mul(raw, w.rate), Curve.SIGMOID)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
-from math import inf, prod
+from math import prod
 from typing import Literal, assert_never
 
 # ---------------------------------------------------------------------------------------------- positions
@@ -378,11 +378,11 @@ class Recurrence:
 
 @dataclass(frozen=True)
 class SoftplusDecay:
-    """decay = rate * step, where step = min(max(softplus(W x + bias), least), most) and `rate` is learned, negative, one
-    number a head."""
+    """decay = rate * step, where step = softplus(W x + bias), no less than `least` and no more than `most`; `rate` is
+    learned, negative, one number a head."""
 
     least: float = 0.0
-    most: float = inf
+    most: float | None = None
 
 
 @dataclass(frozen=True)
@@ -459,7 +459,8 @@ class SideBySide:
     recurrence: GatedRecurrence
 
 
-Mixer = Attention | LatentAttention | ShortConvolution | GatedRecurrence | SideBySide
+SingleMixer = Attention | LatentAttention | ShortConvolution | GatedRecurrence
+Mixer = SingleMixer | SideBySide
 
 
 # ------------------------------------------------------------------------------------------- feed-forward
@@ -607,6 +608,17 @@ class Layer:
     residual_scale: float = 1.0
     per_layer_input: PerLayerInput | None = None
     scalar: bool = False
+
+    @property
+    def mixers(self) -> tuple[SingleMixer, ...]:
+        """One, two side by side, or none."""
+        match self.mixer:
+            case None:
+                return ()
+            case SideBySide(attention=attention, recurrence=recurrence):
+                return attention, recurrence
+            case single:
+                return (single,)
 
     def __post_init__(self) -> None:
         if self.mixer is None and self.feed_forward is None:
