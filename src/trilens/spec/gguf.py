@@ -378,8 +378,8 @@ def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 
 def _gated_delta(family: str, *, tiled: bool) -> Callable[[Config, Mapping[str, Any], Source], str]:
-    """Gated delta nets between gated attention. `tiled`: value heads lie in another order than in the publisher's files,
-    so that head h works with key head h modulo their number."""
+    """Gated delta nets between gated attention. `tiled`: value head h works with key head h modulo their number, which
+    is another order than that of the publisher's files."""
 
     def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
         _turned_part(config, own)
