@@ -73,6 +73,10 @@ class TorchBlock:
     own_bytes = kept_bytes  # it is a copy
 
     @property
+    def has_states(self) -> bool:
+        return self.fixed is not None
+
+    @property
     def route_width(self) -> int:
         return int(self.routed.shape[1])
 
@@ -172,6 +176,9 @@ class TorchSequence:
 
     def snapshot(self) -> None:
         self.snapshots = {**self.snapshots, self.length: self.fixed}
+
+    def snapshot_at(self, length: int) -> None:
+        pass  # a step's tokens go through each layer together: the states in their midst are nowhere
 
     def nearest(self, length: int) -> int:
         places = range(self.length, -1, -1) if not self.fixed else sorted({self.length, *self.snapshots}, reverse=True)

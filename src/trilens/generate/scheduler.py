@@ -271,6 +271,7 @@ class Scheduler:
         self._put(generation, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
+        self._keep_states(generation)
         self._adopt(generation)
         with self._lock:
             self.running.append(generation)
@@ -461,8 +462,14 @@ class Scheduler:
 
     def _fits(self, generation: Request, holders: int) -> bool:
         blocks = -(-generation.length // PAGE) + holders + 1
-        missing = blocks * self.executor.block_bytes - self.executor.cache_free
+        states = 2 * self.executor.costs.fixed_bytes  # those before a step and those behind it
+        missing = blocks * self.executor.block_bytes + states - self.executor.cache_free
         return missing <= 0 or self.prefixes.free(missing)
+
+    def _keep_states(self, generation: Request) -> None:
+        """Fixed states are kept at the last page's end in the prompt: the next turn of a conversation begins with it,
+        but goes on otherwise where the template leaves out what was thought."""
+        generation.sequence.snapshot_at((len(generation.prompt) - 1) // PAGE * PAGE)
 
     def _shareable(self, generation: Request) -> int:
         """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
@@ -482,6 +489,9 @@ class Scheduler:
         if len(found.blocks) <= at:
             return
         adopted = generation.sequence.adopt(found.blocks[at:], found.last_tokens)
+        whole = len(found.blocks) - (found.last_tokens < PAGE)
+        if generation.fed + adopted < whole * PAGE:  # who comes next with the same beginning finds its states
+            generation.sequence.snapshot_at(whole * PAGE)
         for begin, source in enumerate(found.sources[at:], at):
             end = min((begin + 1) * PAGE, generation.fed + adopted)
             if (new := end - max(begin * PAGE, generation.computed)) > 0:
@@ -526,6 +536,7 @@ class Scheduler:
     def _preempt(self, generation: Request) -> None:
         """Its pages go back; it is computed again when there is room."""
         generation.sequence.free()
+        self._keep_states(generation)
         if generation.times.admitted is None:
             generation.reused.clear()  # it has only held what others computed
         else:
@@ -540,7 +551,11 @@ class Scheduler:
             at = len(generation.keys)
             parent = generation.keys[-1] if at else generation.root
             generation.keys.append(link(parent, generation.piece(at * PAGE, (at + 1) * PAGE)))
-        for at in range(generation.kept, full):
+        first = generation.kept
+        if ended:
+            generation.sequence.snapshot()
+            first = max(0, min(first, full - 1))  # the last page again, now with the states behind it
+        for at in range(first, full):
             self._offer_block(generation, at, generation.keys[at], (at + 1) * PAGE)
         generation.kept = max(generation.kept, full)
         if ended and length % PAGE:
@@ -548,7 +563,7 @@ class Scheduler:
             self._offer_block(generation, full, link(parent, generation.piece(full * PAGE, length)), length)
 
     def _offer_block(self, generation: Request, at: int, key: bytes, end: int) -> None:
-        if key not in self.prefixes:
+        if key not in self.prefixes or self.executor.costs.fixed_bytes:
             parent = generation.keys[at - 1] if at else generation.root
             tokens = tuple(generation.piece(at * PAGE, end))
             self.prefixes.put(key, parent, tokens, generation.sequence.block(at), generation.origin)
