@@ -160,6 +160,15 @@ def q_k_v_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Flat(q_k_v(spec, layer, ours))
 
 
+def gate_v_k_q_step(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """Mamba-2's order: z, x, B, C and dt."""
+    return _in_order(layer, ours, ("gate", "v", "k", "q", "step"))
+
+
+def v_k_q_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Flat(_in_order(layer, ours, ("v", "k", "q")))
+
+
 def q_k_v_gate_by_key_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
     """For each key head its query, its key, then the values and the gates of the heads that it serves."""
     return _by_key_head(layer, ours, ("q", "k", "v", "gate"))
@@ -243,6 +252,8 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         gates_and_value,
         q_k_v,
         q_k_v_taps,
+        gate_v_k_q_step,
+        v_k_q_taps,
         q_k_v_gate_by_key_head,
         beta_step_by_key_head,
         query_of_head,
