@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import (
+    BambaConfig,
     GraniteMoeHybridConfig,
     NemotronHConfig,
     PreTrainedModel,
@@ -198,6 +199,17 @@ MAMBA2 = [
         lambda: GraniteMoeHybridConfig(
             **GRANITE, num_local_experts=0, layer_types=["full_attention"] * 4, position_embedding_type="rope"
         ),
+    ),
+    Family(
+        "bamba",
+        lambda: BambaConfig(
+            **{k: v for k, v in GRANITE.items() if k.startswith("mamba") or k in TINY},
+            attn_layer_indices=[1, 3],
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
     ),
     Family(
         "nemotron-h",

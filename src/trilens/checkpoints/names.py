@@ -240,6 +240,14 @@ GRANITE_HYBRID = (
 """)
 )
 
+BAMBA = _mamba("model.layers.{i}.mamba") + _rows("""
+    final_norm                           model.final_layernorm.weight
+    layers.{i}.feed_forward_in           model.layers.{i}.pre_ff_layernorm.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.feed_forward.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.feed_forward.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.feed_forward.down_proj.weight
+""")
+
 # Every layer is one block with one norm before it.
 NEMOTRON_H = _mamba("backbone.layers.{i}.mixer") + _rows("""
     embedding                            backbone.embeddings.weight
@@ -370,6 +378,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "lfm2_moe": LFM2,
     "granite_hybrid": GRANITE_HYBRID,
     "nemotron_h": NEMOTRON_H,
+    "bamba": BAMBA,
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 

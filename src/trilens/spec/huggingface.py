@@ -75,6 +75,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "qwen3_5_moe_text": recurrent.qwen3_5_moe,
     "granitemoehybrid": mamba.granite_hybrid,
     "nemotron_h": mamba.nemotron_h,
+    "bamba": mamba.bamba,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.

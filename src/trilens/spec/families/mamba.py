@@ -72,6 +72,15 @@ def granite_hybrid(k: Keys) -> ModelSpec:
     return with_recurrences(spec, _mamba(k, spec), lambda i: types[i] in MAMBA)
 
 
+def bamba(k: Keys) -> ModelSpec:
+    """Bamba: attention on the layers listed, with half of each head turned, and a dense feed-forward everywhere."""
+    k.assume(partial_rotary_factor=0.5, rms_norm_eps=1e-5, num_key_value_heads=8, max_position_embeddings=262144)
+    k.ignore("num_logits_to_keep", "z_loss_coefficient", "layers_block_type", "layer_types", "attn_rotary_emb")
+    bias, listed = k.flag("attention_bias", False), k.integers("attn_layer_indices") or ()
+    spec = decoder_only(k, "bamba", qkv_bias=bias, out_bias=bias, mlp_bias=k.flag("mlp_bias", False))
+    return with_recurrences(spec, _mamba(k, spec), lambda i: i not in listed)
+
+
 def nemotron_h(k: Keys) -> ModelSpec:
     """Nemotron-H, Nano 2 and Nemotron-3: a layer is one block, a feed-forward has no gate, attention no positions."""
     k.assume(head_dim=128, num_key_value_heads=8, max_position_embeddings=4096, layer_norm_epsilon=1e-5)
