@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import (
     BambaConfig,
+    FalconH1Config,
     GraniteMoeHybridConfig,
     NemotronHConfig,
     PreTrainedModel,
@@ -171,6 +172,18 @@ NEMOTRON_EXPERTS: dict[str, Any] = {
     "moe_shared_expert_intermediate_size": 40,
     "routed_scaling_factor": 2.5,
 }
+FALCON: dict[str, Any] = {key: value for key, value in GRANITE.items() if key.startswith("mamba") or key in TINY}
+MULTIPLIED: dict[str, Any] = {
+    "embedding_multiplier": 5.0,
+    "lm_head_multiplier": 0.3,
+    "mlp_multipliers": [0.9, 0.6],
+    "ssm_multipliers": [0.7, 0.9, 1.3, 0.8, 1.2],
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.7,
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 0.8,
+    "attention_out_multiplier": 0.9,
+}
 MIXED = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
 
 MAMBA2 = [
@@ -208,6 +221,28 @@ MAMBA2 = [
             attention_bias=True,
             mlp_bias=True,
         ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1",
+        lambda: FalconH1Config(
+            **FALCON, **MULTIPLIED, mamba_d_ssm=72, mamba_rms_norm=True, mamba_norm_before_gate=False
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1 without a norm, biases",
+        lambda: FalconH1Config(
+            **FALCON, **MULTIPLIED, mamba_d_ssm=None, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1, norm before the gate",
+        lambda: FalconH1Config(**FALCON, mamba_d_ssm=96, mamba_rms_norm=True, mamba_norm_before_gate=True),
         edge=CARRIED,
         repair=slowly_forgotten,
     ),

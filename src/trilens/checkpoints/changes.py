@@ -119,9 +119,10 @@ class PlusOne:
 
 @dataclass(frozen=True)
 class Times:
-    """A constant factor that the reference puts behind the tensor."""
+    """A constant factor that the reference puts behind the tensor, after whatever else is done to it."""
 
     factor: float
+    first: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,8 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
 
             rates: np.ndarray = np.exp(values.ravel())
             return -rates if negative else rates
-        case Times(factor):
+        case Times(factor, first):
+            values = values if first is None else apply(first, values, is_bias)
             scaled: np.ndarray = values * values.dtype.type(factor)
             return scaled
 

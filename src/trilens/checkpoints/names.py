@@ -240,6 +240,7 @@ GRANITE_HYBRID = (
 """)
 )
 
+# Bamba and Falcon-H1.
 BAMBA = _mamba("model.layers.{i}.mamba") + _rows("""
     final_norm                           model.final_layernorm.weight
     layers.{i}.feed_forward_in           model.layers.{i}.pre_ff_layernorm.weight
@@ -378,7 +379,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "lfm2_moe": LFM2,
     "granite_hybrid": GRANITE_HYBRID,
     "nemotron_h": NEMOTRON_H,
-    "bamba": BAMBA,
+    **dict.fromkeys(("bamba", "falcon_h1"), BAMBA),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 

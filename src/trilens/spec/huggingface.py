@@ -76,6 +76,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "granitemoehybrid": mamba.granite_hybrid,
     "nemotron_h": mamba.nemotron_h,
     "bamba": mamba.bamba,
+    "falcon_h1": mamba.falcon_h1,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.
@@ -147,5 +148,6 @@ def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Rea
         unread=tuple(unread),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
+        factors=dict(text.factors),
         not_counted=not_counted(keys.values, text.values, spec, keys.where),
     )

@@ -20,6 +20,7 @@ from trilens.spec.families.recurrent import with_recurrences
 from trilens.spec.families.routed import expert_count
 from trilens.spec.keys import LARGEST, Keys
 from trilens.spec.model import (
+    Attention,
     Curve,
     Dense,
     FeedForward,
@@ -33,6 +34,7 @@ from trilens.spec.model import (
     Routed,
     Router,
     Scoring,
+    SideBySide,
     SoftplusDecay,
     recurrent_state,
 )
@@ -79,6 +81,64 @@ def bamba(k: Keys) -> ModelSpec:
     bias, listed = k.flag("attention_bias", False), k.integers("attn_layer_indices") or ()
     spec = decoder_only(k, "bamba", qkv_bias=bias, out_bias=bias, mlp_bias=k.flag("mlp_bias", False))
     return with_recurrences(spec, _mamba(k, spec), lambda i: i not in listed)
+
+
+def falcon_h1(k: Keys) -> ModelSpec:
+    """Falcon-H1: attention and Mamba-2 side by side on every layer, and constant factors that go into the weights."""
+    k.assume(rms_norm_eps=1e-5, num_key_value_heads=8, max_position_embeddings=8192, mamba_d_ssm=1024)
+    # where and how its parts are computed; the head's rows; a layer's kind, which is the same for all
+    k.ignore("num_logits_to_keep", "layers_block_type", "layer_types", "attn_layer_indices")
+    repeated(k, {"mamba_use_mlp": True})
+    without(k, "projectors_bias")
+    bias, mlp_bias = k.flag("attention_bias", False), k.flag("mlp_bias", False)
+    spec = decoder_only(k, "falcon_h1", qkv_bias=bias, out_bias=bias, mlp_bias=mlp_bias)
+    recurrence = _mamba(k, spec, k.integer("mamba_d_ssm") if "mamba_d_ssm" in k else None)
+    normed, behind = k.flag("mamba_rms_norm", False), k.flag("mamba_norm_before_gate", True)
+    output = replace(recurrence.output, first=not behind) if normed else OutputGate(Curve.SILU, None)
+    recurrence = replace(recurrence, output=output)
+
+    def mixed(layer: Layer) -> Layer:
+        assert isinstance(layer.mixer, Attention)
+        return replace(layer, mixer=SideBySide(layer.mixer, recurrence))
+
+    _falcon_factors(k)
+    head = replace(spec.head, scale=k.number("lm_head_multiplier", 1.0))
+    spec = replace(spec, head=head, embedding_scale=k.number("embedding_multiplier", 1.0))
+    return renumbered(replace(spec, layers=tuple(map(mixed, spec.layers))))
+
+
+def _falcon_factors(k: Keys) -> None:
+    """What its constants make of the weights; of a bias only what stands behind its matrix."""
+    gate, down = _factors(k, "mlp_multipliers", 2)
+    within = k.number("ssm_in_multiplier", 1.0)
+    parts = zip(("gate", "v", "k", "q", "step"), _factors(k, "ssm_multipliers", 5), strict=True)
+    into, key = k.number("attention_in_multiplier", 1.0), k.number("key_multiplier", 1.0)
+    out, recurred = k.number("attention_out_multiplier", 1.0), k.number("ssm_out_multiplier", 1.0)
+    weights = {
+        "feed_forward.gate": gate,
+        "feed_forward.gate.bias": gate,
+        "feed_forward.down": down,
+        "feed_forward.down.bias": down,
+        "attention.q": into,
+        "attention.k": into * key,
+        "attention.k.bias": key,
+        "attention.v": into,
+        "attention.out": out,
+        "attention.out.bias": out,
+        **{f"recurrence.{part}": within * factor for part, factor in parts},
+        "recurrence.out": recurred,
+    }
+    k.factors |= {"layers.{i}." + name: factor for name, factor in weights.items() if factor != 1.0}
+
+
+def _factors(k: Keys, name: str, count: int) -> tuple[float, ...]:
+    stated = k.raw(name)
+    if stated is None:
+        return (1.0,) * count
+    numbers = isinstance(stated, Sequence) and all(isinstance(v, int | float) for v in stated)
+    if not numbers or len(stated) != count or not all(abs(v) <= LARGEST for v in stated):
+        raise k.wrong(name, stated, f"a list of {count} numbers")
+    return tuple(map(float, stated))
 
 
 def nemotron_h(k: Keys) -> ModelSpec:
