@@ -6,6 +6,10 @@ from typing import Any
 
 import torch
 from transformers import (
+    BambaConfig,
+    FalconH1Config,
+    GraniteMoeHybridConfig,
+    NemotronHConfig,
     PreTrainedModel,
     Qwen3_5Config,
     Qwen3_5MoeConfig,
@@ -21,8 +25,7 @@ CARRIED = 150  # tokens that a state has to be carried over; parity is tested to
 
 def slowly_forgotten(model: PreTrainedModel) -> None:
     """Decays as trained models have them, from a few tokens to hundreds. Random ones forget within two tokens, and what
-    little is left then is divided by its own size, which shows every rounding. Over hundreds of tokens every layer adds to
-    that."""
+    little is left then is divided by its own size, which shows every rounding."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("A_log"):
@@ -138,4 +141,138 @@ SMALL_EYES: dict[str, Any] = {
     "patch_size": 4,
 }
 
-RECURRENT = [*GATED_DELTA]
+GRANITE: dict[str, Any] = {
+    **TINY,
+    "max_position_embeddings": 512,
+    "shared_intermediate_size": 56,
+    "mamba_n_heads": 6,
+    "mamba_d_state": 12,
+    "mamba_n_groups": 2,
+    "mamba_chunk_size": 32,
+    "embedding_multiplier": 6.0,
+    "logits_scaling": 2.0,
+    "residual_multiplier": 0.8,
+    "attention_multiplier": 0.2,
+}
+NEMOTRON: dict[str, Any] = {
+    **{key: value for key, value in TINY.items() if key not in ("rms_norm_eps", "num_hidden_layers")},
+    "max_position_embeddings": 512,
+    "layer_norm_epsilon": 1e-5,
+    "head_dim": 16,
+    "mamba_num_heads": 6,
+    "mamba_head_dim": 16,
+    "n_groups": 2,
+    "ssm_state_size": 12,
+    "chunk_size": 32,
+}
+NEMOTRON_EXPERTS: dict[str, Any] = {
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 24,
+    "moe_shared_expert_intermediate_size": 40,
+    "routed_scaling_factor": 2.5,
+}
+FALCON: dict[str, Any] = {key: value for key, value in GRANITE.items() if key.startswith("mamba") or key in TINY}
+MULTIPLIED: dict[str, Any] = {
+    "embedding_multiplier": 5.0,
+    "lm_head_multiplier": 0.3,
+    "mlp_multipliers": [0.9, 0.6],
+    "ssm_multipliers": [0.7, 0.9, 1.3, 0.8, 1.2],
+    "ssm_in_multiplier": 1.2,
+    "ssm_out_multiplier": 0.7,
+    "key_multiplier": 0.4,
+    "attention_in_multiplier": 0.8,
+    "attention_out_multiplier": 0.9,
+}
+MIXED = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+
+MAMBA2 = [
+    Family(
+        "granite 4 h",
+        lambda: GraniteMoeHybridConfig(**GRANITE, num_local_experts=0, layer_types=MIXED, tie_word_embeddings=True),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "granite 4 h with experts, positions and biases",
+        lambda: GraniteMoeHybridConfig(
+            **{**GRANITE, "mamba_n_groups": 3, "mamba_d_conv": 3},
+            num_local_experts=6,
+            num_experts_per_tok=2,
+            layer_types=MIXED,
+            position_embedding_type="rope",
+            attention_bias=True,
+            mamba_conv_bias=False,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "granite 4",
+        lambda: GraniteMoeHybridConfig(
+            **GRANITE, num_local_experts=0, layer_types=["full_attention"] * 4, position_embedding_type="rope"
+        ),
+    ),
+    Family(
+        "bamba",
+        lambda: BambaConfig(
+            **{k: v for k, v in GRANITE.items() if k.startswith("mamba") or k in TINY},
+            attn_layer_indices=[1, 3],
+            attention_bias=True,
+            mlp_bias=True,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1",
+        lambda: FalconH1Config(
+            **FALCON, **MULTIPLIED, mamba_d_ssm=72, mamba_rms_norm=True, mamba_norm_before_gate=False
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1 without a norm, biases",
+        lambda: FalconH1Config(
+            **FALCON, **MULTIPLIED, mamba_d_ssm=None, attention_bias=True, mlp_bias=True, tie_word_embeddings=True
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "falcon-h1, norm before the gate",
+        lambda: FalconH1Config(**FALCON, mamba_d_ssm=96, mamba_rms_norm=True, mamba_norm_before_gate=True),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "nemotron-h",
+        lambda: NemotronHConfig(**NEMOTRON, hybrid_override_pattern="M-M*-M", mlp_bias=True),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "nemotron-3 nano",
+        lambda: NemotronHConfig(
+            **NEMOTRON, **NEMOTRON_EXPERTS, hybrid_override_pattern="MEM*EM", n_group=4, topk_group=2
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "nemotron-3 super",
+        lambda: NemotronHConfig(
+            **{**NEMOTRON, "n_groups": 3, "conv_kernel": 3},
+            **NEMOTRON_EXPERTS,
+            layers_block_type=["linear_attention", "moe", "full_attention", "linear_attention", "moe"],
+            moe_latent_size=20,
+            use_conv_bias=False,
+            norm_topk_prob=False,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+]
+
+RECURRENT = [*GATED_DELTA, *MAMBA2]

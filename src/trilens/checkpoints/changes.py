@@ -119,9 +119,10 @@ class PlusOne:
 
 @dataclass(frozen=True)
 class Times:
-    """A constant factor that the reference puts behind the tensor."""
+    """A constant factor that the reference puts behind the tensor, after whatever else is done to it."""
 
     factor: float
+    first: Change | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,15 @@ def q_k_v(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
 
 def q_k_v_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Flat(q_k_v(spec, layer, ours))
+
+
+def gate_v_k_q_step(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """Mamba-2's order: z, x, B, C and dt."""
+    return _in_order(layer, ours, ("gate", "v", "k", "q", "step"))
+
+
+def v_k_q_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Flat(_in_order(layer, ours, ("v", "k", "q")))
 
 
 def q_k_v_gate_by_key_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
@@ -252,6 +262,8 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         gates_and_value,
         q_k_v,
         q_k_v_taps,
+        gate_v_k_q_step,
+        v_k_q_taps,
         q_k_v_gate_by_key_head,
         beta_step_by_key_head,
         query_of_head,
@@ -297,7 +309,8 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
 
             rates: np.ndarray = np.exp(values.ravel())
             return -rates if negative else rates
-        case Times(factor):
+        case Times(factor, first):
+            values = values if first is None else apply(first, values, is_bias)
             scaled: np.ndarray = values * values.dtype.type(factor)
             return scaled
 

@@ -205,6 +205,74 @@ QWEN_DELTA = _rows("""
     layers.{i}.feed_forward.shared_gate  model.layers.{i}.mlp.shared_expert_gate.weight
 """)
 
+# A Mamba-2 layer, at AT.
+MAMBA = """
+    layers.{i}.recurrence.gate           AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.q              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.k              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.v              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.step           AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.step.bias      AT.dt_bias
+    layers.{i}.recurrence.rate           AT.A_log                minus_exp
+    layers.{i}.recurrence.skip           AT.D
+    layers.{i}.recurrence.q_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.k_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.v_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.norm_row       AT.norm.weight
+    layers.{i}.recurrence.out            AT.out_proj.weight
+"""
+
+
+def _mamba(at: str) -> tuple[Row, ...]:
+    return _rows(MAMBA.replace("AT.", at + "."))
+
+
+GRANITE_HYBRID = (
+    _mamba("model.layers.{i}.mamba")
+    + GRANITE_MOE
+    + _rows("""
+    layers.{i}.feed_forward.gate         model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.up           model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.down         model.layers.{i}.shared_mlp.output_linear.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.shared_mlp.output_linear.weight
+""")
+)
+
+# Bamba and Falcon-H1.
+BAMBA = _mamba("model.layers.{i}.mamba") + _rows("""
+    final_norm                           model.final_layernorm.weight
+    layers.{i}.feed_forward_in           model.layers.{i}.pre_ff_layernorm.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.feed_forward.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.feed_forward.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.feed_forward.down_proj.weight
+""")
+
+# Every layer is one block with one norm before it.
+NEMOTRON_H = _mamba("backbone.layers.{i}.mixer") + _rows("""
+    embedding                            backbone.embeddings.weight
+    final_norm                           backbone.norm_f.weight
+    layers.{i}.mixer_in                  backbone.layers.{i}.norm.weight
+    layers.{i}.feed_forward_in           backbone.layers.{i}.norm.weight
+    layers.{i}.attention.q               backbone.layers.{i}.mixer.q_proj.weight
+    layers.{i}.attention.k               backbone.layers.{i}.mixer.k_proj.weight
+    layers.{i}.attention.v               backbone.layers.{i}.mixer.v_proj.weight
+    layers.{i}.attention.out             backbone.layers.{i}.mixer.o_proj.weight
+    layers.{i}.feed_forward.up           backbone.layers.{i}.mixer.up_proj.weight
+    layers.{i}.feed_forward.down         backbone.layers.{i}.mixer.down_proj.weight
+    layers.{i}.feed_forward.router       backbone.layers.{i}.mixer.gate.weight
+    layers.{i}.feed_forward.correction_bias backbone.layers.{i}.mixer.gate.e_score_correction_bias
+    layers.{i}.feed_forward.latent_in    backbone.layers.{i}.mixer.fc1_latent_proj.weight
+    layers.{i}.feed_forward.latent_out   backbone.layers.{i}.mixer.fc2_latent_proj.weight
+    layers.{i}.feed_forward.experts.up   backbone.layers.{i}.mixer.experts.{e}.up_proj.weight
+    layers.{i}.feed_forward.experts.down backbone.layers.{i}.mixer.experts.{e}.down_proj.weight
+    layers.{i}.feed_forward.experts.up   backbone.layers.{i}.mixer.experts.up_proj
+    layers.{i}.feed_forward.experts.down backbone.layers.{i}.mixer.experts.down_proj
+    layers.{i}.feed_forward.shared.up    backbone.layers.{i}.mixer.shared_experts.up_proj.weight
+    layers.{i}.feed_forward.shared.down  backbone.layers.{i}.mixer.shared_experts.down_proj.weight
+""")
+
 GGUF = _rows("""
     embedding                            token_embd.weight
     per_layer_table                      per_layer_token_embd.weight
@@ -336,6 +404,9 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "llama4": LLAMA4,
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
+    "granite_hybrid": GRANITE_HYBRID,
+    "nemotron_h": NEMOTRON_H,
+    **dict.fromkeys(("bamba", "falcon_h1"), BAMBA),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import read_json_object
 from trilens.spec.bounds import check
-from trilens.spec.families import convolution, dense, gemma, latent, recurrent, routed
+from trilens.spec.families import convolution, dense, gemma, latent, mamba, recurrent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import ModelSpec, Reading
@@ -73,6 +73,10 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "qwen3_next": recurrent.qwen3_next,
     "qwen3_5_text": recurrent.qwen3_5,
     "qwen3_5_moe_text": recurrent.qwen3_5_moe,
+    "granitemoehybrid": mamba.granite_hybrid,
+    "nemotron_h": mamba.nemotron_h,
+    "bamba": mamba.bamba,
+    "falcon_h1": mamba.falcon_h1,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.
@@ -144,5 +148,6 @@ def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Rea
         unread=tuple(unread),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
+        factors=dict(text.factors),
         not_counted=not_counted(keys.values, text.values, spec, keys.where),
     )

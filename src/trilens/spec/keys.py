@@ -31,6 +31,7 @@ class Keys:
         self.defaults: dict[str, object] = {}
         self.assumed: dict[str, object] = {}
         self.nested: dict[str, Keys] = {}
+        self.factors: dict[str, float] = {}  # `Reading.factors`
 
     def __contains__(self, name: str) -> bool:
         """Whether the key is there, stated or assumed, with a value that says something."""

@@ -697,6 +697,8 @@ class Reading:
     `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not
     stated.
     `not_counted`: parts of the checkpoint that the text decoder's forward pass never uses, with their parameters.
+    `factors`: constants that the file's weights are multiplied with while they are read, by our names for them, with
+    {i} for the layer.
     """
 
     spec: ModelSpec
@@ -704,3 +706,4 @@ class Reading:
     ignored: tuple[str, ...] = ()
     defaults: dict[str, object] = field(default_factory=dict)
     not_counted: dict[str, int] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)

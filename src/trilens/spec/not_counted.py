@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from trilens.errors import BadCheckpoint
@@ -29,6 +30,7 @@ from trilens.spec.model import (
 
 Matrix = tuple[int, int, int]  # how many, out, in
 
+WITHOUT_COPIES = ("qwen3_5", "qwen3_5_moe", "nemotron_h")
 WITH_COPIES = (
     "deepseek_v3",
     "glm4_moe",
@@ -38,7 +40,9 @@ WITH_COPIES = (
 def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec, where: str) -> dict[str, int]:
     """Parts by name -> parameters. What the configuration says too little of is not in it."""
     found: dict[str, int] = {}
-    predicting = _predicting(text) if spec.family in (*WITH_COPIES, "qwen3_5", "qwen3_5_moe") else 0
+    predicting = _predicting(text) if spec.family in (*WITH_COPIES, *WITHOUT_COPIES) else 0
+    if spec.family == "qwen3_next":  # its class has one, and no key for it
+        predicting = 1
     if predicting:
         found["layers that predict further tokens"] = predicting * _prediction_layer(spec)
     if predicting and (spec.family in WITH_COPIES or text.get("mtp_use_dedicated_embeddings") is True):
@@ -119,7 +123,10 @@ def _gated(count: int, ffn: Dense | Routed, width: int) -> tuple[Matrix, Matrix]
 def _prediction_layer(spec: ModelSpec) -> int:
     """One more layer like the last with attention, a matrix that joins hidden state and embedding, three more norms."""
     width = spec.width
-    layer = next(layer for layer in reversed(spec.layers) if isinstance(layer.mixer, Attention | LatentAttention))
+    last = list(reversed(spec.layers))
+    layer = next(layer for layer in last if isinstance(layer.mixer, Attention | LatentAttention))
+    if layer.feed_forward is None:  # a layer is one block: two of them predict
+        layer = replace(layer, feed_forward=next(x.feed_forward for x in last if x.feed_forward is not None))
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
     for mixer in layer.mixers:
         match mixer:
@@ -187,6 +194,13 @@ def _vision(v: Keys, model: str, spec: ModelSpec) -> int:
             patches = (v.integer("image_size") // patch) ** 2
             layer = 4 * width * (width + 1) + 4 * width + 2 * width * inner + inner + width
             return (3 * patch**2 + 1 + patches + 2) * width + layers * layer + width * spec.width + width
+        case "qwen3_5" | "qwen3_5_moe":
+            width, inner, layers = v.integer("hidden_size"), v.integer("intermediate_size"), v.integer("depth")
+            merged = v.integer("spatial_merge_size", 2) ** 2 * width
+            patch = 3 * v.integer("temporal_patch_size", 2) * v.integer("patch_size", 16) ** 2 + 1
+            layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+            merger = 2 * width + merged * (merged + 1) + (merged + 1) * spec.width
+            return patch * width + v.integer("num_position_embeddings", 2304) * width + layers * layer + merger
         case "gemma4":
             width, inner, layers = _sizes(v)
             heads, head = v.integer("num_attention_heads"), v.integer("head_dim")

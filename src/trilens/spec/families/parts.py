@@ -220,6 +220,14 @@ def optional_number(k: Keys, name: str) -> float | None:
     return k.positive(name) if name in k else None
 
 
+def repeated(k: Keys, values: Mapping[str, object]) -> None:
+    """Keys that say again what others say, and must agree with them."""
+    for name, expected in values.items():
+        if name in k and k.raw(name) != expected:
+            raise k.wrong(name, k.values[name], str(expected))
+        k.ignore(name)
+
+
 def expert_groups(k: Keys, best: int) -> ExpertGroups | None:
     """`n_group`, `topk_group`; none where every group may fire."""
     count, chosen = k.integer("n_group", 1), k.integer("topk_group", 1)
