@@ -44,6 +44,7 @@ class Kind:
     matrices: tuple[tuple[int, str], ...] = ()
     work: tuple[int, ...] = ()
     mask: Mask | None = None
+    fine: bool = False  # it reads 16 bits in every model
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class Runner:
                 fixed = self.machine.overheads["linear"]
                 known = "linear" if kind.op is Op.HEAD_LINEAR else name
                 return fixed + sum(
-                    n * rows * self._product(known, layout, rows, streamed) for n, layout in kind.matrices
+                    n * rows * self._product(known, layout, rows, streamed, fine=kind.fine)
+                    for n, layout in kind.matrices
                 )
             case Op.EXPERTS:
                 experts, chosen = kind.work
@@ -115,9 +117,9 @@ class Runner:
             case _:
                 return fixed + rows * kind.width * speeds[name].at(rows)
 
-    def _product(self, name: str, layout: str, rows: float, streamed: float) -> float:
+    def _product(self, name: str, layout: str, rows: float, streamed: float, *, fine: bool = False) -> float:
         """Seconds for one weight and row, between what it is from the cache and from memory."""
-        activations = "8bit" if layout in FLOATS else self.activations
+        activations = "8bit" if layout in FLOATS else "16bit" if fine else self.activations
         cached = self.machine.speeds[f"{name}/{layout}/{activations}/cached"].at(rows)
         if not streamed:
             return cached
@@ -183,7 +185,7 @@ def layouts_of(program: Program, types: Mapping[str, str], activations: str) -> 
     for ins in program.instructions:
         for p in (ins.parameters[i] for i in MATRICES.get(ins.op, ()) if i < len(ins.parameters)):
             if p is not None:
-                own = "8bit" if types[p.name] in FLOATS else activations
+                own = "8bit" if types[p.name] in FLOATS else "16bit" if _fine(ins) else activations
                 wanted[Layout(types[p.name], own, ins.op is Op.EXPERTS)] = None
     return list(wanted)
 
@@ -249,4 +251,8 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
             heads, _, key_dim, value_dim, delta = ins.integers[1:6]
             return Kind(ins.op, ins.wanted, ins.width, work=(key_dim, 2 + delta, 4 * heads * key_dim * value_dim))
         case _:
-            return Kind(ins.op, ins.wanted, width, matrices)
+            return Kind(ins.op, ins.wanted, width, matrices, fine=_fine(ins))
+
+
+def _fine(ins: Instruction) -> bool:
+    return ins.op in (Op.LINEAR, Op.LINEARS) and ins.integers[0] == 1
