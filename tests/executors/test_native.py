@@ -53,7 +53,8 @@ class RoundingOps(TorchOps):
     chosen: Iterator[torch.Tensor] | None = None
 
     def _rounded(self, x: torch.Tensor, weight: Parameter) -> torch.Tensor:
-        return rounded(x, self.activations) if weight.name in self.packed else x
+        bits = "16bit" if ".recurrence." in weight.name else self.activations
+        return rounded(x, bits) if weight.name in self.packed else x
 
     def linear(self, x: torch.Tensor, w: LinearWeights) -> torch.Tensor:
         return super().linear(self._rounded(x, w.weight), w)

@@ -264,14 +264,14 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     tensors = {}
     for p in parameters(decoder_weights(spec)):
         noise = torch.randn(p.shape, generator=generator)
-        if p.name.endswith(("bias", "sinks")):
+        if p.name.endswith(".rate"):  # negative: a state forgets
+            tensors[p.name] = -0.3 * noise.exp()
+        elif p.name.endswith(("bias", "sinks")):
             tensors[p.name] = 0.3 * noise
         elif len(p.shape) == 1:
             tensors[p.name] = 1 + 0.1 * noise
         else:
             tensors[p.name] = noise * p.shape[-1] ** -0.5
-    for name in [n for n in tensors if n.endswith("recurrence.rate")]:
-        tensors[name] = -tensors[name]  # a state forgets
     for i, layer in enumerate(spec.layers):
         for mixer in layer.mixers:
             match mixer:

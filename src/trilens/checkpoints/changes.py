@@ -134,13 +134,18 @@ class Flat:
 
 
 @dataclass(frozen=True)
+class OneRow:
+    """[n] or [1, n] as [1, n]."""
+
+
+@dataclass(frozen=True)
 class Exponential:
     """exp(x), or -exp(x): a rate that is stored as its logarithm, in whatever shape."""
 
     negative: bool
 
 
-ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | Exponential
+ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | Exponential
 Change = RowChange | ValueChange
 
 
@@ -188,6 +193,10 @@ def query_of_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
 
 def minus_exp(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Exponential(negative=True)
+
+
+def one_row(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return OneRow()
 
 
 def flat(spec: ModelSpec, layer: Layer, ours: str) -> Change:
@@ -259,6 +268,7 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         beta_step_by_key_head,
         query_of_head,
         minus_exp,
+        one_row,
         flat,
         half_split,
         fused_qkv,
@@ -292,6 +302,8 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
         case Flat(then):
             values = values if is_bias else values.reshape(len(values), -1)
             return values if then is None else apply(then, values, is_bias)
+        case OneRow():
+            return values.reshape(1, -1)
         case Exponential(negative):
             import numpy as np
 

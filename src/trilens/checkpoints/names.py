@@ -386,6 +386,32 @@ GGUF_NEIGHBOURING_PAIRS = _rows("""
     layers.{i}.attention.k               blk.{i}.attn_k.weight                 half_split
 """)
 
+# Gated delta nets. In files of 2025 queries, keys, values and gates lie together by key head; betas and steps still do.
+GGUF_DELTA = _rows("""
+    layers.{i}.attention.q               blk.{i}.attn_q.weight                     query_of_head
+    layers.{i}.attention.gate            blk.{i}.attn_q.weight                     query_of_head
+    layers.{i}.recurrence.q              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.k              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.v              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.gate           blk.{i}.attn_gate.weight
+    layers.{i}.recurrence.q              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.k              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.v              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.gate           blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.beta           blk.{i}.ssm_ba.weight                     beta_step_by_key_head
+    layers.{i}.recurrence.step           blk.{i}.ssm_ba.weight                     beta_step_by_key_head
+    layers.{i}.recurrence.beta           blk.{i}.ssm_beta.weight
+    layers.{i}.recurrence.step           blk.{i}.ssm_alpha.weight
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.norm           blk.{i}.ssm_norm.weight
+    layers.{i}.recurrence.out            blk.{i}.ssm_out.weight
+    layers.{i}.feed_forward.shared_gate  blk.{i}.ffn_gate_inp_shexp.weight         one_row
+""")
+
 # Architectures that call the norm behind the last layer so.
 GGUF_EMBEDDING_NORM = _rows("""
     final_norm                           token_embd_norm.weight
@@ -394,6 +420,7 @@ GGUF_EMBEDDING_NORM = _rows("""
 BY_ARCHITECTURE = {
     "phi3": GGUF_FUSED_UP + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
+    **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), GGUF_DELTA + GGUF),
     **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {

@@ -106,6 +106,7 @@ def _side_by_side(instructions: list[Instruction], logits: int) -> list[Instruct
                 op=Op.LINEARS,
                 outputs=tuple(w.outputs[0] for w in group),
                 parameters=tuple(p for w in group for p in w.parameters),
+                integers=(max(w.integers[0] for w in group),),
             )
         if ins not in gone:
             result.append(ins)

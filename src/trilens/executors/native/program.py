@@ -18,7 +18,7 @@ class Op(IntEnum):
 
     EMBED = 0  # -> y | table
     LAST_ROWS = 1  # x -> y
-    LINEAR = 2  # x -> y | weight, bias
+    LINEAR = 2  # x -> y | weight, bias | fine: x with 16 bits in every model
     HEAD_LINEAR = 3  # x -> y | weight | heads
     NORM = 4  # x -> y | weight, bias | groups, centred | eps
     ROPE = 5  # x -> y | | heads, which rope, dim, interleaved
@@ -46,7 +46,7 @@ class Op(IntEnum):
     ACTIVATE = 21  # x -> y | | curve
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
-    LINEARS = 22  # x -> up to 3 results | weight, bias of each
+    LINEARS = 22  # x -> up to 3 results | weight, bias of each | fine
     GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
 
 

@@ -150,7 +150,9 @@ class _Recorder:
 
     # ---- matrices
     def linear(self, x: _Value, w: LinearWeights) -> _Value:
-        return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias))
+        # what is rounded off around a recurrence stays in its state, and the norm behind it enlarges it
+        fine = int(self._part is Part.RECURRENCE)
+        return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias), (fine,))
 
     def head_linear(self, x: _Value, weight: Parameter) -> _Value:
         heads, out, _ = weight.shape

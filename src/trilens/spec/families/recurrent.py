@@ -87,6 +87,7 @@ def _gated_delta(k: Keys, family: str, feed_forward: Callable[[int], FeedForward
         key_dim=k.integer("linear_key_head_dim"),
         value_dim=k.integer("linear_value_head_dim"),
         delta=True,
+        tiled=k.flag("tiled_value_heads", False),  # said by GGUF files alone
     )
     gate = OutputGate(activation(k), spec.final_norm, parts=rule.heads)
     recurrence = delta_rule(rule, k.integer("linear_conv_kernel_dim", least=2), gate)
