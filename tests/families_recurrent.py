@@ -9,6 +9,7 @@ from transformers import (
     BambaConfig,
     FalconH1Config,
     GraniteMoeHybridConfig,
+    KimiLinearConfig,
     NemotronHConfig,
     PreTrainedModel,
     Qwen3_5Config,
@@ -34,6 +35,19 @@ def slowly_forgotten(model: PreTrainedModel) -> None:
                 parameter.copy_(torch.linspace(-1, 1, parameter.numel()))
             elif parameter.dim() > 1:
                 parameter.div_(1.5)  # to matrices that keep a row's size
+
+
+def _with_positions(model: PreTrainedModel) -> None:
+    """transformers 5.24 counts Bamba's positions from 0 again in every call, unless they are passed."""
+    slowly_forgotten(model)
+
+    def positions(module: object, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        if kwargs.get("position_ids") is None and kwargs.get("cache") is not None:
+            past, new = kwargs["cache"].get_seq_length(1), kwargs["input_ids"].shape[1]
+            kwargs = {**kwargs, "position_ids": torch.arange(past, past + new)[None]}
+        return args, kwargs
+
+    model.get_submodule("model").register_forward_pre_hook(positions, with_kwargs=True)
 
 
 def _distances_from_one(model: PreTrainedModel) -> None:
@@ -222,7 +236,7 @@ MAMBA2 = [
             mlp_bias=True,
         ),
         edge=CARRIED,
-        repair=slowly_forgotten,
+        repair=_with_positions,
     ),
     Family(
         "falcon-h1",
@@ -275,4 +289,52 @@ MAMBA2 = [
     ),
 ]
 
-RECURRENT = [*GATED_DELTA, *MAMBA2]
+KIMI: dict[str, Any] = {
+    **{key: value for key, value in TINY.items() if key != "max_position_embeddings"},
+    "num_key_value_heads": 4,
+    "model_max_length": 512,
+    "pad_token_id": 0,
+    "kv_lora_rank": 24,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+    "num_experts": 8,
+    "num_experts_per_token": 3,
+    "moe_intermediate_size": 24,
+}
+
+KIMI_DELTA = [
+    Family(
+        "kimi linear",
+        lambda: KimiLinearConfig(
+            **KIMI,
+            layer_types=["linear_attention", "full_attention", "linear_attention", "linear_attention"],
+            linear_num_heads=3,
+            linear_head_dim=16,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
+        "kimi linear, groups, two shared experts",
+        lambda: KimiLinearConfig(
+            **KIMI,
+            linear_attn_config={
+                "full_attn_layers": [3],
+                "kda_layers": [1, 2, 4],
+                "num_heads": 4,
+                "head_dim": 12,
+                "short_conv_kernel_size": 3,
+            },
+            num_expert_group=4,
+            topk_group=2,
+            num_shared_experts=2,
+            q_lora_rank=20,
+            first_k_dense_replace=2,
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+]
+
+RECURRENT = [*GATED_DELTA, *MAMBA2, *KIMI_DELTA]

@@ -273,6 +273,36 @@ NEMOTRON_H = _mamba("backbone.layers.{i}.mixer") + _rows("""
     layers.{i}.feed_forward.shared.down  backbone.layers.{i}.mixer.shared_experts.down_proj.weight
 """)
 
+# Dense layers lie under `mlp`, and under `block_sparse_moe` where transformers has saved them again.
+KIMI_LINEAR = _rows("""
+    layers.{i}.recurrence.q              model.layers.{i}.self_attn.q_proj.weight
+    layers.{i}.recurrence.k              model.layers.{i}.self_attn.k_proj.weight
+    layers.{i}.recurrence.v              model.layers.{i}.self_attn.v_proj.weight
+    layers.{i}.recurrence.q_taps         model.layers.{i}.self_attn.q_conv1d.weight                  flat
+    layers.{i}.recurrence.k_taps         model.layers.{i}.self_attn.k_conv1d.weight                  flat
+    layers.{i}.recurrence.v_taps         model.layers.{i}.self_attn.v_conv1d.weight                  flat
+    layers.{i}.recurrence.step_down      model.layers.{i}.self_attn.f_a_proj.weight
+    layers.{i}.recurrence.step           model.layers.{i}.self_attn.f_b_proj.weight
+    layers.{i}.recurrence.step.bias      model.layers.{i}.self_attn.dt_bias
+    layers.{i}.recurrence.rate           model.layers.{i}.self_attn.A_log                            minus_exp
+    layers.{i}.recurrence.beta           model.layers.{i}.self_attn.b_proj.weight
+    layers.{i}.recurrence.gate_down      model.layers.{i}.self_attn.g_a_proj.weight
+    layers.{i}.recurrence.gate           model.layers.{i}.self_attn.g_b_proj.weight
+    layers.{i}.recurrence.norm           model.layers.{i}.self_attn.o_norm.weight
+    layers.{i}.recurrence.out            model.layers.{i}.self_attn.o_proj.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.gate.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.block_sparse_moe.gate.e_score_correction_bias
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.block_sparse_moe.shared_experts.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.block_sparse_moe.shared_experts.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.block_sparse_moe.shared_experts.down_proj.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.block_sparse_moe.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.block_sparse_moe.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.block_sparse_moe.down_proj.weight
+""")
+
 GGUF = _rows("""
     embedding                            token_embd.weight
     per_layer_table                      per_layer_token_embd.weight
@@ -406,6 +436,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "lfm2_moe": LFM2,
     "granite_hybrid": GRANITE_HYBRID,
     "nemotron_h": NEMOTRON_H,
+    "kimi_linear": KIMI_LINEAR,
     **dict.fromkeys(("bamba", "falcon_h1"), BAMBA),
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }

@@ -77,6 +77,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "nemotron_h": mamba.nemotron_h,
     "bamba": mamba.bamba,
     "falcon_h1": mamba.falcon_h1,
+    "kimi_linear": latent.kimi_linear,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.

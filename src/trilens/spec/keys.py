@@ -134,6 +134,14 @@ class Keys:
         """These keys are known, and change nothing in the forward pass."""
         self.read.update(names)
 
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Keys under names of their own (left) are read under the usual ones (right), and keep theirs in errors."""
+        for theirs, usual in names.items():
+            if theirs in self.values and usual not in self.values:
+                self.values = {**self.values, usual: self.values[theirs]}
+                self.spelled = {**self.spelled, self.prefix + usual: self.prefix + theirs}
+                self.ignore(theirs)
+
     def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
         problem = f"{self.spell(name)} is missing" if value is None else f"{self.spell(name)} is {_shown(value)}"
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")

@@ -410,6 +410,8 @@ class OutputGate:
     row_weight: bool = False
 
     def __post_init__(self) -> None:
+        if self.norm is None and (self.parts != 1 or self.first):
+            raise ValueError("the parts of a norm and its place mean nothing without one")
         if self.row_weight and (self.norm is None or self.norm.weight):
             raise ValueError("a weight for the whole row stands in place of the norm's own")
 
