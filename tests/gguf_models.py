@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from tests import families as f
+from tests import gguf_recurrent as recurrent
 from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
 
 Tensors = dict[str, torch.Tensor]
@@ -180,6 +181,7 @@ ONLY_HERE = [
         ),
     ),
 ]
+ONLY_HERE += recurrent.FAMILIES
 BY_NAME.update({family.name: family for family in ONLY_HERE})
 
 
@@ -235,6 +237,10 @@ MODELS = [
     Gguf("lfm2", "lfm2"),
     Gguf("gguf: lfm2 moe", "lfm2moe"),
     Gguf("gguf: lfm2 moe", "lfm2moe", {"fewer keys": True}),
+    Gguf("gguf: qwen3-next", "qwen3next"),
+    Gguf("gguf: qwen3-next", "qwen3next", {"one ssm_in": True}),
+    Gguf("gguf: qwen3.5 (text)", "qwen35"),
+    Gguf("gguf: qwen3.5 moe (text)", "qwen35moe"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
@@ -269,7 +275,11 @@ def write(
     for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
-        keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight", ".bias"))
+        keep = (
+            wide
+            or tensor.dim() < 2
+            or known.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight", "conv1d.weight", ".bias"))
+        )
         writer.add_tensor(known, tensor.contiguous().float().numpy().astype(np.float32 if keep else np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -371,6 +381,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
     if arch == "gemma4":
         gemma4_keys(w, c)
+    if arch in recurrent.ARCHITECTURES:
+        recurrent.write_keys(w, c, arch)
     if arch in ("deepseek2", "glm4moe", "lfm2moe"):
         sigmoid = c["model_type"] != "deepseek_v2"
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
@@ -453,7 +465,7 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             tensor = neighbouring(tensor, kv_heads)
         if arch in PLUS_ONE and name.endswith("norm.weight"):
             tensor = tensor + 1
-        out |= one(name, tensor, c, arch, options)
+        out |= (recurrent.one if arch in recurrent.ARCHITECTURES else one)(name, tensor, c, arch, options)
     out = stacked(out)
     rope = c["rope_parameters"]
     if rope.get("rope_type") == "llama3":

@@ -60,6 +60,7 @@ class FakeBlock:
         self.kept_bytes = self.own_bytes = bytes
         self.tokens = PAGE
         self.route_width = 0
+        self.has_states = True
 
     def written(self) -> bytes:
         return b""

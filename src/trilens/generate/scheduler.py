@@ -114,6 +114,7 @@ class Scheduler:
         self._put(request, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
+        self._keep_states(request)
         self._adopt(request)
         with self._lock:
             self.running.append(request)
@@ -304,8 +305,14 @@ class Scheduler:
 
     def _fits(self, request: Request, holders: int) -> bool:
         blocks = -(-request.length // PAGE) + holders + 1
-        missing = blocks * self.executor.block_bytes - self.executor.cache_free
+        states = 2 * self.executor.costs.fixed_bytes  # those before a step and those behind it
+        missing = blocks * self.executor.block_bytes + states - self.executor.cache_free
         return missing <= 0 or self.prefixes.free(missing)
+
+    def _keep_states(self, request: Request) -> None:
+        """Fixed states are kept at the last page's end in the prompt: the next turn of a conversation begins with it,
+        but goes on otherwise where the template leaves out what was thought."""
+        request.sequence.snapshot_at((len(request.prompt) - 1) // PAGE * PAGE)
 
     def _shareable(self, request: Request) -> int:
         """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
@@ -325,6 +332,9 @@ class Scheduler:
         if len(found.blocks) <= at:
             return
         adopted = request.sequence.adopt(found.blocks[at:], found.last_tokens)
+        whole = len(found.blocks) - (found.last_tokens < PAGE)
+        if request.fed + adopted < whole * PAGE:  # who comes next with the same beginning finds its states
+            request.sequence.snapshot_at(whole * PAGE)
         for begin, source in enumerate(found.sources[at:], at):
             end = min((begin + 1) * PAGE, request.fed + adopted)
             if (new := end - max(begin * PAGE, request.computed)) > 0:
@@ -369,6 +379,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Its pages go back; it is computed again when there is room."""
         request.sequence.free()
+        self._keep_states(request)
         if request.times.admitted is None:
             request.reused.clear()  # it has only held what others computed
         else:
@@ -383,7 +394,11 @@ class Scheduler:
             at = len(request.keys)
             parent = request.keys[-1] if at else request.root
             request.keys.append(link(parent, request.piece(at * PAGE, (at + 1) * PAGE)))
-        for at in range(request.kept, full):
+        first = request.kept
+        if ended:
+            request.sequence.snapshot()
+            first = max(0, min(first, full - 1))  # the last page again, now with the states behind it
+        for at in range(first, full):
             self._offer_block(request, at, request.keys[at], (at + 1) * PAGE)
         request.kept = max(request.kept, full)
         if ended and length % PAGE:
@@ -391,7 +406,7 @@ class Scheduler:
             self._offer_block(request, full, link(parent, request.piece(full * PAGE, length)), length)
 
     def _offer_block(self, request: Request, at: int, key: bytes, end: int) -> None:
-        if key not in self.prefixes:
+        if key not in self.prefixes or self.executor.costs.fixed_bytes:
             parent = request.keys[at - 1] if at else request.root
             tokens = tuple(request.piece(at * PAGE, end))
             self.prefixes.put(key, parent, tokens, request.sequence.block(at), request.origin)

@@ -68,7 +68,8 @@ REPEATED = frozenset(
     "attention.value_length attention.key_length_mla attention.value_length_mla attention.key_length_swa "
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
-    "expert_shared_feed_forward_length attention.causal".split()
+    "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
+    "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
 COMPUTED = {
@@ -85,6 +86,12 @@ COMPUTED = {
     "top_k_experts": "expert_used_count",
     "expert_intermediate_size": "expert_feed_forward_length",
     "layer_types": "attention.sliding_window_pattern",
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_value_head_dim": "ssm.inner_size",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
     "rope_parameters.full_attention.rope_theta": "rope.freq_base",
     "rope_parameters.full_attention.partial_rotary_factor": "rope.dimension_count",
     "rope_parameters.sliding_attention.rope_theta": "rope.freq_base_swa",
@@ -107,6 +114,8 @@ COMPUTED_WITH = {
     "attention.key_length_swa",
     "nextn_predict_layers",
     "rope.dimension_count",
+    "ssm.inner_size",
+    "ssm.time_step_rank",
 }
 # Keys of tools that made the file. Those of other names, such as a publisher's own, say nothing of the model either.
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
@@ -368,6 +377,49 @@ def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "lfm2_moe"
 
 
+def _gated_delta(family: str, *, tiled: bool) -> Callable[[Config, Mapping[str, Any], Source], str]:
+    """Gated delta nets between gated attention. `tiled`: value head h works with key head h modulo their number, which
+    is another order than that of the publisher's files."""
+
+    def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
+        _turned_part(config, own)
+        # the layers that predict further tokens are counted as blocks
+        config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
+        recurrent = _layers_with(config, source, "ssm_a")
+        config["layer_types"] = ["linear_attention" if there else "full_attention" for there in recurrent]
+        config["linear_conv_kernel_dim"] = own["ssm.conv_kernel"]
+        config["linear_key_head_dim"] = own["ssm.state_size"]
+        config["linear_num_key_heads"] = own["ssm.group_count"]
+        config["linear_num_value_heads"] = own["ssm.time_step_rank"]
+        config["linear_value_head_dim"] = _share(own, "ssm.inner_size", "ssm.time_step_rank")
+        config["tiled_value_heads"] = tiled
+        config["attention_bias"] = any(name.endswith("attn_k.bias") for name in source.shapes)
+        if config.get("num_experts"):
+            shared = own.get("expert_shared_feed_forward_length", config["moe_intermediate_size"])
+            config["shared_expert_intermediate_size"] = shared
+            routed = _layers_with(config, source, "ffn_gate_inp.weight")
+            config["mlp_only_layers"] = [i for i, there in enumerate(routed) if not there]
+            config.setdefault("norm_topk_prob", True)
+        return family
+
+    return named
+
+
+def _layers_with(config: Config, source: Source, tensor: str) -> list[bool]:
+    """Of each layer: whether it has such a tensor."""
+    layers = config["num_hidden_layers"]
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        return []  # the family says what is wrong with that
+    return [f"blk.{i}.{tensor}" in source.shapes for i in range(layers)]
+
+
+def _share(own: Mapping[str, Any], of: str, by: str) -> int:
+    whole, parts = own[of], own[by]
+    if parts < 1 or whole % parts:
+        raise BadCheckpoint(f"{of} is {whole}; expected a multiple of {by}, {parts}")
+    return int(whole // parts)
+
+
 SIGMOID = 2  # of expert_gating_func
 
 ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
@@ -390,6 +442,9 @@ ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,
+    "qwen3next": _gated_delta("qwen3_next", tiled=False),
+    "qwen35": _gated_delta("qwen3_5_text", tiled=True),
+    "qwen35moe": _gated_delta("qwen3_5_moe_text", tiled=True),
     "lfm2": _lfm2,
     "lfm2moe": _lfm2,
 }

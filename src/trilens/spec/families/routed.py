@@ -256,10 +256,10 @@ def _everywhere(k: Keys, router: Router) -> Callable[[int], FeedForward]:
     return lambda i: routed
 
 
-def expert_count(k: Keys) -> int:
+def expert_count(k: Keys, least: int = 1) -> int:
     """How many experts there are, under any of the names that families and re-saved files give it."""
     stated = [name for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in k.values]
-    counts = {k.integer(name, most=MOST_EXPERTS) for name in stated}
+    counts = {k.integer(name, least=least, most=MOST_EXPERTS) for name in stated}
     if len(counts) > 1:
         raise k.wrong(stated[0], k.values[stated[0]], f"the same number as {stated[1]}, {k.values[stated[1]]}")
     return counts.pop() if counts else k.integer("num_experts", most=MOST_EXPERTS)
