@@ -18,9 +18,9 @@ from trilens.errors import (
     TrilensError,
     UsageError,
 )
+from trilens.serve.fields import FieldRefused
 from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.registry import NotLoadable
-from trilens.serve.wire import FieldRefused
 
 RETRY_AFTER = 1  # seconds
 UPSTREAM = ("server_error", "api_error")
