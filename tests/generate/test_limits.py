@@ -14,7 +14,7 @@ def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(RequestRefused, match="empty"):
         request_limits(256, 0, 5)
     with pytest.raises(RequestRefused, match="expected at least 0"):
-        request_limits(256, 5, 0)
+        request_limits(256, 5, -1)
 
 
 def test_what_is_not_stated_shrinks() -> None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
-from trilens.serve import chat, completions, messages, responses
+from trilens.serve import chat, completions, messages, responses, tokens
 from trilens.serve.body import BadBody, JsonRoute
 from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
@@ -25,7 +26,7 @@ from trilens.serve.fields import Fields, shown, together
 from trilens.serve.guard import Guard, Rules
 from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
-from trilens.serve.models import models_list
+from trilens.serve.models import models_list, one_model
 from trilens.serve.registry import ModelRegistry
 from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import as_json
@@ -51,7 +52,22 @@ class AnswerNow(Fields):
 def application(registry: ModelRegistry, rules: Rules | None = None, grace: float = GRACE) -> ASGIApp:
     """The ASGI application that serves these models."""
     metrics = Metrics(registry)
-    return _counted(Guard(_routes(registry, metrics, grace), rules or Rules()), metrics)
+    return _with_head(_counted(Guard(_routes(registry, metrics, grace), rules or Rules()), metrics))
+
+
+def _with_head(app: ASGIApp) -> ASGIApp:
+    """HEAD is GET without the body, at every route."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await app(scope, receive, send)
+
+        async def bare(message: MutableMapping[str, Any]) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        return await app({**scope, "method": "GET"}, receive, bare)
+
+    return answered
 
 
 def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
@@ -165,10 +181,33 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
         return _json({"id": body.id, "done": True})
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        return _json(await asyncio.to_thread(models_list, registry))
+    async def models(request: Request) -> Response:
+        listed = partial(models_list, registry, anthropic=_is_anthropic(request))
+        return _json(await asyncio.to_thread(listed))
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> Response:
+        found = partial(one_model, registry, name, anthropic=_is_anthropic(request))
+        return _json(await asyncio.to_thread(found))
+
+    @app.post("/tokenize")
+    async def tokenize(body: tokens.TokenizeRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            asked = body.prompt if body.messages is None else body.messages
+            return _json(await in_thread(asked, lambda: tokens.tokenize(loop, body)))
+
+    @app.post("/detokenize")
+    async def detokenize(body: tokens.DetokenizeRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            return _json(await in_thread("", lambda: tokens.detokenize(loop, body)))
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info(model: str | None = None) -> Response:
+        async with registry.lease(model) as loop:
+            return _json(tokens.tokenizer_info(loop.model))
 
     @app.get("/healthz")
+    @app.get("/health")
     async def healthz() -> Response:
         problems = {name: fault_of(problem).message for name, problem in registry.problems().items()}
         if problems:
@@ -196,6 +235,10 @@ def _file(name: str) -> Response:
     if name not in known:
         raise HTTPException(404, "there is no such page")
     return Response(known[name].read_bytes(), media_type=f"{TYPES[known[name].suffix]}; charset=utf-8")
+
+
+def _is_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
 
 
 def _json(content: Any) -> Response:

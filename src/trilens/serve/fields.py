@@ -43,6 +43,7 @@ class FieldsRefused(FieldRefused):
 
     def __init__(self, refused: list[FieldRefused]) -> None:
         RequestRefused.__init__(self, together([str(one) for one in refused]))
+        self.refused = refused
         self.param = refused[0].param
 
 
@@ -134,6 +135,8 @@ def gathered(*checks: Callable[[], Any]) -> list[Any]:
     for check in checks:
         try:
             made.append(check())
+        except FieldsRefused as problem:
+            refused += problem.refused
         except FieldRefused as problem:
             refused.append(problem)
     if len(refused) == 1:

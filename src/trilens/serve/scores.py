@@ -83,7 +83,7 @@ def scored_tokens(call: AnyCall, start: int) -> tuple[Scored, int]:
         return Scored(), start
     made, end = Scored(tokenizer=call.tokenizer), len(generation.tokens)
     for place in range(start, end):
-        if (score := generation.logprobs.get(place)) and generation.tokens[place] not in call.tokenizer.special_ids:
+        if score := generation.logprobs.get(place):
             made.tokens.append(generation.tokens[place])
             made.scores.append(score)
     return made, end

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict
+from pydantic_core import PydanticCustomError
 
 from trilens.errors import RequestRefused
 from trilens.model import Model
@@ -142,7 +143,8 @@ def tool_use(
 
 def _hosted_type(value: str) -> str:
     if re.fullmatch(HOSTED_TYPES, value) is None:
-        raise ValueError("expected function, or the type of a tool that a service runs beside the model")
+        said = "expected function, or the type of a tool that a service runs beside the model"
+        raise PydanticCustomError("type", said)  # type: ignore[type-var]
     return value
 
 

@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -23,6 +24,7 @@ from trilens.serve.fields import (
     Fields,
     Refused,
     a_text,
+    gathered,
     only,
     shown,
 )
@@ -151,7 +153,7 @@ def conversation(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         raise FieldRefused("messages", "is empty; expected at least one message")
     if len(messages) > MOST_MESSAGES:
         raise FieldRefused("messages", f"has {len(messages)} entries; expected at most {MOST_MESSAGES}")
-    return [_message(message, f"messages.{i}") for i, message in enumerate(messages)]
+    return gathered(*(partial(_message, message, f"messages.{i}") for i, message in enumerate(messages)))
 
 
 def _message(message: Mapping[str, Any], at: str) -> dict[str, Any]:
