@@ -15,6 +15,9 @@ from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
 
 
+NOT_SAID = "1970-01-01T00:00:00Z"  # as the protocol has it
+
+
 def models_list(registry: ModelRegistry, *, anthropic: bool) -> dict[str, Any]:
     """All models, in OpenAI's shape or in Anthropic's."""
     entries = [_entry(place, anthropic) for place in registry.places.values()]

@@ -144,7 +144,7 @@ def tool_use(
 def _hosted_type(value: str) -> str:
     if re.fullmatch(HOSTED_TYPES, value) is None:
         said = "expected function, or the type of a tool that a service runs beside the model"
-        raise PydanticCustomError("type", said)  # type: ignore[type-var]
+        raise PydanticCustomError("type", said)
     return value
 
 
