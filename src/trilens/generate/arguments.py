@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from trilens.errors import RequestRefused, TrilensError, UsageError, shown
+from trilens.text.conversation import Message
 
 MOST = 1 << 63
 
@@ -100,7 +101,11 @@ def prompt(value: object) -> None:
         if not value.strip():
             raise RequestRefused("the prompt is empty; expected a text or a conversation")
         return
-    fits = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(part, Mapping) for part in value)
+    fits = (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(part, Mapping | Message) for part in value)
+    )
     _expect(RequestRefused, fits, "the prompt", value, 'a text, or a list of {"role": ..., "content": ...}')
 
 

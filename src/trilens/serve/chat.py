@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -29,6 +29,7 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
+from trilens.text.conversation import Message, read_conversation
 from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
 
 FINISH = {
@@ -99,6 +100,8 @@ class ChatRequest(Asks, Samples):
     response_format: ResponseFormat | None = None
     tools: list[FunctionTool] | None = None
     tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    continue_final_message: bool = False
+    add_generation_prompt: bool | None = None
     trilens: Extras = Field(default_factory=Extras)
     ignored: ClassVar = frozenset(
         (
@@ -112,6 +115,14 @@ class ChatRequest(Asks, Samples):
         if isinstance(self.tool_choice, NamedTool):
             return tool_use(tools, "named", self.tool_choice.function.name)
         return tool_use(tools, self.tool_choice)
+
+    def continues(self, messages: Sequence[Message]) -> bool:
+        """Whether the answer goes on with the last message; Mistral and DeepSeek say so in the message itself."""
+        asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in ("prefix", "partial"))
+        if self.add_generation_prompt is not None and self.add_generation_prompt == asked:
+            said = "is true beside continue_final_message" if asked else "is false without continue_final_message"
+            raise FieldRefused("add_generation_prompt", f"{said}; leave it out")
+        return asked
 
     def most(self) -> int | None:
         """Tokens of the completion, its thinking included, as the protocol counts them."""
@@ -128,6 +139,9 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
     if form is not None and form.type != "text" and use.forced:
         raise FieldRefused("response_format", "and a forced tool_choice contradict each other; give one of them")
 
+    read = read_conversation(request.messages)
+    messages, continues = conversation(read), request.continues(read)
+
     def prepare(number: int) -> AnyCall:
         stated = request.model_dump(include=set(Asks.model_fields))
         constraint = use.constraint(model)
@@ -139,8 +153,9 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
             constraint = followed(model, None, "response_format")
         call: AnyCall = prepared(
             model,
-            conversation(request.messages),
+            messages,
             index=number,
+            continue_final_message=continues,
             thinking=thinking_of(stated, model.text.inference),
             max_completion=request.most(),
             stop=stops_of(request.stop),

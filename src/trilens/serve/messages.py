@@ -19,7 +19,6 @@ from trilens.serve.wire import (
     FieldRefused,
     Fields,
     Samples,
-    a_text,
     as_json,
     conversation,
     new_id,
@@ -28,9 +27,9 @@ from trilens.serve.wire import (
     receipt_fields,
     shown,
     stops_of,
-    text_of,
 )
-from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
+from trilens.text.conversation import Message, Part, Text, Thought, a_text, read_texts, written
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
 
 REASON = {
     "stop": "end_turn",
@@ -84,8 +83,10 @@ class Prompted(Fields):
             raise FieldRefused("output_config.effort", f"is {shown(effort)}; expected one of {', '.join(EFFORTS)}")
         return {"thinking": self.thinking, "reasoning_effort": effort}
 
-    def conversation(self) -> list[dict[str, Any]]:
-        system = [] if self.system is None else [{"role": "system", "content": text_of(self.system, "system")}]
+    def conversation(self) -> list[Message]:
+        if not self.messages:
+            raise FieldRefused("messages", "is empty; expected at least one message")
+        system = [] if self.system is None else [Message("system", _parts(self.system, "system"))]
         turns = [t for i, message in enumerate(self.messages) for t in _turns(message, f"messages.{i}")]
         return conversation([*system, *turns])
 
@@ -118,10 +119,12 @@ def _prepared(
     stops: tuple[str, ...],
     sampling: dict[str, Any],
 ) -> AnyCall:
-    model = loop.model
+    model, messages = loop.model, request.conversation()
+    last = messages[-1]
     call: AnyCall = prepared(
         model,
-        request.conversation(),
+        messages,
+        continue_final_message=last.role == "assistant" and last.text != "" and not last.calls,
         thinking=thinking_of(request.asked(), model.text.inference),
         max_completion=most,
         stop=stops,
@@ -184,44 +187,46 @@ def as_event(event: tuple[str, dict[str, Any]]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), as_json(data))
 
 
-def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
+def _turns(message: dict[str, Any], at: str) -> list[Message]:
     """One message with blocks -> messages as templates know them: results of tools stand alone there."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
-    only(message, {"role", "content"}, at)
+    other = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     if not isinstance(content, list):
-        return [{"role": role, "content": content}]
-    texts, thoughts, calls, results = [], [], [], []
+        if content is None:
+            raise FieldRefused(f"{at}.content", "is missing; expected a text or a list of blocks")
+        return [Message(role, _parts(content, f"{at}.content"), other=other)]
+    parts: list[Part] = []
+    results: list[Message] = []
     for number, block in enumerate(content):
         place = f"{at}.content.{number}"
-        kind = block.get("type") if isinstance(block, dict) else None
-        match kind:
+        match block.get("type") if isinstance(block, dict) else None:
             case "text":
-                texts.append(text_of([{"type": "text", "text": block.get("text")}], place))
+                parts += _parts([{"type": "text", "text": block.get("text")}], place)
             case "thinking":
-                thoughts.append(a_text(block, "thinking", place) or "")
+                if role == "assistant":
+                    thought, signature = (a_text(block, key, place) or "" for key in ("thinking", "signature"))
+                    parts.append(Thought(thought, signature))
             case "redacted_thinking":
                 pass  # nobody can read it, so nothing can be shown to the model
             case "tool_use":
                 given = block.get("input", {})
                 if not isinstance(given, dict):
                     raise FieldRefused(f"{place}.input", f"is {shown(given)}; expected an object")
-                if not a_text(block, "name", place):
+                if not (name := a_text(block, "name", place)):
                     raise FieldRefused(f"{place}.name", "is missing; expected the tool's name")
-                function = {"name": block["name"], "arguments": given}
-                calls.append({"id": a_text(block, "id", place), "type": "function", "function": function})
+                parts.append(ToolCall(a_text(block, "id", place) or "", name, written(given)))
             case "tool_result":
-                said = text_of(block.get("content"), f"{place}.content")
-                results.append({"role": "tool", "content": said, "tool_call_id": a_text(block, "tool_use_id", place)})
-            case _:
+                said = _parts(block.get("content"), f"{place}.content")
+                results.append(Message("tool", said, call_id=a_text(block, "tool_use_id", place)))
+            case kind:
                 raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
-    made: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
-    if thoughts and role == "assistant":
-        made["thinking"] = "\n".join(thoughts)
-    if calls:
-        made["tool_calls"] = calls
-    return [*results, *([made] if texts or calls or not results else [])]
+    return [*results, *([Message(role, tuple(parts), other=other)] if parts or not results else [])]
+
+
+def _parts(content: Any, at: str) -> tuple[Text, ...]:
+    return tuple(map(Text, read_texts(content, at)))
 
 
 def _message(chat_run: ChatRun) -> dict[str, Any]:

@@ -59,8 +59,7 @@ class ToolUse:
         """What the template is given. Raises RequestRefused where it cannot show tools and none is forced."""
         if not self.tools:
             return None
-        template = model.text.template
-        if template is not None and template.reads_tools:
+        if model.text.reads_tools:
             return [tool.for_template() for tool in self.tools]
         if not self.forced:
             raise RequestRefused(
