@@ -35,13 +35,13 @@ from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
+from trilens.text.conversation import ChatMessage, Message
 from trilens.text.events import EndEvent, Event, Whole, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
-from trilens.text.template import Message
 from trilens.text.tokenizer import Tokenizer
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[ChatMessage | Message]
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
 
 
@@ -157,7 +157,7 @@ class Model:
         return made
 
     @overload
-    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
+    def generate(self, prompt: Sequence[ChatMessage | Message], **options: Any) -> Answer: ...
     @overload
     def generate(self, prompt: str, **options: Any) -> Answer: ...
     @overload
@@ -165,7 +165,8 @@ class Model:
     def generate(self, prompt: Any, **options: Any) -> Answer | list[Answer]:
         """The whole answer; for a list of prompts, a list of answers that were computed side by side.
 
-        A prompt is a string or a conversation, a list of {"role": ..., "content": ...}. Options are `stream`'s.
+        A prompt is a string or a conversation, a list of {"role": ..., "content": ...} or of `Message`s. Options are
+        `stream`'s.
         """
         prompts, single = several(prompt)
         answers = fold(self.stream_all(prompts, **options), len(prompts))
@@ -184,7 +185,8 @@ class Model:
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
         regex: str | None = None,
@@ -200,7 +202,8 @@ class Model:
         `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
         a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
-        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole. `tools`
+        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
+        `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
         and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
         as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
         matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
@@ -220,6 +223,7 @@ class Model:
                 max_tokens=max_tokens,
                 stop=stop,
                 raw=raw,
+                continue_final_message=continue_final_message,
                 tools=tools,
                 template_variables=template_variables,
                 constraint=None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1]),
@@ -242,7 +246,8 @@ class Model:
         max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         constraint: Constraint | None = None,
         min_tokens: int = 0,
@@ -261,10 +266,11 @@ class Model:
         self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, tools, template_variables)
+        arguments.flag("continue_final_message", continue_final_message, RequestRefused)
         arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
         stop_ids = arguments.ends(min_tokens, stop_token_ids, ignore_eos, self.spec.vocab)
-        strategy = self.text.strategy(thinking, raw=raw)
+        strategy = self.text.strategy(thinking, raw=raw, continues=continue_final_message)
         options = self.sampling(sampling)
         if arguments.is_ids(prompt):
             if not raw:
@@ -275,6 +281,7 @@ class Model:
                 prompt,  # type: ignore[arg-type]
                 strategy,
                 raw=raw,
+                continues=continue_final_message,
                 variables=template_variables or {},
                 tools=tools,
                 context=self.spec.context,
@@ -360,7 +367,7 @@ class Model:
             end_ids=ends,
             shown=frozenset() if encoded.raw else text.shown,
             stops=stops,
-            continues=encoded.raw,
+            continues=encoded.raw or encoded.start == "answer",
             constraint=constraint,
             barred=barred,
         )
@@ -517,8 +524,8 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
         return [prompt], True
     if not isinstance(prompt, list | tuple) or not prompt:
         raise RequestRefused(f"the prompt is {shown(prompt)}; expected a string, a conversation, or a list of either")
-    if all(isinstance(part, Mapping) for part in prompt):
+    if all(isinstance(part, Mapping | Message) for part in prompt):
         return [prompt], True
-    if any(isinstance(part, Mapping) for part in prompt):
+    if any(isinstance(part, Mapping | Message) for part in prompt):
         raise RequestRefused("a list holds messages beside something else; expected a conversation, or several prompts")
     return list(prompt), False

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trilens.errors import RequestRefused, TrilensError, UsageError, shown
+from trilens.text.conversation import Message
 
 MOST = 1 << 63
 
@@ -129,7 +130,11 @@ def prompt(value: object) -> None:
         return
     if is_ids(value):
         return
-    fits = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(part, Mapping) for part in value)
+    fits = (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(part, Mapping | Message) for part in value)
+    )
     _expect(RequestRefused, fits, "the prompt", value, 'a text, or a list of {"role": ..., "content": ...}')
 
 

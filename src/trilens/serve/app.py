@@ -326,7 +326,7 @@ def _one_fault(alike: Sequence[Any], body: Any) -> Fault:
         case "refused":
             return refused(f"{place} {first['msg']}", param=place, code="unsupported_parameter")
         case "place":
-            return refused(first["msg"], param=first["input"])
+            return refused(first["msg"], param=first["ctx"]["param"])
     expected = dict.fromkeys(_lower(error["msg"]) for there, error in placed if there == place)
     return refused(
         f"{place or 'the body'} is {shown(first.get('input'))}; {', or '.join(expected)}", param=place or None

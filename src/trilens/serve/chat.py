@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from trilens.errors import FieldRefused
 from trilens.serve.chat_run import ChatRun, begin, logprobs_of, routes_of, sum_of
 from trilens.serve.engine_model import AnyCall
 from trilens.serve.fields import (
@@ -16,7 +17,6 @@ from trilens.serve.fields import (
     IDENTIFIER,
     REPORT,
     STORED,
-    FieldRefused,
     Fields,
     Refused,
     checked,
@@ -34,12 +34,14 @@ from trilens.serve.wire import (
     Samples,
     as_json,
     conversation,
+    left_aside,
     new_id,
     now,
     prepared,
     receipt_fields,
     stops_of,
 )
+from trilens.text.conversation import Message, read_conversation
 from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
 
 FINISH = {
@@ -101,9 +103,16 @@ class Extras(Fields):
     routes: bool = False
 
 
+def _read(messages: list[dict[str, Any]]) -> list[Message]:
+    return conversation(read_conversation(messages))
+
+
+readable = checked(_read)
+
+
 class ChatRequest(Asks, Samples, Structures):
     model: str
-    messages: Annotated[list[dict[str, Any]], AfterValidator(checked(conversation))]
+    messages: Annotated[list[dict[str, Any]], AfterValidator(readable)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -117,6 +126,8 @@ class ChatRequest(Asks, Samples, Structures):
     tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools | None = None
     parallel_tool_calls: bool = True
     modalities: list[Literal["text"]] | None = None
+    continue_final_message: bool = False
+    add_generation_prompt: bool | None = None
     trilens: Extras = Field(default_factory=Extras)
     also: ClassVar[Mapping[str, str]] = {"n_predict": "max_tokens"}
     aside: ClassVar[Mapping[str, str]] = {
@@ -154,6 +165,14 @@ class ChatRequest(Asks, Samples, Structures):
         form = self.response_format
         return one_of(None if form is None else form.wanted("response_format"), *self.stated())
 
+    def continues(self, messages: Sequence[Message]) -> bool:
+        """Whether the answer goes on with the last message; Mistral and DeepSeek say so in the message itself."""
+        asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in ("prefix", "partial"))
+        if self.add_generation_prompt is not None and self.add_generation_prompt == asked:
+            said = "is true beside continue_final_message" if asked else "is false without continue_final_message"
+            raise FieldRefused("add_generation_prompt", f"{said}; leave it out")
+        return asked
+
     def most(self) -> int | None:
         """Tokens of the completion, its thinking included, as the protocol counts them."""
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
@@ -168,7 +187,8 @@ class ChatRequest(Asks, Samples, Structures):
 
 async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
     model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
-    use, wanted, most, stops, alternatives, variables, thinking, _ = gathered(
+    read = read_conversation(request.messages)
+    use, wanted, most, stops, alternatives, variables, thinking, continues, _ = gathered(
         request.use,
         request.wanted,
         request.most,
@@ -176,16 +196,18 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
         request.alternatives,
         lambda: other_variables(stated),
         lambda: thinking_of(stated, model.text.inference),
+        lambda: request.continues(read),
         request.sampling,
     )
-
-    ignored = request.left_aside()
+    messages = conversation(read)
+    ignored = [*request.left_aside(), *left_aside(read)]
 
     def prepare(number: int) -> AnyCall:
         call: AnyCall = prepared(
             model,
-            conversation(request.messages),
+            messages,
             index=number,
+            continue_final_message=continues,
             thinking=thinking,
             max_completion=most,
             stop=stops,

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
+from trilens.errors import FieldRefused, RequestRefused
 from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data
 from trilens.serve.chat_run import ChatRun, begin, sum_of
 from trilens.serve.engine_model import AnyCall, AnyModel
-from trilens.serve.fields import IDENTIFIER, FieldRefused, Refused, gathered
+from trilens.serve.fields import IDENTIFIER, Refused, gathered
 from trilens.serve.loop import EngineLoop
 from trilens.serve.scores import Scored, scored_prompt, scored_tokens
 from trilens.serve.structure import ResponseFormat, Structures, Wanted, one_of

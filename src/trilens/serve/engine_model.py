@@ -18,6 +18,7 @@ from trilens.hosted.service import INLINE
 from trilens.hosted.table import Asked
 from trilens.model import Call, Model, Prompt
 from trilens.spec.model import ModelSpec
+from trilens.text.conversation import as_chat, read_conversation
 from trilens.text.events import EndEvent, Event, merged
 from trilens.text.model_text import ModelText
 from trilens.text.strategy import Strategy, Thinking, render_with
@@ -87,6 +88,7 @@ class EngineModel:
         max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         constraint: Wish | None = None,
@@ -106,20 +108,32 @@ class EngineModel:
             raise RequestRefused(f"{self.name} runs on {service}, whose logprobs do not come through; leave them out")
         if tools and service != "vllm":
             raise RequestRefused(f"{self.name} runs on {service}, which shows tools only to force one; force one")
-        strategy = self.text.strategy(thinking, raw=False)
+        if continue_final_message and service != "vllm":
+            raise RequestRefused(f"{self.name} runs on {service}, which continues no message; leave that out")
+        strategy = self.text.strategy(thinking, raw=False, continues=continue_final_message)
         variables = template_variables or {}
-        encoded = self.text.encode(asked, strategy, raw=False, variables=variables, tools=tools, context=self.context)
-        messages, given = render_with(strategy, self.text.inference, asked, variables)
+        encoded = self.text.encode(
+            asked,
+            strategy,
+            raw=False,
+            continues=continue_final_message,
+            variables=variables,
+            tools=tools,
+            context=self.context,
+        )
+        messages, given = render_with(strategy, self.text.inference, read_conversation(asked), variables)
         markers = self.text.inference.markers
         more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else dict(constraint.fields)}
         ends = {"min_tokens": min_tokens, "stop_token_ids": list(stop_token_ids), "ignore_eos": ignore_eos}
         more["extra"] |= {name: value for name, value in ends.items() if value}
         if tools:  # shown, and what the model calls is found in its answer here, as for a model that runs here
             more["extra"] |= {"tools": list(tools), "tool_choice": "none"}
+        if continue_final_message:
+            more["extra"] |= {"continue_final_message": True, "add_generation_prompt": False}
         if not self._parsed:
             more |= {"markers": markers or INLINE, "start": encoded.start}
         stream = self.hosted.send(
-            messages,
+            [as_chat(message) for message in messages],
             self._asked(strategy, given),
             limit=self._limit(len(encoded.ids), max_completion or max_tokens),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),

@@ -10,6 +10,7 @@ from trilens.errors import (
     CacheFull,
     ContextFull,
     EngineDied,
+    FieldRefused,
     HostedError,
     ModelNotFound,
     RateLimited,
@@ -18,7 +19,6 @@ from trilens.errors import (
     TrilensError,
     UsageError,
 )
-from trilens.serve.fields import FieldRefused
 from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.registry import NotLoadable
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from trilens.errors import RequestRefused
+from trilens.errors import FieldRefused, RequestRefused
 
 T = TypeVar("T")
 
@@ -27,15 +27,6 @@ STORED = "what a service keeps; nothing is kept here"
 CACHE = "the cache of prompts; it works by itself here"
 HOSTED = "what a service runs beside the model; nothing of it is run here"
 REPORT = "how much is reported beside the answer"
-
-
-class FieldRefused(RequestRefused, ValueError):
-    """One field is wrong, or several; `param` is the name of the first. A ValueError too, so that a field's own check
-    can raise it."""
-
-    def __init__(self, param: str, said: str) -> None:
-        super().__init__(f"{param} {said}")
-        self.param = param
 
 
 class FieldsRefused(FieldRefused):
@@ -117,16 +108,14 @@ class Fields(BaseModel):
         return found
 
 
-def _fault(kind: str, said: str, place: tuple[str | int, ...], value: Any) -> InitErrorDetails:
-    return InitErrorDetails(type=PydanticCustomError(kind, "{said}", {"said": said}), loc=place, input=value)
+def _fault(kind: str, said: str, place: tuple[str | int, ...], value: Any, param: str = "") -> InitErrorDetails:
+    problem = PydanticCustomError(kind, "{said}", {"said": said, "param": param})
+    return InitErrorDetails(type=problem, loc=place, input=value)
 
 
 def _again(error: Any) -> InitErrorDetails:
     """An error of pydantic's, to be raised together with ours."""
-    inner = error.get("ctx", {}).get("error")
-    if isinstance(inner, FieldRefused):  # a check of ours that names the place itself
-        return _fault("place", str(inner), error["loc"], inner.param)
-    return _fault(error["type"], error["msg"], error["loc"], error["input"])
+    return _fault(error["type"], error["msg"], error["loc"], error["input"], error.get("ctx", {}).get("param", ""))
 
 
 def gathered(*checks: Callable[[], Any]) -> list[Any]:
@@ -150,7 +139,10 @@ def checked(read: Callable[[T], Any]) -> Callable[[T], T]:
     """A field's value as it is, once it can be read; what is wrong in it is said with the request's other faults."""
 
     def check(value: T) -> T:
-        read(value)
+        try:
+            read(value)
+        except FieldRefused as problem:
+            raise PydanticCustomError("place", "{said}", {"said": str(problem), "param": problem.param}) from None
         return value
 
     return check
@@ -168,14 +160,6 @@ def only(given: Mapping[str, Any], known: Collection[str], at: str) -> None:
     refused = [FieldRefused(f"{at}.{key:.80}", "is not known here; leave it out") for key in unknown]
     if refused:
         raise refused[0] if len(refused) == 1 else FieldsRefused(refused)
-
-
-def a_text(given: Mapping[str, Any], key: str, at: str) -> str | None:
-    """A field that is a text where it is there. Raises FieldRefused."""
-    value = given.get(key)
-    if value is not None and not isinstance(value, str):
-        raise FieldRefused(f"{at}.{key}", f"is {shown(value)}; expected a text")
-    return value
 
 
 def shown(value: Any) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from trilens.errors import FieldRefused
 from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine_model import AnyCall
 from trilens.serve.fields import (
@@ -16,12 +18,9 @@ from trilens.serve.fields import (
     HOSTED,
     IDENTIFIER,
     STORED,
-    FieldRefused,
     Fields,
-    a_text,
     checked,
     gathered,
-    only,
     shown,
 )
 from trilens.serve.loop import EngineLoop
@@ -34,13 +33,14 @@ from trilens.serve.wire import (
     Samples,
     as_json,
     conversation,
+    left_aside,
     new_id,
     prepared,
     receipt_fields,
     stops_of,
-    text_of,
 )
-from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
+from trilens.text.conversation import Message, Part, Text, Thought, a_text, read_texts, written
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
 
@@ -96,12 +96,22 @@ class ThinkingConfig(Fields):
     display: Literal["summarized", "full", "omitted"] | None = None
 
 
+def _readable(messages: list[dict[str, Any]]) -> list[Message]:
+    return conversation(_asked(messages))
+
+
+readable = checked(_readable)
+readable_system = checked(lambda given: read_texts(given, "system"))
+
+
 class Prompted(Fields):
     """What a prompt is made of."""
 
     model: str
-    messages: Annotated[list[dict[str, Any]], AfterValidator(checked(lambda given: _conversation(given, None)))]
-    system: Annotated[str | list[dict[str, Any]], AfterValidator(checked(lambda given: text_of(given, "system")))] = ""
+    messages: Annotated[list[dict[str, Any]], AfterValidator(readable)]
+    system: Annotated[
+        str | list[dict[str, Any]], AfterValidator(checked(lambda given: read_texts(given, "system")))
+    ] = ""
     thinking: ThinkingConfig | bool | int | str | None = None
     output_config: OutputConfig | None = None
     output_format: OutputFormat | None = None
@@ -164,8 +174,9 @@ class Prompted(Fields):
         """Whether the blocks of thoughts have their text."""
         return not (isinstance(self.thinking, ThinkingConfig) and self.thinking.display == "omitted")
 
-    def conversation(self) -> list[dict[str, Any]]:
-        return _conversation(self.messages, self.system)
+    def conversation(self) -> list[Message]:
+        system = [Message("system", _parts(self.system, "system"))] if self.system else []
+        return conversation([*system, *_asked(self.messages)])
 
 
 class MessagesRequest(Prompted, Samples):
@@ -183,7 +194,7 @@ async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
         lambda: stops_of(request.stop_sequences),
         request.sampling,
     )
-    ignored = request.left_aside()
+    ignored = [*request.left_aside(), *left_aside(_asked(request.messages))]
     if isinstance(request.thinking, ThinkingConfig) and request.shows_thinking and not can_think(inference):
         ignored.append("thinking")
     if request.output_config is not None and request.output_config.effort and not inference.levels:
@@ -211,10 +222,12 @@ def _prepared(
     constraint: Any,
     sampling: dict[str, Any],
 ) -> AnyCall:
-    model = loop.model
+    model, messages = loop.model, request.conversation()
+    last = messages[-1]
     call: AnyCall = prepared(
         model,
-        request.conversation(),
+        messages,
+        continue_final_message=last.role == "assistant" and last.text != "" and not last.calls,
         thinking=thinking,
         max_completion=most,
         stop=stops,
@@ -281,49 +294,53 @@ def as_event(event: tuple[str, dict[str, Any]]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), as_json(data))
 
 
-def _conversation(messages: list[dict[str, Any]], system: str | list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    before = [] if not system else [{"role": "system", "content": text_of(system, "system")}]
-    return conversation([*before, *(t for i, message in enumerate(messages) for t in _turns(message, f"messages.{i}"))])
+def _asked(messages: list[dict[str, Any]]) -> list[Message]:
+    if not messages:
+        raise FieldRefused("messages", "is empty; expected at least one message")
+    turns = gathered(*(partial(_turns, message, f"messages.{i}") for i, message in enumerate(messages)))
+    return [message for several in turns for message in several]
 
 
-def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
+def _turns(message: dict[str, Any], at: str) -> list[Message]:
     """One message with blocks -> messages as templates know them: results of tools stand alone there."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
-    only(message, {"role", "content"}, at)
+    other = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     if not isinstance(content, list):
-        return [{"role": role, "content": content}]
-    texts, thoughts, calls, results = [], [], [], []
+        if content is None:
+            raise FieldRefused(f"{at}.content", "is missing; expected a text or a list of blocks")
+        return [Message(role, _parts(content, f"{at}.content"), other=other)]
+    parts: list[Part] = []
+    results: list[Message] = []
     for number, block in enumerate(content):
         place = f"{at}.content.{number}"
-        kind = block.get("type") if isinstance(block, dict) else None
-        match kind:
+        match block.get("type") if isinstance(block, dict) else None:
             case "text":
-                texts.append(text_of([{"type": "text", "text": block.get("text")}], place))
+                parts += _parts([{"type": "text", "text": block.get("text")}], place)
             case "thinking":
-                thoughts.append(a_text(block, "thinking", place) or "")
+                if role == "assistant":
+                    thought, signature = (a_text(block, key, place) or "" for key in ("thinking", "signature"))
+                    parts.append(Thought(thought, signature))
             case "redacted_thinking":
                 pass  # nobody can read it, so nothing can be shown to the model
             case "tool_use":
                 given = block.get("input", {})
                 if not isinstance(given, dict):
                     raise FieldRefused(f"{place}.input", f"is {shown(given)}; expected an object")
-                if not a_text(block, "name", place):
+                if not (name := a_text(block, "name", place)):
                     raise FieldRefused(f"{place}.name", "is missing; expected the tool's name")
-                function = {"name": block["name"], "arguments": given}
-                calls.append({"id": a_text(block, "id", place), "type": "function", "function": function})
+                parts.append(ToolCall(a_text(block, "id", place) or "", name, written(given)))
             case "tool_result":
-                said = text_of(block.get("content"), f"{place}.content")
-                results.append({"role": "tool", "content": said, "tool_call_id": a_text(block, "tool_use_id", place)})
-            case _:
+                said = _parts(block.get("content"), f"{place}.content")
+                results.append(Message("tool", said, call_id=a_text(block, "tool_use_id", place)))
+            case kind:
                 raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
-    made: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
-    if thoughts and role == "assistant":
-        made["thinking"] = "\n".join(thoughts)
-    if calls:
-        made["tool_calls"] = calls
-    return [*results, *([made] if texts or calls or not results else [])]
+    return [*results, *([Message(role, tuple(parts), other=other)] if parts or not results else [])]
+
+
+def _parts(content: Any, at: str) -> tuple[Text, ...]:
+    return tuple(map(Text, read_texts(content, at)))
 
 
 def _message(chat_run: ChatRun) -> dict[str, Any]:

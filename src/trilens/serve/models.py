@@ -14,7 +14,6 @@ from trilens.lenses.channels import channels
 from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
 
-
 NOT_SAID = "1970-01-01T00:00:00Z"  # as the protocol has it
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from trilens.errors import FieldRefused
 from trilens.serve.chat_run import ChatRun, begin, logprobs_of
 from trilens.serve.engine_model import AnyCall
 from trilens.serve.fields import (
@@ -16,10 +16,8 @@ from trilens.serve.fields import (
     HOSTED,
     IDENTIFIER,
     STORED,
-    FieldRefused,
     Fields,
     Refused,
-    a_text,
     checked,
     gathered,
     shown,
@@ -38,9 +36,10 @@ from trilens.serve.wire import (
     now,
     prepared,
     receipt_fields,
-    text_of,
 )
-from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
+from trilens.text.conversation import Message, Part, Thought, a_text, read_texts, written
+from trilens.text.conversation import Text as Words
+from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent, Whole
 
 INCOMPLETE = ("length", "context")
 
@@ -92,7 +91,7 @@ class Text(Fields):
 
 class ResponseRequest(Asks, Samples):
     model: str
-    input: Annotated[str | list[dict[str, Any]], AfterValidator(checked(lambda given: _asked(given)))]
+    input: Annotated[str | list[dict[str, Any]], AfterValidator(checked(lambda given: conversation(_asked(given))))]
     instructions: str | None = None
     stream: bool = False
     max_output_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -143,8 +142,8 @@ class ResponseRequest(Asks, Samples):
         included = [one for one in self.include or () if one != "message.output_text.logprobs"]
         return [*super().left_aside(at), *(f"include ({one:.80})" for one in included)]
 
-    def conversation(self) -> list[dict[str, Any]]:
-        before = [] if self.instructions is None else [{"role": "system", "content": self.instructions}]
+    def conversation(self) -> list[Message]:
+        before = [] if self.instructions is None else [Message("system", (Words(self.instructions),))]
         return conversation([*before, *_asked(self.input)])
 
 
@@ -372,53 +371,64 @@ def _format(request: ResponseRequest) -> dict[str, Any]:
     return {"type": "json_schema", "name": "answer", "schema": form.schema_, "strict": True}
 
 
-def _asked(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _asked(given: str | list[dict[str, Any]]) -> list[Message]:
     """An input as messages. Raises FieldRefused."""
-    asked = [{"role": "user", "content": given}] if isinstance(given, str) else _messages(given)
-    conversation(asked)
-    return asked
+    if isinstance(given, str):
+        return [Message("user", (Words(given),))]
+    if not given:
+        raise FieldRefused("input", "is empty; expected at least one item")
+    return _messages(given)
 
 
-def _messages(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Items of the input -> messages; thoughts and calls belong to the assistant's message that follows or is made."""
-    out: list[dict[str, Any]] = []
-    thoughts = ""
+def _messages(items: list[dict[str, Any]]) -> list[Message]:
+    """Items of the input -> messages; thoughts and calls belong to the assistant's message that they stand beside."""
+    out: list[Message] = []
+    thoughts: list[Thought] = []
+
+    def said(*parts: Part) -> None:
+        """By the assistant, in the message that is not over yet."""
+        before = out.pop().parts if out and out[-1].role == "assistant" else ()
+        out.append(Message("assistant", (*before, *thoughts, *parts)))
+        thoughts.clear()
+
     for number, item in enumerate(items):
         at = f"input.{number}"
-        match item.get("type", "message"):
+        match item.get("type") or "message":
             case "message":
-                message = {"role": item.get("role"), "content": text_of(item.get("content"), f"{at}.content")}
-                if thoughts and message["role"] == "assistant":
-                    message["thinking"], thoughts = thoughts, ""
-                out.append(message)
-            case "reasoning":
-                content = item.get("content") or []
-                if not isinstance(content, list) or not all(isinstance(piece, dict) for piece in content):
-                    raise FieldRefused(f"{at}.content", f"is {shown(content)}; expected a list of parts")
-                thoughts = "\n".join(a_text(p, "text", f"{at}.content.{i}") or "" for i, p in enumerate(content))
-            case "function_call":
-                if not a_text(item, "name", at):
-                    raise FieldRefused(f"{at}.name", "is missing; expected the function's name")
-                function = {"name": item["name"], "arguments": _arguments(a_text(item, "arguments", at))}
-                call = {"id": a_text(item, "call_id", at), "type": "function", "function": function}
-                if out and out[-1]["role"] == "assistant":
-                    out[-1].setdefault("tool_calls", []).append(call)
+                role = item.get("role")
+                if not isinstance(role, str):
+                    raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user, assistant or system")
+                parts = tuple(map(Words, read_texts(item.get("content"), f"{at}.content")))
+                if role == "assistant" and (thoughts or (out and out[-1].role == role and not out[-1].texts)):
+                    said(*parts)
                 else:
-                    out.append({"role": "assistant", "content": "", "tool_calls": [call]})
-                    if thoughts:
-                        out[-1]["thinking"], thoughts = thoughts, ""
-            case "function_call_output":
-                said = text_of(item.get("output"), f"{at}.output")
-                out.append({"role": "tool", "content": said, "tool_call_id": a_text(item, "call_id", at)})
+                    out.append(Message(role, parts))
+            case "reasoning":
+                thoughts.append(Thought(_thought(item, at), a_text(item, "encrypted_content", at) or ""))
+            case "function_call":
+                said(_call(item, a_text(item, "arguments", at) or "{}", at))
+            case "custom_tool_call":  # its input is free text
+                said(_call(item, written({"input": a_text(item, "input", at) or ""}), at))
+            case "function_call_output" | "custom_tool_call_output":
+                parts = tuple(map(Words, read_texts(item.get("output"), f"{at}.output")))
+                out.append(Message("tool", parts, call_id=a_text(item, "call_id", at)))
             case kind:
                 raise FieldRefused(at, f"is an item of type {shown(kind)}; it is not understood here")
     return out
 
 
-def _arguments(text: str | None) -> Any:
-    """A call's arguments as an object where they are one, for templates that read them."""
-    try:
-        made = json.loads(text or "{}")
-    except (ValueError, RecursionError):
-        return text
-    return made if isinstance(made, dict) else text
+def _call(item: dict[str, Any], arguments: str, at: str) -> ToolCall:
+    if not (name := a_text(item, "name", at)):
+        raise FieldRefused(f"{at}.name", "is missing; expected the function's name")
+    return ToolCall(a_text(item, "call_id", at) or "", name, arguments)
+
+
+def _thought(item: dict[str, Any], at: str) -> str:
+    """What a reasoning item says: its content, or its summary where it has no more."""
+    for key in ("content", "summary"):
+        parts = item.get(key) or []
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise FieldRefused(f"{at}.{key}", f"is {shown(parts)}; expected a list of parts")
+        if texts := [a_text(part, "text", f"{at}.{key}.{i}") or "" for i, part in enumerate(parts)]:
+            return "\n".join(texts)
+    return ""

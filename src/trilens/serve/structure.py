@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from trilens.errors import RequestRefused
+from trilens.errors import FieldRefused, RequestRefused
 from trilens.generate.grammar import SchemaRefused
 from trilens.generate.schema import dotted
-from trilens.serve.fields import HINT, FieldRefused, Fields, Refused
+from trilens.serve.fields import HINT, Fields, Refused
 
 Kind = Literal["schema", "regex", "choice", "grammar"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilens.serve.fields import FieldRefused, only, shown
+from trilens.errors import FieldRefused
+from trilens.serve.fields import only, shown
 from trilens.serve.wire import MOST_TOKENS
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from trilens.serve.chat import AnyTool, FunctionTool
+from trilens.errors import FieldRefused
+from trilens.serve.chat import AnyTool, FunctionTool, readable
 from trilens.serve.engine_model import AnyModel
-from trilens.serve.fields import FieldRefused, Fields, Refused
+from trilens.serve.fields import Fields, Refused
 from trilens.serve.loop import EngineLoop
 from trilens.serve.scores import token_text
 from trilens.serve.tools import Tool, tool_use
 from trilens.serve.wire import conversation, prepared
+from trilens.text.conversation import read_conversation
 
 
 class TokenizeRequest(Fields):
@@ -21,7 +23,7 @@ class TokenizeRequest(Fields):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
+    messages: Annotated[list[dict[str, Any]], AfterValidator(readable)] | None = None
     tools: list[AnyTool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool = True
@@ -53,7 +55,7 @@ def tokenize(loop: EngineLoop, request: TokenizeRequest) -> dict[str, Any]:
         use = tool_use([Tool(f.name, f.description, f.parameters) for f in described], None)
         ids = prepared(
             model,
-            conversation(request.messages),
+            conversation(read_conversation(request.messages)),
             tools=use.for_template(model),
             template_variables=request.chat_template_kwargs or {},
         ).ids

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict
 from pydantic_core import PydanticCustomError
 
-from trilens.errors import RequestRefused
+from trilens.errors import FieldRefused, RequestRefused
 from trilens.model import Model
 from trilens.serve.engine_model import EngineModel
-from trilens.serve.fields import FieldRefused, Fields
+from trilens.serve.fields import Fields
 from trilens.serve.structure import Wanted
 from trilens.text.tool_calls import OPEN, CallFinder
 
@@ -71,8 +71,7 @@ class ToolUse:
         """What the template is given. Raises RequestRefused where it cannot show tools and none is forced."""
         if not self.tools:
             return None
-        template = model.text.template
-        if template is not None and template.reads_tools:
+        if model.text.reads_tools:
             return [tool.for_template() for tool in self.tools]
         if not self.forced:
             raise RequestRefused(

@@ -6,28 +6,17 @@ import json
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
 from pydantic import Field
 
-from trilens.errors import BadTemplate
+from trilens.errors import BadTemplate, FieldRefused
 from trilens.generate.receipt import Receipt
 from trilens.hosted.receipt import HostedReceipt
-from trilens.serve.fields import (
-    CACHE,
-    HINT,
-    HOSTED,
-    IDENTIFIER,
-    REPORT,
-    FieldRefused,
-    Fields,
-    Refused,
-    a_text,
-    gathered,
-    only,
-    shown,
-)
+from trilens.serve.fields import CACHE, HINT, HOSTED, IDENTIFIER, REPORT, Fields, Refused, gathered, shown
+from trilens.text.conversation import Message, with_names
 
 MOST_MESSAGES = 4096
 MOST_CHOICES = 8
@@ -38,7 +27,6 @@ SAMPLED = (
     *("min_tokens", "stop_token_ids", "ignore_eos"),
 )
 NO_FILTER = "tokens are chosen by temperature, top_k, top_p and min_p"
-THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # what a message calls them
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 AnyReceipt = Receipt | HostedReceipt  # of a model that runs here, and of one that an engine runs
@@ -147,60 +135,28 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def conversation(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages in the protocols' shapes -> in the templates'. Raises RequestRefused."""
-    if not messages:
-        raise FieldRefused("messages", "is empty; expected at least one message")
+def conversation(messages: Sequence[Message]) -> list[Message]:
+    """Messages in the roles that templates know, without the fields that only clients know (`left_aside`). Raises
+    FieldRefused."""
     if len(messages) > MOST_MESSAGES:
         raise FieldRefused("messages", f"has {len(messages)} entries; expected at most {MOST_MESSAGES}")
-    return gathered(*(partial(_message, message, f"messages.{i}") for i, message in enumerate(messages)))
+    known = gathered(*(partial(_known, message, f"messages.{i}") for i, message in enumerate(messages)))
+    return with_names(known)
 
 
-def _message(message: Mapping[str, Any], at: str) -> dict[str, Any]:
-    role = message.get("role")
-    if role == "developer":
-        role = "system"
+def _known(message: Message, at: str) -> Message:
+    role = "system" if message.role == "developer" else "tool" if message.role == "function" else message.role
     if role not in ("system", "user", "assistant", "tool"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected system, developer, user, assistant or tool")
-    known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "annotations"}
-    only(message, known | {*THOUGHTS, "function_call"}, at)
-    made: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), f"{at}.content")}
-    for key in ("name", "tool_call_id", *THOUGHTS):
-        if (said := a_text(message, key, at)) is not None:
-            made[key] = said
-    if message.get("tool_calls") is not None:
-        made["tool_calls"] = tool_calls_of(message["tool_calls"], f"{at}.tool_calls")
-    return made
+    return replace(message, role=role, other={})
 
 
-def tool_calls_of(calls: Any, at: str) -> list[dict[str, Any]]:
-    """Calls of tools in an earlier answer, checked. Raises FieldRefused."""
-    if not isinstance(calls, list):
-        raise FieldRefused(at, f"is {shown(calls)}; expected a list of calls")
-    return [_tool_call(call, f"{at}.{i}") for i, call in enumerate(calls)]
+def left_aside(messages: Sequence[Message]) -> list[str]:
+    """Fields of messages that mean nothing here: what a client keeps with its history."""
+    return sorted({f"messages.{name}" for message in messages for name in message.other})
 
 
-def _tool_call(call: Any, at: str) -> dict[str, Any]:
-    if not isinstance(call, Mapping):
-        raise FieldRefused(at, f"is {shown(call)}; expected an object with a function")
-    only(call, {"id", "type", "function", "index"}, at)
-    if call.get("type", "function") != "function":
-        raise FieldRefused(f"{at}.type", f"is {shown(call['type'])}; expected function")
-    function = call.get("function")
-    if not isinstance(function, Mapping):
-        raise FieldRefused(f"{at}.function", f"is {shown(function)}; expected an object with name and arguments")
-    only(function, {"name", "arguments"}, f"{at}.function")
-    name, arguments = function.get("name"), function.get("arguments", "{}")
-    if not isinstance(name, str) or not name:
-        raise FieldRefused(f"{at}.function.name", f"is {shown(name)}; expected the function's name")
-    if not isinstance(arguments, str | Mapping):
-        raise FieldRefused(f"{at}.function.arguments", f"is {shown(arguments)}; expected JSON as text, or an object")
-    made = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    id = a_text(call, "id", at)
-    return made if id is None else {"id": id, **made}
-
-
-def prepared(model: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
+def prepared(model: Any, messages: list[Message], **options: Any) -> Any:
     """`model.prepare`. Where the template fails on what the caller gave it beside plain messages, that is refused
     instead of blamed on the model's files."""
     try:
@@ -209,30 +165,13 @@ def prepared(model: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
         given = {
             "chat_template_kwargs": options.get("template_variables"),
             "tools": options.get("tools"),
-            "messages": any("tool_calls" in message for message in messages),
+            "messages": any(message.calls for message in messages),
         }
         for field, is_given in given.items():
             if is_given:
                 said = "cannot be shown by this model's chat template; expected values of the types it reads"
                 raise FieldRefused(field, said) from None
         raise
-
-
-def text_of(content: Any, at: str) -> str:
-    """A content that is a text, or a list of text parts."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise FieldRefused(at, f"is {shown(content)}; expected a text, or a list of text parts")
-    texts = []
-    for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-            raise FieldRefused(f"{at}.{number}", f"is a part of type {shown(kind)}; only text is understood here")
-        texts.append(part["text"])
-    return "\n".join(texts)
 
 
 def receipt_fields(receipts: Sequence[AnyReceipt], ignored: Sequence[str]) -> dict[str, Any]:
