@@ -68,9 +68,11 @@ class ToolUse:
             )
         return None
 
-    def finder(self, index: int) -> CallFinder:
+    def finder(self, index: int, model: Model | EngineModel) -> CallFinder:
         """What finds the calls in the answer with this index."""
-        return CallFinder([tool.name for tool in self.tools], [tool.name for tool in self.forced], index)
+        schemas = {tool.name: tool.parameters for tool in self.tools}
+        form = None if self.forced else model.text.tool_format
+        return CallFinder(form, schemas, [tool.name for tool in self.forced], index)
 
     def constraint(self, model: Model | EngineModel) -> Any:
         """As this model's own `prepare` takes it; None where nothing is forced."""
