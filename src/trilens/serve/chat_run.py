@@ -31,7 +31,7 @@ class ChatRun:
 
     async def events(self) -> AsyncIterator[list[Event[AnyReceipt]]]:
         """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
-        finders = [self.use.finder(i) for i in range(len(self.running.calls))]
+        finders = [self.use.finder(i, self.model) for i in range(len(self.running.calls))]
         second: set[int] = set()  # answers that have begun a second call, and may not
         async for events in self.running.batches():
             batch = [found for event in events for found in finders[event.index].push(event)]

@@ -15,7 +15,8 @@ from trilens.model import Model
 from trilens.serve.engine_model import EngineModel
 from trilens.serve.fields import Fields
 from trilens.serve.structure import Wanted
-from trilens.text.tool_calls import OPEN, CallFinder
+from trilens.text.tool_calls import CallFinder
+from trilens.text.tool_formats import NAME, ToolFormat
 
 MOST_TOOLS = 512
 # OpenAI's names of tools that run beside its models, and Anthropic's, which end in a date.
@@ -79,9 +80,20 @@ class ToolUse:
             )
         return None
 
-    def finder(self, index: int) -> CallFinder:
+    def finder(self, index: int, model: Model | EngineModel) -> CallFinder:
         """What finds the calls in the answer with this index."""
-        return CallFinder([tool.name for tool in self.tools], [tool.name for tool in self.forced], index)
+        schemas = {tool.name: tool.parameters for tool in self.tools}
+        form = None if self.forced else model.text.tool_format
+        return CallFinder(form, schemas, [tool.name for tool in self.forced], index)
+
+    def _openings(self, form: ToolFormat | None) -> tuple[str, ...]:
+        """What an answer begins with where it is a call of one of the tools; nothing where no call would be read."""
+        if form is None or not self.tools:
+            return ()
+        if not form.bare:
+            return (form.opening.strip(),)
+        before = form.begin + form.before + form.head
+        return tuple(before[: before.find(NAME)].strip() + tool.name for tool in self.tools)
 
     def constraint(self, model: Model | EngineModel, wanted: Wanted | None, ignored: list[str]) -> Any:
         """What holds the answer to a forced call, or to what is wanted of it, as this model's own `prepare` takes it;
@@ -94,7 +106,7 @@ class ToolUse:
             wanted = Wanted("tools", "schema", schema)
         if wanted is None:
             return None
-        constraint = wanted.constraint(model, (OPEN,) if self.tools and not self.forced else ())
+        constraint = wanted.constraint(model, () if self.forced else self._openings(model.text.tool_format))
         ignored += wanted.left_aside(constraint)
         return constraint
 
