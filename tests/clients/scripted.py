@@ -48,7 +48,8 @@ def replies(prompt: str) -> list[str]:
             return [f"<think>\nI think about {what}.\n</think>\n\nThought about {what}."]
         case "call":
             name, arguments = what.split(" ", 1)
-            call = {"name": name, "arguments": json.loads(arguments)}
+            stated = arguments.replace('\\"', '"') if arguments.startswith('{\\"') else arguments  # quoted by a client
+            call = {"name": name, "arguments": json.loads(stated)}
             forced = [compact(call["arguments"]), compact(call)]
             return [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>", *forced]
     answers = [text.strip() for role, text in said if role == "assistant"]
