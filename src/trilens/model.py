@@ -72,6 +72,7 @@ def load(
     executor: str = "native",
     prefix_dir: str | Path | None = None,
     prefix_bytes: int = PREFIX_BYTES,
+    trust_control_tokens: bool = False,
     **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
@@ -81,8 +82,9 @@ def load(
     physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
     `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
-    computed again after a restart; prompts can be read from these files. Raises ModelNotFound, BadCheckpoint,
-    UnsupportedModel or UsageError.
+    computed again after a restart; prompts can be read from these files. `trust_control_tokens`: a control token that
+    a message spells takes effect, as if the chat template had written it; otherwise it is text. Raises ModelNotFound,
+    BadCheckpoint, UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -92,6 +94,7 @@ def load(
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.flag("trust_control_tokens", trust_control_tokens)
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -103,6 +106,7 @@ def load(
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
         _check_defaults(text, files)
         runner: Executor
