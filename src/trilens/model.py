@@ -23,6 +23,7 @@ from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
+from trilens.generate.ends import EndsBarred
 from trilens.generate.grammar import Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
@@ -34,13 +35,13 @@ from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
+from trilens.text.conversation import ChatMessage, Message
 from trilens.text.events import EndEvent, Event, Whole, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
-from trilens.text.template import Message
 from trilens.text.tokenizer import Tokenizer
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[ChatMessage | Message]
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
 
 
@@ -156,7 +157,7 @@ class Model:
         return made
 
     @overload
-    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
+    def generate(self, prompt: Sequence[ChatMessage | Message], **options: Any) -> Answer: ...
     @overload
     def generate(self, prompt: str, **options: Any) -> Answer: ...
     @overload
@@ -164,7 +165,8 @@ class Model:
     def generate(self, prompt: Any, **options: Any) -> Answer | list[Answer]:
         """The whole answer; for a list of prompts, a list of answers that were computed side by side.
 
-        A prompt is a string or a conversation, a list of {"role": ..., "content": ...}. Options are `stream`'s.
+        A prompt is a string or a conversation, a list of {"role": ..., "content": ...} or of `Message`s. Options are
+        `stream`'s.
         """
         prompts, single = several(prompt)
         answers = fold(self.stream_all(prompts, **options), len(prompts))
@@ -183,9 +185,16 @@ class Model:
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
         **sampling: Any,
     ) -> Stream:
         """Events of several prompts, as they come.
@@ -193,14 +202,19 @@ class Model:
         `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
         a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
-        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole. `tools`
+        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
+        `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
         and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
-        as it comes (extra `schema`). The rest are `Sampling`'s fields; what is left out comes from the
-        model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
-        stream cancels what still runs.
+        as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
+        matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
+        At most one of these four. The answer does not end among its first `min_tokens` tokens; it ends with one of
+        `stop_token_ids` too, and with `ignore_eos` only there or at its limit. The rest are `Sampling`'s fields; what
+        is left out comes from the model's own generation_config.json. Raises RequestRefused or ContextFull before any
+        work is done. Closing the stream cancels what still runs.
         """
         arguments.prompts(prompts)
-        arguments.schema(schema)
+        arguments.whole("max_tokens", max_tokens, 1)
+        wanted = arguments.structure(schema, regex, choice, grammar)
         calls = [
             self.prepare(
                 prompt,
@@ -209,9 +223,13 @@ class Model:
                 max_tokens=max_tokens,
                 stop=stop,
                 raw=raw,
+                continue_final_message=continue_final_message,
                 tools=tools,
                 template_variables=template_variables,
-                constraint=None if schema is None else self.grammars.schema(schema),
+                constraint=None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1]),
+                min_tokens=min_tokens,
+                stop_token_ids=stop_token_ids,
+                ignore_eos=ignore_eos,
                 **sampling,
             )
             for i, prompt in enumerate(prompts)
@@ -220,7 +238,7 @@ class Model:
 
     def prepare(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[int],
         *,
         index: int = 0,
         thinking: Thinking = None,
@@ -228,13 +246,19 @@ class Model:
         max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         constraint: Constraint | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        scored: int | None = None,
         **sampling: Any,
     ) -> Call:
         """One prompt of `stream_all`, checked and encoded, that does not run yet. `max_completion` bounds thinking and
-        answer together. `constraint` says before each of the answer's tokens which are allowed.
+        answer together. `constraint` says before each of the answer's tokens which are allowed. A raw prompt may be
+        token ids. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many alternatives.
 
         Raises what `stream_all` does; any thread may call it.
         """
@@ -242,19 +266,37 @@ class Model:
         self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, tools, template_variables)
+        arguments.flag("continue_final_message", continue_final_message, RequestRefused)
         arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
-        strategy = self.text.strategy(thinking, raw=raw)
+        stop_ids = arguments.ends(min_tokens, stop_token_ids, ignore_eos, self.spec.vocab)
+        strategy = self.text.strategy(thinking, raw=raw, continues=continue_final_message)
         options = self.sampling(sampling)
-        encoded = self.text.encode(
-            prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools, context=self.spec.context
-        )
+        if arguments.is_ids(prompt):
+            if not raw:
+                raise RequestRefused("token ids have no roles for the chat template; send them raw")
+            encoded = Encoded(list(prompt), "free", raw=True)  # type: ignore[arg-type]
+        else:
+            encoded = self.text.encode(
+                prompt,  # type: ignore[arg-type]
+                strategy,
+                raw=raw,
+                continues=continue_final_message,
+                variables=template_variables or {},
+                tools=tools,
+                context=self.spec.context,
+            )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
-        writer = self._writer(strategy, encoded, limits, stops, constraint, index)
+        if min_tokens > limits.total:
+            raise RequestRefused(f"min_tokens is {min_tokens}, and at most {limits.total} may come; expected fewer")
+        ends = self.text.end_ids | stop_ids
+        always = self.text.end_ids - stop_ids if ignore_eos else frozenset()
+        barred = EndsBarred(ends, always, min_tokens, (self.spec.vocab + 31) // 32) if min_tokens or always else None
+        writer = self._writer(strategy, encoded, limits, ends, stops, constraint, barred, index)
         beginning = self._scheduler.begin(encoded.ids, limits)
-        return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
+        return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -307,8 +349,10 @@ class Model:
         strategy: Strategy,
         encoded: Encoded,
         limits: Limits,
+        ends: frozenset[int],
         stops: tuple[str, ...],
         constraint: Constraint | None,
+        barred: EndsBarred | None,
         index: int,
     ) -> AnswerWriter:
         text = self.text
@@ -320,11 +364,12 @@ class Model:
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,
             start=encoded.start,
-            end_ids=text.end_ids,
+            end_ids=ends,
             shown=frozenset() if encoded.raw else text.shown,
             stops=stops,
-            continues=encoded.raw,
+            continues=encoded.raw or encoded.start == "answer",
             constraint=constraint,
+            barred=barred,
         )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
@@ -349,9 +394,11 @@ class Call:
         writer: AnswerWriter,
         limits: Limits,
         options: Sampling,
+        ends: frozenset[int],
         index: int,
         called: float,
         beginning: Beginning,
+        scored: int | None,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -362,9 +409,11 @@ class Call:
         self._model = model
         self._limits = limits
         self._options = options
+        self._ends = ends
         self._index = index
         self._called = called
         self._beginning = beginning
+        self._scored = scored
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
@@ -374,11 +423,12 @@ class Call:
             self.ids,
             self._options,
             self._limits,
-            model.text.end_ids,
+            self._ends,
             self.writer,
             watched=self.watched,
             called=self._called,
             beginning=self._beginning,
+            scored=self._scored,
         )
 
     @property
@@ -474,8 +524,8 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
         return [prompt], True
     if not isinstance(prompt, list | tuple) or not prompt:
         raise RequestRefused(f"the prompt is {shown(prompt)}; expected a string, a conversation, or a list of either")
-    if all(isinstance(part, Mapping) for part in prompt):
+    if all(isinstance(part, Mapping | Message) for part in prompt):
         return [prompt], True
-    if any(isinstance(part, Mapping) for part in prompt):
+    if any(isinstance(part, Mapping | Message) for part in prompt):
         raise RequestRefused("a list holds messages beside something else; expected a conversation, or several prompts")
     return list(prompt), False

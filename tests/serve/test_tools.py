@@ -75,7 +75,7 @@ def test_without_tools_nothing_is_looked_for() -> None:
 def calling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A server whose models say SAID: a small model would rather not."""
 
-    def says(use: ToolUse, model: Model) -> Constraint:
+    def says(use: ToolUse, model: Model, *_: object) -> Constraint:
         grammars = model.grammars
         return grammars._constraint(grammars._llguidance.LLMatcher.grammar_from_lark(f"start: {json.dumps(SAID)}"))
 

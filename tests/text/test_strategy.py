@@ -8,8 +8,9 @@ import pytest
 
 from tests.text.test_read_template import OURS
 from trilens.errors import RequestRefused
+from trilens.text.conversation import read_conversation
 from trilens.text.read_template import inference_of
-from trilens.text.strategy import Strategy, as_thinking, check_start, choose, render_with
+from trilens.text.strategy import as_thinking, check_start, choose, render_with
 from trilens.text.template import ChatTemplate
 from trilens.text.thinking import Inference
 
@@ -23,7 +24,7 @@ def inference(release: str) -> Inference:
 def prompt(release: str, thinking: Any, messages: Any = ASK, **variables: Any) -> str:
     found = inference(release)
     strategy = choose(found, thinking)
-    rendered, given = render_with(strategy, found, messages, variables)
+    rendered, given = render_with(strategy, found, read_conversation(messages), variables)
     text = ChatTemplate(OURS[release][0]).render(rendered, **given)
     check_start(strategy, found, text)
     return text
@@ -109,35 +110,19 @@ def test_a_word_in_a_message_that_switches_against_the_request_is_refused() -> N
 
 def test_text_switches_join_the_callers_own_system_message() -> None:
     found = inference("Nemotron Nano v2")
-    own = [{"role": "system", "content": "Be kind."}, *ASK]
+    own = read_conversation([{"role": "system", "content": "Be kind."}, *ASK])
     messages, _ = render_with(choose(found, False), found, own, {})
-    assert [m["content"] for m in messages] == ["/no_think\n\nBe kind.", "Hello"]
-    parts = [{"role": "system", "content": [{"type": "text", "text": "Be kind."}]}, *ASK]
-    messages, _ = render_with(choose(found, False), found, parts, {})
-    assert messages[0]["content"] == ["/no_think", {"type": "text", "text": "Be kind."}]
-
-
-def test_thoughts_go_under_every_name_and_are_kept_in_one_place() -> None:
-    found = inference("Qwen3")
-    for key in ("thinking", "reasoning_content", "reasoning"):
-        said = {"role": "assistant", "content": "Hi.", key: "I see."}
-        messages, _ = render_with(Strategy(None, "on"), found, [*ASK, said, *ASK], {})
-        assert messages[1] == {
-            "role": "assistant",
-            "content": "Hi.",
-            "thinking": "I see.",
-            "reasoning_content": "I see.",
-            "reasoning": "I see.",
-        }
-    two = {"role": "assistant", "content": "Hi.", "thinking": "I see.", "reasoning": "Not so."}
-    with pytest.raises(RequestRefused, match="message 2 holds different thoughts under several names"):
-        render_with(Strategy(None, "on"), found, [*ASK, two], {})
+    assert [message.text for message in messages] == ["/no_think\n\nBe kind.", "Hello"]
+    parts = [{"type": "text", "text": "Be kind."}, {"type": "text", "text": "Be short."}]
+    own = read_conversation([{"role": "system", "content": parts}, *ASK])
+    messages, _ = render_with(choose(found, False), found, own, {})
+    assert messages[0].texts == ["/no_think\n\nBe kind.", "Be short."]
 
 
 def test_a_budget_is_also_told_to_a_template_that_takes_one() -> None:
     release = next(r for r in OURS if inference(r).budget_variable)
     found = inference(release)
-    _, given = render_with(choose(found, 300), found, ASK, {})
+    _, given = render_with(choose(found, 300), found, read_conversation(ASK), {})
     assert given[found.budget_variable or ""] == 300
 
 

@@ -10,11 +10,12 @@ from typing import Any
 from trilens.checkpoints.find import Found
 from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
+from trilens.text.conversation import ChatMessage, Message, read_conversation
 from trilens.text.from_directory import read_json_object
 from trilens.text.read_template import inference_of
-from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
-from trilens.text.template import RESERVED, ChatTemplate, check_messages, directory_template, gguf_template
-from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
+from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, continuing, render_with
+from trilens.text.template import RESERVED, ChatTemplate, directory_template, gguf_template
+from trilens.text.thinking import Inference, Markers, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_calls import model_format
@@ -35,32 +36,46 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ModelText:
-    """`template` is None for a model that has none: its prompts go in as they are."""
+    """`template` is None for a model that has none: its prompts go in as they are. `tool_template` is another one, for
+    requests with tools, where the model has one of that name."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
     inference: Inference
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    tool_template: ChatTemplate | None = None
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self.tokenizer.eos_ids
 
-    def strategy(self, thinking: Thinking, *, raw: bool) -> Strategy:
-        """Raises RequestRefused, before any work, for what this model cannot do."""
+    @property
+    def reads_tools(self) -> bool:
+        """Whether the model can be shown tools."""
+        return self.tool_template is not None or (self.template is not None and self.template.reads_tools)
+
+    def strategy(self, thinking: Thinking, *, raw: bool, continues: bool = False) -> Strategy:
+        """`continues`: the answer goes on with the last message. Raises RequestRefused, before any work, for what this
+        model cannot do."""
+        if continues and raw:
+            raise RequestRefused("a raw prompt is always continued; leave continue_final_message out, or raw")
+        if continues and not thinking:
+            return continuing(choose(self.inference, None if self.inference.setting("off") is None else thinking))
         if not raw:
-            return choose(self.inference, thinking)
+            chosen = choose(self.inference, thinking)
+            return continuing(chosen) if continues else chosen
         if thinking not in (None, OFF_OR_LEAST):
             raise RequestRefused("a raw prompt carries its own switch; leave thinking out, or raw")
         return Strategy(thinking, "unknown")
 
     def encode(
         self,
-        prompt: str | Sequence[Mapping[str, Any]],
+        prompt: str | Sequence[ChatMessage | Message],
         strategy: Strategy,
         *,
         raw: bool,
+        continues: bool = False,
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
         context: int | None = None,
@@ -80,16 +95,21 @@ class ModelText:
             raise RequestRefused("a conversation cannot be sent raw; expected a string")
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
-        check_messages(prompt)
+        conversation = read_conversation(prompt)
         if taken := sorted(RESERVED.intersection(variables)):
             raise RequestRefused(
                 f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out"
             )
-        messages, variables = render_with(strategy, self.inference, prompt, variables)
-        text = self.template.render(messages, tools=tools, **variables)
+        template = self.tool_template if tools and self.tool_template is not None else self.template
+        messages, variables = render_with(strategy, self.inference, conversation, variables)
+        text = template.render(messages, tools=tools, continue_final_message=continues, **variables)
         self._check_length(text, context)
-        check_start(strategy, self.inference, text)
-        return Encoded(self.tokenizer.encode(text), start_of(text, self.inference.markers))
+        markers = self.inference.markers
+        if continues:
+            return Encoded(self.tokenizer.encode(text), _inside(messages[-1].text, markers))
+        if messages[-1].role != "tool" or template.accepts.after_result:
+            check_start(strategy, self.inference, text)
+        return Encoded(self.tokenizer.encode(text), start_of(text, markers))
 
     def _check_length(self, text: str, context: int | None) -> None:
         if context is None or len(text) <= context:
@@ -144,6 +164,14 @@ class ModelText:
         return self.tokenizer.special_ids.intersection(i for text in texts for i in self.tokenizer.encode(text))
 
 
+def _inside(text: str, markers: Markers | None) -> Start:
+    """Where the output begins behind an answer's beginning: inside a thinking that it holds the open marker of, else in
+    the middle of the answer."""
+    if markers is not None and text.rfind(markers.open) > text.rfind(markers.close):
+        return "opened"
+    return "answer"
+
+
 def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
     """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says.
 
@@ -163,11 +191,14 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
         checkpoint = read_gguf(found.path)
         tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
         template = gguf_template(checkpoint.metadata, tokenizer)
+        tool_template = gguf_template(checkpoint.metadata, tokenizer, name="tool_use")
         checkpoint.close()
-        return ModelText(tokenizer, template, completed(inference_of(template), fact))
+        return ModelText(tokenizer, template, completed(inference_of(template), fact), tool_template=tool_template)
     tokenizer = Tokenizer.from_directory(found.path)
     template = directory_template(found.path, tokenizer)
-    return ModelText(tokenizer, template, completed(inference_of(template), fact), _sampling_defaults(found))
+    tool_template = directory_template(found.path, tokenizer, name="tool_use")
+    inference, defaults = completed(inference_of(template), fact), _sampling_defaults(found)
+    return ModelText(tokenizer, template, inference, defaults, tool_template)
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from trilens.spec.catalog import StatedInference
 
 Kind = Literal["never", "always", "switchable", "levels", "unknown"]
-Start = Literal["opened", "closed", "free"]
+Start = Literal["opened", "closed", "free", "answer"]
 Role = Literal["system", "user"]
 
 WORDS: dict[str, str] = {

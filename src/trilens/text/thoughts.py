@@ -36,10 +36,10 @@ class ThoughtSplitter:
     """Splits one output. The pieces that come out are, joined, the text that went in; only what may still become a
     marker is held back, and white space that may turn out to stand beside one.
 
-    `start`: where the output begins, as the prompt leaves it. `closers` end a thinking as its close marker does, and
-    belong to the answer (a tool call); where a header leads to the answer, one of `calls` does too. `reopens`: a second
-    thinking may follow, because the open marker is a control token that no quotation holds; elsewhere markers inside an
-    answer are text, and `marked` says that one was there.
+    `start`: where the output begins, as the prompt leaves it ("answer": in the middle of one). `closers` end a thinking
+    as its close marker does, and belong to the answer (a tool call); where a header leads to the answer, one of `calls`
+    does too. `reopens`: a second thinking may follow, because the open marker is a control token that no quotation
+    holds; elsewhere markers inside an answer are text, and `marked` says that one was there.
     """
 
     def __init__(
@@ -64,8 +64,9 @@ class ThoughtSplitter:
         self._strip = start == "closed"  # white space here stands between a marker and the answer
         self._fresh = start == "opened"  # the same at the beginning of a thinking
         self._header = False
-        if markers is None:
+        if markers is None or start == "answer":
             self._state = "answer"
+        if markers is None:
             return
         self._closers = (markers.close, *closers)
         self._calls = tuple(calls)
