@@ -24,12 +24,13 @@ from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.ends import EndsBarred
-from trilens.generate.grammar import Grammars
+from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Beginning, Request, Scheduler
+from trilens.generate.tool_grammar import forced_call
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -317,6 +318,12 @@ class Model:
     def grammars(self) -> Grammars:
         """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
+
+    def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
+        """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
+        their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
+        form = self.text.tool_format
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()

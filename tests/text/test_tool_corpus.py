@@ -38,7 +38,7 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["city"],
 }
-PARAMETERS = {name: SCHEMA for name in NAMES}
+PARAMETERS = dict.fromkeys(NAMES, SCHEMA)
 TOOLS = [{"type": "function", "function": {"name": n, "description": "A tool.", "parameters": SCHEMA}} for n in NAMES]
 ARGUMENTS: tuple[dict[str, Any], ...] = ({"city": "Zqparis, the city", "days": 31}, {"city": "Zqrome", "warm": True})
 
@@ -82,7 +82,7 @@ def _turn(template: ChatTemplate, said: str) -> Written | None:
                     continue
                 behind = text[text.rfind(ASK) :]
                 if all(NAMES[i] in behind and ARGUMENTS[i]["city"] in behind for i in range(count)):
-                    at = len(os.path.commonprefix([prompt, text]))
+                    at = next((i for i, (a, b) in enumerate(zip(prompt, text, strict=False)) if a != b), len(prompt))
                     while prompt[at:] and text[at - 1] not in ">]}\n" and text[at] not in "<[{":
                         at -= 1  # no cut goes through a marker
                     return Written(text[at:], prompt, count)

@@ -134,7 +134,7 @@ class ModelText:
     @cached_property
     def tool_format(self) -> ToolFormat | None:
         """How this model writes calls of tools; None where its template shows it none."""
-        return model_format(self.template)
+        return model_format(self.tool_template or self.template)
 
     @cached_property
     def _reopens(self) -> bool:
