@@ -23,12 +23,14 @@ from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
-from trilens.generate.grammar import Grammars
+from trilens.generate.ends import EndsBarred
+from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Beginning, Request, Scheduler
+from trilens.generate.tool_grammar import forced_call
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -192,6 +194,12 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
         **sampling: Any,
     ) -> Stream:
         """Events of several prompts, as they come.
@@ -202,12 +210,16 @@ class Model:
         not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
         `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
         and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
-        as it comes (extra `schema`). The rest are `Sampling`'s fields; what is left out comes from the
-        model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
-        stream cancels what still runs.
+        as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
+        matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
+        At most one of these four. The answer does not end among its first `min_tokens` tokens; it ends with one of
+        `stop_token_ids` too, and with `ignore_eos` only there or at its limit. The rest are `Sampling`'s fields; what
+        is left out comes from the model's own generation_config.json. Raises RequestRefused or ContextFull before any
+        work is done. Closing the stream cancels what still runs.
         """
         arguments.prompts(prompts)
-        arguments.schema(schema)
+        arguments.whole("max_tokens", max_tokens, 1)
+        wanted = arguments.structure(schema, regex, choice, grammar)
         calls = [
             self.prepare(
                 prompt,
@@ -219,7 +231,10 @@ class Model:
                 continue_final_message=continue_final_message,
                 tools=tools,
                 template_variables=template_variables,
-                constraint=None if schema is None else self.grammars.schema(schema),
+                constraint=None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1]),
+                min_tokens=min_tokens,
+                stop_token_ids=stop_token_ids,
+                ignore_eos=ignore_eos,
                 **sampling,
             )
             for i, prompt in enumerate(prompts)
@@ -228,7 +243,7 @@ class Model:
 
     def prepare(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[int],
         *,
         index: int = 0,
         thinking: Thinking = None,
@@ -240,10 +255,15 @@ class Model:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         constraint: Constraint | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        scored: int | None = None,
         **sampling: Any,
     ) -> Call:
         """One prompt of `stream_all`, checked and encoded, that does not run yet. `max_completion` bounds thinking and
-        answer together. `constraint` says before each of the answer's tokens which are allowed.
+        answer together. `constraint` says before each of the answer's tokens which are allowed. A raw prompt may be
+        token ids. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many alternatives.
 
         Raises what `stream_all` does; any thread may call it.
         """
@@ -254,23 +274,34 @@ class Model:
         arguments.flag("continue_final_message", continue_final_message, RequestRefused)
         arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
+        stop_ids = arguments.ends(min_tokens, stop_token_ids, ignore_eos, self.spec.vocab)
         strategy = self.text.strategy(thinking, raw=raw, continues=continue_final_message)
         options = self.sampling(sampling)
-        encoded = self.text.encode(
-            prompt,
-            strategy,
-            raw=raw,
-            continues=continue_final_message,
-            variables=template_variables or {},
-            tools=tools,
-            context=self.spec.context,
-        )
+        if arguments.is_ids(prompt):
+            if not raw:
+                raise RequestRefused("token ids have no roles for the chat template; send them raw")
+            encoded = Encoded(list(prompt), "free", raw=True)  # type: ignore[arg-type]
+        else:
+            encoded = self.text.encode(
+                prompt,  # type: ignore[arg-type]
+                strategy,
+                raw=raw,
+                continues=continue_final_message,
+                variables=template_variables or {},
+                tools=tools,
+                context=self.spec.context,
+            )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
-        writer = self._writer(strategy, encoded, limits, stops, constraint, index)
+        if min_tokens > limits.total:
+            raise RequestRefused(f"min_tokens is {min_tokens}, and at most {limits.total} may come; expected fewer")
+        ends = self.text.end_ids | stop_ids
+        always = self.text.end_ids - stop_ids if ignore_eos else frozenset()
+        barred = EndsBarred(ends, always, min_tokens, (self.spec.vocab + 31) // 32) if min_tokens or always else None
+        writer = self._writer(strategy, encoded, limits, ends, stops, constraint, barred, index)
         beginning = self._scheduler.begin(encoded.ids, limits)
-        return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
+        return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -291,6 +322,12 @@ class Model:
     def grammars(self) -> Grammars:
         """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
+
+    def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
+        """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
+        their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
+        form = self.text.tool_format
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
@@ -323,8 +360,10 @@ class Model:
         strategy: Strategy,
         encoded: Encoded,
         limits: Limits,
+        ends: frozenset[int],
         stops: tuple[str, ...],
         constraint: Constraint | None,
+        barred: EndsBarred | None,
         index: int,
     ) -> AnswerWriter:
         text = self.text
@@ -336,11 +375,12 @@ class Model:
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,
             start=encoded.start,
-            end_ids=text.end_ids,
+            end_ids=ends,
             shown=frozenset() if encoded.raw else text.shown,
             stops=stops,
             continues=encoded.raw or encoded.start == "answer",
             constraint=constraint,
+            barred=barred,
         )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
@@ -365,9 +405,11 @@ class Call:
         writer: AnswerWriter,
         limits: Limits,
         options: Sampling,
+        ends: frozenset[int],
         index: int,
         called: float,
         beginning: Beginning,
+        scored: int | None,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -378,9 +420,11 @@ class Call:
         self._model = model
         self._limits = limits
         self._options = options
+        self._ends = ends
         self._index = index
         self._called = called
         self._beginning = beginning
+        self._scored = scored
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
@@ -390,11 +434,12 @@ class Call:
             self.ids,
             self._options,
             self._limits,
-            model.text.end_ids,
+            self._ends,
             self.writer,
             watched=self.watched,
             called=self._called,
             beginning=self._beginning,
+            scored=self._scored,
         )
 
     @property

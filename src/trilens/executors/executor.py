@@ -220,8 +220,9 @@ class Executor(Protocol):
         length)."""
         ...
 
-    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
-        """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
+    def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
+        """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them, or
+        with `every_row` behind every token."""
         ...
 
     @property

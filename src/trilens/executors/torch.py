@@ -268,9 +268,9 @@ class TorchExecutor:
     def variant(self, request_length: int) -> Hashable:
         return tables_key(self.spec, request_length)
 
-    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
+    def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         with torch.inference_mode():
-            logits = self.forward(batch)
+            logits = self.forward(batch, every_row)
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
 

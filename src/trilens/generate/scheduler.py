@@ -18,18 +18,21 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 from trilens.errors import CacheFull, RequestRefused
-from trilens.executors.executor import PAGE, CachedSequence, Executor, StepInput
+from trilens.executors.executor import PAGE, CachedSequence, Executor, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import Origin, PrefixCache, chain, link
 from trilens.generate.sampling import Sampler, Sampling
+from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
+SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
 UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
@@ -83,13 +86,13 @@ class TokenWriter:
 
 
 class StepRecord(NamedTuple):
-    """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
-    step took `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other
-    steppers at that time."""
+    """A request's part in a step: `fed` tokens behind `past` ones, with `draws` rows of logits. The whole step took
+    `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other steppers
+    at that time."""
 
     past: int
     fed: int
-    draws: bool
+    draws: int
     seconds: float
     batch_size: int
     passes: int = 1
@@ -140,6 +143,7 @@ class Request:
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
     logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
+    scores: PromptScores | None = None  # of the prompt's own tokens, where they are wanted
     kv_bytes: int = 0
     kv_held: int = 0
     routes: Any = None  # of the tokens that were fed, once it has finished: see `CachedSequence.routes`
@@ -219,6 +223,7 @@ class Scheduler:
         self._turn = threading.Condition(self._lock)
         self._waiters = 0
         self._steppers: set[int | None] = set()  # in which somebody does a step
+        self._scoring = threading.Lock()
         self._row_seconds = 0.0  # of a prompt's token, of late
         self._process = os.getpid()
 
@@ -249,10 +254,12 @@ class Scheduler:
         watched: bool = False,
         called: float | None = None,
         beginning: Beginning | None = None,
+        scored: int | None = None,
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
         experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
-        what `begin` made of the prompt, where that was done before.
+        what `begin` made of the prompt, where that was done before. `scored`: the log probabilities of the prompt's own
+        tokens are wanted, and so many of the likeliest ones beside them.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
@@ -268,6 +275,9 @@ class Scheduler:
             tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times
         )
         generation.fired = [] if watched else None
+        if scored is not None:
+            generation.scores = PromptScores(generation.prompt, scored)
+            generation.shares = False  # what others have computed has no logits any more
         self._put(generation, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
@@ -336,8 +346,12 @@ class Scheduler:
                 mine = True
                 self._steppers.add(stepper)
                 feeds, elsewhere = self._schedule(fed, failed, stepper, ahead > 0)
-            if feeds:
-                self._step(fed, feeds, elsewhere, stepper, ahead)
+            scored = [g.scores is not None and g.prompting for g in fed]
+            if not all(scored):
+                rest = [not one for one in scored]
+                self._step(list(compress(fed, rest)), list(compress(feeds, rest)), elsewhere, stepper, ahead)
+            for generation, feed in zip(compress(fed, scored), compress(feeds, scored), strict=True):
+                self._step([generation], [feed], elsewhere, stepper, ahead)
             return failed + fed
         finally:
             if mine:
@@ -381,11 +395,12 @@ class Scheduler:
         begun = [g.fed for g in prompts]
         left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
         full = room * self._row_seconds <= STEP_SECONDS
-        for generation, first, rows in zip(prompts, begun, shares(left, room, full), strict=True):
+        for generation, first, share in zip(prompts, begun, shares(left, room, full), strict=True):
+            rows = share if generation.scores is None else min(share, SCORED_ROWS)
             if rows and generation.fed == first:  # its pages may have gone to one before it
                 whole = first >= generation.computed and first + rows >= len(generation.prompt)
                 # what its writer has put behind the prompt goes with the prompt's end
-                plan(generation, generation.length if whole else first + rows, whole)
+                plan(generation, generation.length if whole else first + rows, whole and generation.limits.total > 0)
         now = time.perf_counter()
         for generation in fed:
             generation.in_step = True
@@ -560,7 +575,10 @@ class Scheduler:
     ) -> None:
         """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
         try:
-            drawn = self.executor.draw(feeds, stepper, ahead)
+            if fed[0].scores is not None and fed[0].prompting:
+                drawn = self._scored(fed[0], feeds[0])
+            else:
+                drawn = self.executor.draw(feeds, stepper, ahead)
         except BaseException as failure:
             for generation in fed:
                 self._fail(generation, failure)
@@ -588,6 +606,21 @@ class Scheduler:
                     self._fail(other, interruption)
                 return
 
+    def _scored(self, generation: Request, feed: StepInput) -> StepOutput:
+        """A step of one request that reads the logits behind every token of its."""
+        assert generation.scores is not None
+        begin = time.perf_counter()
+        with self._scoring:  # the executor's own stepper, which nobody else uses
+            logits = self.executor.step([StepInput(feed.sequence, feed.tokens)], every_row=True)
+        generation.scores.take(generation.fed, logits)
+        tokens, faults = list[int](), dict[int, RequestRefused]()
+        if feed.sampler is not None:
+            try:
+                tokens.append(feed.sampler.choose(logits[-1]))
+            except RequestRefused as fault:
+                faults[0] = fault
+        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1])
+
     def _deliver(
         self,
         generation: Request,
@@ -599,8 +632,10 @@ class Scheduler:
         """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
         new, again = len(feed.tokens), generation.fed < generation.computed
         record = generation.repeated if again else generation.steps
+        scored = generation.scores is not None and generation.prompting
         for seconds, batch_size, passes in steps:
-            record.append(StepRecord(generation.fed, new, feed.logits, seconds, batch_size, passes))
+            rows = new if scored else int(feed.logits)
+            record.append(StepRecord(generation.fed, new, rows, seconds, batch_size, passes))
             generation.fed += new
             new = 1
         if tokens and generation.times.first_token is None:
@@ -612,6 +647,8 @@ class Scheduler:
                 self._append(generation, token, left < 0)
         if generation.finish is None and generation.fed // PAGE > generation.kept:
             self._offer(generation)
+        if generation.finish is None and not generation.limits.total and not generation.prompting:
+            self._end(generation, "length")  # nothing but the prompt was wanted
 
     def _append(self, generation: Request, token: int, more: bool) -> None:
         """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from trilens.serve.chat_run import ChatRun, begin
+from trilens.errors import FieldRefused
+from trilens.serve.chat_run import ChatRun, begin, logprobs_of
 from trilens.serve.engine_model import AnyCall
+from trilens.serve.fields import (
+    CACHE,
+    HINT,
+    HOSTED,
+    IDENTIFIER,
+    STORED,
+    Fields,
+    Refused,
+    checked,
+    gathered,
+    shown,
+)
 from trilens.serve.loop import EngineLoop
+from trilens.serve.structure import Structured, Wanted, one_of, wanted_of
 from trilens.serve.switch import other_variables, thinking_of
-from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_TOKENS,
     AnyReceipt,
     Asks,
-    FieldRefused,
-    Fields,
     Samples,
     conversation,
-    followed,
     new_id,
     now,
     prepared,
     receipt_fields,
-    shown,
 )
 from trilens.text.conversation import Message, Part, Thought, a_text, read_texts, written
 from trilens.text.conversation import Text as Words
@@ -37,9 +47,18 @@ INCOMPLETE = ("length", "context")
 class ResponseTool(Fields):
     type: Literal["function"]
     name: str = Field(min_length=1, max_length=256)
-    description: str | None = ""
+    description: str = ""
     parameters: dict[str, Any] | None = None
-    ignored: ClassVar = frozenset(("strict",))
+    strict: bool | None = None
+    aside: ClassVar[Mapping[str, str]] = {"defer_loading": HINT, "cache_control": CACHE}
+
+    def left_aside(self, at: str = "") -> list[str]:
+        return [*super().left_aside(at), *([f"{at}strict"] if self.strict else [])]
+
+
+AnyTool = Annotated[
+    Annotated[ResponseTool, Tag("described")] | Annotated[HostedTool, Tag("hosted")], Discriminator(kind_of_tool)
+]
 
 
 class NamedTool(Fields):
@@ -47,79 +66,119 @@ class NamedTool(Fields):
     name: str
 
 
+class AllowedTools(Fields):
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
 class Format(Fields):
     type: Literal["text", "json_object", "json_schema"]
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    ignored: ClassVar = frozenset(("name", "strict", "description"))
+    aside: ClassVar[Mapping[str, str]] = dict.fromkeys(("name", "strict", "description"), HINT)
+
+    def wanted(self) -> Wanted | None:
+        if self.type == "json_schema" and self.schema_ is None:
+            raise FieldRefused("text.format.schema", "is missing")
+        place = "text.format" if self.schema_ is None else "text.format.schema"
+        return None if self.type == "text" else Wanted(place, "schema", self.schema_)
 
 
 class Text(Fields):
     format: Format | None = None
-    ignored: ClassVar = frozenset(("verbosity",))
+    aside: ClassVar[Mapping[str, str]] = {"verbosity": HINT}
 
 
 class ResponseRequest(Asks, Samples):
     model: str
-    input: str | list[dict[str, Any]]
+    input: Annotated[str | list[dict[str, Any]], AfterValidator(checked(lambda given: conversation(_asked(given))))]
     instructions: str | None = None
     stream: bool = False
     max_output_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     text: Text | None = None
-    tools: list[ResponseTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
-    ignored: ClassVar = frozenset(
-        (
-            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key", "include"),
-            *("prompt_cache_retention", "parallel_tool_calls", "truncation", "stream_options", "background"),
-        )
-    )
+    tools: list[AnyTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools | None = None
+    parallel_tool_calls: bool = True
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    include: list[str] | None = None
+    structured_outputs: Structured | None = None
+    aside: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("user", "metadata", "client_metadata", "safety_identifier"), IDENTIFIER),
+        **dict.fromkeys(("service_tier", "stream_options"), HINT),
+        **dict.fromkeys(("store", "context_management"), STORED),
+        **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"), CACHE),
+        **dict.fromkeys(("max_tool_calls", "moderation"), HOSTED),
+    }
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "previous_response_id": Refused("nothing is stored; send the conversation again as input", ()),
+        "conversation": Refused("nothing is stored; send the conversation again as input", ()),
+        "prompt": Refused("nothing is stored; send the prompt's text as input", ()),
+        "background": Refused("nothing is stored; use stream"),
+        "truncation": Refused("nothing is cut silently", ("disabled",)),
+    }
 
     def use(self) -> ToolUse:
-        tools = [Tool(t.name, t.description or "", t.parameters or {}) for t in self.tools or ()]
-        if isinstance(self.tool_choice, NamedTool):
-            return tool_use(tools, "named", self.tool_choice.name)
-        return tool_use(tools, self.tool_choice)
+        tools = [Tool(t.name, t.description, t.parameters or {}) for t in self.functions()]
+        match self.tool_choice:
+            case NamedTool(name=name):
+                return tool_use(tools, "named", name, parallel=self.parallel_tool_calls)
+            case AllowedTools(mode=mode, tools=allowed):
+                return tool_use(tools, mode, allowed=[t.name for t in allowed], parallel=self.parallel_tool_calls)
+            case choice:
+                return tool_use(tools, choice, parallel=self.parallel_tool_calls)
+
+    def functions(self) -> list[ResponseTool]:
+        return [tool for tool in self.tools or () if isinstance(tool, ResponseTool)]
+
+    def wanted(self) -> Wanted | None:
+        form = None if self.text is None or self.text.format is None else self.text.format.wanted()
+        return one_of(form, *wanted_of(self.structured_outputs))
+
+    def alternatives(self) -> int | None:
+        asked = "message.output_text.logprobs" in (self.include or ())
+        return self.top_logprobs or 0 if asked or self.top_logprobs else None
+
+    def left_aside(self, at: str = "") -> list[str]:
+        included = [one for one in self.include or () if one != "message.output_text.logprobs"]
+        return [*super().left_aside(at), *(f"include ({one:.80})" for one in included)]
 
     def conversation(self) -> list[Message]:
         before = [] if self.instructions is None else [Message("system", (Words(self.instructions),))]
-        if isinstance(self.input, str):
-            return conversation([*before, Message("user", (Words(self.input),))])
-        if not self.input:
-            raise FieldRefused("input", "is empty; expected at least one item")
-        return conversation([*before, *_messages(self.input)])
+        return conversation([*before, *_asked(self.input)])
 
 
 async def begin_response(loop: EngineLoop, request: ResponseRequest) -> ChatRun:
-    model, use = loop.model, request.use()
-    form = None if request.text is None else request.text.format
+    model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
+    use, wanted, variables, thinking, _ = gathered(
+        request.use,
+        request.wanted,
+        lambda: other_variables(stated),
+        lambda: thinking_of(stated, model.text.inference),
+        request.sampling,
+    )
+    ignored = request.left_aside()
 
     def prepare(number: int) -> AnyCall:
-        stated = request.model_dump(include=set(Asks.model_fields))
-        constraint = use.constraint(model)
-        if form is not None and form.type != "text":
-            if constraint is not None:
-                raise FieldRefused("text.format", "and a forced tool_choice contradict each other; give one of them")
-            if form.type == "json_schema" and form.schema_ is None:
-                raise FieldRefused("text.format.schema", "is missing")
-            constraint = followed(model, form.schema_ if form.type == "json_schema" else None, "text.format")
         call: AnyCall = prepared(
             model,
             request.conversation(),
-            thinking=thinking_of(stated, model.text.inference),
+            thinking=thinking,
             max_completion=request.max_output_tokens,
             tools=use.for_template(model),
-            template_variables=other_variables(stated),
-            constraint=constraint,
+            template_variables=variables,
+            constraint=use.constraint(model, wanted, ignored),
+            logprobs=request.alternatives(),
             **request.sampling(),
         )
         return call
 
-    return await begin(loop, new_id("resp_"), use, request.input, prepare)
+    return await begin(loop, new_id("resp_"), use, request.input, prepare, 1, ignored)
 
 
 async def whole_response(chat_run: ChatRun, request: ResponseRequest) -> dict[str, Any]:
     [answer] = await chat_run.whole()
-    return _response(chat_run, request, _items(answer), answer.end.reason, answer.end.receipt)
+    items = _items(answer, _logprobs(chat_run, request, 0)[0])
+    return _response(chat_run, request, items, answer.end.reason, answer.end.receipt)
 
 
 async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
@@ -133,7 +192,7 @@ async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncI
 
     answer: Whole[AnyReceipt] = Whole()
     open_: _Item | None = None
-    at = -1
+    at, logged = -1, 0
     begun = _response(chat_run, request, [], None, None)
     yield event("created", response=begun)
     yield event("in_progress", response=begun)
@@ -149,14 +208,18 @@ async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncI
                 open_, at = _Item(piece), at + 1
                 for kind, fields in open_.begun(at):
                     yield event(kind, **fields)
-            kind, fields = open_.add(piece, at)
+            said = list[dict[str, Any]]()
+            if isinstance(piece, TextEvent):
+                said, logged = _logprobs(chat_run, request, logged)
+            kind, fields = open_.add(piece, at, said)
             yield event(kind, **fields)
     if open_ is not None:
         for kind, fields in open_.done(at):
             yield event(kind, **fields)
     end = answer.end
     kind = "incomplete" if end.reason in INCOMPLETE else "completed"
-    yield event(kind, response=_response(chat_run, request, _items(answer), end.reason, end.receipt))
+    items = _items(answer, _logprobs(chat_run, request, 0)[0])
+    yield event(kind, response=_response(chat_run, request, items, end.reason, end.receipt))
 
 
 class _Item:
@@ -164,6 +227,7 @@ class _Item:
 
     def __init__(self, piece: Event[AnyReceipt]) -> None:
         self.text = ""
+        self.logprobs: list[dict[str, Any]] = []
         self.piece = piece
         prefix = {ThinkingEvent: "rs_", TextEvent: "msg_", ToolCallEvent: "fc_"}[type(piece)]
         self.id = new_id(prefix)
@@ -177,7 +241,7 @@ class _Item:
             events.append(("content_part.added", {**self._place(at), "part": _text("")}))
         return events
 
-    def add(self, piece: Event[AnyReceipt], at: int) -> tuple[str, dict[str, Any]]:
+    def add(self, piece: Event[AnyReceipt], at: int, logprobs: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
         match piece:
             case ThinkingEvent(text):
                 self.text += text
@@ -188,7 +252,8 @@ class _Item:
                 return "function_call_arguments.delta", {**place, "delta": arguments}
             case TextEvent(text):
                 self.text += text
-                return "output_text.delta", {**self._place(at), "delta": text, "logprobs": []}
+                self.logprobs += logprobs
+                return "output_text.delta", {**self._place(at), "delta": text, "logprobs": logprobs}
         raise AssertionError(piece)
 
     def done(self, at: int) -> list[tuple[str, dict[str, Any]]]:
@@ -200,8 +265,8 @@ class _Item:
             case ToolCallEvent(_, _, _, _, name):
                 fields = {"item_id": self.id, "output_index": at, "name": name, "arguments": self.text}
                 return [("function_call_arguments.done", fields), item]
-        text = ("output_text.done", {**place, "text": self.text, "logprobs": []})
-        return [text, ("content_part.done", {**place, "part": _text(self.text)}), item]
+        text = ("output_text.done", {**place, "text": self.text, "logprobs": self.logprobs})
+        return [text, ("content_part.done", {**place, "part": _text(self.text, self.logprobs)}), item]
 
     def _place(self, at: int) -> dict[str, Any]:
         return {"item_id": self.id, "output_index": at, "content_index": 0}
@@ -212,13 +277,18 @@ class _Item:
                 return _reasoning(self.id, None if empty else self.text, status)
             case ToolCallEvent(_, _, _, id, name):
                 return _function_call(self.id, id, name, "" if empty else self.text, status)
-        return _output_message(self.id, None if empty else self.text, status)
+        return _output_message(self.id, None if empty else self.text, status, self.logprobs)
 
 
-def _items(answer: Whole[AnyReceipt]) -> list[dict[str, Any]]:
+def _logprobs(chat_run: ChatRun, request: ResponseRequest, start: int) -> tuple[list[dict[str, Any]], int]:
+    """Of the answer's tokens from place `start` on, and the place behind them; none where nobody asked."""
+    return ([], start) if request.alternatives() is None else logprobs_of(chat_run.running.calls[0], start)
+
+
+def _items(answer: Whole[AnyReceipt], logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     items = [_reasoning(new_id("rs_"), answer.thinking, "completed")] if answer.thinking else []
     if answer.text or not answer.calls:
-        items.append(_output_message(new_id("msg_"), answer.text, "completed"))
+        items.append(_output_message(new_id("msg_"), answer.text, "completed", logprobs))
     return items + [_function_call(new_id("fc_"), c.id, c.name, c.arguments, "completed") for c in answer.calls]
 
 
@@ -227,8 +297,8 @@ def _reasoning(id: str, text: str | None, status: str) -> dict[str, Any]:
     return {"id": id, "type": "reasoning", "summary": [], "content": content, "status": status}
 
 
-def _output_message(id: str, text: str | None, status: str) -> dict[str, Any]:
-    content = [] if text is None else [_text(text)]
+def _output_message(id: str, text: str | None, status: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
+    content = [] if text is None else [_text(text, logprobs)]
     return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
 
 
@@ -243,8 +313,8 @@ def _function_call(id: str, call: str | None, name: str | None, arguments: str, 
     }
 
 
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _text(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _response(
@@ -267,14 +337,15 @@ def _response(
         "max_output_tokens": request.max_output_tokens,
         "model": chat_run.model.name,
         "output": items,
-        "parallel_tool_calls": True,
+        "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": None,
         "reasoning": {"effort": request.reasoning_effort or (request.reasoning or {}).get("effort"), "summary": None},
         "store": False,
         "temperature": request.temperature,
-        "text": {"format": {"type": "text"}},
-        "tool_choice": choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
-        "tools": [{**t.model_dump(), "strict": None} for t in request.tools or ()],
+        "text": {"format": _format(request)},
+        "tool_choice": choice.model_dump() if isinstance(choice, Fields) else choice or "auto",
+        "tools": [tool.model_dump() for tool in request.functions()],
+        "top_logprobs": request.top_logprobs or 0,
         "top_p": request.top_p,
         "truncation": "disabled",
         "usage": None,
@@ -289,8 +360,24 @@ def _response(
             "output_tokens_details": {"reasoning_tokens": t.thinking or 0},
             "total_tokens": (t.prompt or 0) + (t.completion or 0),
         }
-        made["trilens"] = receipt_fields([receipt])
+        made["trilens"] = receipt_fields([receipt], chat_run.ignored)
     return made
+
+
+def _format(request: ResponseRequest) -> dict[str, Any]:
+    form = None if request.text is None else request.text.format
+    if form is None or form.type != "json_schema":
+        return {"type": "text" if form is None else form.type}
+    return {"type": "json_schema", "name": "answer", "schema": form.schema_, "strict": True}
+
+
+def _asked(given: str | list[dict[str, Any]]) -> list[Message]:
+    """An input as messages. Raises FieldRefused."""
+    if isinstance(given, str):
+        return [Message("user", (Words(given),))]
+    if not given:
+        raise FieldRefused("input", "is empty; expected at least one item")
+    return _messages(given)
 
 
 def _messages(items: list[dict[str, Any]]) -> list[Message]:

@@ -19,20 +19,11 @@ from trilens.text.template import RESERVED, ChatTemplate, directory_template, gg
 from trilens.text.thinking import Inference, Markers, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
+from trilens.text.tool_calls import model_format
+from trilens.text.tool_formats import ToolFormat
 
 # generation_config.json's names that are also `Sampling`'s.
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-
-
-# What opens a tool call; a thinking that is still open ends there.
-TOOL_CALLS = (
-    "<tool_call>",
-    "<|tool_call>",
-    "<|tool_calls_section_begin|>",
-    "<\uff5ctool\u2581calls\u2581begin\uff5c>",
-    "<\uff5cDSML\uff5c",
-    "[TOOL_CALLS]",
-)
 
 
 @dataclass(frozen=True)
@@ -174,9 +165,19 @@ class ModelText:
             )
 
     def splitter(self, encoded: Encoded, index: int = 0) -> ThoughtSplitter:
-        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events."""
+        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events. A thinking that is
+        still open ends where a call of a tool begins."""
         markers = None if encoded.raw else self.inference.markers
-        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=self._reopens, index=index)
+        form = self.tool_format
+        calls = () if form is None else form.triggers
+        closers = [call for call in calls if "<" in call or call.startswith("[")]  # no word of a thought
+        options: dict[str, Any] = {"closers": closers, "calls": calls, "reopens": self._reopens, "index": index}
+        return ThoughtSplitter(markers, encoded.start, **options)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How this model writes calls of tools; None where its template shows it none."""
+        return model_format(self.tool_template or self.template)
 
     @cached_property
     def _reopens(self) -> bool:
@@ -199,17 +200,11 @@ class ModelText:
 
     @cached_property
     def shown(self) -> frozenset[int]:
-        """Control tokens that markers are made of; all others are hidden."""
-        markers = self.inference.markers
+        """Control tokens that markers and calls of tools are made of; all others are hidden."""
+        markers, form = self.inference.markers, self.tool_format
         texts = [] if markers is None else [markers.open, markers.close, markers.answer or ""]
-        return self.tokenizer.special_ids.intersection(
-            i for text in (*texts, *self._tool_calls) for i in self.tokenizer.encode(text)
-        )
-
-    @cached_property
-    def _tool_calls(self) -> tuple[str, ...]:
-        source = "" if self.template is None else self.template.source
-        return tuple(marker for marker in TOOL_CALLS if marker in source)
+        texts += [] if form is None else form.texts
+        return self.tokenizer.special_ids.intersection(i for text in texts for i in self.tokenizer.encode(text))
 
 
 def _inside(text: str, markers: Markers | None) -> Start:

@@ -37,9 +37,9 @@ class ThoughtSplitter:
     marker is held back, and white space that may turn out to stand beside one.
 
     `start`: where the output begins, as the prompt leaves it ("answer": in the middle of one). `closers` end a thinking
-    as its close marker does, and belong to the answer (a tool call). `reopens`: a second thinking may follow, because
-    the open marker is a control token that no quotation holds; elsewhere markers inside an answer are text, and
-    `marked` says that one was there.
+    as its close marker does, and belong to the answer (a tool call); where a header leads to the answer, one of `calls`
+    does too. `reopens`: a second thinking may follow, because the open marker is a control token that no quotation
+    holds; elsewhere markers inside an answer are text, and `marked` says that one was there.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class ThoughtSplitter:
         start: Start = "free",
         *,
         closers: Sequence[str] = (),
+        calls: Sequence[str] = (),
         reopens: bool = False,
         index: int = 0,
     ) -> None:
@@ -68,6 +69,7 @@ class ThoughtSplitter:
         if markers is None:
             return
         self._closers = (markers.close, *closers)
+        self._calls = tuple(calls)
         self._firsts = frozenset(closer[0] for closer in self._closers)
         self._answers = () if markers.answer is None else (markers.answer, _without_turn(markers))
         if start == "opened":
@@ -153,10 +155,15 @@ class ThoughtSplitter:
                 else:
                     self._state = "answer"
                 return True
-        if any(marker.startswith(body) for marker in (*self._answers, self.markers.open, self.markers.close)):
+        if self._header and any(body.startswith(call) for call in self._calls):
+            self._take(out, Control, space)
+            self._state = "answer"
+            return True
+        markers = (*self._answers, self.markers.open, self.markers.close, *(self._calls if self._header else ()))
+        if any(marker.startswith(body) for marker in markers):
             return False
         if self._header and len(body) < HEADER:
-            found = [at for m in (*self._answers, self.markers.open) if (at := body.find(m)) >= 0]
+            found = [at for m in (*self._answers, self.markers.open, *self._calls) if (at := body.find(m)) >= 0]
             if not found:
                 return False
             self._take(out, Control, space + min(found))
