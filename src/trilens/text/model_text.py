@@ -148,10 +148,10 @@ class ModelText:
             f"{markers.open}I see.{markers.close}Hi."
         ):
             found |= {markers.open.strip(), markers.close.strip()}
-        for opener in self._tool_calls:
-            closer = opener.replace("<", "</", 1)
-            if self.template.changes(f'Hi.\n{opener}\n{{"name": "f", "arguments": {{}}}}\n{closer}'):
-                found |= {opener, closer}
+        calls = "" if self.tool_format is None else "\n".join(self.tool_format.texts)
+        for start, end in self._literal.spans(calls):
+            if self.template.changes(f"Hi.\n{calls[start:end]}\nSo it is."):
+                found.add(calls[start:end])
         return frozenset(found)
 
     def _check_length(self, text: str, context: int | None) -> None:
@@ -202,7 +202,7 @@ class ModelText:
     def shown(self) -> frozenset[int]:
         """Control tokens that markers and calls of tools are made of; all others are hidden."""
         markers, form = self.inference.markers, self.tool_format
-        texts = [] if markers is None else [markers.open, markers.close, markers.answer or ""]
+        texts = [] if markers is None else [markers.open, markers.close, *markers.openings, markers.end or ""]
         texts += [] if form is None else form.texts
         return self.tokenizer.special_ids.intersection(i for text in texts for i in self.tokenizer.encode(text))
 
