@@ -333,7 +333,7 @@ def _object(text: str, call: int, start: int) -> tuple[int, int] | None:
         try:
             for _ in members(cursor, parts.append):
                 pass
-            if json.loads("".join(parts)) == wanted and "'" not in text[at : cursor.at]:
+            if json.loads("".join(parts)) == wanted:
                 return at, cursor.at
         except (NoCall, ValueError):
             pass
