@@ -24,7 +24,7 @@ def described(tool: Mapping[str, Any] | Callable[..., Any]) -> dict[str, Any]:
     if isinstance(tool, Mapping):
         inner = tool.get("function", tool)
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
-            raise RequestRefused(f"a tool is {shown(tool)}; expected a function, or an object with a name")
+            raise RequestRefused(f"one of the tools is {shown(tool)}; expected a function, or an object with a name")
         parameters = inner.get("parameters", inner.get("input_schema"))
         if parameters is not None and not isinstance(parameters, Mapping):
             raise RequestRefused(f"the parameters of tool {inner['name']!r} are {shown(parameters)}; expected a schema")
@@ -32,7 +32,7 @@ def described(tool: Mapping[str, Any] | Callable[..., Any]) -> dict[str, Any]:
         function |= {"description": inner.get("description") or "", "parameters": dict(parameters or EMPTY)}
         return {"type": "function", "function": function}
     if not callable(tool) or not hasattr(tool, "__name__"):
-        raise RequestRefused(f"a tool is {shown(tool)}; expected a function, or an object with a name")
+        raise RequestRefused(f"one of the tools is {shown(tool)}; expected a function, or an object with a name")
     return {"type": "function", "function": _of_function(tool)}
 
 
