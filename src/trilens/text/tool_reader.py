@@ -486,8 +486,10 @@ class CallReader:
         stated: frozenset[str],
     ) -> Wait:
         cursor = self._cursor
-        for space in _ends_in_space(middle):
-            yield from cursor.comes(space)
+        if tags.strips:
+            yield from cursor.space()
+        elif middle[-1:].isspace():
+            yield from cursor.comes(middle[len(middle.rstrip()) :])
         close = tags.close.replace(KEY, name)
         core = close.strip()
         lead = close[: len(close) - len(close.lstrip())]
@@ -504,7 +506,10 @@ class CallReader:
                 ready = len(cursor.text) - held
             else:
                 ready = end
-            ready = max(cursor.at, ready - len(lead)) if lead else ready
+            if tags.strips:
+                ready = cursor.at + len(cursor.text[cursor.at : ready].rstrip())
+            else:
+                ready = max(cursor.at, ready - len(lead))
             text = cursor.text[cursor.at : ready]
             if is_text:
                 self._put(json_string(text))
@@ -528,7 +533,7 @@ class CallReader:
             else:
                 parts.append(text)
             cursor.at = at
-        kept = last.removesuffix(lead)
+        kept = last.rstrip() if tags.strips else last.removesuffix(lead)
         if is_text:
             self._put(json_string(kept) + '"')
             return
@@ -645,8 +650,3 @@ def _from(opening: Sequence[str], trigger: str) -> list[str]:
         if "".join(opening[place:]).startswith(trigger):
             return list(opening[place:])
     return list(opening)
-
-
-def _ends_in_space(middle: str) -> list[str]:
-    """White space that a template writes in front of a value."""
-    return [middle[len(middle.rstrip()) :]] if middle[-1:].isspace() else []
