@@ -56,13 +56,15 @@ class Loose:
 class Tagged:
     """Each argument has text around it: `open` holds the key, `close` may hold it again. `typed` is what stands
     between key and value for values of each kind, where it differs; `middle` is for all others. `strips`: white space
-    around a value is not part of it."""
+    around a value is not part of it. `item`: where lists and objects are written with such text around each of their
+    members too, the key that each item of a list has."""
 
     open: str
     middle: str
     close: str
     typed: tuple[tuple[Kind, str], ...] = ()
     strips: bool = False
+    item: str = ""
 
     @cached_property
     def key_end(self) -> re.Pattern[str]:

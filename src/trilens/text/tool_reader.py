@@ -32,7 +32,9 @@ from trilens.text.tool_values import (
     key,
     kinds_of,
     literal,
+    member_of,
     members,
+    nested,
     of_kind,
     string,
     value,
@@ -237,7 +239,12 @@ class CallReader:
         for unit in literal:
             start = self._cursor.at
             yield from self._cursor.space()
-            if not (yield from self._cursor.comes(unit)):
+            try:
+                yield from self._cursor.take(unit)
+            except Cut:
+                self._cursor.at = len(self._cursor.text)  # the beginning of it is no text
+                return
+            except NoCall:
                 self._cursor.at = start
                 return
 
@@ -350,10 +357,10 @@ class CallReader:
         first = True
         while (yield from cursor.next()) != "}":
             name = yield from key(cursor, quote)
-            self._put(self._lead(name, first))
-            first = False
             yield from cursor.space()
             yield from cursor.take(":")
+            self._put(self._lead(name, first))
+            first = False
             yield from self._converted(name, quote)
             if (yield from cursor.next()) != "}":
                 yield from cursor.take(",")
@@ -367,10 +374,10 @@ class CallReader:
         first = True
         while (yield from cursor.next()) != close:
             name = yield from cursor.matched(WORD)
-            self._put(self._lead(name, first))
-            first = False
             yield from cursor.space()
             yield from cursor.take("=")
+            self._put(self._lead(name, first))
+            first = False
             yield from self._converted(name, None)
             if (yield from cursor.next()) == ",":
                 cursor.at += 1
@@ -380,9 +387,11 @@ class CallReader:
         return ("" if first else ", ") + json.dumps(name, ensure_ascii=False) + ": "
 
     def _kinds(self, name: str) -> tuple[str, ...]:
-        schema = self._tools[self._name]
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
-        return kinds_of(properties.get(name), schema) if isinstance(properties, Mapping) else ()
+        return kinds_of(member_of(self._schema, name, self._schema), self._schema)
+
+    @property
+    def _schema(self) -> Any:
+        return self._tools[self._name]
 
     def _converted(self, name: str, quote: str | None) -> Wait:
         """A literal; a string that the schema does not allow becomes what it allows, and so does a bare word."""
@@ -424,9 +433,7 @@ class CallReader:
             found = ends.search(cursor.text, cursor.at)
             if found is not None and (cursor.ended or found.end() < len(cursor.text)):
                 break
-            if cursor.ended:
-                raise NoCall
-            yield
+            yield from cursor.more()
         text = cursor.text[cursor.at : found.start()]
         cursor.at = found.start()
         self._put(of_kind(text, kinds))
@@ -435,10 +442,12 @@ class CallReader:
         cursor = self._cursor
         self._put("{")
         first, middles = True, tags.middles
-        while not (yield from self._ahead(form.tail)):
+        while not (yield from self._ahead(_tail(form.tail, tags))):
             start = cursor.at
             try:
                 name = yield from self._tag(tags)
+            except Cut:
+                raise
             except NoCall:
                 cursor.at = start
                 break
@@ -454,12 +463,14 @@ class CallReader:
         yield from self._cursor.space()
         return (yield from self._cursor.upto(tags.key_end))
 
-    def _ahead(self, literal: str) -> Generator[None, None, bool]:
-        """Whether this comes next; it is not taken."""
+    def _ahead(self, literal: Sequence[str]) -> Generator[None, None, bool]:
+        """Whether this comes next; it is not taken. Raises Cut where the text ends within it."""
         start = self._cursor.at
         try:
-            yield from self._literal(list(units(literal)), {})
-            return bool(literal.strip())
+            yield from self._literal(literal, {})
+            return bool(literal)
+        except Cut:
+            raise
         except NoCall:
             return False
         finally:
@@ -518,7 +529,8 @@ class CallReader:
             cursor.at = ready
             if end < 0:
                 if cursor.ended:
-                    self._put(json_string(cursor.rest) if is_text else "".join(parts).strip())
+                    rest = cursor.rest[: len(cursor.rest) - held].removesuffix(lead)
+                    self._put(json_string(rest) if is_text else "".join([*parts, rest]).strip())
                 yield from cursor.more()
                 at = cursor.at
                 continue
@@ -538,7 +550,9 @@ class CallReader:
             self._put(json_string(kept) + '"')
             return
         whole = "".join(parts) + kept
-        if stated and "string" not in stated:
+        if tags.item and whole.strip().startswith(tags.open.partition(KEY)[0]):
+            self._put(nested(whole, tags, member_of(self._schema, name, self._schema), self._schema))
+        elif stated and "string" not in stated:
             self._put(literal(whole.strip()) or of_kind(whole, tuple(stated)))
         else:
             self._put(of_kind(whole, kinds))
@@ -549,9 +563,10 @@ class CallReader:
             return True
         start = self._cursor.at
         try:
-            if not (yield from self._cursor.next()) or (yield from self._ahead(form.tail)):
-                return True
-            yield from self._tag(tags)
+            if not (yield from self._ahead(_tail(form.tail, tags))):
+                yield from self._tag(tags)
+            return True
+        except Cut:
             return True
         except NoCall:
             return False
@@ -650,3 +665,10 @@ def _from(opening: Sequence[str], trigger: str) -> list[str]:
         if "".join(opening[place:]).startswith(trigger):
             return list(opening[place:])
     return list(opening)
+
+
+def _tail(tail: str, tags: Tagged) -> list[str]:
+    """As much of what closes a call as tells it from what opens another argument."""
+    found, opening = list(units(tail)), list(units(tags.open))
+    same = next((i for i, (a, b) in enumerate(zip(found, opening, strict=False)) if a != b), len(found))
+    return found[: same + 1]
