@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from trilens.errors import BadTemplate, RequestRefused
 from trilens.text.allowance import together, used_up
+from trilens.text.tool_cursor import Cursor, NoCall
 from trilens.text.tool_formats import (
     ID,
     KEY,
@@ -29,7 +30,7 @@ from trilens.text.tool_formats import (
     ToolFormat,
 )
 from trilens.text.tool_reader import Called, CallReader, Piece
-from trilens.text.tool_values import Cursor, NoCall, members
+from trilens.text.tool_values import members
 
 SECONDS = 3.0  # of processor time for all renderings of one template
 NAMES = ("zq_first_tool", "zq_second_tool")

@@ -12,122 +12,17 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from trilens.text.stream import partial
+from trilens.text.tool_cursor import Cursor, Cut, NoCall, Wait
 from trilens.text.tool_formats import KEY, Tagged
 
 MOST_DEPTH = 64  # of lists and objects in a value
-MOST_KEY = 256  # characters in a key, and in any other short part of a call
-MOST_NUMBER = 4096  # digits
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
 NUMBER = re.compile(r"[-+]?[\d._]*(?:[eE][-+]?\d*)?")
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 WORD = re.compile(r"[A-Za-z_][\w.\-]*")
 
-Wait = Generator[None, None, None]
 Put = Callable[[str], None]
-
-
-class NoCall(Exception):
-    """What is there is not what a call has here."""
-
-
-class Cut(NoCall):
-    """The text ends before it is whole."""
-
-
-class Cursor:
-    """Text that is still coming, and a place in it."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.at = 0
-        self.ended = False
-
-    @property
-    def rest(self) -> str:
-        return self.text[self.at :]
-
-    def more(self) -> Wait:
-        """Wait for more text. Raises Cut where no more comes."""
-        if self.ended:
-            raise Cut
-        yield
-
-    def space(self) -> Wait:
-        """Go behind white space."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
-            if self.at < len(self.text) or self.ended:
-                return
-            yield
-
-    def next(self, behind_space: bool = True) -> Generator[None, None, str]:
-        """The character that comes next, which stays; "" at the end."""
-        if behind_space:
-            yield from self.space()
-        while self.at >= len(self.text):
-            if self.ended:
-                return ""
-            yield
-        return self.text[self.at]
-
-    def take(self, text: str) -> Wait:
-        """Go behind this text, which has to come next."""
-        while not self.text.startswith(text, self.at):
-            if not text.startswith(self.text[self.at : self.at + len(text)]):
-                raise NoCall
-            yield from self.more()
-        self.at += len(text)
-
-    def comes(self, text: str, whole: bool = False) -> Generator[None, None, bool]:
-        """Whether this text comes next; goes behind it if so, and nowhere if not. Where the text ends within it there
-        is none of it, or Cut is raised if `whole`."""
-        try:
-            yield from self.take(text)
-        except NoCall as fault:
-            if whole and isinstance(fault, Cut):
-                raise
-            return False
-        return True
-
-    def matched(self, pattern: re.Pattern[str]) -> Generator[None, None, str]:
-        """The longest match from here on, once what follows it is there."""
-        while True:
-            found = pattern.match(self.text, self.at)
-            if found is None:
-                if self.at < len(self.text):
-                    raise NoCall
-                yield from self.more()
-            elif found.end() < len(self.text) or self.ended:
-                self.at = found.end()
-                return found[0]
-            elif len(found[0]) > MOST_NUMBER:
-                raise NoCall
-            else:
-                yield
-
-    def upto(self, pattern: re.Pattern[str]) -> Generator[None, None, str]:
-        """What stands before the first match of this pattern, which is not taken; it is not empty."""
-        while (found := pattern.search(self.text, self.at)) is None:
-            if len(self.text) - self.at > 2 * MOST_KEY:
-                raise NoCall
-            yield from self.more()
-        if not self.at < found.start() <= self.at + MOST_KEY:
-            raise NoCall
-        start, self.at = self.at, found.start()
-        return self.text[start : self.at]
-
-    def until(self, text: str, most: int = MOST_KEY) -> Generator[None, None, str]:
-        """What stands before this text, which is not taken."""
-        while (found := self.text.find(text, self.at)) < 0:
-            if len(self.text) - self.at > most + len(text):
-                raise NoCall
-            yield from self.more()
-        if found - self.at > most:
-            raise NoCall
-        start, self.at = self.at, found
-        return self.text[start:found]
 
 
 def json_string(text: str) -> str:
