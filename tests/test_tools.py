@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -101,3 +103,12 @@ def test_control_tokens_of_a_call_reach_the_reader(model: trilens.Model) -> None
     finally:
         for name in ("shown", "tool_format"):
             vars(text).pop(name, None)
+
+
+def test_the_example_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tools.md").read_text(encoding="utf-8")
+    [source] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(compile(source, "docs/tools.md", "exec"), found)
+    assert found["call"].name == "set_light" and json.loads(found["call"].arguments).keys() == {"room", "on"}
+    assert capsys.readouterr().out == f"set_light {found['call'].arguments}"
