@@ -38,10 +38,12 @@ from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.conversation import ChatMessage, Message
-from trilens.text.events import EndEvent, Event, Whole, merged
+from trilens.text.events import EndEvent, Event, ToolCall, Whole, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.tokenizer import Tokenizer
+from trilens.text.tool_calls import CallFinder
+from trilens.text.tool_schema import described, schemas_of
 
 Prompt = str | Sequence[ChatMessage | Message]
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
@@ -50,12 +52,13 @@ R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another rece
 @dataclass(frozen=True)
 class Answer(Generic[R]):
     """What the model said, what it thought before, and what that cost. `state` is what a hosted model wants back
-    unchanged with the next turn."""
+    unchanged with the next turn; `calls` are the tools that the model called."""
 
     text: str
     thinking: str
     receipt: R
     state: Mapping[str, Any] | None = None
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def message(self) -> dict[str, Any]:
@@ -63,6 +66,11 @@ class Answer(Generic[R]):
         said: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.thinking:
             said["thinking"] = self.thinking
+        if self.calls:
+            said["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.calls
+            ]
         return said if self.state is None else {**said, "state": self.state}
 
 
@@ -192,7 +200,8 @@ class Model:
         stop: str | Sequence[str] = (),
         raw: bool = False,
         continue_final_message: bool = False,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        tool_choice: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
         regex: str | None = None,
@@ -210,7 +219,9 @@ class Model:
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
         not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
         `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
-        and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
+        are functions, or schemas as OpenAI's chat protocol has them; what the model calls is in `Answer.calls`, and
+        comes as `ToolCallEvent`s. `tool_choice`: "auto", "required", or the name of the one to call.
+        `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
         as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
         matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
         At most one of these four. The answer does not end among its first `min_tokens` tokens; it ends with one of
@@ -221,6 +232,17 @@ class Model:
         arguments.prompts(prompts)
         arguments.whole("max_tokens", max_tokens, 1)
         wanted = arguments.structure(schema, regex, choice, grammar)
+        offered = None if tools is None else [described(tool) for tool in arguments.tools(tools)]
+        schemas = schemas_of(offered or ())
+        chosen = self._chosen(schemas, tool_choice)
+        if chosen and wanted:
+            raise RequestRefused(f"tool_choice and {wanted[0]} both say what the answer is; give one of them")
+
+        def constraint() -> Constraint | None:
+            if chosen:
+                return self.forced_call(chosen)
+            return None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1])
+
         calls = [
             self.prepare(
                 prompt,
@@ -230,9 +252,9 @@ class Model:
                 stop=stop,
                 raw=raw,
                 continue_final_message=continue_final_message,
-                tools=tools,
+                tools=offered,
                 template_variables=template_variables,
-                constraint=None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1]),
+                constraint=constraint(),
                 min_tokens=min_tokens,
                 stop_token_ids=stop_token_ids,
                 ignore_eos=ignore_eos,
@@ -240,7 +262,21 @@ class Model:
             )
             for i, prompt in enumerate(prompts)
         ]
-        return Stream(self, calls)
+        finders = [CallFinder(self.text.tool_format, schemas, index=i) for i in range(len(calls))] if schemas else []
+        return Stream(self, calls, finders)
+
+    def _chosen(self, schemas: Mapping[str, Any], tool_choice: object) -> dict[str, Any]:
+        """The tools of which the answer has to call one, with their schemas. Raises RequestRefused."""
+        if schemas and not self.text.reads_tools:
+            raise RequestRefused(f"{self.name}'s template knows no tools; leave tools out")
+        if tool_choice in (None, "auto"):
+            return {}
+        if tool_choice == "required" and schemas:
+            return dict(schemas)
+        if not isinstance(tool_choice, str) or tool_choice not in schemas:
+            expected = ", ".join(["auto", "required", *schemas])
+            raise RequestRefused(f"tool_choice is {shown(tool_choice)}; expected one of {expected}")
+        return {tool_choice: schemas[tool_choice]}
 
     def prepare(
         self,
@@ -478,9 +514,10 @@ class Call:
 class Stream(Iterator[Event[Receipt]]):
     """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
-    def __init__(self, model: Model, calls: Sequence[Call]) -> None:
+    def __init__(self, model: Model, calls: Sequence[Call], finders: Sequence[CallFinder] = ()) -> None:
+        """`finders`: of each call, what finds the tools that its answer calls."""
         self.calls = calls
-        self._events = _run(model, calls)
+        self._events = _run(model, calls, finders)
 
     def __next__(self) -> Event[Receipt]:
         return next(self._events)
@@ -501,7 +538,7 @@ class Stream(Iterator[Event[Receipt]]):
         self._events.close()
 
 
-def _run(model: Model, calls: Sequence[Call]) -> Generator[Event[Receipt]]:
+def _run(model: Model, calls: Sequence[Call], finders: Sequence[CallFinder]) -> Generator[Event[Receipt]]:
     try:
         for call in calls:
             call.submit()
@@ -509,7 +546,8 @@ def _run(model: Model, calls: Sequence[Call]) -> Generator[Event[Receipt]]:
         while running:
             model.advance(running)
             for call in running:
-                yield from call.events()
+                for event in call.events():
+                    yield from finders[event.index].push(event) if finders else (event,)
             running = [call for call in running if not call.finished]
     finally:
         for call in calls:
@@ -527,7 +565,11 @@ def fold(events: Iterable[Event[R]], count: int) -> list[Answer[R]]:
     answers: list[Whole[R]] = [Whole() for _ in range(count)]
     for event in events:
         answers[event.index].take(event)
-    return [Answer(a.text, a.thinking, a.ended.receipt, a.ended.state) for a in answers if a.ended is not None]
+    return [
+        Answer(a.text, a.thinking, a.ended.receipt, a.ended.state, tuple(a.calls))
+        for a in answers
+        if a.ended is not None
+    ]
 
 
 def several(prompt: Any) -> tuple[list[Prompt], bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from trilens.text.template import ChatTemplate
+from trilens.text.tokenizer import Tokenizer
+from trilens.text.tool_formats import NAME, Json, ToolFormat
 
 OPENING = """{% for m in messages %}{% if m.role == 'user' %}«user» {{ m.content }} «end»
 {% elif m.role == 'tool' %}«tool» {{ m.content }} «end»
@@ -36,3 +38,10 @@ CALLS = {
 
 def invented(name: str) -> ChatTemplate:
     return ChatTemplate(OPENING + CALLS[name] + CLOSING)
+
+
+def special_form(tokenizer: Tokenizer) -> ToolFormat:
+    """Calls that begin with a control token of this tokenizer, one that ends no answer."""
+    token = min(tokenizer.special_ids - tokenizer.eos_ids)
+    marker = tokenizer.piece(token).decode()
+    return ToolFormat("", "", f"{marker}{NAME}\n", Json(), "", "", "", "")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 VARIABLE = "TRILENS_TEMPLATES"
 SOURCES = ("llama-cpp-python", "trl", "axolotl", "vllm", "sglang")  # their templates are in no wheel
-WHEELS = ("xinference", "mistral-common", "unsloth")
+WHEELS = ("xinference", "mistral-common", "unsloth", "unsloth-zoo")
 PLATFORMS = ("any", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
 
 

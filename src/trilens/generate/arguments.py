@@ -115,6 +115,12 @@ def ends(min_tokens: object, stop_token_ids: object, ignore_eos: object, vocab: 
     return found
 
 
+def tools(value: object) -> Sequence[Any]:
+    """The tools that a call offers: a list."""
+    _expect(RequestRefused, isinstance(value, list | tuple), "tools", value, "a list of functions or objects")
+    return value  # type: ignore[return-value]
+
+
 def prompts(value: object) -> None:
     """A list of prompts; one prompt alone is a mistake, for its parts would be taken."""
     _expect(RequestRefused, isinstance(value, list | tuple) and len(value) > 0, "prompts", value, "a list of prompts")

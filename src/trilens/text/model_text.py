@@ -47,6 +47,7 @@ class ModelText:
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     tool_template: ChatTemplate | None = None
     trust_control_tokens: bool = False
+    response_template: Mapping[str, Any] | None = None  # what the checkpoint says of the form of its answers
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -177,7 +178,7 @@ class ModelText:
     @cached_property
     def tool_format(self) -> ToolFormat | None:
         """How this model writes calls of tools; None where its template shows it none."""
-        return model_format(self.tool_template or self.template)
+        return model_format(self.tool_template or self.template, self.response_template)
 
     @cached_property
     def _reopens(self) -> bool:
@@ -241,7 +242,9 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
     template = directory_template(found.path, tokenizer)
     tool_template = directory_template(found.path, tokenizer, name="tool_use")
     inference, defaults = completed(inference_of(template), fact), _sampling_defaults(found)
-    return ModelText(tokenizer, template, inference, defaults, tool_template)
+    declared = read_json_object(found.path / "tokenizer_config.json").get("response_template")
+    declared = declared if isinstance(declared, dict) else None
+    return ModelText(tokenizer, template, inference, defaults, tool_template, declared)
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:

@@ -16,6 +16,7 @@ from typing import Any
 from trilens.text.events import EndEvent, Event, R, TextEvent, ToolCallEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.template import ChatTemplate
+from trilens.text.tool_declared import by_declaration
 from trilens.text.tool_difference import by_difference
 from trilens.text.tool_formats import ToolFormat
 from trilens.text.tool_reader import Called, CallReader, Found, Piece
@@ -28,8 +29,15 @@ def model_format(template: ChatTemplate | None, declared: Mapping[str, Any] | No
     """The form in which a model writes its calls; None where its template shows it no tools."""
     if template is None or not template.reads_tools:
         return None
-    found = by_difference(template, [markers.close for markers in KNOWN_MARKERS])
-    return by_table(template.source, found)
+    shown = by_difference(template, [markers.close for markers in KNOWN_MARKERS])
+    stated = by_declaration(declared)
+    if stated is None:
+        return by_table(template.source, shown)
+    if shown is None:
+        return stated
+    # where both begin alike the template says more: white space, ids, types
+    first, other = (shown, stated) if shown.triggers[:1] == stated.triggers[:1] else (stated, shown)
+    return replace(first, also=(other,))
 
 
 class CallFinder:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from trilens.errors import BadTemplate, RequestRefused
 from trilens.text.allowance import together, used_up
+from trilens.text.tool_cursor import Cursor, NoCall
 from trilens.text.tool_formats import (
     ID,
     KEY,
@@ -29,7 +30,7 @@ from trilens.text.tool_formats import (
     ToolFormat,
 )
 from trilens.text.tool_reader import Called, CallReader, Piece
-from trilens.text.tool_values import Cursor, NoCall, members
+from trilens.text.tool_values import members
 
 SECONDS = 3.0  # of processor time for all renderings of one template
 NAMES = ("zq_first_tool", "zq_second_tool")
@@ -267,8 +268,17 @@ class _Probe:
             closed = len(close.replace(KEY, KEYS[1]))
             spans.append((keys[0] - len(open_), values[1] + len(VALUES[i][1]) + closed))
         assert tags is not None
-        tags = replace(tags, typed=self._typed(tags, as_text))
+        tags = replace(tags, typed=self._typed(tags, as_text), item=self._item(tags, as_text))
         yield from self._around(text, start, spans, ends, tags)
+
+    def _item(self, tags: Tagged, as_text: bool) -> str:
+        """The key of a list's items, where they have text around them as arguments have."""
+        arguments: Any = {KEYS[0]: ["zqitem"]}
+        call = _call(0, json.dumps(arguments) if as_text else arguments, self.ids[0])
+        text = self._behind([{"role": "assistant", "content": "", "tool_calls": [call]}]) or ""
+        before, around = re.escape(tags.middle), [re.escape(part) for part in tags.open.split(KEY)]
+        found = re.search(f"{KEYS[0]}{before}{around[0]}([\\w.-]+){around[1]}{before}zqitem", text)
+        return found[1] if found else ""
 
     def _typed(self, tags: Tagged, as_text: bool) -> tuple[tuple[Kind, str], ...]:
         """What stands between a key and values of each kind, where it says which kind."""
@@ -333,7 +343,7 @@ def _object(text: str, call: int, start: int) -> tuple[int, int] | None:
         try:
             for _ in members(cursor, parts.append):
                 pass
-            if json.loads("".join(parts)) == wanted and "'" not in text[at : cursor.at]:
+            if json.loads("".join(parts)) == wanted:
                 return at, cursor.at
         except (NoCall, ValueError):
             pass

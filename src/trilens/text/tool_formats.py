@@ -16,7 +16,7 @@ NAME, ID, NUMBER, KEY = "\ue000", "\ue001", "\ue002", "\ue003"
 ANY = "\ue004"  # text that says nothing, up to the next marker; in forms that are only read
 SLOTS = NAME + ID + NUMBER + KEY + ANY
 # A marker such as <tool_call> or [ARGS], a run of other text, or a slot. White space may stand between any two.
-UNIT = re.compile(rf"[{SLOTS}]|<[^\s<>{SLOTS}]*>?|\[[A-Z_]+\]|[\[{{]|[^\s<\[{{{SLOTS}]+")
+UNIT = re.compile(rf"[{SLOTS}]|<[^\s<>{SLOTS}]*>?|\[[A-Z_]+\]|[\[\]{{}}]|[^\s<\[\]{{}}{SLOTS}]+")
 # The same, with a word that follows it at once.
 MARKER = re.compile(rf"(?:<[^\s<>{SLOTS}]*>?|\[[A-Z_]+\])\w*|[^\s<\[{{{SLOTS}]+")
 
@@ -55,12 +55,16 @@ class Loose:
 @dataclass(frozen=True)
 class Tagged:
     """Each argument has text around it: `open` holds the key, `close` may hold it again. `typed` is what stands
-    between key and value for values of each kind, where it differs; `middle` is for all others."""
+    between key and value for values of each kind, where it differs; `middle` is for all others. `strips`: white space
+    around a value is not part of it. `item`: where lists and objects are written with such text around each of their
+    members too, the key that each item of a list has."""
 
     open: str
     middle: str
     close: str
     typed: tuple[tuple[Kind, str], ...] = ()
+    strips: bool = False
+    item: str = ""
 
     @cached_property
     def key_end(self) -> re.Pattern[str]:

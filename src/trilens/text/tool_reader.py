@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trilens.text.stream import partial
-from trilens.text.tool_formats import (
-    ANY,
-    ID,
-    KEY,
-    NAME,
-    NUMBER,
-    Json,
-    Keywords,
-    Loose,
-    Tagged,
-    ToolFormat,
-    units,
-)
-from trilens.text.tool_values import (
-    WORD,
-    Cursor,
-    Cut,
-    NoCall,
-    Wait,
-    json_string,
-    key,
-    kinds_of,
-    literal,
-    members,
-    of_kind,
-    string,
-    value,
-)
+from trilens.text.tool_arguments import ArgumentsReader, object_or_text
+from trilens.text.tool_cursor import DIGITS, Cursor, Cut, NoCall, Wait, take_units
+from trilens.text.tool_formats import ID, NAME, NUMBER, ToolFormat, units
+from trilens.text.tool_values import key, string, value
 
-IDS = re.compile(r"[\w.:\-]+")
-DIGITS = re.compile(r"\d+")
 BETWEEN_BARE = ",;"  # calls that nothing marks may follow each other with these between them
 LINE_END = re.compile(r"\n\s*$")
-LETTERS = re.compile(r"[\w.\-]")
 
 
 @dataclass(frozen=True)
@@ -79,7 +52,6 @@ class CallReader:
         self._out: list[Found] = []
         self._fresh = True  # no text yet: a call that nothing marks may come
         self._calls = 0
-        self._name = ""  # of the newest call
         self._told = 0  # where what was told of it ends
         self._run = self._answer()
         next(self._run)
@@ -237,7 +209,12 @@ class CallReader:
         for unit in literal:
             start = self._cursor.at
             yield from self._cursor.space()
-            if not (yield from self._cursor.comes(unit)):
+            try:
+                yield from self._cursor.take(unit)
+            except Cut:
+                self._cursor.at = len(self._cursor.text)  # the beginning of it is no text
+                return
+            except NoCall:
                 self._cursor.at = start
                 return
 
@@ -248,13 +225,13 @@ class CallReader:
         before = self._calls
         slots: dict[str, str] = {}
         try:
-            yield from self._literal(opening, slots)
+            yield from take_units(self._cursor, opening, slots, self._names)
             if form.envelope is not None:
                 yield from _Envelope(self, form).read()
             else:
                 id = form.id.replace(NAME, slots[NAME]).replace(NUMBER, slots.get(NUMBER, "0"))
                 self._begin(slots[NAME], slots.get(ID) or id or None)
-                yield from self._arguments(form, slots)
+                yield from ArgumentsReader(self._cursor, form, self._tools[slots[NAME]], self._put).read()
             yield from self._maybe(units(form.after if form.envelope else form.tail))
         except Cut:
             if self._calls == before:
@@ -272,286 +249,12 @@ class CallReader:
         self._calls += 1
         self._fresh = False
         self._out.append(Called(name, id))
-        self._name = name
         self._told = self._cursor.at
 
     def _put(self, text: str) -> None:
         if text:
             self._out.append(Piece(text))
             self._told = self._cursor.at
-
-    def _literal(self, literal: Sequence[str], slots: dict[str, str]) -> Wait:
-        """Take a literal, white space between its units or not, and fill the slots in it."""
-        cursor = self._cursor
-        for place, unit in enumerate(literal):
-            if unit == NAME and NAME not in slots:
-                yield from cursor.space()
-                slots[NAME] = yield from self._one_of(self._names)
-            elif unit == ID:
-                yield from cursor.space()
-                slots[ID] = yield from cursor.matched(IDS)
-            elif unit == NUMBER:
-                slots[NUMBER] = yield from cursor.matched(DIGITS)
-            elif unit == ANY:
-                yield from cursor.until(literal[place + 1])
-            elif unit == NAME:
-                yield from cursor.take(slots[NAME])
-            else:
-                yield from cursor.space()
-                yield from cursor.take(unit)
-
-    def _one_of(self, names: Sequence[str]) -> Generator[None, None, str]:
-        """The longest of these that comes next."""
-        cursor = self._cursor
-        while True:
-            rest = cursor.text[cursor.at : cursor.at + 1 + len(names[0] if names else "")]
-            if not cursor.ended and any(name.startswith(rest) for name in names):
-                yield
-                continue
-            for name in names:
-                if rest.startswith(name) and not LETTERS.match(rest[len(name) :]):
-                    cursor.at += len(name)
-                    return name
-            raise NoCall
-
-    # ----------------------------------------------------------------------------------------------------- arguments
-
-    def _arguments(self, form: ToolFormat, slots: dict[str, str]) -> Wait:
-        match form.arguments:
-            case Json():
-                yield from self._object()
-            case Loose(quote):
-                yield from self._loose(quote)
-            case Keywords():
-                yield from self._keywords(form)
-            case Tagged():
-                yield from self._tagged(form, form.arguments)
-
-    def _object(self, put: Callable[[str], None] | None = None) -> Wait:
-        """An object; or its text as a JSON string, as some templates have it."""
-        put = put or self._put
-        if (first := (yield from self._cursor.next())) == '"':
-            parts: list[str] = []
-            yield from string(self._cursor, parts.append)
-            made = literal(json.loads("".join(parts)))
-            if made is None or not made.startswith("{"):
-                raise NoCall
-            put(made)
-        elif first == "{":
-            yield from members(self._cursor, put)
-        else:
-            raise NoCall
-
-    def _loose(self, quote: str) -> Wait:
-        cursor = self._cursor
-        yield from cursor.space()
-        yield from cursor.take("{")
-        self._put("{")
-        first = True
-        while (yield from cursor.next()) != "}":
-            name = yield from key(cursor, quote)
-            self._put(self._lead(name, first))
-            first = False
-            yield from cursor.space()
-            yield from cursor.take(":")
-            yield from self._converted(name, quote)
-            if (yield from cursor.next()) != "}":
-                yield from cursor.take(",")
-        yield from cursor.take("}")
-        self._put("}")
-
-    def _keywords(self, form: ToolFormat) -> Wait:
-        cursor = self._cursor
-        close = form.tail.strip()[:1] or ")"
-        self._put("{")
-        first = True
-        while (yield from cursor.next()) != close:
-            name = yield from cursor.matched(WORD)
-            self._put(self._lead(name, first))
-            first = False
-            yield from cursor.space()
-            yield from cursor.take("=")
-            yield from self._converted(name, None)
-            if (yield from cursor.next()) == ",":
-                cursor.at += 1
-        self._put("}")
-
-    def _lead(self, name: str, first: bool) -> str:
-        return ("" if first else ", ") + json.dumps(name, ensure_ascii=False) + ": "
-
-    def _kinds(self, name: str) -> tuple[str, ...]:
-        schema = self._tools[self._name]
-        properties = schema.get("properties") if isinstance(schema, Mapping) else None
-        return kinds_of(properties.get(name), schema) if isinstance(properties, Mapping) else ()
-
-    def _converted(self, name: str, quote: str | None) -> Wait:
-        """A literal; a string that the schema does not allow becomes what it allows, and so does a bare word."""
-        cursor, kinds = self._cursor, self._kinds(name)
-        first = yield from cursor.next()
-        start, parts = cursor.at, list[str]()
-        quotes = first and (first in "\"'" or (quote is not None and first == quote[0]))
-        if quotes and kinds and "string" not in kinds:
-            yield from value(cursor, parts.append, quote)
-            self._put(of_kind(json.loads("".join(parts)), kinds))
-        elif quotes or (first and first in "{[("):
-            yield from value(cursor, self._put, quote)
-        else:
-            try:
-                yield from value(cursor, parts.append, quote)
-                if (yield from cursor.next()) not in (",", ")", "}", "") and not (yield from self._a_keyword()):
-                    raise NoCall
-                self._put("".join(parts))
-            except NoCall:
-                cursor.at = start
-                yield from self._bare_word(kinds)
-
-    def _a_keyword(self) -> Generator[None, None, bool]:
-        """Whether key= comes next: a template forgot the comma."""
-        start = self._cursor.at
-        try:
-            yield from self._cursor.matched(WORD)
-            return (yield from self._cursor.next()) == "="
-        except NoCall:
-            return False
-        finally:
-            self._cursor.at = start
-
-    def _bare_word(self, kinds: tuple[str, ...]) -> Wait:
-        """A value without quotes: as far as the next key, or the end of the call."""
-        cursor = self._cursor
-        ends = re.compile(r"\s*(?:,\s*[A-Za-z_]\w*\s*=|\)\s*(?:\]|,\s*[A-Za-z_][\w.]*\()|\)\s*$)")
-        while True:
-            found = ends.search(cursor.text, cursor.at)
-            if found is not None and (cursor.ended or found.end() < len(cursor.text)):
-                break
-            if cursor.ended:
-                raise NoCall
-            yield
-        text = cursor.text[cursor.at : found.start()]
-        cursor.at = found.start()
-        self._put(of_kind(text, kinds))
-
-    def _tagged(self, form: ToolFormat, tags: Tagged) -> Wait:
-        cursor = self._cursor
-        self._put("{")
-        first, middles = True, tags.middles
-        while not (yield from self._ahead(form.tail)):
-            start = cursor.at
-            try:
-                name = yield from self._tag(tags)
-            except NoCall:
-                cursor.at = start
-                break
-            self._put(self._lead(name, first))
-            first = False
-            middle, kinds = yield from self._middle(middles)
-            yield from self._tagged_value(form, tags, name, middle, kinds)
-        self._put("}")
-
-    def _tag(self, tags: Tagged) -> Generator[None, None, str]:
-        """The key of the argument that begins here; what stands between it and its value comes next."""
-        yield from self._literal(list(units(tags.open.partition(KEY)[0])), {})
-        yield from self._cursor.space()
-        return (yield from self._cursor.upto(tags.key_end))
-
-    def _ahead(self, literal: str) -> Generator[None, None, bool]:
-        """Whether this comes next; it is not taken."""
-        start = self._cursor.at
-        try:
-            yield from self._literal(list(units(literal)), {})
-            return bool(literal.strip())
-        except NoCall:
-            return False
-        finally:
-            self._cursor.at = start
-
-    def _middle(
-        self, middles: Sequence[tuple[str, frozenset[str]]]
-    ) -> Generator[None, None, tuple[str, frozenset[str]]]:
-        start = self._cursor.at
-        for text, kinds in middles:
-            try:
-                yield from self._literal(list(units(text)), {})
-                return text, kinds
-            except NoCall:
-                self._cursor.at = start
-        raise NoCall
-
-    def _tagged_value(
-        self,
-        form: ToolFormat,
-        tags: Tagged,
-        name: str,
-        middle: str,
-        stated: frozenset[str],
-    ) -> Wait:
-        cursor = self._cursor
-        for space in _ends_in_space(middle):
-            yield from cursor.comes(space)
-        close = tags.close.replace(KEY, name)
-        core = close.strip()
-        lead = close[: len(close) - len(close.lstrip())]
-        kinds = self._kinds(name)
-        is_text = stated == {"string"} or (not stated and kinds == ("string",))
-        if is_text:
-            self._put('"')
-        parts: list[str] = []
-        at = cursor.at
-        while True:
-            end = cursor.text.find(core, at)
-            if end < 0:
-                held = partial(cursor.rest, (core,))
-                ready = len(cursor.text) - held
-            else:
-                ready = end
-            ready = max(cursor.at, ready - len(lead)) if lead else ready
-            text = cursor.text[cursor.at : ready]
-            if is_text:
-                self._put(json_string(text))
-            else:
-                parts.append(text)
-            cursor.at = ready
-            if end < 0:
-                if cursor.ended:
-                    self._put(json_string(cursor.rest) if is_text else "".join(parts).strip())
-                yield from cursor.more()
-                at = cursor.at
-                continue
-            last = cursor.text[cursor.at : end]
-            cursor.at = end + len(core)
-            if (yield from self._closes(form, tags)):
-                break
-            cursor.at, at = end - len(last), end + len(core)
-            text = cursor.text[cursor.at : at]
-            if is_text:
-                self._put(json_string(text))
-            else:
-                parts.append(text)
-            cursor.at = at
-        kept = last.removesuffix(lead)
-        if is_text:
-            self._put(json_string(kept) + '"')
-            return
-        whole = "".join(parts) + kept
-        if stated and "string" not in stated:
-            self._put(literal(whole.strip()) or of_kind(whole, tuple(stated)))
-        else:
-            self._put(of_kind(whole, kinds))
-
-    def _closes(self, form: ToolFormat, tags: Tagged) -> Generator[None, None, bool]:
-        """Whether a value ends here: another argument follows, or what closes the call, and not more of the value."""
-        if not form.tail.strip():
-            return True
-        start = self._cursor.at
-        try:
-            if not (yield from self._cursor.next()) or (yield from self._ahead(form.tail)):
-                return True
-            yield from self._tag(tags)
-            return True
-        except NoCall:
-            return False
-        finally:
-            self._cursor.at = start
 
 
 class _Envelope:
@@ -606,7 +309,7 @@ class _Envelope:
             raise NoCall
         if self.name is None:
             self.held = []
-            yield from self.reader._object(self.held.append)
+            yield from object_or_text(self.cursor, self.held.append)
             return
         first = yield from self.cursor.next()
         if not first or first not in '{"n':
@@ -616,10 +319,10 @@ class _Envelope:
             self.held = ["{}"]
         elif first == '"':
             self.held = []
-            yield from self.reader._object(self.held.append)
+            yield from object_or_text(self.cursor, self.held.append)
         else:
             self._begin()
-            yield from self.reader._object()
+            yield from object_or_text(self.cursor, self.reader._put)
 
     def _begin(self) -> None:
         if self.name is None:
@@ -645,8 +348,3 @@ def _from(opening: Sequence[str], trigger: str) -> list[str]:
         if "".join(opening[place:]).startswith(trigger):
             return list(opening[place:])
     return list(opening)
-
-
-def _ends_in_space(middle: str) -> list[str]:
-    """White space that a template writes in front of a value."""
-    return [middle[len(middle.rstrip()) :]] if middle[-1:].isspace() else []

@@ -12,118 +12,17 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from trilens.text.stream import partial
+from trilens.text.tool_cursor import Cursor, Cut, NoCall, Wait
+from trilens.text.tool_formats import KEY, Tagged
 
 MOST_DEPTH = 64  # of lists and objects in a value
-MOST_KEY = 256  # characters in a key, and in any other short part of a call
-MOST_NUMBER = 4096  # digits
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
 NUMBER = re.compile(r"[-+]?[\d._]*(?:[eE][-+]?\d*)?")
 JSON_NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?")
 WORD = re.compile(r"[A-Za-z_][\w.\-]*")
 
-Wait = Generator[None, None, None]
 Put = Callable[[str], None]
-
-
-class NoCall(Exception):
-    """What is there is not what a call has here."""
-
-
-class Cut(NoCall):
-    """The text ends before it is whole."""
-
-
-class Cursor:
-    """Text that is still coming, and a place in it."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.at = 0
-        self.ended = False
-
-    @property
-    def rest(self) -> str:
-        return self.text[self.at :]
-
-    def more(self) -> Wait:
-        """Wait for more text. Raises Cut where no more comes."""
-        if self.ended:
-            raise Cut
-        yield
-
-    def space(self) -> Wait:
-        """Go behind white space."""
-        while True:
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
-            if self.at < len(self.text) or self.ended:
-                return
-            yield
-
-    def next(self, behind_space: bool = True) -> Generator[None, None, str]:
-        """The character that comes next, which stays; "" at the end."""
-        if behind_space:
-            yield from self.space()
-        while self.at >= len(self.text):
-            if self.ended:
-                return ""
-            yield
-        return self.text[self.at]
-
-    def take(self, text: str) -> Wait:
-        """Go behind this text, which has to come next."""
-        while not self.text.startswith(text, self.at):
-            if not text.startswith(self.text[self.at : self.at + len(text)]):
-                raise NoCall
-            yield from self.more()
-        self.at += len(text)
-
-    def comes(self, text: str) -> Generator[None, None, bool]:
-        """Whether this text comes next; goes behind it if so, and nowhere if not."""
-        try:
-            yield from self.take(text)
-        except NoCall:
-            return False
-        return True
-
-    def matched(self, pattern: re.Pattern[str]) -> Generator[None, None, str]:
-        """The longest match from here on, once what follows it is there."""
-        while True:
-            found = pattern.match(self.text, self.at)
-            if found is None:
-                if self.at < len(self.text):
-                    raise NoCall
-                yield from self.more()
-            elif found.end() < len(self.text) or self.ended:
-                self.at = found.end()
-                return found[0]
-            elif len(found[0]) > MOST_NUMBER:
-                raise NoCall
-            else:
-                yield
-
-    def upto(self, pattern: re.Pattern[str]) -> Generator[None, None, str]:
-        """What stands before the first match of this pattern, which is not taken; it is not empty."""
-        while (found := pattern.search(self.text, self.at)) is None:
-            if len(self.text) - self.at > 2 * MOST_KEY:
-                raise NoCall
-            yield from self.more()
-        if not self.at < found.start() <= self.at + MOST_KEY:
-            raise NoCall
-        start, self.at = self.at, found.start()
-        return self.text[start : self.at]
-
-    def until(self, text: str, most: int = MOST_KEY) -> Generator[None, None, str]:
-        """What stands before this text, which is not taken."""
-        while (found := self.text.find(text, self.at)) < 0:
-            if len(self.text) - self.at > most + len(text):
-                raise NoCall
-            yield from self.more()
-        if found - self.at > most:
-            raise NoCall
-        start, self.at = self.at, found
-        return self.text[start:found]
 
 
 def json_string(text: str) -> str:
@@ -136,7 +35,7 @@ def value(cursor: Cursor, put: Put, quote: str | None = None, depth: int = 0) ->
     first = yield from cursor.next()
     if not first:
         raise Cut
-    if quote is not None and first == quote[0] and (yield from cursor.comes(quote)):
+    if quote is not None and first == quote[0] and (yield from cursor.comes(quote, True)):
         yield from quoted(cursor, put, quote)
     elif first in "\"'":
         yield from string(cursor, put)
@@ -148,11 +47,15 @@ def value(cursor: Cursor, put: Put, quote: str | None = None, depth: int = 0) ->
         else:
             yield from items(cursor, put, quote, depth)
     elif first.isdigit() or first in "-+.":
-        put(_number((yield from cursor.matched(NUMBER))))
+        number = yield from cursor.matched(NUMBER)
+        if cursor.at == len(cursor.text) and not number[-1:].isdigit():
+            raise Cut
+        put(_number(number))
     else:
         word = yield from cursor.matched(WORD)
         if word not in WORDS:
-            raise NoCall
+            cut = cursor.at == len(cursor.text) and any(known.startswith(word) for known in WORDS)
+            raise Cut if cut else NoCall
         put(WORDS[word])
 
 
@@ -164,9 +67,9 @@ def members(cursor: Cursor, put: Put, quote: str | None = None, depth: int = 0) 
     first = True
     while (yield from cursor.next()) != "}":
         name = yield from key(cursor, quote)
-        put(("" if first else ", ") + json.dumps(name, ensure_ascii=False) + ": ")
         yield from cursor.space()
         yield from cursor.take(":")
+        put(("" if first else ", ") + json.dumps(name, ensure_ascii=False) + ": ")
         yield from value(cursor, put, quote, depth + 1)
         first = False
         if (yield from cursor.next()) != "}":
@@ -196,7 +99,7 @@ def key(cursor: Cursor, quote: str | None = None) -> Generator[None, None, str]:
     """The key of a member."""
     first = yield from cursor.next()
     parts: list[str] = []
-    if quote is not None and first == quote[0] and (yield from cursor.comes(quote)):
+    if quote is not None and first == quote[0] and (yield from cursor.comes(quote, True)):
         yield from quoted(cursor, parts.append, quote)
     elif first and first in "\"'":
         yield from string(cursor, parts.append)
@@ -318,6 +221,13 @@ def kinds_of(schema: Any, root: Any = None, depth: int = 0) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def member_of(schema: Any, name: str, root: Any) -> Any:
+    """The schema of a member of an object; None where it is not described."""
+    schema = referred(schema, root)
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    return properties.get(name) if isinstance(properties, Mapping) else None
+
+
 def of_kind(text: str, kinds: tuple[str, ...]) -> str:
     """JSON text for a value that was written without its type: the first kind that it can be, else a string."""
     bare = text.strip()
@@ -342,6 +252,40 @@ def of_kind(text: str, kinds: tuple[str, ...]) -> str:
             case _:  # no type of JSON
                 pass
     return json.dumps(text, ensure_ascii=False)
+
+
+def nested(text: str, tags: Tagged, schema: Any, root: Any, depth: int = 0) -> str:
+    """JSON text of a list or an object each of whose members has text around it, or of a value without."""
+    before, middle = tags.open.partition(KEY)[0], tags.middle
+    rest = text.strip()
+    if not rest.startswith(before) or depth > MOST_DEPTH:
+        return of_kind(text, kinds_of(schema, root))
+    described = referred(schema, root)
+    found: list[tuple[str, str]] = []
+    while rest:
+        name, at, inner = rest.removeprefix(before).partition(middle)
+        close = tags.close.replace(KEY, name)
+        end = _matching(inner, before + name + middle, close)
+        if not rest.startswith(before) or not at or end < 0:
+            return json.dumps(text, ensure_ascii=False)
+        items = described.get("items") if isinstance(described, Mapping) else None
+        inside = items if name == tags.item and items is not None else member_of(described, name, root)
+        found.append((name, nested(inner[:end], tags, inside, root, depth + 1)))
+        rest = inner[end + len(close) :].strip()
+    if all(name == tags.item for name, _ in found):
+        return "[" + ", ".join(made for _, made in found) + "]"
+    return "{" + ", ".join(f"{json.dumps(name, ensure_ascii=False)}: {made}" for name, made in found) + "}"
+
+
+def _matching(text: str, open_: str, close: str) -> int:
+    """Where the one that is open closes, others like it inside."""
+    at, depth = 0, 1
+    while (end := text.find(close, at)) >= 0:
+        depth += text.count(open_, at, end) - 1
+        if not depth:
+            return end
+        at = end + len(close)
+    return -1
 
 
 def literal(text: str) -> str | None:
