@@ -244,7 +244,7 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
     inference, defaults = completed(inference_of(template), fact), _sampling_defaults(found)
     declared = read_json_object(found.path / "tokenizer_config.json").get("response_template")
     declared = declared if isinstance(declared, dict) else None
-    return ModelText(tokenizer, template, inference, defaults, tool_template, declared)
+    return ModelText(tokenizer, template, inference, defaults, tool_template, response_template=declared)
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:
