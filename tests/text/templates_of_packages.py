@@ -17,22 +17,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VARIABLE = "TRILENS_TEMPLATES"
-SOURCES = ("llama-cpp-python", "trl", "axolotl", "vllm", "sglang")  # their templates are in no wheel
+SOURCES = ("llama-cpp-python", "trl", "axolotl", "vllm")  # their templates are in no wheel
 WHEELS = ("xinference", "mistral-common", "unsloth", "unsloth-zoo")
 PLATFORMS = ("any", "manylinux2014_x86_64", "manylinux_2_28_x86_64")
 
 
 def download(directory: Path) -> None:
-    """Each package's archive. What pip unpacks to read a version stays, for the archive goes where building fails."""
+    """Each package's archive. vLLM's cannot be built here and pip drops it then, but what it unpacked stays."""
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-clean", "-q", "-d", str(directory)]
     kept = directory / "unpacked"
     kept.mkdir(parents=True, exist_ok=True)
     for name in SOURCES:
         source = ["--no-binary", ":all:", "--no-build-isolation", name]
-        subprocess.run([*pip, *source], env={**os.environ, "TMPDIR": str(kept)}, check=False)
+        subprocess.run([*pip, *source], env={**os.environ, "TMPDIR": str(kept)}, check=False, capture_output=True)
     where = [part for platform in PLATFORMS for part in ("--platform", platform)]
     for name in WHEELS:
-        subprocess.run([*pip, "--only-binary", ":all:", "--python-version", "3.12", *where, name], check=False)
+        subprocess.run(
+            [*pip, "--only-binary", ":all:", "--python-version", "3.12", *where, name], check=False, capture_output=True
+        )
 
 
 def templates(directory: Path) -> dict[str, str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
 
 from tests.text.invented_templates import CALLS, invented
 from trilens.text.events import EndEvent, Event, TextEvent, Whole
+from trilens.text.template import ChatTemplate
 from trilens.text.tool_calls import CallFinder, model_format
 from trilens.text.tool_difference import by_difference
 from trilens.text.tool_formats import ToolFormat
@@ -105,4 +107,17 @@ def test_a_call_is_told_as_it_comes(name: str) -> None:
 
 def test_no_tools_no_form() -> None:
     assert model_format(None) is None
-    assert model_format(invented("json").__class__("{{ messages[0].content }}")) is None
+    assert model_format(ChatTemplate("{{ messages[0].content }}")) is None
+
+
+@pytest.mark.parametrize("filler", ["{", "0 1 2 ", "<a>", "\n", '{"a": ', "1"])
+def test_a_template_that_writes_very_much_is_soon_given_up(filler: str) -> None:
+    """Within the seconds that its renderings may take, and a few more."""
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+        + "{{ " + repr(filler) + " * COUNT }}{{ c.function | tojson }}{% endfor %}{% endfor %}{% if tools %}{% endif %}"
+    )  # fmt: skip
+    began = time.process_time()
+    for count in (3000 // len(filler), 400_000):
+        model_format(ChatTemplate(source.replace("COUNT", str(count))))
+    assert time.process_time() - began < 20

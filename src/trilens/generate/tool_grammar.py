@@ -10,7 +10,7 @@ from typing import Any
 from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_formats import ID, KEY, NAME, NUMBER, Json, Keywords, Loose, Tagged, ToolFormat
-from trilens.text.tool_values import kinds_of, referred
+from trilens.text.tool_values import json_string, kinds_of, referred
 
 JSON_STYLE = {"item_separator": ", ", "key_separator": ": "}  # as models and templates write it
 SLOT = re.compile(f"([{ID}{NUMBER}])")
@@ -49,6 +49,7 @@ class _Rules:
 
     def call(self, name: str, schema: Any) -> str:
         form = self.form
+        name = json_string(name) if form.envelope is not None else name
         opening = (form.begin + form.before + form.head).lstrip()
         if form.prompted:
             opening = opening[opening.index(NAME) :]

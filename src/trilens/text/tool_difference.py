@@ -33,6 +33,8 @@ from trilens.text.tool_reader import Called, CallReader, Piece
 from trilens.text.tool_values import members
 
 SECONDS = 3.0  # of processor time for all renderings of one template
+MOST_TURN = 8000  # characters of a turn; those in use write hundreds
+NEAREST = 16  # places that are tried, of those where something may begin
 NAMES = ("zq_first_tool", "zq_second_tool")
 KEYS = ("zq_one", "zq_two")
 VALUES = (("zqvalueone", "zqvaluetwo"), ("zqvaluethree", "zqvaluefour"))
@@ -129,7 +131,8 @@ class _Probe:
             text = self.template.render([{"role": "user", "content": ASK}, *turn], **options)
         except (BadTemplate, RequestRefused):
             return None
-        return text[text.rfind(ASK) + len(ASK) :] if ASK in text else None
+        behind = text[text.rfind(ASK) + len(ASK) :] if ASK in text else ""
+        return behind if 0 < len(behind) <= MOST_TURN else None
 
     def _turn(self, as_text: bool, said: str | None) -> _Turn | None:
         """A turn with as many calls as are looked at; None where the template does not write all of them."""
@@ -336,8 +339,7 @@ def _arguments(found: Sequence[Any]) -> list[Any]:
 def _object(text: str, call: int, start: int) -> tuple[int, int] | None:
     """Where the arguments of a call stand as an object; None if they do not."""
     wanted = dict(zip(KEYS, VALUES[call], strict=True))
-    at = text.find(VALUES[call][0])
-    while (at := text.rfind("{", start, at)) >= 0:
+    for at in _braces(text, start, text.find(VALUES[call][0])):
         cursor, parts = Cursor(), list[str]()
         cursor.text, cursor.at, cursor.ended = text, at, True
         try:
@@ -352,11 +354,10 @@ def _object(text: str, call: int, start: int) -> tuple[int, int] | None:
 
 def _envelope(text: str, arguments: tuple[int, int], call: int, start: int) -> tuple[Envelope, tuple[int, int]] | None:
     """The JSON object around a call's name and its arguments, and where it stands."""
-    at = arguments[0]
-    while (at := text.rfind("{", start, at)) >= 0:
+    for at in _braces(text, start, arguments[0]):
         try:
             made, end = json.JSONDecoder().raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         paths = dict(_paths(made, ()))
         name = next((path for path, value in paths.items() if value == NAMES[call]), None)
@@ -368,6 +369,11 @@ def _envelope(text: str, arguments: tuple[int, int], call: int, start: int) -> t
             id = next((path for path, value in paths.items() if value == IDS[call]), ())
             return Envelope(name, given, id), (at, end)
     return None
+
+
+def _braces(text: str, start: int, end: int) -> list[int]:
+    """Where an object may begin, the nearest first."""
+    return [place for place in range(end - 1, start - 1, -1) if text[place] == "{"][:NEAREST]
 
 
 def _paths(made: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -384,11 +390,11 @@ def _counted(text: str) -> str:
 
 def _numbered(opening: str, between: str, rest: str) -> tuple[str, str, str]:
     """The same with a slot for the number of a call, where one counts from the first to the second."""
-    for first in DIGITS.finditer(opening):
+    for first in list(DIGITS.finditer(opening))[-NEAREST:]:
         if first[0] not in ("0", "1"):
             continue
-        for second in reversed(list(DIGITS.finditer(between))):
-            if int(second[0]) != int(first[0]) + 1:
+        for second in reversed(list(DIGITS.finditer(between))[-NEAREST:]):
+            if second[0] != str(int(first[0]) + 1):
                 continue
             one = opening[: first.start()] + NUMBER + opening[first.end() :]
             two = between[: second.start()] + NUMBER + between[second.end() :]

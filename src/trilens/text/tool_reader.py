@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,6 @@ from trilens.text.tool_formats import ID, NAME, NUMBER, ToolFormat, units
 from trilens.text.tool_values import key, string, value
 
 BETWEEN_BARE = ",;"  # calls that nothing marks may follow each other with these between them
-LINE_END = re.compile(r"\n\s*$")
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,8 @@ class CallReader:
         """White space at its end that is no text if a call follows: line ends, and all there is before any text."""
         if self._fresh and not text.strip():
             return text
-        ends = LINE_END.search(text)
-        return ends[0] if ends else ""
+        space = text[len(text.rstrip()) :]
+        return space[space.find("\n") :] if "\n" in space else ""
 
     def _say(self, text: str) -> None:
         if text:
