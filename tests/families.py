@@ -32,6 +32,7 @@ from transformers import (
     Llama4Config,
     Llama4TextConfig,
     LlamaConfig,
+    MiniMaxM2Config,
     Ministral3Config,
     Mistral3Config,
     Mistral4Config,
@@ -325,6 +326,15 @@ LLAMA4_TEXT = {
 
 ROUTED = [
     Family("mixtral", lambda: MixtralConfig(**TINY, **LOCAL_EXPERTS, sliding_window=24), edge=24),
+    Family(
+        "minimax m2",
+        lambda: MiniMaxM2Config(
+            **TINY,
+            **LOCAL_EXPERTS,
+            head_dim=16,
+            rope_parameters={"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5},
+        ),
+    ),
     Family(
         "qwen3 moe",
         lambda: Qwen3MoeConfig(

@@ -28,7 +28,6 @@ UNREAD_FAMILIES = {
     "hunyuan",
     "kimi_k3",
     "mimo_v2_flash",
-    "minimax_m2",
     "minimax_m3",
 }
 

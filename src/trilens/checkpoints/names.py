@@ -76,6 +76,7 @@ HUGGINGFACE = _rows("""
 BLOCK_SPARSE = _rows("""
     layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.gate.weight
     layers.{i}.feed_forward.router       model.layers.{i}.mlp.router.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.block_sparse_moe.e_score_correction_bias
     layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
     layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
     layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
@@ -478,6 +479,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "gemma3": GEMMA_NORMS,
     "gemma4": GEMMA4,
     "mixtral": BLOCK_SPARSE,
+    "minimax_m2": BLOCK_SPARSE,
     "phimoe": BLOCK_SPARSE,
     "granite_moe": GRANITE_MOE,
     "gpt_oss": GPT_OSS,

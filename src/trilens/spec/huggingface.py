@@ -63,6 +63,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "glm4_moe": routed.glm4_moe,
     "gpt_oss": routed.gpt_oss,
     "llama4_text": routed.llama4,
+    "minimax_m2": routed.minimax_m2,
     "deepseek_v2": latent.deepseek_v2,
     "deepseek_v3": latent.deepseek_v3,
     "kimi_k2": latent.deepseek_v3,
