@@ -310,7 +310,7 @@ KIMI_DELTA = [
             **KIMI,
             layer_types=["linear_attention", "full_attention", "linear_attention", "linear_attention"],
             linear_num_heads=3,
-            linear_head_dim=16,
+            linear_head_dim=24,
         ),
         edge=CARRIED,
         repair=slowly_forgotten,

@@ -139,13 +139,23 @@ class OneRow:
 
 
 @dataclass(frozen=True)
+class OneAxis:
+    """[n, 1] or [1, n] or [G, n / G] as [n]."""
+
+
+@dataclass(frozen=True)
+class RowsOfTaps:
+    """[1, width, 1, W] as [width, W]."""
+
+
+@dataclass(frozen=True)
 class Exponential:
     """exp(x), or -exp(x): a rate that is stored as its logarithm, in whatever shape."""
 
     negative: bool
 
 
-ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | Exponential
+ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | OneAxis | RowsOfTaps | Exponential
 Change = RowChange | ValueChange
 
 
@@ -197,6 +207,14 @@ def minus_exp(spec: ModelSpec, layer: Layer, ours: str) -> Change:
 
 def one_row(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return OneRow()
+
+
+def one_axis(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return OneAxis()
+
+
+def rows_of_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return RowsOfTaps()
 
 
 def flat(spec: ModelSpec, layer: Layer, ours: str) -> Change:
@@ -269,6 +287,8 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         query_of_head,
         minus_exp,
         one_row,
+        one_axis,
+        rows_of_taps,
         flat,
         half_split,
         fused_qkv,
@@ -304,6 +324,10 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
             return values if then is None else apply(then, values, is_bias)
         case OneRow():
             return values.reshape(1, -1)
+        case OneAxis():
+            return values.reshape(-1)
+        case RowsOfTaps():
+            return values.reshape(-1, values.shape[-1])
         case Exponential(negative):
             import numpy as np
 

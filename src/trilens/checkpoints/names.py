@@ -413,6 +413,52 @@ GGUF_DELTA = _rows("""
     layers.{i}.feed_forward.shared_gate  blk.{i}.ffn_gate_inp_shexp.weight         one_row
 """)
 
+GGUF_MAMBA = _rows("""
+    layers.{i}.recurrence.gate           blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.q              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.k              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.v              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.step           blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a                             one_axis
+    layers.{i}.recurrence.skip           blk.{i}.ssm_d                             one_axis
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.norm_row       blk.{i}.ssm_norm.weight                   one_axis
+    layers.{i}.recurrence.out            blk.{i}.ssm_out.weight
+""")
+
+# One block a layer, with the one norm before it under the name of attention's.
+GGUF_NEMOTRON = _rows("""
+    layers.{i}.feed_forward_in           blk.{i}.attn_norm.weight
+    layers.{i}.feed_forward.latent_in    blk.{i}.ffn_latent_down.weight
+    layers.{i}.feed_forward.latent_out   blk.{i}.ffn_latent_up.weight
+""")
+
+# A norm whose name ends where others have `.weight`.
+GGUF_FALCON = _rows("""
+    layers.{i}.feed_forward_in           blk.{i}.ffn_norm
+""")
+
+GGUF_KIMI = _rows("""
+    layers.{i}.recurrence.q              blk.{i}.attn_q.weight
+    layers.{i}.recurrence.k              blk.{i}.attn_k.weight
+    layers.{i}.recurrence.v              blk.{i}.attn_v.weight
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d_q.weight               rows_of_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d_k.weight               rows_of_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d_v.weight               rows_of_taps
+    layers.{i}.recurrence.step_down      blk.{i}.ssm_f_a.weight
+    layers.{i}.recurrence.step           blk.{i}.ssm_f_b.weight
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a                             one_axis
+    layers.{i}.recurrence.beta           blk.{i}.ssm_beta.weight
+    layers.{i}.recurrence.gate_down      blk.{i}.ssm_g_a.weight
+    layers.{i}.recurrence.gate           blk.{i}.ssm_g_b.weight
+    layers.{i}.recurrence.norm           blk.{i}.ssm_norm.weight
+    layers.{i}.recurrence.out            blk.{i}.attn_output.weight
+""")
+
 # Architectures that call the norm behind the last layer so.
 GGUF_EMBEDDING_NORM = _rows("""
     final_norm                           token_embd_norm.weight
@@ -422,6 +468,10 @@ BY_ARCHITECTURE = {
     "phi3": GGUF_FUSED_UP + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
     **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), GGUF_DELTA + GGUF),
+    "granitehybrid": GGUF_NEIGHBOURING_PAIRS + GGUF_MAMBA + GGUF,
+    "falcon-h1": GGUF_FALCON + GGUF_MAMBA + GGUF,
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), GGUF_NEMOTRON + GGUF_MAMBA + GGUF),
+    "kimi-linear": GGUF_KIMI + GGUF,
     **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
