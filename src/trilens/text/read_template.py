@@ -252,9 +252,11 @@ class _Reader:
         return self._render({}, messages)
 
     def _default(self, settings: list[Setting]) -> str | None:
-        """The setting whose prompt is that of the untouched template."""
+        """The setting whose prompt is that of the untouched template, white space aside: a line that sets a variable
+        may leave some behind."""
+        plain = self.plain.split()
         for setting in sorted(settings, key=lambda s: s.name == "on"):  # a level that is the default says more
-            if setting.text is None and self._render(dict(setting.variables)) == self.plain:
+            if setting.text is None and (self._render(dict(setting.variables)) or "").split() == plain:
                 return setting.name
         return "on" if any(s.text is not None for s in settings) else None
 
