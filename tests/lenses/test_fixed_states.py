@@ -42,7 +42,8 @@ def test_a_card_tells_bytes_a_token_and_bytes_a_sequence(lfm2: Path) -> None:
     assert made.kv_bytes(4096) == 4096 * 6 * 2 * 8 * 64 * 2
     text, data = made.as_text(120), made.as_dict()
     assert data["fixed_state_bytes"] == made.fixed_bytes
-    assert "fixed states" in text and "a sequence, whatever its length" in text
+    said = " ".join(text.split())
+    assert "a token at context 4096" in said and "(f16); and 163.8 KB a sequence, whatever its length" in said
     assert "convolutions over 3 tokens" in text
     by_part = data["flops_per_token"]
     assert by_part["convolution"] == 10 * 2 * (4 * 2048 * 2048 + 3 * 2048)

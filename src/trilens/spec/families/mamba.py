@@ -102,18 +102,18 @@ def falcon_h1(k: Keys) -> ModelSpec:
         return replace(layer, mixer=SideBySide(layer.mixer, recurrence))
 
     _falcon_factors(k)
-    head = replace(spec.head, scale=k.number("lm_head_multiplier", 1.0))
-    spec = replace(spec, head=head, embedding_scale=k.number("embedding_multiplier", 1.0))
+    head = replace(spec.head, scale=k.positive("lm_head_multiplier", 1.0))
+    spec = replace(spec, head=head, embedding_scale=k.positive("embedding_multiplier", 1.0))
     return renumbered(replace(spec, layers=tuple(map(mixed, spec.layers))))
 
 
 def _falcon_factors(k: Keys) -> None:
     """What its constants make of the weights; of a bias only what stands behind its matrix."""
     gate, down = _factors(k, "mlp_multipliers", 2)
-    within = k.number("ssm_in_multiplier", 1.0)
+    within = k.positive("ssm_in_multiplier", 1.0)
     parts = zip(("gate", "v", "k", "q", "step"), _factors(k, "ssm_multipliers", 5), strict=True)
-    into, key = k.number("attention_in_multiplier", 1.0), k.number("key_multiplier", 1.0)
-    out, recurred = k.number("attention_out_multiplier", 1.0), k.number("ssm_out_multiplier", 1.0)
+    into, key = k.positive("attention_in_multiplier", 1.0), k.positive("key_multiplier", 1.0)
+    out, recurred = k.positive("attention_out_multiplier", 1.0), k.positive("ssm_out_multiplier", 1.0)
     weights = {
         "feed_forward.gate": gate,
         "feed_forward.gate.bias": gate,
@@ -135,9 +135,9 @@ def _factors(k: Keys, name: str, count: int) -> tuple[float, ...]:
     stated = k.raw(name)
     if stated is None:
         return (1.0,) * count
-    numbers = isinstance(stated, Sequence) and all(isinstance(v, int | float) for v in stated)
-    if not numbers or len(stated) != count or not all(abs(v) <= LARGEST for v in stated):
-        raise k.wrong(name, stated, f"a list of {count} numbers")
+    listed = isinstance(stated, list | tuple) and len(stated) == count
+    if not listed or not all(isinstance(v, int | float) and 1e-6 <= v <= LARGEST for v in stated):
+        raise k.wrong(name, stated, f"a list of {count} numbers from 1e-06 to {LARGEST:g}")
     return tuple(map(float, stated))
 
 
@@ -201,7 +201,8 @@ def _nemotron_types(k: Keys) -> tuple[str, ...]:
     """`layers_block_type`, or before that a letter a layer; each as config.json has it."""
     names = {**dict.fromkeys(MAMBA, "mamba"), **dict.fromkeys(ATTENTION, "attention"), "mlp": "mlp", "moe": "moe"}
     k.ignore("hybrid_override_pattern", "layers_block_type", "layer_types")
-    name = next((n for n in ("layers_block_type", "layer_types") if n in k), "hybrid_override_pattern")
+    spellings = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+    name = next((n for n in spellings if n in k), next((n for n in spellings if n in k.values), spellings[0]))
     stated = k.raw(name)
     if name == "hybrid_override_pattern" and isinstance(stated, str):
         stated = [NEMOTRON.get(letter) for letter in stated]
