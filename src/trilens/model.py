@@ -24,12 +24,13 @@ from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.ends import EndsBarred
-from trilens.generate.grammar import Grammars
+from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Beginning, Request, Scheduler
+from trilens.generate.tool_grammar import forced_call
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -73,6 +74,7 @@ def load(
     executor: str = "native",
     prefix_dir: str | Path | None = None,
     prefix_bytes: int = PREFIX_BYTES,
+    trust_control_tokens: bool = False,
     **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
@@ -82,8 +84,9 @@ def load(
     physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
     `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
-    computed again after a restart; prompts can be read from these files. Raises ModelNotFound, BadCheckpoint,
-    UnsupportedModel or UsageError.
+    computed again after a restart; prompts can be read from these files. `trust_control_tokens`: a control token that
+    a message spells takes effect, as if the chat template had written it; otherwise it is text. Raises ModelNotFound,
+    BadCheckpoint, UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -93,6 +96,7 @@ def load(
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.flag("trust_control_tokens", trust_control_tokens)
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -104,6 +108,7 @@ def load(
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
         _check_defaults(text, files)
         runner: Executor
@@ -317,6 +322,12 @@ class Model:
     def grammars(self) -> Grammars:
         """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
+
+    def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
+        """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
+        their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
+        form = self.text.tool_format
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()

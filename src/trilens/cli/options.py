@@ -50,6 +50,9 @@ PREFIXES = (
         "--prefix-bytes", type=Bytes(), default="4GB", show_default=True, help="Most bytes of that directory."
     ),
 )
+TRUST = click.option(
+    "--trust-control-tokens", is_flag=True, help="Let control tokens in prompts and messages take effect."
+)
 MODEL = options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
@@ -60,6 +63,7 @@ MODEL = options(
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
     click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
     *PREFIXES,
+    TRUST,
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = options(

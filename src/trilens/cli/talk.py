@@ -105,6 +105,8 @@ def _load(options: dict[str, Any]) -> Model | HostedModel:
     executor = options.pop("executor")
     loading = ("threads", "quantise", "kv", "prefix_dir")
     stated = {key: value for key in loading if (value := options.pop(key)) is not None}
+    if options.pop("trust_control_tokens"):
+        stated["trust_control_tokens"] = True
     prefix_bytes = options.pop("prefix_bytes")
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]

@@ -58,10 +58,20 @@ class Grammars:
             raise SchemaRefused(f"the schema is no JSON: {problem}") from None
         if len(stated) > MOST_SCHEMA:
             raise SchemaRefused(f"the schema has {len(stated)} characters; expected at most {MOST_SCHEMA}")
-        read = followed(wanted, self._knows_format)
+        rule, ignored = self.json_rule(wanted)
+        return self._lark(rule, "schema", openings, ignored)
+
+    def json_rule(self, schema: Any, style: Mapping[str, Any] | None = None) -> tuple[str, tuple[str, ...]]:
+        """(JSON that follows `schema`, as what a rule of Lark's has behind its colon; keywords that it is not held to).
+        `style` are options of llguidance. Raises SchemaRefused."""
+        read = followed(schema, self._knows_format)
         options, approximated = self._options(read.schema)
-        rule = f"%json {json.dumps({**read.schema, 'x-guidance': options})}"
-        return self._lark(rule, "schema", openings, (*read.ignored, *approximated))
+        rule = f"%json {json.dumps({**read.schema, 'x-guidance': {**options, **(style or {})}})}"
+        return rule, (*read.ignored, *approximated)
+
+    def lark(self, grammar: str, what: str, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+        """A text of this grammar in Lark's form, written here for `what`. Raises RequestRefused."""
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), what, ignored)
 
     def regex(self, regex: str, openings: Sequence[str] = ()) -> GrammarConstraint:
         """A text that the whole of this regular expression matches. Raises RequestRefused."""

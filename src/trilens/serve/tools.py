@@ -83,8 +83,11 @@ class ToolUse:
     def finder(self, index: int, model: Model | EngineModel) -> CallFinder:
         """What finds the calls in the answer with this index."""
         schemas = {tool.name: tool.parameters for tool in self.tools}
-        form = None if self.forced else model.text.tool_format
-        return CallFinder(form, schemas, [tool.name for tool in self.forced], index)
+        return CallFinder(self._form(model), schemas, [tool.name for tool in self.forced], index)
+
+    def _form(self, model: Model | EngineModel) -> ToolFormat | None:
+        """The form of the calls in an answer; an engine is told to force a call's JSON alone."""
+        return model.text.tool_format if isinstance(model, Model) or not self.forced else None
 
     def _openings(self, form: ToolFormat | None) -> tuple[str, ...]:
         """What an answer begins with where it is a call of one of the tools; nothing where no call would be read."""
@@ -103,11 +106,21 @@ class ToolUse:
         if schema is not None:
             if wanted is not None:
                 raise FieldRefused(wanted.field, "and a forced tool_choice contradict each other; give one of them")
+            if isinstance(model, Model) and self._form(model) is not None:
+                return self._own_call(model, ignored)
             wanted = Wanted("tools", "schema", schema)
         if wanted is None:
             return None
         constraint = wanted.constraint(model, () if self.forced else self._openings(model.text.tool_format))
         ignored += wanted.left_aside(constraint)
+        return constraint
+
+    def _own_call(self, model: Model, ignored: list[str]) -> Any:
+        try:
+            constraint = model.forced_call({tool.name: tool.parameters for tool in self.forced})
+        except RequestRefused as problem:
+            raise FieldRefused("tools", f"cannot be used: {problem}") from None
+        ignored += [] if constraint is None else [f"tools: {one}" for one in constraint.ignored]
         return constraint
 
 

@@ -114,7 +114,7 @@ TOOL = {
     },
 }
 NINE, LONG = "abcdef123", "call_0123456789abcdef0123"
-ABSENT = object()
+DUMPED = re.compile(r"""type['"]:\s*['"](text|thinking)""")  # a list of parts, as Python or JSON writes it
 
 
 def probed(render: Render) -> Accepts:
@@ -128,6 +128,9 @@ class _Probe:
         self._as_list = False  # whether all that the user says goes in as a list
 
     def read(self) -> Accepts:
+        plain = ({"messages": [USER]}, {"messages": [{**USER, "content": _listed("Hello")}]})
+        if not any(self._render(**asked, tools=tools) is not None for tools in (None, [TOOL]) for asked in plain):
+            return Accepts()  # it renders nothing at all, and whoever uses it is told why
         texts, parts = self._contents()
         self._as_list = "user" not in texts and "user" in parts
         arguments, empty = self._arguments()
@@ -163,7 +166,10 @@ class _Probe:
             pieces = ["First bit.", "Second bit."]
             if self._has(self._said(role, _listed(*pieces)), pieces):
                 parts.add(role)
-        return frozenset(texts or ROLES), frozenset(parts)
+        unknown = set(ROLES) - texts - parts
+        usual = texts if "user" in texts or "user" not in parts else parts
+        usual |= unknown  # what is never shown goes the user's way
+        return frozenset(texts), frozenset(parts)
 
     def _said(self, role: str, content: Any) -> str | None:
         message = {"role": role, "content": content}
@@ -181,7 +187,7 @@ class _Probe:
     @staticmethod
     def _has(prompt: str | None, pieces: Iterable[str]) -> bool:
         """Whether these are in the prompt, and not as Python writes or JSON encodes a list of parts."""
-        return prompt is not None and all(piece in prompt for piece in pieces) and not re.search(r"\btext['\"]", prompt)
+        return prompt is not None and all(piece in prompt for piece in pieces) and not DUMPED.search(prompt)
 
     def _call(self, arguments: str, empty: str, text: str = "", id: str = NINE) -> dict[str, Any]:
         given: Any = {KEY: VALUE} if arguments == "mapping" else f'{{"{KEY}": "{VALUE}"}}'
@@ -237,7 +243,7 @@ class _Probe:
                 self._shown([*self._asked, messages[0], *self._asked]),
                 self._exchange(messages[1]),
             ]
-            if any(prompt is not None and SEEN in prompt and "'thinking'" not in prompt for prompt in prompts):
+            if any(prompt is not None and SEEN in prompt and not DUMPED.search(prompt) for prompt in prompts):
                 return word
         return "none"
 

@@ -12,6 +12,7 @@ from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
 from trilens.text.conversation import ChatMessage, Message, read_conversation
 from trilens.text.from_directory import read_json_object
+from trilens.text.literal import Aside, Literal, control_texts
 from trilens.text.read_template import inference_of
 from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, continuing, render_with
 from trilens.text.template import RESERVED, ChatTemplate, directory_template, gguf_template
@@ -37,13 +38,15 @@ class Encoded:
 @dataclass(frozen=True)
 class ModelText:
     """`template` is None for a model that has none: its prompts go in as they are. `tool_template` is another one, for
-    requests with tools, where the model has one of that name."""
+    requests with tools, where the model has one of that name. `trust_control_tokens`: callers may write control
+    tokens."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
     inference: Inference
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     tool_template: ChatTemplate | None = None
+    trust_control_tokens: bool = False
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -82,8 +85,8 @@ class ModelText:
     ) -> Encoded:
         """A string or a conversation -> token ids; a string is the user's message unless `raw`, or without a template.
 
-        Control tokens are recognised in what the template wrote, never in a raw prompt. What cannot be less than
-        `context` tokens raises ContextFull before it is tokenized.
+        Control tokens are recognised in what the template wrote, never in a raw prompt, and in what the caller wrote
+        only if that is trusted. What cannot be less than `context` tokens raises ContextFull before it is tokenized.
         """
         if isinstance(prompt, str):
             if raw or self.template is None:
@@ -101,15 +104,55 @@ class ModelText:
                 f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out"
             )
         template = self.tool_template if tools and self.tool_template is not None else self.template
+        aside = Aside(self._literal)
+        if not self.trust_control_tokens:
+            last = len(conversation) - 1
+            conversation = [
+                aside.message(message, self._exempt(message, continues and i == last))
+                for i, message in enumerate(conversation)
+            ]
+            tools, variables = aside.data(tools), aside.data(variables)
         messages, variables = render_with(strategy, self.inference, conversation, variables)
         text = template.render(messages, tools=tools, continue_final_message=continues, **variables)
-        self._check_length(text, context)
-        markers = self.inference.markers
+        self._check_length(aside.back(text), context)
+        ids, markers = self._literal.encode(text, aside), self.inference.markers
         if continues:
-            return Encoded(self.tokenizer.encode(text), _inside(messages[-1].text, markers))
+            return Encoded(ids, _inside(messages[-1].text, markers))
         if messages[-1].role != "tool" or template.accepts.after_result:
             check_start(strategy, self.inference, text)
-        return Encoded(self.tokenizer.encode(text), start_of(text, markers))
+        return Encoded(ids, start_of(text, markers))
+
+    @cached_property
+    def _literal(self) -> Literal:
+        templates = [template for template in (self.template, self.tool_template) if template is not None]
+        written = [template.source for template in templates]
+        if (markers := self.inference.markers) is not None:
+            written += [markers.open, markers.close]
+        return Literal(self.tokenizer, control_texts(self.tokenizer, written))
+
+    def _exempt(self, message: Message, continued: bool) -> frozenset[str]:
+        """The markers that an assistant's own text may hold: those that the template looks for to take thoughts and
+        calls out of it, and those of a thinking that is continued."""
+        if message.role != "assistant":
+            return frozenset()
+        markers = self.inference.markers
+        thoughts = () if markers is None else (markers.open.strip(), markers.close.strip())
+        return self._taken_out.union(thoughts if continued else ())
+
+    @cached_property
+    def _taken_out(self) -> frozenset[str]:
+        if self.template is None:
+            return frozenset()
+        found: set[str] = set()
+        if (markers := self.inference.markers) is not None and self.template.changes(
+            f"{markers.open}I see.{markers.close}Hi."
+        ):
+            found |= {markers.open.strip(), markers.close.strip()}
+        calls = "" if self.tool_format is None else "\n".join(self.tool_format.texts)
+        for start, end in self._literal.spans(calls):
+            if self.template.changes(f"Hi.\n{calls[start:end]}\nSo it is."):
+                found.add(calls[start:end])
+        return frozenset(found)
 
     def _check_length(self, text: str, context: int | None) -> None:
         if context is None or len(text) <= context:
@@ -134,7 +177,7 @@ class ModelText:
     @cached_property
     def tool_format(self) -> ToolFormat | None:
         """How this model writes calls of tools; None where its template shows it none."""
-        return model_format(self.template)
+        return model_format(self.tool_template or self.template)
 
     @cached_property
     def _reopens(self) -> bool:
@@ -159,7 +202,7 @@ class ModelText:
     def shown(self) -> frozenset[int]:
         """Control tokens that markers and calls of tools are made of; all others are hidden."""
         markers, form = self.inference.markers, self.tool_format
-        texts = [] if markers is None else [markers.open, markers.close, markers.answer or ""]
+        texts = [] if markers is None else [markers.open, markers.close, *markers.openings, markers.end or ""]
         texts += [] if form is None else form.texts
         return self.tokenizer.special_ids.intersection(i for text in texts for i in self.tokenizer.encode(text))
 

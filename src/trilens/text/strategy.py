@@ -117,6 +117,8 @@ def _can_be_off(inference: Inference) -> bool:
 
 
 def _off(inference: Inference, requested: Thinking) -> Strategy:
+    if inference.kind == "always" and not inference.certain:
+        return Strategy(requested, "unknown")
     if inference.kind in ("never", "unknown"):
         return Strategy(requested, "off" if inference.kind == "never" else "unknown")
     setting = inference.setting("off")
@@ -135,7 +137,7 @@ def _on(inference: Inference, requested: Thinking, budget: int | None = None) ->
     for name in (usual, "on", "medium", *reversed(inference.levels), "auto"):
         if name is not None and (setting := inference.setting(name)) is not None:
             return Strategy(requested, name, setting, budget)
-    return Strategy(requested, "on", None, budget)
+    return Strategy(requested, "unknown" if inference.kind == "unknown" else "on", None, budget)
 
 
 def _least(inference: Inference) -> Strategy:
@@ -172,7 +174,7 @@ def _budget(inference: Inference, tokens: int) -> Strategy:
 
 def _must_think(inference: Inference, requested: Thinking) -> None:
     if inference.kind == "never" or inference.markers is None:
-        known = "does not think" if inference.kind == "never" else "is not known to think"
+        known = "does not think" if inference.kind == "never" and inference.certain else "is not known to think"
         raise RequestRefused(f"this model {known}: thinking={requested!r} is not possible; leave it out")
 
 

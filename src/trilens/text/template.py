@@ -18,7 +18,7 @@ from jinja2.exceptions import SecurityError
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
 from trilens.text.accepts import Accepts, probed
 from trilens.text.allowance import together, used_up
-from trilens.text.conversation import Message, plain, read_conversation
+from trilens.text.conversation import Message, Text, plain, read_conversation
 from trilens.text.from_directory import read_json_object
 from trilens.text.meter import METER, Meter, OverLimit, TemplateRefusal
 from trilens.text.sandbox import MAX_SOURCE, Callback, environment
@@ -32,7 +32,7 @@ RESERVED = frozenset(  # no caller's variables
 )
 TOKEN_NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 OWN_NAMES = RESERVED | {*TOKEN_NAMES, "additional_special_tokens"}
-SECONDS = 3.0  # of processor time for all renderings that find out what a template accepts
+SECONDS = 1.5  # of processor time for all renderings that find out what a template accepts
 
 
 class _Failed(BadTemplate):
@@ -144,12 +144,19 @@ class ChatTemplate:
         """What it reads of a conversation, found out once. What a template refuses to show stays at the usual form."""
         with together(SECONDS):
             found = probed(self._printed)
-            if used_up():
+            if used_up() and found != Accepts():
                 raise BadTemplate(
                     f"the chat template takes more than {SECONDS:g} s of processor time for a few short "
                     "conversations; it is damaged or hostile, use another"
                 )
         return found
+
+    def changes(self, said: str) -> bool:
+        """Whether it shows this text of the assistant otherwise than as it is, now or in later turns."""
+        asked, answered = Message("user", (Text("Hello"),)), Message("assistant", (Text(said),))
+        with together(SECONDS):
+            shown = [self._printed(self.accepts.shown(chat)) for chat in ([asked, answered, asked], [asked, answered])]
+        return any(prompt is not None and said not in prompt for prompt in shown)
 
     def _printed(
         self,

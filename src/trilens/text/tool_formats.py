@@ -17,6 +17,8 @@ ANY = "\ue004"  # text that says nothing, up to the next marker; in forms that a
 SLOTS = NAME + ID + NUMBER + KEY + ANY
 # A marker such as <tool_call> or [ARGS], a run of other text, or a slot. White space may stand between any two.
 UNIT = re.compile(rf"[{SLOTS}]|<[^\s<>{SLOTS}]*>?|\[[A-Z_]+\]|[\[{{]|[^\s<\[{{{SLOTS}]+")
+# The same, with a word that follows it at once.
+MARKER = re.compile(rf"(?:<[^\s<>{SLOTS}]*>?|\[[A-Z_]+\])\w*|[^\s<\[{{{SLOTS}]+")
 
 Kind = Literal["string", "integer", "number", "boolean", "null", "array", "object"]
 
@@ -116,18 +118,19 @@ class ToolFormat:
     @property
     def bare(self) -> bool:
         """Whether nothing marks a call, so that only an answer's first words can be one."""
-        return not any(character.isalpha() for character in self.opening)
+        return all(character in "[{(\"'" for character in self.opening.strip())
 
     @cached_property
     def triggers(self) -> tuple[str, ...]:
-        """Markers of which each may open a call; models leave out an outer one."""
+        """Text of which each piece may open a call: models leave out an outer marker."""
         if self.bare:
             return ()
-        first, *others = [unit for unit in units(self.opening) if any(c.isalpha() for c in unit)]
-        whole = self.opening.strip()
-        lead = whole[: whole.index(first)]
-        first = lead + first if not any(map(str.isspace, lead)) else first
-        return tuple(dict.fromkeys([first, *(unit for unit in others if unit[0] in "<[" and len(unit) > 2)]))
+        markers = [marker for marker in MARKER.findall(self.opening) if any(map(str.isalpha, marker))]
+        first = markers[0] if markers else self.opening.split()[0]
+        lead = self.opening.strip().partition(first)[0]
+        whole = "".join((self.begin, self.before, self.head, self.tail, self.after, self.between, self.end))
+        inner = [one for one in markers[1:] if one[0] in "<[" and whole.count(one) == 1]
+        return (first if any(map(str.isspace, lead)) else lead + first, *inner)
 
     @property
     def texts(self) -> tuple[str, ...]:

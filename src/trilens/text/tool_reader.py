@@ -127,8 +127,8 @@ class CallReader:
                 continue
             held = 0 if cursor.ended else partial(cursor.rest, triggers) if triggers else 0
             ready = len(cursor.text) - held
-            if not cursor.ended and (ends := LINE_END.search(cursor.text[cursor.at : ready])):
-                ready = cursor.at + ends.start()
+            if not cursor.ended:
+                ready -= len(self._kept(cursor.text[cursor.at : ready]))
             self._say(cursor.text[cursor.at : ready])
             cursor.at = ready
             self._forget()
@@ -139,11 +139,17 @@ class CallReader:
     def _before(self, at: int) -> str:
         """Say what stands before a call that may begin at `at`, but for the line ends, which are returned."""
         text = self._cursor.text[self._cursor.at : at]
-        ends = LINE_END.search(text)
-        kept = ends[0] if ends else "" if text.strip() or not self._fresh else text
+        kept = self._kept(text)
         self._say(text[: len(text) - len(kept)])
         self._cursor.at = at
         return kept
+
+    def _kept(self, text: str) -> str:
+        """White space at its end that is no text if a call follows: line ends, and all there is before any text."""
+        if self._fresh and not text.strip():
+            return text
+        ends = LINE_END.search(text)
+        return ends[0] if ends else ""
 
     def _say(self, text: str) -> None:
         if text:
@@ -631,10 +637,13 @@ class _Envelope:
         return str(json.loads("".join(parts)))
 
 
-def _from(opening: Sequence[str], unit: str) -> list[str]:
-    """An opening from one of its units on, or from behind its beginning where it is longer than a unit."""
-    if unit in opening:
-        return list(opening[opening.index(unit) :])
+def _from(opening: Sequence[str], trigger: str) -> list[str]:
+    """An opening from where this text begins in it."""
+    if trigger == NAME:
+        return list(opening[opening.index(NAME) :])
+    for place in range(len(opening)):
+        if "".join(opening[place:]).startswith(trigger):
+            return list(opening[place:])
     return list(opening)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from trilens.text.tool_formats import ANY, NAME, Envelope, Json, Keywords, ToolFormat
+from trilens.text.tool_formats import ANY, KEY, NAME, NUMBER, Envelope, Json, Keywords, Tagged, ToolFormat
 
 
 def _plain(begin: str, head: str, tail: str, **more: object) -> ToolFormat:
@@ -42,6 +42,32 @@ HARMONY = replace(
     ),
 )
 
+# Kimi K3's markers are made of three tokens each, which no comparison keeps together.
+KIMI_K3 = ToolFormat(
+    "<|open|>tools<|sep|>",
+    "",
+    f'<|open|>call tool="{NAME}" index="{NUMBER}"<|sep|>',
+    Tagged(
+        f'<|open|>argument key="{KEY}',
+        '" type="string"<|sep|>',
+        "<|close|>argument<|sep|>",
+        (
+            ("string", '" type="string"<|sep|>'),
+            ("integer", '" type="number"<|sep|>'),
+            ("number", '" type="number"<|sep|>'),
+            ("boolean", '" type="boolean"<|sep|>'),
+            ("null", '" type="null"<|sep|>'),
+            ("array", '" type="array"<|sep|>'),
+            ("object", '" type="object"<|sep|>'),
+        ),
+    ),
+    "<|close|>call<|sep|>",
+    "",
+    "",
+    "<|close|>tools<|sep|>",
+    source="the table",
+)
+
 # (what stands in the template, the form); for templates that write no calls
 UNWRITTEN = (
     (
@@ -59,6 +85,8 @@ def by_table(source: str, found: ToolFormat | None) -> ToolFormat | None:
     """What is known of this template's model beyond what its template shows (`found`)."""
     if "<|channel|>" in source and "to=functions." in source:
         return HARMONY
+    if "<|open|>" in source and "<|sep|>" in source:
+        return KIMI_K3
     if found is None:
         return next((form for marker, form in UNWRITTEN if marker in source), HERMES)
     if found.bare and found.envelope is not None:

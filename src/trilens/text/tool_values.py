@@ -15,6 +15,7 @@ from trilens.text.stream import partial
 
 MOST_DEPTH = 64  # of lists and objects in a value
 MOST_KEY = 256  # characters in a key, and in any other short part of a call
+MOST_NUMBER = 4096  # digits
 WORDS = {"true": "true", "True": "true", "false": "false", "False": "false", "null": "null", "None": "null"}
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "a": "\a", "v": "\v", "0": "\0", "\n": ""}
 NUMBER = re.compile(r"[-+]?[\d._]*(?:[eE][-+]?\d*)?")
@@ -97,7 +98,7 @@ class Cursor:
             elif found.end() < len(self.text) or self.ended:
                 self.at = found.end()
                 return found[0]
-            elif len(found[0]) > MOST_KEY:
+            elif len(found[0]) > MOST_NUMBER:
                 raise NoCall
             else:
                 yield
@@ -288,16 +289,23 @@ def _number(text: str) -> str:
 # ------------------------------------------------------------------------------------------ values without a type
 
 
+def referred(schema: Any, root: Any) -> Any:
+    """The schema itself, or the one in `root` that it refers to."""
+    for _ in range(8):
+        if not isinstance(schema, Mapping) or not isinstance(reference := schema.get("$ref"), str):
+            return schema
+        schema = root
+        for part in reference.removeprefix("#").strip("/").split("/"):
+            schema = schema.get(part) if isinstance(schema, Mapping) else None
+    return None
+
+
 def kinds_of(schema: Any, root: Any = None, depth: int = 0) -> tuple[str, ...]:
     """JSON types that a schema allows, in its order; () where it says nothing."""
+    root = schema if root is None else root
+    schema = referred(schema, root)
     if not isinstance(schema, Mapping) or depth > 8:
         return ()
-    root = schema if root is None else root
-    if isinstance(reference := schema.get("$ref"), str):
-        target = root
-        for part in reference.removeprefix("#").strip("/").split("/"):
-            target = target.get(part) if isinstance(target, Mapping) else None
-        return kinds_of(target, root, depth + 1)
     stated = schema.get("type")
     found = [stated] if isinstance(stated, str) else [k for k in stated if isinstance(k, str)] if stated else []
     for union in ("anyOf", "oneOf", "allOf"):
