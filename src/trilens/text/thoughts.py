@@ -66,11 +66,11 @@ class ThoughtSplitter:
         self._header = False
         if markers is None or start == "answer":
             self._state = "answer"
+        # whether the answer's end is looked for
+        self._wrapped = markers is not None and markers.end is not None and start in ("closed", "answer")
+        self._lead = False  # white space here stands between the answer's marker and the answer
         if markers is None:
             return
-        # whether the answer's end is looked for
-        self._wrapped = markers.end is not None and start in ("closed", "answer")
-        self._lead = False  # white space here stands between the answer's marker and the answer
         self._closers = (markers.close, *closers)
         self._calls = tuple(calls)
         self._firsts = frozenset(closer[0] for closer in self._closers)
