@@ -181,7 +181,17 @@ def prompts(data: bytes, folder: Path) -> str:
 
 
 def _only_generation(options: dict[str, Any]) -> Model:
-    for name in ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv"):
+    for name in (
+        "model",
+        "offline",
+        "ignore_keys",
+        "executor",
+        "threads",
+        "quantise",
+        "kv",
+        "prefix_dir",
+        "prefix_bytes",
+    ):
         del options[name]
     return tiny()
 

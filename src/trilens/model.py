@@ -28,8 +28,9 @@ from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
+from trilens.generate.request import Beginning, Request
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Beginning, Request, Scheduler
+from trilens.generate.scheduler import Scheduler
 from trilens.generate.tool_grammar import forced_call
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter

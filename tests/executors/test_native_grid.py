@@ -22,7 +22,7 @@ from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.huggingface import read_config
-from trilens.spec.model import ModelSpec
+from trilens.spec.model import ModelSpec, ShortConvolution
 
 WIDTHS = {
     "hidden_size",
@@ -46,6 +46,7 @@ TYPES = sorted(_native.types())
 NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
 FAR = 3e-2  # from torch without rounding, with eight bits
+GATED = 5e-2  # a short convolution multiplies three rounded rows, and so adds up their rounding
 UNTRAINED = 6e-2  # over all types and families of random weights, where a few single ones are beyond 3 %
 
 Directory = Callable[[str], Path]
@@ -80,7 +81,8 @@ def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Dire
     assert sum(own == "Q4_0" for own, _ in stored.values()) >= 0.75 * len(stored)
     alike, plain = compare(spec, "Q4_0", activations="16bit", length=40)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, "Q4_0", length=40)[1] < FAR
+    gates = any(isinstance(layer.mixer, ShortConvolution) for layer in spec.layers)
+    assert compare(spec, "Q4_0", length=40)[1] < (GATED if gates else FAR)
     assert compare(spec, "F16", length=40)[1] < 2e-3
 
 

@@ -14,8 +14,9 @@ from trilens.errors import ContextFull, RequestRefused
 from trilens.executors.executor import StepInput, StepOutput
 from trilens.generate.answer import AnswerWriter, Closing
 from trilens.generate.limits import Limits, request_limits
+from trilens.generate.request import Request
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Request, Scheduler
+from trilens.generate.scheduler import Scheduler
 from trilens.text.events import ThinkingEvent
 from trilens.text.read_template import KNOWN_MARKERS
 from trilens.text.strategy import Strategy

@@ -22,8 +22,9 @@ from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import SIBLINGS, Origin, PrefixCache, chain, common_prefix, link
 from trilens.generate.prefix_files import PrefixFiles
+from trilens.generate.request import Request
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import Request, Scheduler
+from trilens.generate.scheduler import Scheduler
 from trilens.spec.model import Fixed
 
 GREEDY = Sampling(temperature=0)

@@ -24,18 +24,9 @@ from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import common_prefix
+from trilens.generate.request import UNREAD, Finish, Request, TokenWriter
 from trilens.generate.sampling import Sampling
-from trilens.generate.scheduler import (
-    LEAST_ROWS,
-    OLDEST,
-    STEP_ROWS,
-    UNREAD,
-    Finish,
-    Request,
-    Scheduler,
-    TokenWriter,
-    shares,
-)
+from trilens.generate.scheduler import LEAST_ROWS, OLDEST, STEP_ROWS, Scheduler, shares
 
 GREEDY = Sampling(temperature=0)
 NONE: frozenset[int] = frozenset()

@@ -84,7 +84,7 @@ VALID: dict[str, list[tuple[type[BaseModel], dict[str, Any]]]] = {
                     {"role": "user", "content": "What is 12 plus 30?"},
                 ],
                 "instructions": "Be brief.",
-                "max_output_tokens": 1,
+                "max_output_tokens": 2,
                 "reasoning": {"effort": "none"},
                 **SAMPLING,
             },
@@ -94,7 +94,7 @@ VALID: dict[str, list[tuple[type[BaseModel], dict[str, Any]]]] = {
             {
                 "model": "tiny-dense",
                 "input": "What is 12 plus 30?",
-                "max_output_tokens": 1,
+                "max_output_tokens": 2,
                 "tools": [{"type": "function", "name": "sum", "parameters": SCHEMA}],
                 "tool_choice": {"type": "function", "name": "sum"},
             },
@@ -104,7 +104,7 @@ VALID: dict[str, list[tuple[type[BaseModel], dict[str, Any]]]] = {
             {
                 "model": "tiny-dense",
                 "input": "What is 12 plus 30?",
-                "max_output_tokens": 1,
+                "max_output_tokens": 2,
                 "text": {"format": {"type": "json_schema", "schema": SCHEMA}},
             },
         ),

@@ -161,7 +161,7 @@ def nothing_more(kind: Kind, trap: Trap, _: pytest.MonkeyPatch) -> Prepare:
 
 
 POINTS: list[tuple[type[Kind], str, Point]] = [
-    *((Local, f"writer.{method}", writer(method)) for method in ("begin", "allowed", "ahead", "take", "end")),
+    *((Local, f"writer.{method}", writer(method)) for method in ("begin", "allowed", "lookahead", "take", "end")),
     *((Local, f"constraint.{method}", constraint(method)) for method in ("allowed", "take")),
     *((Local, f"sampler.{method}", sampler(method)) for method in ("made", "end_with", "allow", "note none")),
     (Local, "sampler.note some", sampler("note some", thinking=5)),

@@ -12,7 +12,7 @@ import numpy as np
 from trilens.errors import RequestRefused
 from trilens.generate.ends import ANY, EndsBarred, without
 from trilens.generate.limits import Limits
-from trilens.generate.scheduler import Finish
+from trilens.generate.request import Finish
 from trilens.text.events import TextEvent
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher, TextStream

@@ -15,7 +15,7 @@ import numpy as np
 from trilens.executors.accountant import ParameterCount, Span
 from trilens.executors.executor import Executor, distinct_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
-from trilens.generate.scheduler import Request, StepRecord
+from trilens.generate.request import Request, StepRecord
 from trilens.units import big, data, flop
 
 

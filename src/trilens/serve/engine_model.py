@@ -11,7 +11,7 @@ from typing import Any
 
 from trilens.errors import ContextFull, RequestRefused
 from trilens.generate.arguments import is_ids
-from trilens.generate.scheduler import UNREAD
+from trilens.generate.request import UNREAD
 from trilens.hosted.model import HostedModel, HostedStream
 from trilens.hosted.receipt import HostedReceipt
 from trilens.hosted.service import INLINE

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from trilens.errors import TrilensError
-from trilens.generate.scheduler import UNREAD, Request
+from trilens.generate.request import UNREAD, Request
 from trilens.model import Call, Model
 from trilens.serve.loop import EngineLoop, LoopFailed, Running, tell
 
