@@ -189,7 +189,7 @@ class Scheduler:
                 mine = True
                 self._steppers.add(stepper)
                 feeds, elsewhere = self._schedule(fed, failed, stepper, ahead > 0)
-            scored = [g.scores is not None and g.prompting for g in fed]
+            scored = [r.scores is not None and r.prompting for r in fed]
             if not all(scored):
                 rest = [not one for one in scored]
                 self._step(list(compress(fed, rest)), list(compress(feeds, rest)), elsewhere, stepper, ahead)

@@ -42,7 +42,8 @@ def followed(schema: Schema, knows_format: Callable[[str], bool]) -> Followed:
 
 
 def dotted(path: Path) -> str:
-    return ".".join(path)
+    """For a message: a name or a path that is long is cut."""
+    return ".".join(f"{part:.40}" for part in path)[:200]
 
 
 def inner(schema: Schema) -> Iterator[tuple[Path, Schema]]:
