@@ -1,8 +1,9 @@
-"""A model that says what its prompt tells it to say, behind the same doors as any other: template, tokenizer, scheduler,
-constraints and protocols are the real ones, and only the logits are made up.
+"""A model that says what its prompt tells it to say, behind the same doors as any other: template, tokenizer,
+scheduler, constraints and protocols are the real ones, and only the logits are made up.
 
-The last directive of the conversation counts. `[[say TEXT]]` answers with that text, `[[call NAME JSON]]` with a call of
-that tool, `[[recall]]` with what was asked and answered before. Behind a tool's result the answer repeats that result.
+The last directive of the conversation counts. `[[say TEXT]]` answers with that text, `[[call NAME JSON]]` with a call
+of that tool, `[[recall]]` with what was asked and answered before. Behind a tool's result the answer repeats that
+result.
 """
 
 from __future__ import annotations
@@ -29,28 +30,34 @@ CONTEXT = 1 << 20  # agents send long prompts, and these tokens are short
 LIKELY, UNLIKELY = 40.0, -40.0
 
 
-def reply(prompt: str) -> str:
-    """What the model says to a prompt in tiny-dense's template."""
+def replies(prompt: str) -> list[str]:
+    """What the model says to a prompt in tiny-dense's template: the first of these that it may say."""
     turns = re.findall(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", prompt, flags=re.DOTALL)
     said = [(role, text) for role, text in turns if role in ("user", "assistant")]
     last = next((text for role, text in reversed(said) if role == "user"), "")
     if last.startswith("<tool_response>"):
-        return f"The tool says: {_visible(last.removeprefix('<tool_response>').removesuffix('</tool_response>'))}"
+        return [f"The tool says: {_visible(last.removeprefix('<tool_response>').removesuffix('</tool_response>'))}"]
     directives = re.findall(r"\[\[(say|call|recall|think)\b ?(.*?)\]\]", "\n".join(text for _, text in said), re.DOTALL)
     if not directives:
-        return "Hello there."
+        return ["Hello there."]
     kind, what = directives[-1]
     match kind:
         case "say":
-            return str(what)
+            return [what]
         case "think":
-            return f"<think>\nI think about {what}.\n</think>\n\nThought about {what}."
+            return [f"<think>\nI think about {what}.\n</think>\n\nThought about {what}."]
         case "call":
             name, arguments = what.split(" ", 1)
-            body = json.dumps({"name": name, "arguments": json.loads(arguments)}, ensure_ascii=False)
-            return f"<tool_call>\n{body}\n</tool_call>"
+            stated = arguments.replace('\\"', '"') if arguments.startswith('{\\"') else arguments  # quoted by a client
+            call = {"name": name, "arguments": json.loads(stated)}
+            forced = [compact(call["arguments"]), compact(call)]
+            return [f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>", *forced]
     answers = [text.strip() for role, text in said if role == "assistant"]
-    return f"Before this I said {len(answers)} times, last: {answers[-1] if answers else 'nothing'}"
+    return [f"Before this I said {len(answers)} times, last: {answers[-1] if answers else 'nothing'}"]
+
+
+def compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _visible(text: str) -> str:
@@ -82,7 +89,8 @@ class _Sequence:
     def __init__(self, request_length: int) -> None:
         self.request_length = request_length
         self.ids: list[int] = []
-        self.script: list[int] | None = None
+        self.scripts: list[list[int]] = []  # what may still be said, the first before the others
+        self.said = 0
 
     @property
     def length(self) -> int:
@@ -135,24 +143,27 @@ class ScriptedExecutor:
             sequence.ids += feed.tokens
             if feed.sampler is None:
                 continue
-            if sequence.script is None:
-                sequence.script = self._script(sequence.ids)
+            if not sequence.scripts:
+                sequence.scripts = self._scripts(sequence.ids)
             logits = np.full(self.spec.vocab, UNLIKELY, np.float32)
-            logits[sequence.script[0]] = LIKELY
+            for rank, script in reversed(list(enumerate(sequence.scripts))):
+                logits[script[min(sequence.said, len(script) - 1)]] = LIKELY - 15 * rank
             try:
                 token = feed.sampler.choose(logits)
             except RequestRefused as fault:
                 faults[place] = fault
                 continue
-            if token == sequence.script[0] and len(sequence.script) > 1:
-                sequence.script.pop(0)
+            going_on = [s for s in sequence.scripts if s[min(sequence.said, len(s) - 1)] == token]
+            sequence.scripts = going_on or sequence.scripts
+            sequence.said += bool(going_on)
             tokens[place].append(token)
         return StepOutput(tokens, faults, [time.perf_counter() - begin], [1])
 
-    def _script(self, ids: Sequence[int]) -> list[int]:
+    def _scripts(self, ids: Sequence[int]) -> list[list[int]]:
         prompt = self._tokenizer.decode(ids, skip_special=False)
         thought = "\nNo thought.\n</think>" if prompt.endswith("<think>") else ""  # opened from outside
-        return [*self._tokenizer.encode(thought + reply(prompt)), min(self._tokenizer.eos_ids)]
+        end = min(self._tokenizer.eos_ids)
+        return [[*self._tokenizer.encode(thought + text), end] for text in replies(prompt)]
 
 
 @contextmanager

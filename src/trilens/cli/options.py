@@ -82,5 +82,9 @@ GENERATION = options(
     click.option("--frequency-penalty", type=float),
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--schema", metavar="JSON", help="The answer is JSON of this schema; a file, or the schema itself."),
+    click.option("--regex", help="The answer is a text that this regular expression matches."),
+    click.option("--choice", multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."),
+    click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's form."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
 )

@@ -75,7 +75,7 @@ class _Reading:
         """`open_`: another schema around it says which properties there are."""
         if not isinstance(schema, Mapping):
             return schema
-        made = dict(schema)
+        made = _with_listed_names(schema)
         if made.get("uniqueItems") is not None:
             if made["uniqueItems"] is not False:
                 self.ignored.append(f"{dotted((*path, 'uniqueItems'))}")
@@ -83,8 +83,8 @@ class _Reading:
         if isinstance(made.get("format"), str) and not self._knows_format(made["format"]):
             self.ignored.append(f'{dotted((*path, "format"))} "{made["format"]:.40}"')
             del made["format"]
-        composed = self._composed(schema)
-        for where, one in inner(schema):
+        composed = self._composed(made)
+        for where, one in inner(made):
             in_place = where[0] in ("allOf", "anyOf", "oneOf")
             beneath = self.closed(one, (*path, *where), in_place and (open_ or composed))
             if len(where) == 1:
@@ -95,7 +95,7 @@ class _Reading:
                 made[where[0]] = {**made[where[0]], where[1]: beneath}
         if open_ or "/".join(("#", *path)) in self._open or not (composed or "properties" in made):
             return made
-        names = self._names(schema)
+        names = self._names(made)
         if names:
             stated = made.get("properties")
             own = stated if isinstance(stated, Mapping) else {}
@@ -161,6 +161,18 @@ class _Reading:
             name = part.replace("~1", "/").replace("~0", "~")
             found = found.get(name) if isinstance(found, Mapping) else None
         return found
+
+
+def _with_listed_names(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy in which names that `propertyNames` lists, as for a dictionary with an enumeration's keys, are
+    properties."""
+    made = dict(schema)
+    names, of = made.get("propertyNames"), made.get("additionalProperties")
+    if isinstance(names, Mapping) and isinstance(names.get("enum"), list) and isinstance(of, Mapping):
+        listed = {name: of for name in names["enum"] if isinstance(name, str)}
+        del made["propertyNames"]
+        made |= {"properties": {**listed, **made.get("properties", {})}, "additionalProperties": False}
+    return made
 
 
 def _put(values: list[Any], at: int, value: Any) -> list[Any]:

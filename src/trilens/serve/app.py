@@ -28,6 +28,7 @@ from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list, one_model
 from trilens.serve.registry import ModelRegistry
+from trilens.serve.response_items import KeptItems
 from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import as_json
 
@@ -84,6 +85,7 @@ def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
 def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     chat_runs: dict[str, ChatRun] = {}
+    kept = KeptItems()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -153,10 +155,12 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
         def pieces(chat_run: ChatRun, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
-            return _named((event["type"], event) async for event in responses.response_events(chat_run, body))
+            return _named((event["type"], event) async for event in responses.response_events(chat_run, body, kept))
 
-        ways = responses.begin_response, responses.whole_response, pieces
-        return await answered(request, body, *ways, _response_failure)
+        begin = partial(responses.begin_response, kept=kept)
+        return await answered(
+            request, body, begin, partial(responses.whole_response, kept=kept), pieces, _response_failure
+        )
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:

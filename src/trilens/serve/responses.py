@@ -1,8 +1,8 @@
-"""OpenAI's responses, whole and streamed. Nothing is stored: what came before is sent again by the caller."""
+"""OpenAI's responses, whole and streamed. What came before is sent again by the caller, or referred to item by item."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
@@ -23,6 +23,7 @@ from trilens.serve.fields import (
     shown,
 )
 from trilens.serve.loop import EngineLoop
+from trilens.serve.response_items import Item, KeptItems, is_reference, items_of
 from trilens.serve.structure import Structured, Wanted, one_of, wanted_of
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
@@ -39,7 +40,7 @@ from trilens.serve.wire import (
 )
 from trilens.text.conversation import Message, Part, Thought, a_text, read_texts, written
 from trilens.text.conversation import Text as Words
-from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent, Whole
+from trilens.text.events import EndEvent, TextEvent, ToolCall, Whole
 
 INCOMPLETE = ("length", "context")
 
@@ -89,9 +90,15 @@ class Text(Fields):
     aside: ClassVar[Mapping[str, str]] = {"verbosity": HINT}
 
 
+def _readable(given: str | list[dict[str, Any]]) -> None:
+    """Raises FieldRefused for an input that cannot be read; items that it refers to are looked up later."""
+    if isinstance(given, str) or not all(map(is_reference, given)):
+        conversation(_asked(given if isinstance(given, str) else [i for i in given if not is_reference(i)]))
+
+
 class ResponseRequest(Asks, Samples):
     model: str
-    input: Annotated[str | list[dict[str, Any]], AfterValidator(checked(lambda given: conversation(_asked(given))))]
+    input: Annotated[str | list[dict[str, Any]], AfterValidator(checked(_readable))]
     instructions: str | None = None
     stream: bool = False
     max_output_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -101,19 +108,20 @@ class ResponseRequest(Asks, Samples):
     parallel_tool_calls: bool = True
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     include: list[str] | None = None
+    store: bool = True  # whether its output may be referred to later
     structured_outputs: Structured | None = None
     aside: ClassVar[Mapping[str, str]] = {
         **dict.fromkeys(("user", "metadata", "client_metadata", "safety_identifier"), IDENTIFIER),
         **dict.fromkeys(("service_tier", "stream_options"), HINT),
-        **dict.fromkeys(("store", "context_management"), STORED),
+        "context_management": STORED,
         **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"), CACHE),
         **dict.fromkeys(("max_tool_calls", "moderation"), HOSTED),
     }
     refused: ClassVar[Mapping[str, Refused]] = {
-        "previous_response_id": Refused("nothing is stored; send the conversation again as input", ()),
-        "conversation": Refused("nothing is stored; send the conversation again as input", ()),
-        "prompt": Refused("nothing is stored; send the prompt's text as input", ()),
-        "background": Refused("nothing is stored; use stream"),
+        "previous_response_id": Refused("conversations are not stored; send it again as input", ()),
+        "conversation": Refused("conversations are not stored; send it again as input", ()),
+        "prompt": Refused("prompts are not stored; send its text as input", ()),
+        "background": Refused("answers are not stored; use stream"),
         "truncation": Refused("nothing is cut silently", ("disabled",)),
     }
 
@@ -142,14 +150,15 @@ class ResponseRequest(Asks, Samples):
         included = [one for one in self.include or () if one != "message.output_text.logprobs"]
         return [*super().left_aside(at), *(f"include ({one:.80})" for one in included)]
 
-    def conversation(self) -> list[Message]:
+    def conversation(self, kept: KeptItems) -> list[Message]:
         before = [] if self.instructions is None else [Message("system", (Words(self.instructions),))]
-        return conversation([*before, *_asked(self.input)])
+        return conversation([*before, *_asked(kept.resolved(self.input))])
 
 
-async def begin_response(loop: EngineLoop, request: ResponseRequest) -> ChatRun:
+async def begin_response(loop: EngineLoop, request: ResponseRequest, kept: KeptItems) -> ChatRun:
     model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
-    use, wanted, variables, thinking, _ = gathered(
+    messages, use, wanted, variables, thinking, _ = gathered(
+        lambda: request.conversation(kept),
         request.use,
         request.wanted,
         lambda: other_variables(stated),
@@ -161,7 +170,7 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest) -> ChatRun:
     def prepare(number: int) -> AnyCall:
         call: AnyCall = prepared(
             model,
-            request.conversation(),
+            messages,
             thinking=thinking,
             max_completion=request.max_output_tokens,
             tools=use.for_template(model),
@@ -175,13 +184,17 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest) -> ChatRun:
     return await begin(loop, new_id("resp_"), use, request.input, prepare, 1, ignored)
 
 
-async def whole_response(chat_run: ChatRun, request: ResponseRequest) -> dict[str, Any]:
+async def whole_response(chat_run: ChatRun, request: ResponseRequest, kept: KeptItems) -> dict[str, Any]:
     [answer] = await chat_run.whole()
-    items = _items(answer, _logprobs(chat_run, request, 0)[0])
+    items = items_of(answer, _logprobs(chat_run, request, 0)[0])
+    if request.store:
+        kept.keep(items)
     return _response(chat_run, request, items, answer.end.reason, answer.end.receipt)
 
 
-async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncIterator[dict[str, Any]]:
+async def response_events(
+    chat_run: ChatRun, request: ResponseRequest, kept: KeptItems
+) -> AsyncIterator[dict[str, Any]]:
     """Events in the protocol's order; the receipt comes with the last one's response."""
     number = 0
 
@@ -191,8 +204,8 @@ async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncI
         return {"type": f"response.{kind}", "sequence_number": number - 1, **fields}
 
     answer: Whole[AnyReceipt] = Whole()
-    open_: _Item | None = None
-    at, logged = -1, 0
+    open_: Item | None = None
+    at, logged, written = -1, 0, list[dict[str, Any]]()
     begun = _response(chat_run, request, [], None, None)
     yield event("created", response=begun)
     yield event("in_progress", response=begun)
@@ -205,7 +218,8 @@ async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncI
                 if open_ is not None:
                     for kind, fields in open_.done(at):
                         yield event(kind, **fields)
-                open_, at = _Item(piece), at + 1
+                    written.append(open_.item("completed"))
+                open_, at = Item(piece), at + 1
                 for kind, fields in open_.begun(at):
                     yield event(kind, **fields)
             said = list[dict[str, Any]]()
@@ -216,105 +230,18 @@ async def response_events(chat_run: ChatRun, request: ResponseRequest) -> AsyncI
     if open_ is not None:
         for kind, fields in open_.done(at):
             yield event(kind, **fields)
+        written.append(open_.item("completed"))
     end = answer.end
     kind = "incomplete" if end.reason in INCOMPLETE else "completed"
-    items = _items(answer, _logprobs(chat_run, request, 0)[0])
+    items = written or items_of(answer, [])
+    if request.store:
+        kept.keep(items)
     yield event(kind, response=_response(chat_run, request, items, end.reason, end.receipt))
-
-
-class _Item:
-    """One item of the output while it is written."""
-
-    def __init__(self, piece: Event[AnyReceipt]) -> None:
-        self.text = ""
-        self.logprobs: list[dict[str, Any]] = []
-        self.piece = piece
-        prefix = {ThinkingEvent: "rs_", TextEvent: "msg_", ToolCallEvent: "fc_"}[type(piece)]
-        self.id = new_id(prefix)
-
-    def takes(self, piece: Event[AnyReceipt]) -> bool:
-        return type(piece) is type(self.piece) and not (isinstance(piece, ToolCallEvent) and piece.id is not None)
-
-    def begun(self, at: int) -> list[tuple[str, dict[str, Any]]]:
-        events = [("output_item.added", {"output_index": at, "item": self._item("in_progress", empty=True)})]
-        if isinstance(self.piece, TextEvent):
-            events.append(("content_part.added", {**self._place(at), "part": _text("")}))
-        return events
-
-    def add(self, piece: Event[AnyReceipt], at: int, logprobs: list[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
-        match piece:
-            case ThinkingEvent(text):
-                self.text += text
-                return "reasoning_text.delta", {**self._place(at), "delta": text}
-            case ToolCallEvent(arguments):
-                self.text += arguments
-                place = {"item_id": self.id, "output_index": at}
-                return "function_call_arguments.delta", {**place, "delta": arguments}
-            case TextEvent(text):
-                self.text += text
-                self.logprobs += logprobs
-                return "output_text.delta", {**self._place(at), "delta": text, "logprobs": logprobs}
-        raise AssertionError(piece)
-
-    def done(self, at: int) -> list[tuple[str, dict[str, Any]]]:
-        place = self._place(at)
-        item = ("output_item.done", {"output_index": at, "item": self._item("completed")})
-        match self.piece:
-            case ThinkingEvent():
-                return [("reasoning_text.done", {**place, "text": self.text}), item]
-            case ToolCallEvent(_, _, _, _, name):
-                fields = {"item_id": self.id, "output_index": at, "name": name, "arguments": self.text}
-                return [("function_call_arguments.done", fields), item]
-        text = ("output_text.done", {**place, "text": self.text, "logprobs": self.logprobs})
-        return [text, ("content_part.done", {**place, "part": _text(self.text, self.logprobs)}), item]
-
-    def _place(self, at: int) -> dict[str, Any]:
-        return {"item_id": self.id, "output_index": at, "content_index": 0}
-
-    def _item(self, status: str, empty: bool = False) -> dict[str, Any]:
-        match self.piece:
-            case ThinkingEvent():
-                return _reasoning(self.id, None if empty else self.text, status)
-            case ToolCallEvent(_, _, _, id, name):
-                return _function_call(self.id, id, name, "" if empty else self.text, status)
-        return _output_message(self.id, None if empty else self.text, status, self.logprobs)
 
 
 def _logprobs(chat_run: ChatRun, request: ResponseRequest, start: int) -> tuple[list[dict[str, Any]], int]:
     """Of the answer's tokens from place `start` on, and the place behind them; none where nobody asked."""
     return ([], start) if request.alternatives() is None else logprobs_of(chat_run.running.calls[0], start)
-
-
-def _items(answer: Whole[AnyReceipt], logprobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    items = [_reasoning(new_id("rs_"), answer.thinking, "completed")] if answer.thinking else []
-    if answer.text or not answer.calls:
-        items.append(_output_message(new_id("msg_"), answer.text, "completed", logprobs))
-    return items + [_function_call(new_id("fc_"), c.id, c.name, c.arguments, "completed") for c in answer.calls]
-
-
-def _reasoning(id: str, text: str | None, status: str) -> dict[str, Any]:
-    content = [] if text is None else [{"type": "reasoning_text", "text": text}]
-    return {"id": id, "type": "reasoning", "summary": [], "content": content, "status": status}
-
-
-def _output_message(id: str, text: str | None, status: str, logprobs: list[dict[str, Any]]) -> dict[str, Any]:
-    content = [] if text is None else [_text(text, logprobs)]
-    return {"id": id, "type": "message", "role": "assistant", "status": status, "content": content}
-
-
-def _function_call(id: str, call: str | None, name: str | None, arguments: str, status: str) -> dict[str, Any]:
-    return {
-        "id": id,
-        "type": "function_call",
-        "call_id": call,
-        "name": name,
-        "arguments": arguments,
-        "status": status,
-    }
-
-
-def _text(text: str, logprobs: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
 
 
 def _response(
@@ -340,7 +267,7 @@ def _response(
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": None,
         "reasoning": {"effort": request.reasoning_effort or (request.reasoning or {}).get("effort"), "summary": None},
-        "store": False,
+        "store": request.store,
         "temperature": request.temperature,
         "text": {"format": _format(request)},
         "tool_choice": choice.model_dump() if isinstance(choice, Fields) else choice or "auto",
