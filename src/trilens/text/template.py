@@ -104,7 +104,7 @@ class ChatTemplate:
         BadTemplate for a template that fails on that too.
         """
         read = read_conversation(messages)
-        given = plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "variables")
+        given = plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
         try:
             if continue_final_message:
                 return self._continued(read, given)

@@ -64,13 +64,13 @@ class ThoughtSplitter:
         self._strip = start == "closed"  # white space here stands between a marker and the answer
         self._fresh = start == "opened"  # the same at the beginning of a thinking
         self._header = False
+        self._wrapped = False  # whether the answer's end is looked for
+        self._lead = False  # white space here stands between the answer's marker and the answer
         if markers is None or start == "answer":
             self._state = "answer"
         if markers is None:
             return
-        # whether the answer's end is looked for
         self._wrapped = markers.end is not None and start in ("closed", "answer")
-        self._lead = False  # white space here stands between the answer's marker and the answer
         self._closers = (markers.close, *closers)
         self._calls = tuple(calls)
         self._firsts = frozenset(closer[0] for closer in self._closers)
