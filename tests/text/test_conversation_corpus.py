@@ -44,6 +44,10 @@ PLAIN: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 }
 
 
+# Where we mean to differ: `| safe` makes no HTML here; thoughts go in as the parts that this template reads
+DOCUMENTED = {"meetkai-functionary-medium-v3.1.jinja", "mistralai-Ministral-3-14B-Reasoning-2512.jinja: a thought"}
+
+
 @cache
 def corpus() -> dict[str, str]:
     if VARIABLE not in os.environ:
@@ -78,6 +82,16 @@ def theirs(source: str, messages: Any, **options: Any) -> str | None:
     return str(rendered[0])
 
 
+def _heard(prompt: str | None, messages: list[dict[str, Any]]) -> bool:
+    """Whether all that the user said is in the prompt."""
+    return prompt is not None and all(m["content"] in prompt for m in messages if m["role"] == "user")
+
+
+def _documented(different: str) -> bool:
+    name = different.rpartition("/")[2]
+    return name in DOCUMENTED or name.partition(":")[0] in DOCUMENTED
+
+
 def listed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
 
@@ -88,13 +102,14 @@ def test_plain_conversations_are_rendered_as_transformers_renders_them() -> None
     for label, source in corpus().items():
         for name, (messages, options) in PLAIN.items():
             reference = theirs(source, messages, **options)
-            if reference is None or not all(m["content"] in reference for m in messages if m["role"] == "user"):
+            if not _heard(reference, messages):
                 reference = theirs(source, listed(messages), **options)
-            if reference is None:
-                continue
+            if not _heard(reference, messages):
+                continue  # not a model's template: a part of one, or a test's
             checked += 1
             if ours(source, messages, **options) != reference:
                 different.append(f"{label}: {name}")
+    different = [one for one in different if not _documented(one)]
     print(f"{checked} conversations, {len(different)} differ", *different, sep="\n")
     assert checked > 300 * 5 and len(different) < 0.005 * checked
 
@@ -136,6 +151,7 @@ def test_histories_with_calls_are_rendered_as_transformers_renders_them(content:
         prompts = {ours(source, form, tools=TOOLS) for form in (mapping, text)}
         if len(prompts) > 1 or not prompts & right:
             different.append(label)
+    different = [one for one in different if not _documented(one)]
     print(f"{checked} templates, {len(different)} differ", *different, sep="\n")
     assert checked > 150 and len(different) <= 0.005 * checked
 

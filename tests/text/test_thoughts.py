@@ -206,3 +206,14 @@ def test_a_token_that_holds_a_marker_and_an_answer_answers() -> None:
         counts.push(token, splitter.push(token))
     counts.finish("", splitter.finish())
     assert counts.counts == {"thinking": 1, "answer": 1, "control": 0}
+
+
+@pytest.mark.parametrize("start", ["free", "opened", "closed", "answer"])
+def test_without_markers_all_is_the_answer(start: Start) -> None:
+    assert parts(list(" <think>a</think> b\n"), None, start) == ("", " <think>a</think> b\n")
+
+
+@pytest.mark.parametrize("markers", FAMILIES)
+def test_the_middle_of_an_answer_keeps_its_white_space(markers: Markers) -> None:
+    for texts in ([" Paris,\n so"], list(" Paris,\n so")):
+        assert parts(texts, markers, "answer") == ("", " Paris,\n so")

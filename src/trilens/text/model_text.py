@@ -10,7 +10,7 @@ from typing import Any
 from trilens.checkpoints.find import Found
 from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
-from trilens.text.conversation import ChatMessage, Message, read_conversation
+from trilens.text.conversation import ChatMessage, Message, plain, read_conversation
 from trilens.text.from_directory import read_json_object
 from trilens.text.literal import Aside, Literal, control_texts
 from trilens.text.read_template import inference_of
@@ -112,7 +112,7 @@ class ModelText:
                 aside.message(message, self._exempt(message, continues and i == last))
                 for i, message in enumerate(conversation)
             ]
-            tools, variables = aside.data(tools), aside.data(variables)
+            tools, variables = aside.data(plain(tools, "tools")), aside.data(plain(variables, "the variables"))
         messages, variables = render_with(strategy, self.inference, conversation, variables)
         text = template.render(messages, tools=tools, continue_final_message=continues, **variables)
         self._check_length(aside.back(text), context)

@@ -7,6 +7,7 @@ ends in time whatever it tries.
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,12 @@ from jinja2 import TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
+from trilens.files import read_json_object
 from trilens.text.accepts import Accepts, probed
 from trilens.text.allowance import together, used_up
 from trilens.text.conversation import Message, Text, plain, read_conversation
-from trilens.text.from_directory import read_json_object
 from trilens.text.meter import METER, Meter, OverLimit, TemplateRefusal
 from trilens.text.sandbox import MAX_SOURCE, Callback, environment
-from trilens.text.vocabulary import TokenType
 
 if TYPE_CHECKING:
     from trilens.text.tokenizer import Tokenizer
@@ -32,6 +32,7 @@ RESERVED = frozenset(  # no caller's variables
 )
 TOKEN_NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 OWN_NAMES = RESERVED | {*TOKEN_NAMES, "additional_special_tokens"}
+CONTROL = 3  # the type of a control token in GGUF; a card must not wait for the tokenizers library
 SECONDS = 1.5  # of processor time for all renderings that find out what a template accepts
 
 
@@ -104,7 +105,7 @@ class ChatTemplate:
         BadTemplate for a template that fails on that too.
         """
         read = read_conversation(messages)
-        given = plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "variables")
+        given = plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
         try:
             if continue_final_message:
                 return self._continued(read, given)
@@ -264,10 +265,10 @@ def gguf_template(
 
 def directory_tokens(directory: Path) -> dict[str, Any]:
     """The special tokens that the files beside a checkpoint name, by the names that templates know."""
-    config = {
-        **read_json_object(directory / "special_tokens_map.json"),
-        **read_json_object(directory / "tokenizer_config.json"),
-    }
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        with suppress(FileNotFoundError):
+            config |= read_json_object(directory / name)
     named = {key: text for key, value in config.items() if key.endswith("_token") and (text := _text_of(value))}
     extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
     if isinstance(extra, dict):
@@ -283,7 +284,7 @@ def gguf_tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
     words = {"unknown": "unk", "seperator": "sep", "padding": "pad", "cls": "cls", "mask": "mask"}
     ids = {f"{short}_token": metadata.get(f"tokenizer.ggml.{word}_token_id") for word, short in words.items()}
     named = {name: tokens[i] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}
-    control = [text for text, kind in zip(tokens, types, strict=False) if kind == TokenType.CONTROL]
+    control = [text for text, kind in zip(tokens, types, strict=False) if kind == CONTROL]
     return {**named, "additional_special_tokens": [text for text in control if text not in named.values()]}
 
 

@@ -69,9 +69,6 @@ class ThoughtSplitter:
         self._lead = False  # white space here stands between the answer's marker and the answer
         if markers is None or start == "answer":
             self._state = "answer"
-        # whether the answer's end is looked for
-        self._wrapped = markers is not None and markers.end is not None and start in ("closed", "answer")
-        self._lead = False  # white space here stands between the answer's marker and the answer
         if markers is None:
             return
         self._closers = (markers.close, *closers)
