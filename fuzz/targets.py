@@ -166,11 +166,14 @@ class Failed(Exception):
 
 def prompts(data: bytes, folder: Path) -> str:
     """The command line's exit code. The model is loaded once for all."""
-    from trilens.cli import main, talk
+    import trilens.model
+    from trilens.cli import main
+
+    loaded = tiny()
+    trilens.model.load = lambda *_, **__: loaded
 
     path = folder / "prompts.jsonl"
     path.write_bytes(data)
-    talk._load = _only_generation  # type: ignore[assignment]
     said, complaint = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(complaint):
         code = main(["run", "--model", "tiny-dense", "--file", str(path), "--max-tokens", "2", "--temperature", "0"])
@@ -178,22 +181,6 @@ def prompts(data: bytes, folder: Path) -> str:
     if code not in (0, 2, 3, 4, 5, 6) or "Traceback" in line:
         raise Failed(f"exit code {code}: {line}")
     return f"exit {code}" if code == 0 else f"refused: exit {code}: {line.replace(str(folder), '')}"
-
-
-def _only_generation(options: dict[str, Any]) -> Model:
-    for name in (
-        "model",
-        "offline",
-        "ignore_keys",
-        "executor",
-        "threads",
-        "quantise",
-        "kv",
-        "prefix_dir",
-        "prefix_bytes",
-    ):
-        del options[name]
-    return tiny()
 
 
 LEAST = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n")

@@ -102,7 +102,7 @@ class AnswerWriter:
         self._note_answer(0)
         if (first := len(self._first())) and first >= limits.total:
             raise RequestRefused(
-                f"at most {limits.total} tokens are allowed in all, and the thinking's markers alone take {first}; "
+                f"the limit on tokens is {limits.total}, and the thinking's markers alone take {first}; "
                 f"expected at least {first + 1}"
             )
 
