@@ -26,6 +26,8 @@ class Serving:
                 stderr=said,
                 stdout=said,
                 env={**os.environ, "TMPDIR": str(folder), **environment},
+                # a shell's background jobs, `make test &` too, hand down that Ctrl-C is ignored
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import threading
 import time
 import weakref
@@ -17,8 +18,11 @@ from tests.serve.conftest import Served, served
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, UsageError
 from trilens.serve import registry
+from trilens.serve.connections import Limits
+from trilens.serve.guard import Rules
 from trilens.serve.loop import ShuttingDown
 from trilens.serve.registry import ModelRegistry, NotLoadable, Room
+from trilens.serve.server import Server, _bound, log
 from trilens.serve.streams import EventStream
 
 CHAT = "/v1/chat/completions"
@@ -33,6 +37,22 @@ def ask(server: Served, model: str, **more: Any) -> str:
 
 def loaded(server: Served) -> list[str]:
     return [place.name for place in server.registry.places.values() if place.loop is not None]
+
+
+def test_the_address_is_told_once_signals_are_handled(monkeypatch: pytest.MonkeyPatch) -> None:
+    bound, before = _bound("127.0.0.1", 0), signal.getsignal(signal.SIGTERM)
+    server = Server(ModelRegistry(["tiny-dense"], Room()), Rules(), Limits(), address="http://here")
+    told = []
+
+    def info(text: str, *_: object) -> None:
+        told.append((text, server.started, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
+        server.should_exit = True
+
+    monkeypatch.setattr(log, "info", info)
+    server.run(sockets=[bound])
+    bound.close()
+    assert told == [("%s serves %s", True, server.handle_exit, server.handle_exit)]
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_model_is_loaded_when_it_is_first_asked_for() -> None:

@@ -41,8 +41,12 @@ SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lo
 class Server(uvicorn.Server):
     """uvicorn's, which finishes what runs within `grace` seconds, however many connections hold it up."""
 
-    def __init__(self, registry: ModelRegistry, rules: Rules, limits: Limits, grace: float = GRACE) -> None:
+    def __init__(
+        self, registry: ModelRegistry, rules: Rules, limits: Limits, grace: float = GRACE, address: str = ""
+    ) -> None:
+        """`address`: what it says that it serves, once it does."""
         self._registry = registry
+        self._address = address
         self._grace = grace
         config = uvicorn.Config(
             application(registry, rules, grace),
@@ -56,6 +60,12 @@ class Server(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """The address is logged last: a client that has read it may send requests, and Ctrl-C is handled."""
+        await super().startup(sockets)
+        if self._address:
+            log.info("%s serves %s", self._address, ", ".join(self._registry.places))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Whoever still runs after `grace` seconds is told, in the protocol's own words, before connections close."""
@@ -125,10 +135,9 @@ def _server(registry: ModelRegistry, rules: Rules, limits: Limits, bound: socket
     if rules.host not in LOOPBACK and rules.key is None:
         log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
-    log.info("http://%s:%d serves %s", host, bound.getsockname()[1], ", ".join(registry.places))
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(COLLECT)
-    return Server(registry, rules, limits)
+    return Server(registry, rules, limits, address=f"http://{host}:{bound.getsockname()[1]}")
 
 
 def _log_to_stderr() -> None:
