@@ -41,6 +41,12 @@ CASES = (
     Case("dense 1B Q8_0", "dense", "Q8_0", 1.3, 1.6),
     Case("routed, 32 experts, Q4_0", "routed", "Q4_0", 1.6, 2.0),
     Case("routed, 32 experts, Q8_0", "routed", "Q8_0", 1.75, 2.2),
+    Case("dense hybrid 1B Q4_0", "hybrid", "Q4_0", 1.5, 2.0),
+    Case("dense hybrid 1B Q4_K_M", "hybrid", "Q4_K_M", 1.5, 2.0),
+    Case("dense hybrid 1B Q8_0", "hybrid", "Q8_0", 1.5, 2.0),
+    Case("routed hybrid, 10 of 512 experts, Q4_0", "routed-hybrid", "Q4_0", 1.5, 2.0),
+    Case("routed hybrid, 10 of 512 experts, Q4_K_M", "routed-hybrid", "Q4_K_M", 1.5, 2.0),
+    Case("routed hybrid, 10 of 512 experts, Q8_0", "routed-hybrid", "Q8_0", 1.5, 2.0),
 )
 
 

@@ -113,6 +113,7 @@ NB_MODULE(_native, m) {
       }, "shapes"_a, "kind"_a, "limit"_a, "most_rows"_a, "fixed"_a = std::vector<int>(), "snapshot_every"_a = 0)
       .def_prop_ro("pages_in_use", &Pool::pages_in_use)
       .def_prop_ro("bytes_in_use", &Pool::bytes_in_use)
+      .def_prop_ro("fixed_in_use", &Pool::fixed_in_use)
       .def_ro("limit", &Pool::limit)
       .def_prop_ro("block_bytes", [](const Pool& p) {
         size_t sum = 0;
@@ -133,6 +134,7 @@ NB_MODULE(_native, m) {
       })
       .def_prop_ro("kept_bytes", &Block::bytes)
       .def_prop_ro("own_bytes", &Block::own_bytes)
+      .def_prop_ro("has_states", [](const Block& b) { return b.fixed || !b.pool->fixed_floats; })
       .def("written", [](const Block& b) {
         auto data = b.written();
         return nb::bytes((const char*)data.data(), data.size());
@@ -152,6 +154,10 @@ NB_MODULE(_native, m) {
       .def_prop_ro("fixed_bytes", [](const Sequence& s) { return s.pool()->fixed_floats * sizeof(float); })
       .def("nearest", &Sequence::nearest)
       .def("snapshot", [](Sequence& s) { s.fixed.keep(s.length); })
+      .def("snapshot_at", [](Sequence& s, int length) {
+        if (length > s.length && length <= s.request_length) s.fixed.ask(length);
+      }, "length"_a, "keep a snapshot when so many tokens are there")
+      .def_prop_ro("snapshot_bytes", [](const Sequence& s) { return s.fixed.kept_bytes(); })
       .def_ro("route_width", &Sequence::route_width)
       .def("routes", [](const Sequence& s, int first, nb::ndarray<uint16_t, nb::ndim<2>, nb::c_contig> out) {
         size_t at = (size_t)first * s.route_width;
@@ -323,6 +329,18 @@ NB_MODULE(_native, m) {
   m.def("glu", [](const std::string& kernels, int curve, float clamp, float slope, float offset, Row<float> gate, Row<float> up,
                   nb::ndarray<float, nb::ndim<1>> y) {
     kernels_named(kernels).glu(gate.data(), up.data(), y.data(), (int)gate.size(), {(Curve)curve, clamp, slope, offset});
+  });
+  m.def("activate", [](const std::string& kernels, int curve, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
+    kernels_named(kernels).activate(x.data(), y.data(), (int)x.size(), (Curve)curve);
+  });
+  m.def("recur", [](const std::string& kernels, bool delta, Rows<float> q, Rows<float> k, Rows<float> v, Rows<float> decay,
+                    Rows<float> beta, Rows<float> from, Out<float> to, Out<float> y) {
+    int key_dim = (int)k.shape(1), columns = (int)v.shape(1);
+    std::vector<float> scratch(4 * key_dim);
+    bool vector = decay.shape(1) > 1;
+    kernels_named(kernels).recur({from.data(), to.data(), key_dim, columns, (int)v.shape(0), delta, vector, q.data(), k.data(),
+                                  v.data(), decay.data(), beta.data(), q.shape(1), k.shape(1), v.shape(1), decay.shape(1), 1,
+                                  v.shape(1), y.data(), scratch.data()});
   });
   m.def("softcap", [](const std::string& kernels, float cap, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
     kernels_named(kernels).softcap(x.data(), cap, y.data(), (int)x.size());

@@ -1,5 +1,8 @@
 #include "cache.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,25 +14,50 @@ static size_t rounded(size_t n) { return (n + 63) / 64 * 64; }
 
 Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows, const std::vector<int>& fixed,
            int snapshot_every_)
-    : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), snapshot_every(fixed.empty() ? 0 : snapshot_every_),
-      most_rows_(most_rows), owner_(getpid()), free_(shapes.size()) {
+    : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), fixed_sizes(fixed),
+      snapshot_every(fixed.empty() ? 0 : snapshot_every_), most_rows_(most_rows), owner_(getpid()), free_(shapes.size()) {
   for (int floats : fixed) {
     fixed_offsets.push_back(fixed_floats);
     fixed_floats += floats;
   }
 }
 
-void Pool::hold(size_t bytes) {
+float* Pool::take_fixed() {
+  size_t bytes = fixed_floats * sizeof(float);
   std::lock_guard lock(mutex_);
+  float* floats;
+  if (spare_.empty()) {
+    floats = (float*)::operator new[](bytes, std::align_val_t(FIXED_ALIGNMENT));
+#if defined(__linux__)
+    madvise(floats, bytes, MADV_HUGEPAGE);  // advice, as for weights
+#endif
+  } else {
+    floats = spare_.back().release();
+    spare_.pop_back();
+  }
   bytes_in_use_ += bytes;
   fixed_held_ += bytes;
+  return floats;
 }
 
-void Pool::let_go(size_t bytes) {
+void Pool::give_back_fixed(float* floats) {
   if (getpid() != owner_) return;
+  std::unique_ptr<float[], Floats> room(floats);
   std::lock_guard lock(mutex_);
-  bytes_in_use_ -= bytes;
-  fixed_held_ -= bytes;
+  bytes_in_use_ -= fixed_floats * sizeof(float);
+  fixed_held_ -= fixed_floats * sizeof(float);
+  if (spare_.size() < most_spare_) spare_.push_back(std::move(room));
+}
+
+void Pool::spare_fixed(size_t most) {
+  std::lock_guard lock(mutex_);
+  most_spare_ = most;
+  if (spare_.size() > most) spare_.resize(most);
+}
+
+size_t Pool::fixed_in_use() const {
+  std::lock_guard lock(mutex_);
+  return fixed_held_;
 }
 
 size_t Pool::head_bytes(int cache) const {
@@ -306,7 +334,7 @@ Block::Block(const Sequence& of, int number)
     pages.push_back(of.pages((int)c)[number]);
     if (pages.back()) pool->share(pages.back());
   }
-  fixed = of.fixed.at(number * PAGE + tokens, of.length);
+  fixed = of.fixed.at(number * PAGE + tokens);
   auto from = of.routes.begin() + (size_t)number * PAGE * route_width;
   routes.assign(from, from + (size_t)tokens * route_width);
 }
@@ -334,9 +362,9 @@ Block::Block(std::shared_ptr<Pool> pool_, int tokens_, int route_width_, const u
   routes.resize((size_t)tokens * route_width);
   if (!routes.empty()) memcpy(routes.data(), data, routes.size() * sizeof(uint16_t));  // null must not be copied to
   if (!has_states) return;
-  std::vector<float> floats(pool->fixed_floats);
-  memcpy(floats.data(), data + routes.size() * sizeof(uint16_t) + 1, states);
-  fixed = std::make_shared<const Snapshot>(pool, floats.data());
+  auto snapshot = std::make_shared<Snapshot>(pool);
+  memcpy(snapshot->floats(), data + routes.size() * sizeof(uint16_t) + 1, states);
+  fixed = std::move(snapshot);
 }
 
 Block::~Block() {

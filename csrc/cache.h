@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -37,14 +38,16 @@ struct Page {
 // asks. Any thread may; a sequence is one thread's at a time.
 class Pool {
  public:
-  // `fixed`: floats of each fixed state. `snapshot_every`: tokens after which a sequence keeps a snapshot by itself.
+  // `fixed`: floats of each tensor of a fixed state. `snapshot_every`: tokens after which a sequence keeps a snapshot by
+  // itself.
   Pool(std::vector<CacheShape> shapes, KV kind, size_t limit_bytes, int most_rows, const std::vector<int>& fixed = {},
        int snapshot_every = 0);
 
   const std::vector<CacheShape> shapes;
   const KV kind;
   const size_t limit;
-  std::vector<size_t> fixed_offsets;  // of each fixed state: its first float among a sequence's
+  const std::vector<int> fixed_sizes;
+  std::vector<size_t> fixed_offsets;  // of each tensor: its first float among a sequence's
   size_t fixed_floats = 0;            // of all of them
   const int snapshot_every;
 
@@ -58,14 +61,20 @@ class Pool {
   void give_back(int cache, Page* page);
   void copy(int cache, Page& to, const Page& from) const;
 
-  void hold(size_t bytes);  // of fixed states, which may exceed the limit by what is held when the pages run out
-  void let_go(size_t bytes);
+  float* take_fixed();  // room for all fixed states of a sequence, which never waits for pages nor they for it
+  void give_back_fixed(float* floats);
+  void spare_fixed(size_t most);  // keep at most so many that were given back, for the next steps
 
   size_t need(int length) const;  // bytes that a sequence of `length` tokens comes to hold at most
   size_t pages_in_use() const;
   size_t bytes_in_use() const;
+  size_t fixed_in_use() const;  // bytes of these that are fixed states
 
  private:
+  struct Floats {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(FIXED_ALIGNMENT)); }
+  };
+  static constexpr size_t FIXED_ALIGNMENT = 2 << 20;
   size_t head_bytes(int cache) const;
   Page* take_one(int cache);
   const int most_rows_;
@@ -73,6 +82,8 @@ class Pool {
   std::vector<std::vector<Page*>> free_;
   std::vector<std::unique_ptr<Page>> all_;
   std::vector<Page*> empty_;  // whose memory went to pages of another cache
+  std::vector<std::unique_ptr<float[], Floats>> spare_;  // room for fixed states that nobody has now
+  size_t most_spare_ = 1;
   size_t in_use_ = 0, bytes_in_use_ = 0, bytes_held_ = 0, fixed_held_ = 0;
   mutable std::mutex mutex_;
 };

@@ -33,7 +33,7 @@ static void check_route(const Instruction& s) {
 }
 
 void check(const std::vector<Instruction>& program, const std::vector<int>& widths, const std::vector<Parameter>& parameters,
-           const std::vector<CacheShape>& caches) {
+           const std::vector<CacheShape>& caches, const std::vector<int>& fixed) {
   for (const CacheShape& c : caches) {
     need(c.kv_heads >= 1 && c.key_dim >= 1 && c.value_dim >= 1, "a cache has no width");
     need(!c.latent || (c.kv_heads == 1 && c.value_dim <= c.key_dim), "a latent cache's value is wider than its key");
@@ -61,9 +61,9 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
         break;
       case Op::JOIN: need(divides(s.i[0], s.width) && divides(s.i[0], s.input_width), "groups do not share out a row"); break;
       case Op::MUL:
-        need(parameters[s.param[0]].row.size() == 1 || (int)parameters[s.param[0]].row.size() == s.width,
-             "a row of factors has another length");
+        need(divides((int)parameters[s.param[0]].row.size(), s.width), "a row of factors has another length");
         break;
+      case Op::GLU: need(divides(s.input_width, s.width), "a gate does not share out its row"); break;
       case Op::LINEAR:
       case Op::LINEARS:
         for (int k = 0; k < 3; k++) {
@@ -85,6 +85,25 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
         const CacheShape& c = caches[s.i[0]];
         need((int64_t)c.kv_heads * c.key_dim == s.input_width, "keys do not fit their cache");
         need(s.in[1] < 0 || (int64_t)c.kv_heads * c.value_dim <= widths[s.in[1]], "values do not fit their cache");
+        break;
+      }
+      case Op::CONVOLVE:
+        need(s.i[0] >= 0 && s.i[0] < (int)fixed.size() && s.i[1] >= 1, "a fixed state is missing");
+        need(s.input_width == s.width && (int64_t)(s.i[1] - 1) * s.width == fixed[s.i[0]], "rows do not fit their fixed state");
+        need(s.param[0] >= 0, "a convolution has no taps");
+        row(0, (size_t)s.i[1] * s.width);
+        row(1, s.width);
+        break;
+      case Op::RECUR: {
+        need(s.i[0] >= 0 && s.i[0] < (int)fixed.size(), "a fixed state is missing");
+        int64_t heads = s.i[1], key_heads = s.i[2], key_dim = s.i[3], value_dim = s.i[4];
+        need(divides(s.i[2], s.i[1]) && key_dim >= 1 && value_dim >= 1, "key heads do not share out the value heads");
+        need(heads * key_dim * value_dim == fixed[s.i[0]], "a recurrence does not fit its fixed state");
+        need(key_heads * key_dim == s.input_width && heads * value_dim == s.width, "a recurrence does not fit its rows");
+        auto wide = [&](int k, int64_t width) { return s.in[k] >= 0 && width <= widths[s.in[k]]; };
+        need(wide(1, s.input_width) && wide(2, s.width) && wide(3, s.i[6] ? heads * key_dim : heads) &&
+                 (s.in[4] < 0 || wide(4, heads)),
+             "a recurrence does not fit its rows");
         break;
       }
       case Op::ATTEND: {

@@ -65,7 +65,7 @@ size_t Engine::weight_bytes() const {
 // ------------------------------------------------------------------------------------------------- preparing
 
 void Engine::ready() {
-  check(program_, widths_, parameters_, pool->shapes);
+  check(program_, widths_, parameters_, pool->shapes, pool->fixed_sizes);
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
   fine_out_.assign(program_.size(), 0);
@@ -73,7 +73,7 @@ void Engine::ready() {
   std::vector<std::pair<int, int>> read_from(program_.size(), {-1, 0});  // the writer and its output
   route_number_.assign(program_.size(), -1);
   route_column_.assign(program_.size(), 0);
-  size_t most_hidden = 0, most_result = 0, most_inputs = 0, most_slots = 0, most_experts = 0, scratch = 0;
+  size_t most_hidden = 0, most_result = 0, most_inputs = 0, most_slots = 0, most_experts = 0, scratch = 0, zeros = 0;
   for (size_t i = 0; i < program_.size(); i++) {
     const Instruction& s = program_[i];
     if (is_product(s.op) || s.op == Op::EXPERTS) {
@@ -91,7 +91,7 @@ void Engine::ready() {
           if (at == writer.out + 3) continue;
           int output = (int)(at - writer.out);
           // Rounding a head's own query counts more than any other: long contexts' factors on the scores multiply it.
-          bool fine = fine_ || s.op == Op::HEAD_LINEAR;
+          bool fine = fine_ || s.op == Op::HEAD_LINEAR || ((s.op == Op::LINEAR || s.op == Op::LINEARS) && s.i[0] == 1);
           read_from[i] = {(int)w, output};
           quantise_out_[w] |= (char)(1 << output);
           fine_out_[w] |= (char)(fine << output);
@@ -115,12 +115,18 @@ void Engine::ready() {
       counts.experts.emplace_back(gate.count, 0);
     }
     if (s.op == Op::ROUTE) scratch = std::max(scratch, (size_t)3 * s.input_width + 64);
+    if (s.op == Op::RECUR) {
+      scratch = std::max(scratch, (size_t)4 * s.i[3]);
+      zeros = std::max(zeros, (size_t)SLICE * s.i[3]);
+    }
+    if (s.op == Op::CONVOLVE) zeros = std::max(zeros, (size_t)s.width);
     if (s.op == Op::ATTEND) scratch = std::max(scratch, (size_t)64 * (PAGE + 2 * pool->shapes[s.i[0]].value_dim) + 1024);
   }
   for (size_t i = 0; i < program_.size(); i++) {
     auto [writer, output] = read_from[i];
     if (writer >= 0) fine_in_[i] = fine_out_[writer] >> output & 1;
   }
+  zeros_.assign(zeros, 0.0f);
   scratch = std::max(scratch, (size_t)2 * MOST_BLOCK_ROWS * BLOCK);
   scratch_.assign(pool_threads_.size(), std::vector<float>(scratch));
   if (most_slots) {
@@ -141,7 +147,7 @@ void Engine::ready() {
     for (int part = 0; part < parts; part++) phases_.push_back({(int)i, part});
     bool blockwise = true;
     if (s.op == Op::HEAD_LINEAR) blockwise = parameters_[s.param[0]].matrix.rows % BLOCK == 0;
-    if (s.op == Op::ATTEND) blockwise = false;  // heads need not be whole groups; see attend_task
+    if (s.op == Op::ATTEND || s.op == Op::RECUR) blockwise = false;  // heads need not be whole groups; see attend_task
     if (quantise_out_[i] && !blockwise) phases_.push_back({(int)i, QUANTISE_ROWS});
   }
   for (size_t b = 0; b < widths_.size(); b++)
@@ -198,7 +204,6 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     for (; f < feeds.size() && (int)tokens_.size() < most_rows_; f++, done = 0) {
       const Feed& feed = feeds[f];
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
-      if (pool->snapshot_every) n = std::min(n, pool->snapshot_every - feed.sequence->length % pool->snapshot_every);
       if (all) n = std::min(n, MOST_LOGITS - (int)wanted_rows_.size());  // every token's logits take a lot of memory
       bool last = done + n == feed.count, wanted = last && feed.logits;
       if (n == 0) break;
@@ -292,12 +297,13 @@ int Engine::begin(int phase) {
     if (is_product(s.op)) return begin_product(s);
     if (s.op == Op::ATTEND) return begin_attend(s, part);
     if (s.op == Op::EXPERTS && part < 3) return begin_experts(s, part);
+    if (s.op == Op::RECUR) return begin_recur(s);
   }
   // Rows: as many at a time as are worth handing out.
   int cost = std::max(s.width, s.input_width);
   if (s.op == Op::EXPERTS) cost *= s.i[0];
-  if (s.op == Op::CONVOLVE) cost *= s.i[1];
-  if (s.op == Op::ROUTE || s.op == Op::WRITE_KV || s.op == Op::GLU || s.op == Op::SOFTCAP) cost *= 4;
+  if (s.op == Op::CONVOLVE) cost *= s.i[1] + (s.i[2] >= 0 ? 4 : 0);
+  if (s.op == Op::ROUTE || s.op == Op::WRITE_KV || s.op == Op::GLU || s.op == Op::SOFTCAP || s.op == Op::ACTIVATE) cost *= 4;
   row_chunk_ = std::max(1, 8192 / cost);
   if ((long)n * cost <= 16384) row_chunk_ = n;
   return (n + row_chunk_ - 1) / row_chunk_;
@@ -314,6 +320,7 @@ void Engine::run(int phase, int task, int thread) {
   if (is_product(s.op)) return product_task(s, n, task, thread);
   if (s.op == Op::ATTEND) return attend_task(s, n, part, task, thread);
   if (s.op == Op::EXPERTS && part < 3) return experts_task(s, n, part, task, thread);
+  if (s.op == Op::RECUR) return recur_task(s, task, thread);
   int first = task * row_chunk_, end = std::min(rows(s), first + row_chunk_);
   if (s.op == Op::WRITE_KV) return write_kv(s, first, end);
   if (s.op == Op::ROUTE) return route_rows(s, n, first, end);
@@ -344,6 +351,7 @@ uint64_t Engine::bytes_read(const Instruction& s) const {
     }
     case Op::CONVOLVE:
       return parameters_[s.param[0]].row.size() * sizeof(float) + runs_.size() * (s.i[1] - 1) * s.width * sizeof(float);
+    case Op::RECUR: return 2 * runs_.size() * pool->fixed_sizes[s.i[0]] * sizeof(float);  // read and written
     default: return 0;
   }
 }

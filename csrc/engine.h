@@ -17,13 +17,13 @@ namespace trilens {
 // The numbers are those of program.py.
 enum class Op : int32_t {
   EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE, SOFTCAP, GLU,
-  WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, LINEARS, GLU_LINEAR, COUNT
+  WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, RECUR, ACTIVATE, LINEARS, GLU_LINEAR, COUNT
 };
 
 struct Instruction {
   Op op;
   int32_t wanted, part, layer, width, input_width;
-  int32_t out[3], in[3], param[6], i[8];
+  int32_t out[3], in[5], param[6], i[8];
 };
 struct Numbers { float f[4]; };
 
@@ -93,7 +93,15 @@ class Engine : private Work {
  private:
   struct Phase { int instruction, part; };
   struct Token { int32_t id, position; const Sequence* sequence; int run; };
-  struct Run { Sequence* sequence; int first, count; };  // the rows of one sequence
+  // The rows of one sequence. Its fixed states are written behind some of them, `ends` counted from the first: where a
+  // snapshot is to be kept, and behind the last.
+  struct Run {
+    Sequence* sequence;
+    int first, count;
+    std::vector<int> ends;
+    std::vector<std::shared_ptr<Snapshot>> states;
+  };
+  struct Slices { int run, first, end; };  // of a run's matrix state
   struct Tile { int row, tokens, sequence; };
   struct Slots;  // experts: tokens grouped by expert
 
@@ -120,6 +128,8 @@ class Engine : private Work {
   void begin_runs(const std::vector<std::pair<Sequence*, int>>& taken);
   void convolve_rows(const Instruction& s, int first, int end);
   void end_runs();
+  int begin_recur(const Instruction& s);
+  void recur_task(const Instruction& s, int task, int thread);
   int begin_experts(const Instruction& s, int part);
   void experts_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void route_rows(const Instruction& s, const Numbers& n, int first, int end);
@@ -150,13 +160,14 @@ class Engine : private Work {
   // the step
   std::vector<Token> tokens_;
   std::vector<Run> runs_;
-  std::vector<std::vector<float>> next_;  // of each run: the fixed states behind it
+  std::vector<float> zeros_;  // what fixed states hold before the first token
   std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
 
   // the phase
   int row_chunk_ = 1, blocks_ = 0, blocks_per_task_ = 1, row_blocks_ = 1, row_block_ = 1;
   std::vector<Tile> tiles_;
+  std::vector<Slices> slices_;
   int heads_per_task_ = 1, head_chunks_ = 1, spans_ = 1;
   bool split_spans_ = false;
   std::vector<float> span_values_;

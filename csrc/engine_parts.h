@@ -13,6 +13,11 @@ constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every tok
 constexpr int WEIGHT_TASK = 1 << 18;  // bytes of weights in a task, at most (unless one block has more)
 constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits
 
+constexpr int SLICE = 32;           // columns of a head's matrix state that go through a run together: 16 KiB of 128 rows
+constexpr int SLICE_TOKENS = 8;     // slices of a task, times tokens
+
+inline int slices_of(int value_dim) { return (value_dim + SLICE - 1) / SLICE; }
+
 inline bool is_product(Op op) {
   return op == Op::LINEAR || op == Op::LINEARS || op == Op::GLU_LINEAR || op == Op::HEAD_LINEAR;
 }
@@ -20,7 +25,7 @@ inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
 
 // Throws Refused for numbers that an instruction could not work with.
 void check(const std::vector<Instruction>& program, const std::vector<int>& widths, const std::vector<Parameter>& parameters,
-           const std::vector<CacheShape>& caches);
+           const std::vector<CacheShape>& caches, const std::vector<int>& fixed);
 
 struct Engine::QuantisedBuffer {
   std::vector<Group> groups;

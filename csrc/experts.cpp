@@ -10,7 +10,7 @@ int Engine::begin_experts(const Instruction& s, int part) {
   if (part == 0) return 1;
   const Matrix& m = parameters_[s.param[part == 1 ? 0 : 4]].matrix;
   blocks_ = blocks_of(m) * (int)slots_->groups.size();
-  size_t block_bytes = m.tile_size() * TILES * (part == 1 ? 2 : 1);
+  size_t block_bytes = m.tile_size() * TILES * (part == 1 && s.i[3] ? 2 : 1);
   int even = blocks_ / (pool_threads_.size() * 8), fits = (int)(WEIGHT_TASK / block_bytes);
   blocks_per_task_ = std::clamp(std::min(even, fits), 1, blocks_);
   return (blocks_ + blocks_per_task_ - 1) / blocks_per_task_;
@@ -19,6 +19,7 @@ int Engine::begin_experts(const Instruction& s, int part) {
 void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int task, int thread) {
   Slots& slots = *slots_;
   int chosen = s.i[0], count = rows(s);
+  bool gated = s.i[3] != 0;  // else the gate's place has the same matrix as `up`
   const Matrix &gate = parameters_[s.param[0]].matrix, &up = parameters_[s.param[2]].matrix, &down = parameters_[s.param[4]].matrix;
   if (part == 0) {  // group the tokens by expert
     const int32_t* ids = (const int32_t*)buffers_[s.in[1]].data();
@@ -54,7 +55,8 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
         if (!is_float(gate.type)) k_.quantise(to, s.input_width, slots.slot_of[i], quantised, 0);
       }
     }
-    counts.bytes[(int)Op::EXPERTS] += slots.groups.size() * (gate.one_size() + up.one_size() + down.one_size());
+    counts.bytes[(int)Op::EXPERTS] +=
+        slots.groups.size() * ((gated ? gate.one_size() : 0) + up.one_size() + down.one_size());
     return;
   }
   const Matrix& m = part == 1 ? gate : down;
@@ -72,16 +74,17 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
         if (s.i[1]) x = slots.inputs_q.activations(slots.inputs.data(), s.input_width, fine_);
         for (int i = 0; i < some; i++) pick[i] = s.i[1] ? slot + i : slots.token[slot + i];
         x.pick = pick;
-        k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
+        if (gated) k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
         k_.product(up, group.expert, t0, t1, x, some, u, BLOCK);
         const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
         Quantised quantised = slots.hidden_q.rows(gate.rows, fine_);
         for (int i = 0; i < some; i++) {
           float *g = y + i * BLOCK, *v = u + i * BLOCK, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
           size_t bias = (size_t)group.expert * gate.rows + column;
-          if (gate_bias) k_.add(g, gate_bias + bias, g, columns);
+          if (gated && gate_bias) k_.add(g, gate_bias + bias, g, columns);
           if (up_bias) k_.add(v, up_bias + bias, v, columns);
-          k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2]});
+          if (gated) k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2]});
+          else k_.activate(v, to, columns, (Curve)s.i[2]);
           if (!is_float(down.type)) k_.quantise(to, columns, slot + i, quantised, column / 32);
         }
       } else {

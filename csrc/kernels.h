@@ -39,7 +39,7 @@ struct Quantised {  // where rows are written to
   bool fine = false;
 };
 
-enum class Curve { SILU, GELU, GELU_TANH, IDENTITY };
+enum class Curve { SILU, GELU, GELU_TANH, IDENTITY, SIGMOID, SOFTPLUS, RELU2 };
 struct Glu { Curve curve; float clamp, slope, up_offset; };
 
 enum class KV { F32, F16, I8 };
@@ -80,6 +80,19 @@ struct RouteRule {
   const float* expert_scale;
 };
 
+// A slice of columns of one head's matrix state, and what a run of tokens does to it: token t's rows lie `t * stride` on.
+struct RecurSlice {
+  const float* from;  // [key_dim][columns] before the first token
+  float* to;          // behind the last
+  int key_dim, columns, tokens;
+  bool delta, vector;        // the delta rule; a decay for each row of the state instead of one
+  const float *q, *k, *v;    // of this head; v of these columns
+  const float *decay, *beta;  // logarithms of decays; a null beta is 1
+  size_t q_stride, k_stride, v_stride, decay_stride, beta_stride, y_stride;
+  float* y;        // of these columns
+  float* scratch;  // 4 * key_dim
+};
+
 struct Kernels {
   const char* name;
   // y[row][0..8 * tiles) = x[row] @ tiles t0..t1 of matrix `which`, `rows` rows
@@ -92,7 +105,8 @@ struct Kernels {
   void (*multiply)(const float* a, const float* factors, float* y, int n);
   void (*fused_add)(const float* a, float factor, float* y, int n);  // y += a * factor
   void (*multiply_add)(const float* a, const float* factors, float* y, int n);  // y += a * factors
-  void (*clip)(const float* a, float limit, float* y, int n);
+  void (*activate)(const float* x, float* y, int n, Curve curve);
+  void (*clip)(const float* a, float least, float most, float* y, int n);
   void (*softcap)(const float* a, float cap, float* y, int n);
   void (*rope)(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos, const float* sin);
   void (*store_kv)(const float* k, int n, KV kind, uint8_t* out, size_t step, float* scale);
@@ -102,6 +116,7 @@ struct Kernels {
   void (*merge)(Partial& into, float* sum, const Partial& from, const float* values, int n);
   void (*finish)(Partial& total, const float* sum, const float* sink, float* y, int n);
   void (*route)(const float* logits, float* scratch, int32_t* ids, float* weights, const RouteRule& rule);
+  void (*recur)(const RecurSlice& slice);
 };
 
 extern const Kernels portable_kernels;

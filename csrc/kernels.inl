@@ -39,9 +39,24 @@ template <class V> static inline V error_function(V x) {
   return if_less(x, filled<V>(0.0f), sub(filled<V>(0.0f), y), y);
 }
 
+// log(1 + e^x) = max(x, 0) + log(1 + u), u = e^-|x|; and log(1 + u) = 2 artanh s, s = u / (2 + u), at most 1/3.
+template <class V> static inline V softplus(V x) {
+  V u = exponential(sub(filled<V>(0.0f), magnitude(x)));
+  V s = div(u, add(u, filled<V>(2.0f))), square = mul(s, s);
+  V p = filled<V>(1.0f / 15);
+  for (float term : {1.0f / 13, 1.0f / 11, 1.0f / 9, 1.0f / 7, 1.0f / 5, 1.0f / 3, 1.0f}) p = fma(p, square, filled<V>(term));
+  return fma(mul(s, filled<V>(2.0f)), p, larger(x, filled<V>(0.0f)));
+}
+
 template <class V> static inline V curve(V x, const Glu& glu) {
   switch (glu.curve) {
     case Curve::IDENTITY: return x;
+    case Curve::SIGMOID: return sigmoid(x);
+    case Curve::SOFTPLUS: return softplus(x);
+    case Curve::RELU2: {
+      V y = larger(x, filled<V>(0.0f));
+      return mul(y, y);
+    }
     case Curve::SILU: return mul(x, sigmoid(mul(x, filled<V>(glu.slope))));
     case Curve::GELU: return mul(mul(x, filled<V>(0.5f)), add(filled<V>(1.0f), error_function(mul(x, filled<V>(0.70710678118654752f)))));
     default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)
@@ -168,6 +183,11 @@ static void glu(const float* gate, const float* up, float* y, int n, const Glu& 
   });
 }
 
+static void activate(const float* x, float* y, int n, Curve c) {
+  const Glu glu{c, INFINITY, 1.0f, 0.0f};
+  each(x, y, n, [&](auto v) { return curve(v, glu); });
+}
+
 static void add_rows(const float* a, const float* b, float* y, int n) {
   each(a, b, y, n, [](auto v, auto w) { return add(v, w); });
 }
@@ -183,8 +203,8 @@ static void fused_add(const float* a, float factor, float* y, int n) {
 static void multiply_add(const float* a, const float* factors, float* y, int n) {
   each_onto(a, factors, y, n, [](auto v, auto w, auto sum) { return fma(v, w, sum); });
 }
-static void clip(const float* a, float limit, float* y, int n) {
-  each(a, y, n, [&](auto v) { return smaller(larger(v, filled<decltype(v)>(-limit)), filled<decltype(v)>(limit)); });
+static void clip(const float* a, float least, float most, float* y, int n) {
+  each(a, y, n, [&](auto v) { return smaller(larger(v, filled<decltype(v)>(least)), filled<decltype(v)>(most)); });
 }
 static void softcap(const float* a, float cap, float* y, int n) {
   each(a, y, n, [&](auto v) { return mul(tanh_of(div(v, filled<decltype(v)>(cap))), filled<decltype(v)>(cap)); });
@@ -489,7 +509,9 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
   }
 }
 
+#include "recurrence.inl"
+
 static Kernels table(const char* name) {
-  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, clip, softcap, rope, store_kv,
-          attend, merge, finish, route};
+  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, activate, clip, softcap, rope, store_kv,
+          attend, merge, finish, route, recur};
 }

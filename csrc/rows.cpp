@@ -26,6 +26,16 @@ Activations Engine::activations(const Instruction& s) const {
   return quantised_[s.in[0]]->activations(f, s.input_width, fine_in_[&s - program_.data()]);
 }
 
+// A gate's number for each part of a row.
+static void gate_parts(const Kernels& k, const float* gate, int parts, Curve curve, const float* up, float* y, int part) {
+  float factors[32];
+  for (int first = 0; first < parts; first += 32) {
+    int some = std::min(32, parts - first);
+    k.activate(gate + first, factors, some, curve);
+    for (int p = 0; p < some; p++) k.scale(up + (first + p) * part, factors[p], y + (first + p) * part, part);
+  }
+}
+
 void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end) {
   for (int r = first; r < end; r++) {
     float* y = buffer(s.out[0], r, s.width);
@@ -44,7 +54,7 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
       case Op::SCALE_BY_POSITION:
         k_.scale(x, tokens_[r].sequence->scales[s.i[0]]->cos[tokens_[r].position], y, s.width);
         break;
-      case Op::CLIP: k_.clip(x, n.f[0], y, s.width); break;
+      case Op::CLIP: k_.clip(x, n.f[0], n.f[1], y, s.width); break;
       case Op::SLICE: {
         int part = s.input_width / s.i[0], kept = s.i[2] - s.i[1];
         for (int g = 0; g < s.i[0]; g++) memcpy(y + g * kept, x + g * part + s.i[1], kept * sizeof(float));
@@ -62,13 +72,19 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
       case Op::ADD: k_.add(x, other, y, s.width); break;
       case Op::MUL: {
         const std::vector<float>& factors = parameters_[s.param[0]].row;
-        if (factors.size() == 1) k_.scale(x, factors[0], y, s.width);
-        else k_.multiply(x, factors.data(), y, s.width);
+        int parts = (int)factors.size(), part = s.width / parts;  // a factor for each part
+        if (part == 1) k_.multiply(x, factors.data(), y, s.width);
+        else
+          for (int p = 0; p < parts; p++) k_.scale(x + p * part, factors[p], y + p * part, part);
         break;
       }
       case Op::SCALE: k_.scale(x, n.f[0], y, s.width); break;
       case Op::SOFTCAP: k_.softcap(x, n.f[0], y, s.width); break;
-      case Op::GLU: k_.glu(x, other, y, s.width, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]}); break;
+      case Op::GLU:
+        if (s.input_width == s.width) k_.glu(x, other, y, s.width, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]});
+        else gate_parts(k_, x, s.input_width, (Curve)s.i[0], other, y, s.width / s.input_width);
+        break;
+      case Op::ACTIVATE: k_.activate(x, y, s.width, (Curve)s.i[0]); break;
       case Op::EXPERTS: {  // the chosen experts' results, in order of rank
         int chosen = s.i[0];
         const float* weights = buffer(s.in[2], r, chosen);

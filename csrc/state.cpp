@@ -1,44 +1,53 @@
 #include "state.h"
 
-#include <algorithm>
-
 #include "cache.h"
 
 namespace trilens {
 
-Snapshot::Snapshot(std::shared_ptr<Pool> pool, const float* floats)
-    : pool_(std::move(pool)), floats_(floats, floats + pool_->fixed_floats) {
-  pool_->hold(bytes());
-}
+Snapshot::Snapshot(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), floats_(pool_->take_fixed()) {}
 
-Snapshot::~Snapshot() { pool_->let_go(bytes()); }
+Snapshot::~Snapshot() { pool_->give_back_fixed(floats_); }
 
-FixedStates::FixedStates(std::shared_ptr<Pool> pool) : pool_(std::move(pool)), now_(pool_->fixed_floats, 0.0f) {
-  pool_->hold(now_.size() * sizeof(float));
-}
+size_t Snapshot::bytes() const { return pool_->fixed_floats * sizeof(float); }
 
-FixedStates::~FixedStates() { pool_->let_go(now_.size() * sizeof(float)); }
+FixedStates::FixedStates(std::shared_ptr<Pool> pool) : pool_(std::move(pool)) {}
+
+bool FixedStates::any() const { return pool_->fixed_floats != 0; }
 
 void FixedStates::clear() {
-  std::fill(now_.begin(), now_.end(), 0.0f);
+  now_.reset();
   kept_.clear();
+  asked_.clear();
 }
 
-std::shared_ptr<const Snapshot> FixedStates::at(int to, int length) const {
+std::shared_ptr<const Snapshot> FixedStates::at(int to) const {
   auto found = kept_.find(to);
-  if (found != kept_.end()) return found->second;
-  return any() && to == length ? std::make_shared<const Snapshot>(pool_, now()) : nullptr;
+  return found == kept_.end() ? nullptr : found->second;
 }
 
 void FixedStates::keep(int length) {
-  if (any()) kept_.emplace(length, at(length, length));
+  if (now_) keep(length, now_);
+}
+
+void FixedStates::keep(int length, std::shared_ptr<const Snapshot> snapshot) {
+  kept_.emplace(length, std::move(snapshot));
+  asked_.erase(asked_.begin(), asked_.upper_bound(length));
+}
+
+void FixedStates::ask(int length) {
+  if (any()) asked_.insert(length);
+}
+
+std::vector<int> FixedStates::places(int length, int count) const {
+  std::set<int> places(asked_.upper_bound(length), asked_.upper_bound(length + count));
+  if (int every = pool_->snapshot_every)
+    for (int place = (length / every + 1) * every; place <= length + count; place += every) places.insert(place);
+  return {places.begin(), places.end()};
 }
 
 void FixedStates::go_back(int to, int length) {
   if (!any() || to == length) return;
-  auto found = kept_.find(to);
-  if (found != kept_.end()) std::copy_n(found->second->floats(), now_.size(), now_.data());
-  else std::fill(now_.begin(), now_.end(), 0.0f);
+  now_ = at(to);
   kept_.erase(kept_.upper_bound(to), kept_.end());
 }
 
@@ -49,8 +58,10 @@ void FixedStates::begin_as(const FixedStates& other, int to, int length) {
 }
 
 void FixedStates::go_on(int length, std::shared_ptr<const Snapshot> from) {
-  std::copy_n(from->floats(), now_.size(), now_.data());
+  now_ = from;
   kept_.emplace(length, std::move(from));
 }
+
+size_t FixedStates::kept_bytes() const { return kept_.size() * pool_->fixed_floats * sizeof(float); }
 
 }  // namespace trilens

@@ -6,8 +6,6 @@ The parity test, the counts and docs/families.md are driven by this table; a new
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,7 @@ from transformers import (
     Llama4Config,
     Llama4TextConfig,
     LlamaConfig,
+    MiniMaxM2Config,
     Ministral3Config,
     Mistral3Config,
     Mistral4Config,
@@ -45,7 +44,6 @@ from transformers import (
     OlmoeConfig,
     Phi3Config,
     PhimoeConfig,
-    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
@@ -54,39 +52,10 @@ from transformers import (
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-TINY: dict[str, Any] = {
-    "vocab_size": 131,
-    "hidden_size": 48,
-    "intermediate_size": 80,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "rms_norm_eps": 1e-5,
-}
-
+from tests.families_recurrent import RECURRENT
+from tests.family import TINY, Family
 
 TINY_LFM2 = {**{key: value for key, value in TINY.items() if key != "rms_norm_eps"}, "norm_eps": 1e-5}
-
-
-@dataclass(frozen=True)
-class Family:
-    """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one; or
-    one to which a convolution's rows have to be carried.
-
-    `overrides` are put into the saved config.json.
-    `repair` mends the reference. `model`: its class, where AutoModel does not know it.
-    """
-
-    name: str
-    config: Callable[[], PretrainedConfig]
-    edge: int = 0
-    overrides: dict[str, Any] = field(default_factory=dict)
-    repair: Callable[[PreTrainedModel], None] = lambda model: None
-    model: type[PreTrainedModel] | None = None
-
-    def __str__(self) -> str:
-        return self.name
 
 
 def _llama4_without_images(model: PreTrainedModel) -> None:
@@ -358,6 +327,15 @@ LLAMA4_TEXT = {
 ROUTED = [
     Family("mixtral", lambda: MixtralConfig(**TINY, **LOCAL_EXPERTS, sliding_window=24), edge=24),
     Family(
+        "minimax m2",
+        lambda: MiniMaxM2Config(
+            **TINY,
+            **LOCAL_EXPERTS,
+            head_dim=16,
+            rope_parameters={"rope_type": "default", "rope_theta": 20000.0, "partial_rotary_factor": 0.5},
+        ),
+    ),
+    Family(
         "qwen3 moe",
         lambda: Qwen3MoeConfig(
             **TINY,
@@ -623,6 +601,7 @@ FAMILIES = [
     *ROUTED,
     *LATENT,
     *CONVOLUTIONS,
+    *RECURRENT,
 ]
 
 BY_NAME = {family.name: family for family in FAMILIES}

@@ -14,11 +14,14 @@ from trilens.spec.model import (
     Attention,
     Beside,
     Chunk,
+    Curve,
     Dense,
+    GatedRecurrence,
     LatentAttention,
     ModelSpec,
     Routed,
     ShortConvolution,
+    SingleMixer,
     Window,
 )
 
@@ -31,7 +34,8 @@ Written by `python -m tests.families_page` from the table that the tests run ove
 
 Each row is a tiny random model with every mechanism of its family switched on. *Parity* is the largest difference of
 its float32 logits from transformers' on the torch executor, fed whole, seven tokens at a time and one by one, beyond
-the window's edge and the original context where there is one; it has to be below 1e-4. *GGUF* names the architecture
+the window's edge and the original context where there is one, and 311 tokens where a state is carried; it has to be
+below 1e-4. *GGUF* names the architecture
 under which llama.cpp knows the family: files with its names, keys and layouts give the same logits, and where there
 is a tick llama.cpp itself, reading the same file, agrees.
 
@@ -63,6 +67,12 @@ LIMITS = {
     "mistral large 3": "its publisher's own form, params.json, for cards only; GGUF: not tested",
     "lfm2 moe": "GGUF: llama.cpp scales no router's weights here",
     "kimi k2": "Kimi K2.5's text is the same",
+    "qwen3-next": "Qwen3-Coder-Next is the same; the layer that predicts further tokens is left out",
+    "qwen3.5 (text)": "Qwen3.6 and 3.8 are the same; the layer that predicts further tokens is left out",
+    "qwen3.5": "images are not read; otherwise as its text",
+    "qwen3.5 moe": "images are not read; otherwise as its text",
+    "nemotron-h": "steps are bounded as transformers bounds them in a prompt; its path for one token does not",
+    "nemotron-3 super": "the layers that predict further tokens are left out",
 }
 
 
@@ -90,37 +100,52 @@ def mechanisms(spec: ModelSpec) -> list[str]:
     """What the spec has beside the plain decoder, in words, each once."""
     found: dict[str, None] = {}
     for layer in spec.layers:
-        match layer.mixer:
-            case ShortConvolution(bias=bias) as c:
-                found[f"short convolutions over {c.taps} tokens" + (" with biases" if bias else "")] = None
-            case LatentAttention(q_rank=rank) as a:
-                found["latent attention" + (", queries too" if rank else "")] = None
-                found |= dict.fromkeys(seen(a))
-            case Attention() as a:
-                named = {
-                    "biases": a.qkv_bias,
-                    "normalised heads": a.qk_norm is not None and not a.qk_norm.whole,
-                    "norms over all heads": a.qk_norm is not None and a.qk_norm.whole,
-                    "sinks": a.sinks,
-                    "capped scores": a.softcap is not None,
-                    "bounded q, k, v": a.clip is not None,
-                    "keys as values": a.value_is_key,
-                    "shared caches": not a.writes,
-                }
-                found |= {word: None for word, there in named.items() if there}
-                found |= dict.fromkeys(seen(a))
+        found |= {"layers of one block": None} if layer.mixer is None else {}
+        for mixer in layer.mixers:
+            found |= dict.fromkeys(of_mixer(mixer))
+        found |= {"two mixers side by side": None} if len(layer.mixers) == 2 else {}
         match layer.feed_forward:
-            case Dense():
+            case None:
                 pass
+            case Dense(glu=glu):
+                found |= {"no gate": None} if isinstance(glu, Curve) else {}
             case Routed(router=router, shared=shared):
                 found[f"{router.scoring.value.replace('_', ' ')} routing"] = None
                 found |= {"groups": None} if router.groups else {}
-                found |= {"a shared expert": None} if shared else {}
+                found |= {"no gate": None} if isinstance(layer.feed_forward.glu, Curve) else {}
+                found |= {"experts on a narrow width": None} if layer.feed_forward.latent else {}
+                gated = " with a gate" if layer.feed_forward.shared_gate else ""
+                found |= {"a shared expert" + gated: None} if shared else {}
             case Beside():
                 found["experts beside a dense feed-forward"] = None
         if layer.per_layer_input is not None:
             found["rows for each layer"] = None
     return list(found)
+
+
+def of_mixer(mixer: SingleMixer) -> list[str]:
+    match mixer:
+        case ShortConvolution(bias=bias) as c:
+            return [f"short convolutions over {c.taps} tokens" + (" with biases" if bias else "")]
+        case GatedRecurrence(rule=rule) as r:
+            kind = "delta rule" if rule.delta else "Mamba-2"
+            decay = ", a decay a key column" if rule.vector_decay else ""
+            return [f"{kind}{decay}", f"{rule.heads} heads on {rule.key_heads} of keys, {r.taps} taps"]
+        case LatentAttention(q_rank=rank) as a:
+            return ["latent attention" + (", queries too" if rank else ""), *seen(a)]
+        case Attention() as a:
+            named = {
+                "biases": a.qkv_bias,
+                "normalised heads": a.qk_norm is not None and not a.qk_norm.whole,
+                "norms over all heads": a.qk_norm is not None and a.qk_norm.whole,
+                "gated attention": a.gate,
+                "sinks": a.sinks,
+                "capped scores": a.softcap is not None,
+                "bounded q, k, v": a.clip is not None,
+                "keys as values": a.value_is_key,
+                "shared caches": not a.writes,
+            }
+            return [*(word for word, there in named.items() if there), *seen(a)]
 
 
 def seen(a: Attention | LatentAttention) -> list[str]:

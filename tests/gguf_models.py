@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from tests import families as f
+from tests import gguf_recurrent as recurrent
 from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
 
 Tensors = dict[str, torch.Tensor]
@@ -180,6 +181,7 @@ ONLY_HERE = [
         ),
     ),
 ]
+ONLY_HERE += recurrent.FAMILIES
 BY_NAME.update({family.name: family for family in ONLY_HERE})
 
 
@@ -235,13 +237,24 @@ MODELS = [
     Gguf("lfm2", "lfm2"),
     Gguf("gguf: lfm2 moe", "lfm2moe"),
     Gguf("gguf: lfm2 moe", "lfm2moe", {"fewer keys": True}),
+    Gguf("gguf: qwen3-next", "qwen3next"),
+    Gguf("gguf: qwen3-next", "qwen3next", {"one ssm_in": True}),
+    Gguf("gguf: qwen3.5 (text)", "qwen35"),
+    Gguf("gguf: qwen3.5 moe (text)", "qwen35moe"),
+    Gguf("gguf: granite 4 h", "granitehybrid"),
+    Gguf("gguf: granite 4 h with experts", "granitehybrid"),
+    Gguf("gguf: nemotron-h", "nemotron_h"),
+    Gguf("gguf: nemotron-3 super", "nemotron_h_moe"),
+    Gguf("gguf: falcon-h1", "falcon-h1"),
+    Gguf("gguf: falcon-h1 without a norm", "falcon-h1"),
+    Gguf("gguf: kimi linear", "kimi-linear"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
     "phi-3.5-moe (phimoe)": "llama.cpp routes by a softmax over all experts, the model's authors by sparsemixer",
     "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
 }
-PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe")
+PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid")
 PLUS_ONE = ("gemma2", "gemma3")
 
 
@@ -249,6 +262,8 @@ PLUS_ONE = ("gemma2", "gemma3")
 def text_config(directory: Path) -> dict[str, Any]:
     config = json.loads((directory / "config.json").read_text())
     config = {**config, **config.get("text_config", {})}
+    if "layers_block_type" in config:
+        config.setdefault("num_hidden_layers", len(config["layers_block_type"]))
     return {"rope_parameters": {"rope_type": "default", "rope_theta": config.get("rope_theta")}, **config}
 
 
@@ -258,6 +273,8 @@ def write(
     """The saved model in `source` as a GGUF file; matrices in F16, in F32 where `wide`. With `template`, which may
     change the chat template, also its tokenizer, one that has digits apart as SmolLM2's has."""
     config, arch = text_config(source), model.architecture
+    if arch == "nemotron_h":  # whose configuration has numbers of experts all the same
+        config = {key: value for key, value in config.items() if "expert" not in key and "routed" not in key}
     writer = gguf.GGUFWriter(path, arch)
     write_keys(writer, config, arch, model.options)
     if template is None:
@@ -269,7 +286,8 @@ def write(
     for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
-        keep = wide or tensor.dim() < 2 or known.endswith(("ffn_gate_inp.weight", "shortconv.conv.weight", ".bias"))
+        floats = ("ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_a", "ssm_d", "ssm_norm.weight", ".bias")
+        keep = wide or tensor.dim() < 2 or ".ssm_conv1d" in known or known.endswith(floats)
         writer.add_tensor(known, tensor.contiguous().float().numpy().astype(np.float32 if keep else np.float16))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -299,12 +317,12 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
     head_dim = c.get("head_dim") or c["hidden_size"] // heads
     kv_heads = c.get("num_key_value_heads") or heads
     w.add_block_count(layers)
-    w.add_context_length(c["max_position_embeddings"])
+    w.add_context_length(c.get("max_position_embeddings") or c["model_max_length"])
     w.add_embedding_length(c["hidden_size"])
     w.add_vocab_size(c["vocab_size"])
     if arch == "lfm2":
         w.add_feed_forward_length(adjusted_width(c))
-    elif not c.get("use_double_wide_mlp"):
+    elif not c.get("use_double_wide_mlp") and arch not in recurrent.NEMOTRONS:
         w.add_feed_forward_length(c.get("intermediate_size_mlp") or c["intermediate_size"])
     w.add_head_count(heads)
     if arch == "deepseek2" and not options:
@@ -312,15 +330,17 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
     if arch in ("lfm2", "lfm2moe"):
         w.add_head_count_kv([0 if kind == "conv" else kv_heads for kind in c["layer_types"]])
         w.add_shortconv_l_cache(c["conv_L_cache"])
-    elif arch != "gemma4":
+    elif arch != "gemma4" and arch not in recurrent.WITHOUT_ONE_COUNT:
         w.add_head_count_kv(kv_heads)
     if arch == "phimoe":
         w.add_layer_norm_eps(c["rms_norm_eps"])
-    w.add_layer_norm_rms_eps(c.get("rms_norm_eps") or c["norm_eps"])
-    rope = c["rope_parameters"]
+    if arch in recurrent.NEMOTRONS:
+        w.add_layer_norm_eps(c["layer_norm_epsilon"])
+    w.add_layer_norm_rms_eps(c.get("rms_norm_eps") or c.get("norm_eps") or c["layer_norm_epsilon"])
+    rope = c.get("rope_parameters") or {}
     whole = rope.get("full_attention", rope)
-    w.add_rope_freq_base(whole.get("rope_theta", 10000.0))
-    if arch not in ("deepseek2", "gemma4"):
+    w.add_rope_freq_base(whole.get("rope_theta") or 10000.0)
+    if arch not in ("deepseek2", "gemma4", "kimi-linear"):
         w.add_key_length(head_dim)
         w.add_value_length(head_dim)
         w.add_rope_dimension_count(int(head_dim * whole.get("partial_rotary_factor", 1.0)))
@@ -359,6 +379,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         ("norm_topk_prob", w.add_expert_weights_norm),
     ):
         unsaid = ("norm_topk_prob",) if arch == "olmoe" or "fewer keys" in options else ()
+        if arch in recurrent.FOLDED and "multiplier" in key:
+            continue
         if c.get(key) is not None and key not in unsaid:
             add(c[key])
     experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
@@ -371,6 +393,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
     if arch == "gemma4":
         gemma4_keys(w, c)
+    if arch in recurrent.ARCHITECTURES:
+        recurrent.write_keys(w, c, arch)
     if arch in ("deepseek2", "glm4moe", "lfm2moe"):
         sigmoid = c["model_type"] != "deepseek_v2"
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
@@ -444,8 +468,8 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             .replace("language_model.model.", "model.")
             .replace("model.language_model.", "model.")
         )
-        inside = ("layers", "embed_tokens", "norm", "per_layer", "embedding_norm")
-        if not name.startswith((*(f"model.{part}" for part in inside), "lm_head")):
+        inside = ("layers", "embed_tokens", "norm", "per_layer", "embedding_norm", "final_layernorm")
+        if not name.startswith((*(f"model.{part}" for part in inside), "lm_head", "backbone.")):
             continue
         if arch in PERMUTED and ".q_proj." in name:
             tensor = neighbouring(tensor, heads)
@@ -453,9 +477,9 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             tensor = neighbouring(tensor, kv_heads)
         if arch in PLUS_ONE and name.endswith("norm.weight"):
             tensor = tensor + 1
-        out |= one(name, tensor, c, arch, options)
+        out |= (recurrent.one if arch in recurrent.ARCHITECTURES else one)(name, tensor, c, arch, options)
     out = stacked(out)
-    rope = c["rope_parameters"]
+    rope = c.get("rope_parameters") or {}
     if rope.get("rope_type") == "llama3":
         out["rope_freqs.weight"] = llama3_divisors(c, rope)
     if rope.get("rope_type") == "longrope":

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trilens.hosted.model import HostedModel
     from trilens.lenses.card import card
     from trilens.model import Answer, Model, Stream
-    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
+    from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
 
 __version__ = "0.1.0"
 
@@ -48,6 +48,8 @@ __all__ = [
     "Stream",
     "TextEvent",
     "ThinkingEvent",
+    "ToolCall",
+    "ToolCallEvent",
     "TrilensError",
     "Unreachable",
     "UnsupportedModel",
@@ -60,7 +62,7 @@ __all__ = [
 
 _ROOMS = {
     **dict.fromkeys(("Answer", "Model", "Stream"), "trilens.model"),
-    **dict.fromkeys(("EndEvent", "TextEvent", "ThinkingEvent"), "trilens.text.events"),
+    **dict.fromkeys(("EndEvent", "TextEvent", "ThinkingEvent", "ToolCall", "ToolCallEvent"), "trilens.text.events"),
     **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
     "HostedModel": "trilens.hosted.model",
     "card": "trilens.lenses.card",

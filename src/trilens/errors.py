@@ -8,6 +8,7 @@
     |- ModelNotFound       no such file, catalog name or hub id; no network      exit 5
     |- RequestRefused      the request cannot be carried out as asked            exit 6
     |  |- ContextFull      prompt and answer do not fit the model's context
+    |  |- FieldRefused     one field of the request is wrong; the message names it
     |  `- CacheFull        no memory is left for the request's cache until another one ends
     `- HostedError         somebody else's service, or an engine we started       exit 7
        |- Unreachable      no connection, or nothing came in time
@@ -56,6 +57,14 @@ class RequestRefused(TrilensError):
 
 class ContextFull(RequestRefused):
     pass
+
+
+class FieldRefused(RequestRefused):
+    """One field is wrong; `param` is its name."""
+
+    def __init__(self, param: str, said: str) -> None:
+        super().__init__(f"{param} {said}")
+        self.param = param
 
 
 class CacheFull(RequestRefused):

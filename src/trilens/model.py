@@ -23,37 +23,42 @@ from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
-from trilens.generate.grammar import Grammars
+from trilens.generate.ends import EndsBarred
+from trilens.generate.grammar import GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.request import Beginning, Request
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Scheduler
+from trilens.generate.tool_grammar import forced_call
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
-from trilens.text.events import EndEvent, Event, Whole, merged
+from trilens.text.conversation import ChatMessage, Message
+from trilens.text.events import EndEvent, Event, ToolCall, Whole, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
-from trilens.text.template import Message
 from trilens.text.tokenizer import Tokenizer
+from trilens.text.tool_calls import CallFinder
+from trilens.text.tool_schema import described, schemas_of
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[ChatMessage | Message]
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
 
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
     """What the model said, what it thought before, and what that cost. `state` is what a hosted model wants back
-    unchanged with the next turn."""
+    unchanged with the next turn; `calls` are the tools that the model called."""
 
     text: str
     thinking: str
     receipt: R
     state: Mapping[str, Any] | None = None
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def message(self) -> dict[str, Any]:
@@ -61,6 +66,11 @@ class Answer(Generic[R]):
         said: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.thinking:
             said["thinking"] = self.thinking
+        if self.calls:
+            said["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in self.calls
+            ]
         return said if self.state is None else {**said, "state": self.state}
 
 
@@ -73,6 +83,7 @@ def load(
     executor: str = "native",
     prefix_dir: str | Path | None = None,
     prefix_bytes: int = PREFIX_BYTES,
+    trust_control_tokens: bool = False,
     **options: Any,
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
@@ -82,8 +93,9 @@ def load(
     physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
     `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
-    computed again after a restart; prompts can be read from these files. Raises ModelNotFound, BadCheckpoint,
-    UnsupportedModel or UsageError.
+    computed again after a restart; prompts can be read from these files. `trust_control_tokens`: a control token that
+    a message spells takes effect, as if the chat template had written it; otherwise it is text. Raises ModelNotFound,
+    BadCheckpoint, UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -93,6 +105,7 @@ def load(
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+    arguments.flag("trust_control_tokens", trust_control_tokens)
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -104,6 +117,7 @@ def load(
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
         _check_defaults(text, files)
         runner: Executor
@@ -157,7 +171,7 @@ class Model:
         return made
 
     @overload
-    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer: ...
+    def generate(self, prompt: Sequence[ChatMessage | Message], **options: Any) -> Answer: ...
     @overload
     def generate(self, prompt: str, **options: Any) -> Answer: ...
     @overload
@@ -165,7 +179,8 @@ class Model:
     def generate(self, prompt: Any, **options: Any) -> Answer | list[Answer]:
         """The whole answer; for a list of prompts, a list of answers that were computed side by side.
 
-        A prompt is a string or a conversation, a list of {"role": ..., "content": ...}. Options are `stream`'s.
+        A prompt is a string or a conversation, a list of {"role": ..., "content": ...} or of `Message`s. Options are
+        `stream`'s.
         """
         prompts, single = several(prompt)
         answers = fold(self.stream_all(prompts, **options), len(prompts))
@@ -184,9 +199,17 @@ class Model:
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        tool_choice: str | None = None,
         template_variables: Mapping[str, Any] | None = None,
         schema: Mapping[str, Any] | None = None,
+        regex: str | None = None,
+        choice: Sequence[str] | None = None,
+        grammar: str | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
         **sampling: Any,
     ) -> Stream:
         """Events of several prompts, as they come.
@@ -194,14 +217,32 @@ class Model:
         `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
         a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
-        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole. `tools`
-        and `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
-        as it comes (extra `schema`). The rest are `Sampling`'s fields; what is left out comes from the
-        model's own generation_config.json. Raises RequestRefused or ContextFull before any work is done. Closing the
-        stream cancels what still runs.
+        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
+        `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
+        are functions, or schemas as OpenAI's chat protocol has them; what the model calls is in `Answer.calls`, and
+        comes as `ToolCallEvent`s. `tool_choice`: "auto", "required", or the name of the one to call.
+        `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
+        as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
+        matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
+        At most one of these four. The answer does not end among its first `min_tokens` tokens; it ends with one of
+        `stop_token_ids` too, and with `ignore_eos` only there or at its limit. The rest are `Sampling`'s fields; what
+        is left out comes from the model's own generation_config.json. Raises RequestRefused or ContextFull before any
+        work is done. Closing the stream cancels what still runs.
         """
         arguments.prompts(prompts)
-        arguments.schema(schema)
+        arguments.whole("max_tokens", max_tokens, 1)
+        wanted = arguments.structure(schema, regex, choice, grammar)
+        offered = None if tools is None else [described(tool) for tool in arguments.tools(tools)]
+        schemas = schemas_of(offered or ())
+        chosen = self._chosen(schemas, tool_choice)
+        if chosen and wanted:
+            raise RequestRefused(f"tool_choice and {wanted[0]} both say what the answer is; give one of them")
+
+        def constraint() -> Constraint | None:
+            if chosen:
+                return self.forced_call(chosen)
+            return None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1])
+
         calls = [
             self.prepare(
                 prompt,
@@ -210,18 +251,36 @@ class Model:
                 max_tokens=max_tokens,
                 stop=stop,
                 raw=raw,
-                tools=tools,
+                continue_final_message=continue_final_message,
+                tools=offered,
                 template_variables=template_variables,
-                constraint=None if schema is None else self.grammars.schema(schema),
+                constraint=constraint(),
+                min_tokens=min_tokens,
+                stop_token_ids=stop_token_ids,
+                ignore_eos=ignore_eos,
                 **sampling,
             )
             for i, prompt in enumerate(prompts)
         ]
-        return Stream(self, calls)
+        finders = [CallFinder(self.text.tool_format, schemas, index=i) for i in range(len(calls))] if schemas else []
+        return Stream(self, calls, finders)
+
+    def _chosen(self, schemas: Mapping[str, Any], tool_choice: object) -> dict[str, Any]:
+        """The tools of which the answer has to call one, with their schemas. Raises RequestRefused."""
+        if schemas and not self.text.reads_tools:
+            raise RequestRefused(f"{self.name}'s template knows no tools; leave tools out")
+        if tool_choice in (None, "auto"):
+            return {}
+        if tool_choice == "required" and schemas:
+            return dict(schemas)
+        if not isinstance(tool_choice, str) or tool_choice not in schemas:
+            expected = ", ".join(["auto", "required", *schemas])
+            raise RequestRefused(f"tool_choice is {shown(tool_choice)}; expected one of {expected}")
+        return {tool_choice: schemas[tool_choice]}
 
     def prepare(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[int],
         *,
         index: int = 0,
         thinking: Thinking = None,
@@ -229,13 +288,19 @@ class Model:
         max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        tools: Sequence[Message] | None = None,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
         constraint: Constraint | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        scored: int | None = None,
         **sampling: Any,
     ) -> Call:
         """One prompt of `stream_all`, checked and encoded, that does not run yet. `max_completion` bounds thinking and
-        answer together. `constraint` says before each of the answer's tokens which are allowed.
+        answer together. `constraint` says before each of the answer's tokens which are allowed. A raw prompt may be
+        token ids. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many alternatives.
 
         Raises what `stream_all` does; any thread may call it.
         """
@@ -243,19 +308,37 @@ class Model:
         self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, tools, template_variables)
+        arguments.flag("continue_final_message", continue_final_message, RequestRefused)
         arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
-        strategy = self.text.strategy(thinking, raw=raw)
+        stop_ids = arguments.ends(min_tokens, stop_token_ids, ignore_eos, self.spec.vocab)
+        strategy = self.text.strategy(thinking, raw=raw, continues=continue_final_message)
         options = self.sampling(sampling)
-        encoded = self.text.encode(
-            prompt, strategy, raw=raw, variables=template_variables or {}, tools=tools, context=self.spec.context
-        )
+        if arguments.is_ids(prompt):
+            if not raw:
+                raise RequestRefused("token ids have no roles for the chat template; send them raw")
+            encoded = Encoded(list(prompt), "free", raw=True)  # type: ignore[arg-type]
+        else:
+            encoded = self.text.encode(
+                prompt,  # type: ignore[arg-type]
+                strategy,
+                raw=raw,
+                continues=continue_final_message,
+                variables=template_variables or {},
+                tools=tools,
+                context=self.spec.context,
+            )
         limits = self._limits(strategy, encoded, max_tokens)
         if max_completion is not None:
             limits = limits.within(max_completion)
-        writer = self._writer(strategy, encoded, limits, stops, constraint, index)
+        if min_tokens > limits.total:
+            raise RequestRefused(f"min_tokens is {min_tokens}, and at most {limits.total} may come; expected fewer")
+        ends = self.text.end_ids | stop_ids
+        always = self.text.end_ids - stop_ids if ignore_eos else frozenset()
+        barred = EndsBarred(ends, always, min_tokens, (self.spec.vocab + 31) // 32) if min_tokens or always else None
+        writer = self._writer(strategy, encoded, limits, ends, stops, constraint, barred, index)
         beginning = self._scheduler.begin(encoded.ids, limits)
-        return Call(self, encoded.ids, writer, limits, options, index, called, beginning)
+        return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
@@ -276,6 +359,12 @@ class Model:
     def grammars(self) -> Grammars:
         """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
+
+    def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
+        """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
+        their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
+        form = self.text.tool_format
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
@@ -308,8 +397,10 @@ class Model:
         strategy: Strategy,
         encoded: Encoded,
         limits: Limits,
+        ends: frozenset[int],
         stops: tuple[str, ...],
         constraint: Constraint | None,
+        barred: EndsBarred | None,
         index: int,
     ) -> AnswerWriter:
         text = self.text
@@ -321,11 +412,12 @@ class Model:
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,
             start=encoded.start,
-            end_ids=text.end_ids,
+            end_ids=ends,
             shown=frozenset() if encoded.raw else text.shown,
             stops=stops,
-            continues=encoded.raw,
+            continues=encoded.raw or encoded.start == "answer",
             constraint=constraint,
+            barred=barred,
         )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
@@ -350,9 +442,11 @@ class Call:
         writer: AnswerWriter,
         limits: Limits,
         options: Sampling,
+        ends: frozenset[int],
         index: int,
         called: float,
         beginning: Beginning,
+        scored: int | None,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -363,9 +457,11 @@ class Call:
         self._model = model
         self._limits = limits
         self._options = options
+        self._ends = ends
         self._index = index
         self._called = called
         self._beginning = beginning
+        self._scored = scored
 
     def submit(self) -> None:
         """Raises RequestRefused when there is no memory left for its cache."""
@@ -375,11 +471,12 @@ class Call:
             self.ids,
             self._options,
             self._limits,
-            model.text.end_ids,
+            self._ends,
             self.writer,
             watched=self.watched,
             called=self._called,
             beginning=self._beginning,
+            scored=self._scored,
         )
 
     @property
@@ -417,9 +514,10 @@ class Call:
 class Stream(Iterator[Event[Receipt]]):
     """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
 
-    def __init__(self, model: Model, calls: Sequence[Call]) -> None:
+    def __init__(self, model: Model, calls: Sequence[Call], finders: Sequence[CallFinder] = ()) -> None:
+        """`finders`: of each call, what finds the tools that its answer calls."""
         self.calls = calls
-        self._events = _run(model, calls)
+        self._events = _run(model, calls, finders)
 
     def __next__(self) -> Event[Receipt]:
         return next(self._events)
@@ -440,7 +538,7 @@ class Stream(Iterator[Event[Receipt]]):
         self._events.close()
 
 
-def _run(model: Model, calls: Sequence[Call]) -> Generator[Event[Receipt]]:
+def _run(model: Model, calls: Sequence[Call], finders: Sequence[CallFinder]) -> Generator[Event[Receipt]]:
     try:
         for call in calls:
             call.submit()
@@ -448,7 +546,8 @@ def _run(model: Model, calls: Sequence[Call]) -> Generator[Event[Receipt]]:
         while running:
             model.advance(running)
             for call in running:
-                yield from call.events()
+                for event in call.events():
+                    yield from finders[event.index].push(event) if finders else (event,)
             running = [call for call in running if not call.finished]
     finally:
         for call in calls:
@@ -466,7 +565,11 @@ def fold(events: Iterable[Event[R]], count: int) -> list[Answer[R]]:
     answers: list[Whole[R]] = [Whole() for _ in range(count)]
     for event in events:
         answers[event.index].take(event)
-    return [Answer(a.text, a.thinking, a.ended.receipt, a.ended.state) for a in answers if a.ended is not None]
+    return [
+        Answer(a.text, a.thinking, a.ended.receipt, a.ended.state, tuple(a.calls))
+        for a in answers
+        if a.ended is not None
+    ]
 
 
 def several(prompt: Any) -> tuple[list[Prompt], bool]:
@@ -475,8 +578,8 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
         return [prompt], True
     if not isinstance(prompt, list | tuple) or not prompt:
         raise RequestRefused(f"the prompt is {shown(prompt)}; expected a string, a conversation, or a list of either")
-    if all(isinstance(part, Mapping) for part in prompt):
+    if all(isinstance(part, Mapping | Message) for part in prompt):
         return [prompt], True
-    if any(isinstance(part, Mapping) for part in prompt):
+    if any(isinstance(part, Mapping | Message) for part in prompt):
         raise RequestRefused("a list holds messages beside something else; expected a conversation, or several prompts")
     return list(prompt), False

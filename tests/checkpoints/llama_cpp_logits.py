@@ -16,7 +16,7 @@ model = cpp.llama_model_load_from_file(path.encode(), model_params)
 if not model:
     sys.exit("llama.cpp cannot load the file")
 params = cpp.llama_context_default_params()
-params.n_ctx = params.n_batch = params.n_ubatch = 256
+params.n_ctx = params.n_batch = params.n_ubatch = 512
 params.type_k = params.type_v = 0  # F32
 params.flash_attn_type = 0
 params.n_threads = params.n_threads_batch = 1

@@ -57,10 +57,11 @@ def test_experts_stacked(
     same_weights(rewritten(tiny_directory(name), tmp_path, stacked_experts), tiny_executor(name))
 
 
+@pytest.mark.parametrize("name", ["deepseek v3", "qwen3-next", "qwen3.5 (text)", "kimi linear"])
 def test_fp8_blocks(
-    tiny_directory: Callable[[str], Path], tiny_executor: Callable[[str], TorchExecutor], tmp_path: Path
+    name: str, tiny_directory: Callable[[str], Path], tiny_executor: Callable[[str], TorchExecutor], tmp_path: Path
 ) -> None:
-    """DeepSeek-V3's form: each matrix of attention and feed-forwards in 8 bits, with a factor for each block."""
+    """DeepSeek-V3's form, and Qwen's: each projection and expert in 8 bits, with a factor for each block."""
     rows, columns = 16, 8
 
     def quantise(tensors: Tensors) -> Tensors:
@@ -81,8 +82,8 @@ def test_fp8_blocks(
         return out
 
     rule = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [rows, columns]}
-    files = rewritten(tiny_directory("deepseek v3"), tmp_path, quantise, quantization_config=rule)
-    same_weights(files, tiny_executor("deepseek v3"), within=0.04)
+    files = rewritten(tiny_directory(name), tmp_path, quantise, quantization_config=rule)
+    same_weights(files, tiny_executor(name), within=0.04)
     assert files.reading.not_counted["8-bit block scales"] > 0
 
 

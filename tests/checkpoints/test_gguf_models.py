@@ -53,7 +53,7 @@ def rounded(model: Gguf, source: Path, target: Path, tokens: list[int]) -> torch
     """The logits of the safetensors, each matrix that the F16 file holds in F16 rounded to it."""
     executor = torch_executor(open_model(find(str(source))))
     for name, tensor in executor.tensors.items():
-        if tensor.dim() > 1 and not name.endswith((".router", ".taps", ".bias")):
+        if tensor.dim() > 1 and not name.endswith((".router", "taps", ".bias")):
             executor.tensors[name] = tensor.half().float()
     return logits_in_pieces(executor, tokens, len(tokens), len(tokens))
 

@@ -18,6 +18,10 @@ static std::mt19937 chance(7);
 static int below(int n) { return (int)(chance() % (unsigned)n); }
 
 constexpr int WIDTH = 64, HEADS = 4, KV_HEADS = 2, DIM = 16, VOCAB = 40, EXPERTS = 6, CHOSEN = 2, HIDDEN = 32;
+// A recurrence of two slices of columns a head, behind a convolution of three taps.
+constexpr int STATES = 4, KEYS = 8, VALUES = 40;
+static const std::vector<int> FIXED{2 * WIDTH, STATES * KEYS * VALUES};
+constexpr int EVERY = 16;  // tokens between snapshots
 
 struct Builder {
   std::vector<Instruction> program;
@@ -39,7 +43,7 @@ struct Builder {
     s.width = width;
     s.input_width = input_width;
     for (int k = 0; k < 3; k++) s.out[k] = k < (int)out.size() ? out[k] : -1;
-    for (int k = 0; k < 3; k++) s.in[k] = k < (int)in.size() ? in[k] : -1;
+    for (int k = 0; k < 5; k++) s.in[k] = k < (int)in.size() ? in[k] : -1;
     for (int k = 0; k < 6; k++) s.param[k] = k < (int)param.size() ? param[k] : -1;
     for (int k = 0; k < 8; k++) s.i[k] = k < (int)i.size() ? i[k] : -1;
     Numbers n{};
@@ -75,6 +79,8 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   int x = b.buffer(WIDTH), n = b.buffer(WIDTH), q = b.buffer(WIDTH), k = b.buffer(KV_HEADS * DIM), v = b.buffer(KV_HEADS * DIM);
   int turned = b.buffer(WIDTH), turned_k = b.buffer(KV_HEADS * DIM), y = b.buffer(WIDTH), x2 = b.buffer(WIDTH);
   int scores = b.buffer(EXPERTS), ids = b.buffer(CHOSEN), weights = b.buffer(CHOSEN), x3 = b.buffer(WIDTH), h = b.buffer(96);
+  int mixed = b.buffer(WIDTH), rq = b.buffer(2 * KEYS), rk = b.buffer(2 * KEYS), rv = b.buffer(STATES * VALUES);
+  int decay = b.buffer(STATES), beta = b.buffer(STATES), carried = b.buffer(STATES * VALUES), x4 = b.buffer(WIDTH);
   int last = b.buffer(WIDTH, true), final_ = b.buffer(WIDTH, true), logits = b.buffer(VOCAB, true);
   b.add(Op::EMBED, WIDTH, 0, {x}, {}, {0}, {}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x}, {1, -1}, {1, 0}, {1e-5f});
@@ -87,11 +93,19 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x2}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::LINEAR, EXPERTS, WIDTH, {scores}, {n}, {6, -1}, {}, {});
   b.add(Op::ROUTE, CHOSEN, EXPERTS, {ids, weights}, {scores}, {-1, -1}, {CHOSEN, 0, 1, 0, 0, 0}, {0, 1, 0});
-  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0}, {INFINITY, 1, 0});
+  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0, 1}, {INFINITY, 1, 0});
   b.add(Op::ADD, WIDTH, WIDTH, {x3}, {x2, y}, {}, {}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x3}, {1, -1}, {1, 0}, {1e-5f});
+  b.add(Op::CONVOLVE, WIDTH, WIDTH, {mixed}, {n}, {13, -1}, {0, 3, 0}, {});
+  b.add(Op::LINEARS, 2 * KEYS, WIDTH, {rq, rk, rv}, {mixed}, {14, -1, 15, -1, 16, -1}, {}, {});
+  b.add(Op::SLICE, STATES, WIDTH, {decay}, {mixed}, {}, {1, 0, STATES}, {});
+  b.add(Op::ACTIVATE, STATES, STATES, {beta}, {decay}, {}, {4}, {});
+  b.add(Op::CLIP, STATES, STATES, {decay}, {decay}, {}, {}, {-2, -0.01f});
+  b.add(Op::RECUR, STATES * VALUES, 2 * KEYS, {carried}, {rq, rk, rv, decay, beta}, {}, {1, STATES, 2, KEYS, VALUES, 1, 0, 1}, {});
+  b.add(Op::LINEAR, WIDTH, STATES * VALUES, {x4}, {carried, x3}, {17, -1}, {}, {});
+  b.add(Op::NORM, WIDTH, WIDTH, {n}, {x4}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::GLU_LINEAR, 96, WIDTH, {h}, {n}, {10, -1, 11, -1}, {2}, {INFINITY, 1, 0});
-  b.add(Op::LINEAR, WIDTH, 96, {x}, {h, x3}, {12, -1}, {}, {});
+  b.add(Op::LINEAR, WIDTH, 96, {x}, {h, x4}, {12, -1}, {}, {});
   b.add(Op::LAST_ROWS, WIDTH, WIDTH, {last}, {x}, {}, {}, {}, true);
   b.add(Op::NORM, WIDTH, WIDTH, {final_}, {last}, {1, -1}, {1, 0}, {1e-5f}, true);
   b.add(Op::LINEAR, VOCAB, WIDTH, {logits}, {final_}, {0, -1}, {}, {}, true);
@@ -109,6 +123,13 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   fill(*e, 10, Type::Q4_0, 1, 96, WIDTH);
   fill(*e, 11, Type::Q4_0, 1, 96, WIDTH);
   fill(*e, 12, Type::Q8_0, 1, WIDTH, 96);
+  std::vector<float> taps(3 * WIDTH);
+  for (size_t i = 0; i < taps.size(); i++) taps[i] = 0.1f * (float)(i % 7) - 0.2f;
+  e->add_row(13, taps);
+  fill(*e, 14, Type::Q4_0, 1, 2 * KEYS, WIDTH);
+  fill(*e, 15, Type::Q8_0, 1, 2 * KEYS, WIDTH);
+  fill(*e, 16, Type::Q4_0, 1, STATES * VALUES, WIDTH);
+  fill(*e, 17, Type::Q4_0, 1, WIDTH, STATES * VALUES);
   e->ready();
   return e;
 }
@@ -158,7 +179,7 @@ static void check_samplers() {
 // Two lanes at once, on beginnings that both share: several tokens a call are those that come one by one, alone.
 static bool check_lanes(int requests) {
   auto turn = table(512);
-  auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, KV::F16, 1u << 22, 48);
+  auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, KV::F16, 1u << 22, 48, FIXED, EVERY);
   auto whole = engine(pool, "", 1, false);
   std::mutex lock;  // of what is kept, as the scheduler's
   std::vector<Request> kept;
@@ -173,7 +194,7 @@ static bool check_lanes(int requests) {
         std::lock_guard guard(lock);
         if (!kept.empty()) {
           const Request& other = kept[less((int)kept.size())];
-          int shared = less(other.sequence->length + 1);
+          int shared = other.sequence->nearest(less(other.sequence->length + 1));
           r.sequence = other.sequence->fork(shared, 200);
           if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
         }
@@ -221,7 +242,7 @@ int main(int, char** arguments) {
   }
   auto turn = table(512);
   for (KV kind : {KV::F16, KV::I8, KV::F32}) {
-    auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48);
+    auto pool = std::make_shared<Pool>(std::vector<CacheShape>{{KV_HEADS, DIM, DIM, false, 1, 100}}, kind, 1u << 22, 48, FIXED, EVERY);
     auto sets = kernel_sets();  // one after the other, each beside the fastest
     auto e = engine(pool, sets[(size_t)kind % sets.size()]->name, 3, kind != KV::F16);
     auto alone = engine(pool, "", 1, kind != KV::F16);
@@ -234,7 +255,7 @@ int main(int, char** arguments) {
         try {
           if (!running.empty() && below(3) == 0) {
             const Request& other = running[below((int)running.size())];
-            int shared = below(other.sequence->length + 1);
+            int shared = other.sequence->nearest(below(other.sequence->length + 1));
             r.sequence = other.sequence->fork(shared, 300);
             if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
           }
@@ -283,7 +304,7 @@ int main(int, char** arguments) {
           running.erase(running.begin() + (long)i);
           done++;
         } else if (below(12) == 0) {
-          int to = below(r.sequence->length + 1);
+          int to = r.sequence->nearest(below(r.sequence->length + 1));
           if (r.sequence->rewind(to)) r.tokens.resize(to);
         }
       }

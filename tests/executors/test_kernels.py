@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -168,3 +169,70 @@ def test_halves_are_rounded_as_numpy_rounds_them() -> None:
         y = np.empty(len(x), np.uint16)
         native.to_f16(kernels, x, y)
         assert np.array_equal(y, expected)
+
+
+def one_by_one(
+    delta: bool, q: np.ndarray, k: np.ndarray, v: np.ndarray, decay: np.ndarray, beta: np.ndarray, state: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The recurrence as `Recurrence` says it, in 64 bits: the state behind the last token, and every token's result."""
+    state, rows = state.astype(np.float64), []
+    for t in range(len(v)):
+        state = state * np.exp(decay[t].astype(np.float64))[:, None]
+        d = beta[t] * (v[t] - (state.T @ k[t] if delta else 0))
+        state = state + np.outer(k[t], d)
+        rows.append(state.T @ q[t])
+    return state, np.array(rows)
+
+
+@pytest.mark.parametrize("delta", [False, True], ids=["sums", "delta rule"])
+@pytest.mark.parametrize("vector", [False, True], ids=["one decay", "a decay a row"])
+@pytest.mark.parametrize(("keys", "columns"), [(128, 32), (64, 20), (16, 24), (8, 5), (33, 31), (1, 1)])
+def test_a_recurrence_is_that_of_plain_arithmetic_with_the_same_bits_in_every_set(
+    delta: bool, vector: bool, keys: int, columns: int
+) -> None:
+    rng = np.random.default_rng(keys)
+    for tokens in (1, 2, 9):
+        q, k = (rng.standard_normal((tokens, keys), np.float32) / np.float32(keys**0.5) for _ in range(2))
+        v, state = rng.standard_normal((tokens, columns), np.float32), rng.standard_normal((keys, columns), np.float32)
+        decay = -rng.random((tokens, keys if vector else 1), np.float32)
+        beta = rng.random((tokens, 1), np.float32)
+        expected = one_by_one(delta, q, k, v, decay, beta, state)
+        results = []
+        for kernels in SETS:
+            after, rows = np.empty_like(state), np.empty_like(v)
+            native.recur(kernels, delta, q, k, v, decay, beta, state, after, rows)
+            assert np.abs(after - expected[0]).max() < 1e-5
+            assert np.abs(rows - expected[1]).max() < 1e-5
+            part, first, second = np.empty_like(state), np.empty_like(v[:1]), np.empty_like(v[1:])
+            native.recur(kernels, delta, q[:1], k[:1], v[:1], decay[:1], beta[:1], state, part, first)
+            cut = part
+            if tokens > 1:
+                cut = np.empty_like(state)
+                native.recur(kernels, delta, q[1:], k[1:], v[1:], decay[1:], beta[1:], part, cut, second)
+            results += [(after, rows), (cut, np.concatenate((first, second)))]
+        for after, rows in results:
+            assert np.array_equal(after.view(np.uint32), results[0][0].view(np.uint32))
+            assert np.array_equal(rows.view(np.uint32), results[0][1].view(np.uint32))
+
+
+@pytest.mark.parametrize(
+    ("code", "curve"),
+    [
+        (0, lambda x: x / (1 + np.exp(-x))),
+        (4, lambda x: 1 / (1 + np.exp(-x))),
+        (5, lambda x: np.logaddexp(0, x)),
+        (6, lambda x: np.maximum(x, 0) ** 2),
+    ],
+    ids=["silu", "sigmoid", "softplus", "squared relu"],
+)
+def test_curves_are_precise_and_the_same_bits_in_every_set(
+    code: int, curve: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    x = np.concatenate([np.linspace(-86, 87, 2003), np.linspace(-1, 1, 101)]).astype(np.float32)
+    expected, results = curve(x.astype(np.float64)), []
+    for kernels in SETS:
+        y = np.empty_like(x)
+        native.activate(kernels, code, x, y)
+        assert np.all(np.abs(y - expected) <= 3e-7 * np.abs(expected))
+        results.append(y.view(np.uint32))
+    assert all(np.array_equal(result, results[0]) for result in results)

@@ -40,6 +40,16 @@ WIDTHS = {
     "qk_nope_head_dim",
     "qk_rope_head_dim",
     "v_head_dim",
+    "linear_key_head_dim",
+    "linear_value_head_dim",
+    "mamba_d_head",
+    "mamba_d_ssm",
+    "mamba_d_state",
+    "mamba_head_dim",
+    "ssm_state_size",
+    "moe_latent_size",
+    "moe_shared_expert_intermediate_size",
+    "shared_expert_intermediate_size",
 }
 BLOCKS = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256}
 TYPES = sorted(_native.types())

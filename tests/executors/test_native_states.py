@@ -19,16 +19,28 @@ from trilens.errors import RequestRefused
 from trilens.executors.accountant import fixed_bytes
 from trilens.executors.executor import PAGE, StepInput
 from trilens.executors.native import _native
-from trilens.executors.native.executor import SNAPSHOT_EVERY, NativeExecutor, NativeSequence
-from trilens.spec.model import by_kind
+from trilens.executors.native.executor import SNAPSHOT_EVERY, NativeExecutor, NativeSequence, snapshot_every
+from trilens.spec.model import Full, Positions, StateTensor, by_kind
 
-FAMILIES = ["lfm2", "lfm2 untied, biases", "lfm2 moe", "lfm2 moe without a correction"]
+FAMILIES = [
+    "lfm2",
+    "lfm2 untied, biases",
+    "lfm2 moe",
+    "lfm2 moe without a correction",
+    "tiny: recurrent",
+    "qwen3.5 moe (text)",
+    "nemotron-3 nano",
+    "kimi linear",
+]
+TINY = ["convolved", "recurrent"]
 LENGTH = 200  # of the 256 that these models were made for
 
 Directory = Callable[[str], Path]
 
 
 def family(name: str, directory: Directory, **options: object) -> NativeExecutor:
+    if name.startswith("tiny: "):
+        return tiny(name.removeprefix("tiny: "), **options)
     return loaded(open_model(find(str(directory(name)))), quantise=None, **options)
 
 
@@ -41,9 +53,14 @@ def fed(executor: NativeExecutor, sequence: NativeSequence, tokens: Sequence[int
     return np.concatenate(rows).view(np.uint32)
 
 
+def words(length: int, seed: int = 0) -> list[int]:
+    """Tokens of the smallest vocabulary here."""
+    return [t % 96 for t in prompt(length, seed=seed)]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_cuts_batches_threads_and_kernels_change_no_bit(name: str, tiny_directory: Directory) -> None:
-    tokens, compared = prompt(LENGTH), 0
+    tokens, compared = words(LENGTH), 0
     first = family(name, tiny_directory, threads=1)
     expected = fed(first, first.sequence(LENGTH), tokens, LENGTH)
     for threads in (1, 2, 3, 4):
@@ -56,7 +73,7 @@ def test_cuts_batches_threads_and_kernels_change_no_bit(name: str, tiny_director
     executor = family(name, tiny_directory, threads=2)
     for batch in range(1, 17):
         sequences = [executor.sequence(LENGTH) for _ in range(batch)]
-        others = [prompt(LENGTH, seed=b + 1) for b in range(batch - 1)]
+        others = [words(LENGTH, seed=b + 1) for b in range(batch - 1)]
         rows = []
         for at in range(0, LENGTH, 25):
             pieces = [o[at : at + 1 + b % 25] for b, o in enumerate(others)]
@@ -66,13 +83,13 @@ def test_cuts_batches_threads_and_kernels_change_no_bit(name: str, tiny_director
             rows.append(executor.step([*feeds, StepInput(sequences[-1], tokens[at : at + 25])])[-1])
             compared += 1
         assert np.array_equal(np.array(rows).view(np.uint32), expected[24::25]), batch
-    assert compared >= 7 * 4 + 16 * 8
+    assert compared >= 7 * 4 + 16 * 8  # for each family: more than 600 for those with recurrences
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_fork_at_every_distance_from_a_snapshot_gives_the_same_bits(name: str, tiny_directory: Directory) -> None:
     """A snapshot stands somewhere; what is wanted are more tokens, so the rest is fed again, whatever its length."""
-    executor, tokens = family(name, tiny_directory, threads=2), prompt(LENGTH)
+    executor, tokens = family(name, tiny_directory, threads=2), words(LENGTH)
     expected = fed(executor, executor.sequence(LENGTH), tokens, LENGTH)
     sequence = executor.sequence(LENGTH)
     places = [0, 1, 2, 3, 64, 100, 128, 199]
@@ -95,14 +112,15 @@ def test_a_fork_at_every_distance_from_a_snapshot_gives_the_same_bits(name: str,
     assert np.array_equal(fed(executor, sequence, tokens[100:], 9), expected[100:])
 
 
-def convolved(**options: object) -> NativeExecutor:
-    spec = MODELS["convolved"]()
-    return native_executor(spec, random_tensors(spec), "Q4_0", threads=2, **options)
+def tiny(name: str, **options: object) -> NativeExecutor:
+    spec = MODELS[name]()
+    return native_executor(spec, random_tensors(spec), "Q4_0", **{"threads": 2, **options})
 
 
-def test_long_sequences_keep_snapshots_by_themselves() -> None:
-    tokens = [t % 96 for t in prompt(400)] * 2
-    executor = convolved()
+@pytest.mark.parametrize("name", TINY)
+def test_long_sequences_keep_snapshots_by_themselves(name: str) -> None:
+    tokens = words(400) * 2
+    executor = tiny(name)
     whole = executor.sequence(800)
     expected = fed(executor, whole, tokens, 800)
     for piece in (1, 37, 300):
@@ -117,15 +135,40 @@ def test_long_sequences_keep_snapshots_by_themselves() -> None:
                 assert np.array_equal(fed(executor, fork, tokens[nearest:], 90), expected[nearest:])
 
 
-def test_blocks_carry_the_states_behind_them() -> None:
+@pytest.mark.parametrize("name", TINY)
+def test_states_are_kept_where_somebody_asked_for_them(name: str) -> None:
+    """In the midst of any step; a request that was computed again asks again."""
+    tokens = words(300)
+    executor = tiny(name)
+    expected = fed(executor, executor.sequence(300), tokens, 300)
+    for piece in (1, 50, 64, 300):
+        sequence = executor.sequence(300)
+        places = [1, 7, 63, 64, 65, 100, 299, 300]
+        for place in places:
+            sequence.snapshot_at(place)
+        assert np.array_equal(fed(executor, sequence, tokens, piece), expected)
+        for wanted in range(301):
+            assert sequence.nearest(wanted) == max(p for p in [0, 256, *places] if p <= wanted)
+        for place in places[:-1]:
+            fork = sequence.fork(place, 300)
+            assert fork is not None
+            assert np.array_equal(fed(executor, fork, tokens[place:], 90), expected[place:])
+        sequence.free()
+        fed(executor, sequence, tokens, 100)
+        assert sequence.nearest(299) == 256
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_blocks_carry_the_states_behind_them(name: str) -> None:
     """What one sequence computed is taken over by another, up to the nearest block whose states were kept."""
-    tokens = [t % 96 for t in prompt(500)]
-    executor = convolved()
+    tokens = words(500)
+    executor = tiny(name)
     donor = executor.sequence(500)
     expected = fed(executor, donor, tokens, 500)
+    donor.snapshot()
     blocks = [donor.block(number) for number in range(-(-500 // PAGE))]
     data = [block.written() for block in blocks]
-    read = [_native.Block(executor.pool, b.tokens, 0, d) for b, d in zip(blocks, data, strict=True)]
+    read = [_native.Block(executor.pool, b.tokens, b.route_width, d) for b, d in zip(blocks, data, strict=True)]
     for source in (blocks, read):
         for last, taken in ((500 % PAGE, 500), (10, 256)):
             sequence = executor.sequence(501)
@@ -142,9 +185,10 @@ def test_blocks_carry_the_states_behind_them() -> None:
     assert donor_again.length == 501
 
 
-def test_a_step_that_fails_leaves_the_states_as_they_were() -> None:
-    executor = convolved(kv_limit=90_000)
-    tokens = [t % 96 for t in prompt(64)]
+@pytest.mark.parametrize(("name", "limit"), [("convolved", 90_000), ("recurrent", 260_000)])
+def test_a_step_that_fails_leaves_the_states_as_they_were(name: str, limit: int) -> None:
+    executor = tiny(name, kv_limit=limit)
+    tokens = words(64)
     first, second = executor.sequence(300), executor.sequence(300)
     fed(executor, first, tokens[:40], 40)
     expected = fed(executor, second, tokens[:41], 41)[-1:]
@@ -168,16 +212,31 @@ def test_bytes_are_what_is_allocated(name: str, tiny_directory: Directory) -> No
     size = fixed_bytes(executor.spec)
     positions, fixed = by_kind(executor.spec.states)
     assert size == 4 * sum(np.prod(t.shape) for state in fixed for t in state.tensors) > 0
-    before = executor.pool.bytes_in_use
+    pool, tokens = executor.pool, prompt(100)
+    before = pool.bytes_in_use
     sequence = executor.sequence(100)
-    assert executor.pool.bytes_in_use - before == size == sequence.fixed_bytes == executor.costs.fixed_bytes
-    sequence.snapshot()
-    assert executor.pool.bytes_in_use - before == 2 * size
-    executor.step([StepInput(sequence, prompt(100))])
-    assert executor.pool.bytes_in_use - before == 2 * size + sequence.held_bytes
-    fork = sequence.fork(100, 100)
-    assert executor.pool.bytes_in_use - before == 3 * size + sequence.held_bytes
+    assert pool.bytes_in_use == before and sequence.fixed_bytes == executor.costs.fixed_bytes == size
+    executor.step([StepInput(sequence, tokens[:50])])  # zeros were kept nowhere
+    assert pool.fixed_in_use == size and pool.bytes_in_use - before == size + sequence.held_bytes
+    sequence.snapshot()  # shares what is there
+    fork = sequence.fork(50, 100)
+    assert pool.fixed_in_use == size
+    executor.step([StepInput(sequence, tokens[50:])])
+    assert pool.fixed_in_use == 2 * size
+    sequence.snapshot_at(40)  # that lies behind it
+    sequence.snapshot_at(101)
+    assert sequence.inner.snapshot_bytes == size
     sequence.free()
+    assert pool.fixed_in_use == size
     del sequence, fork
-    assert executor.pool.bytes_in_use == before
+    assert pool.bytes_in_use == before
     assert len(positions) + len(fixed) == len(executor.spec.layers)
+
+
+def test_snapshots_take_no_more_than_the_keys_and_values_between_them() -> None:
+    for heads, every in ((1, 256), (64, 1024), (640, 10240)):
+        cache = Positions(0, 2, 256, 256, Full())
+        matrix = StateTensor("matrix", (heads, 128, 128))
+        assert snapshot_every([cache] * 2, [matrix], 2) == every
+        assert matrix.bytes <= every * 2 * cache.width * 2 or every == 256
+    assert snapshot_every([], [matrix], 2) == -(-matrix.bytes // (4096 * 256)) * 256

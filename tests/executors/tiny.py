@@ -17,6 +17,7 @@ from trilens.spec.model import (
     FeedForward,
     Fixed,
     Full,
+    GatedRecurrence,
     Glu,
     Head,
     LatentAttention,
@@ -25,19 +26,26 @@ from trilens.spec.model import (
     Mixer,
     ModelSpec,
     Norm,
+    OutputGate,
     PerLayerInput,
     PerLayerTable,
     Positions,
     PositionScale,
     QueryKeyNorm,
+    Recurrence,
     Rope,
     Routed,
     Router,
     Scoring,
     ShortConvolution,
+    SideBySide,
+    SigmoidDecay,
+    SoftplusDecay,
+    State,
     StateTensor,
     Window,
     YarnScaling,
+    recurrent_state,
 )
 
 WIDTH, VOCAB = 64, 96
@@ -51,21 +59,34 @@ def attention(cache: Positions, mask: Mask | None = None, heads: int = 4, **opti
     )
 
 
-def layer(mixer: Mixer, feed_forward: FeedForward, **options: object) -> Layer:
-    norms = {"mixer_in": NORM, "mixer_out": None, "feed_forward_in": NORM, "feed_forward_out": None}
+def layer(mixer: Mixer | None, feed_forward: FeedForward | None, **options: object) -> Layer:
+    norms = {
+        "mixer_in": NORM if mixer else None,
+        "mixer_out": None,
+        "feed_forward_in": NORM if feed_forward else None,
+        "feed_forward_out": None,
+    }
     return Layer(mixer, feed_forward, **{**norms, **options})
 
 
 def model(layers: list[Layer], **options: object) -> ModelSpec:
-    states = {s.index: s for x in layers for s in [x.mixer.state if _convolved(x) else x.mixer.cache]}
+    states = {s.index: s for x in layers for s in _states(x.mixer)}
     head = options.pop("head", Head(tied=True))
     return ModelSpec(
         "tiny", VOCAB, WIDTH, 512, tuple(layers), tuple(states[i] for i in sorted(states)), NORM, head, **options
     )
 
 
-def _convolved(layer: Layer) -> bool:
-    return isinstance(layer.mixer, ShortConvolution)
+def _states(mixer: Mixer | None) -> list[State]:
+    match mixer:
+        case Attention() | LatentAttention():
+            return [mixer.cache]
+        case ShortConvolution() | GatedRecurrence():
+            return [mixer.state]
+        case SideBySide():
+            return [mixer.attention.cache, mixer.recurrence.state]
+        case None:
+            return []
 
 
 def plain() -> ModelSpec:
@@ -173,7 +194,57 @@ def convolved() -> ModelSpec:
     return model([layer(mixer, Dense(96, SILU)) for mixer in mixers])
 
 
-MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent, convolved)}
+def recurrent() -> ModelSpec:
+    """Matrix states: with the delta rule and without, one decay a head or one a row, heads in groups and tiled, norm
+    and gate in either order, beside attention; layers of one block; gates of one number a head or a token."""
+
+    def recurrence(i: int, rule: Recurrence, output: OutputGate, taps: int = 4, **options: object) -> GatedRecurrence:
+        decay = options.pop("decay", SoftplusDecay())
+        if rule.delta:  # keys of length one, without which the rule's states grow
+            options |= {"qk_norm": Norm(1e-6, weight=False), "q_scale": 1 / rule.key_dim, "k_scale": rule.key_dim**-0.5}
+        return GatedRecurrence(recurrent_state(i, rule, taps), rule, decay, output, **options)
+
+    normed = OutputGate(Curve.SILU, NORM, parts=4)
+    grouped = Recurrence(4, 2, 16, 40, delta=True)  # a value of one slice of columns and a narrower one
+    tiled = Recurrence(6, 3, 8, 12, delta=True, tiled=True)
+    vector = Recurrence(4, 4, 16, 16, delta=True, vector_decay=True)
+    sums = Recurrence(4, 2, 16, 64, delta=False)
+    row = OutputGate(Curve.SILU, Norm(1e-5, weight=False), parts=2, first=True, row_weight=True)
+    cache = Positions(2, 2, 16, 16, Full())
+    router = Router(8, 3, Scoring.SIGMOID, True, 1e-20, 2.5, correction_bias=True)
+    beside = SideBySide(
+        attention(Positions(5, 2, 16, 16, Full())),
+        recurrence(6, sums, OutputGate(Curve.SILU, None), skip=True, taps_bias=True, decay=SoftplusDecay(0.001, 0.2)),
+    )
+    return model(
+        [
+            layer(
+                recurrence(0, grouped, normed),
+                Routed(
+                    Router(8, 2, Scoring.SOFTMAX, renormalise=True), 32, SILU, shared=Dense(64, SILU), shared_gate=True
+                ),
+            ),
+            layer(recurrence(1, tiled, OutputGate(Curve.SIGMOID, NORM, parts=6), taps=2), Dense(96, SILU)),
+            layer(attention(cache, gate=True, qk_norm=QueryKeyNorm(NORM)), None),
+            layer(
+                recurrence(
+                    3,
+                    vector,
+                    OutputGate(Curve.SIGMOID, NORM, parts=4),
+                    taps=3,
+                    rank=32,
+                    decay=SigmoidDecay(5.0),
+                ),
+                None,
+            ),
+            layer(None, Routed(router, 32, Curve.RELU2, latent=32, shared=Dense(96, Curve.RELU2))),
+            layer(recurrence(4, sums, row, skip=True, taps_bias=True), Dense(64, Curve.RELU2)),
+            layer(beside, None),
+        ]
+    )
+
+
+MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent, convolved, recurrent)}
 
 
 def wide() -> ModelSpec:
@@ -193,21 +264,24 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     tensors = {}
     for p in parameters(decoder_weights(spec)):
         noise = torch.randn(p.shape, generator=generator)
-        if p.name.endswith(("bias", "sinks")):
+        if p.name.endswith(".rate"):  # negative: a state forgets
+            tensors[p.name] = -0.3 * noise.exp()
+        elif p.name.endswith(("bias", "sinks")):
             tensors[p.name] = 0.3 * noise
         elif len(p.shape) == 1:
             tensors[p.name] = 1 + 0.1 * noise
         else:
             tensors[p.name] = noise * p.shape[-1] ** -0.5
     for i, layer in enumerate(spec.layers):
-        match layer.mixer:
-            case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
-                last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
-            case ShortConvolution():
-                continue
-            case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
-                last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
-        name = f"layers.{i}.attention.{last}"
-        if name in tensors:  # a norm may have no weight
-            tensors[name] = tensors[name] / (scale * size**0.5)
+        for mixer in layer.mixers:
+            match mixer:
+                case LatentAttention(scale=scale, nope_dim=nope_dim, rope_dim=rope_dim, q_rank=q_rank):
+                    last, size = "q" if q_rank is None else "q_up", nope_dim + rope_dim
+                case ShortConvolution() | GatedRecurrence():
+                    continue
+                case Attention(scale=scale, cache=cache, qk_norm=qk_norm):
+                    last, size = "q" if qk_norm is None else "q_norm", cache.key_dim
+            name = f"layers.{i}.attention.{last}"
+            if name in tensors:  # a norm may have no weight
+                tensors[name] = tensors[name] / (scale * size**0.5)
     return tensors

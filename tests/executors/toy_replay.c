@@ -5,9 +5,9 @@
 #include <string.h>
 
 enum { EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE,
-       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE };
+       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, RECUR, ACTIVATE };
 
-typedef struct { int op, wanted, part, layer, width, in_width, out[3], in[3], param[6], i[8]; } instruction;
+typedef struct { int op, wanted, part, layer, width, in_width, out[3], in[5], param[6], i[8]; } instruction;
 typedef struct { const float *data; int rows, cols, size; } parameter;  /* rows x cols: of one matrix of a stack */
 typedef struct { int kv_heads, key_dim, value_dim, latent; float *keys, *values; } cache;
 typedef struct { const float *frequencies; float factor; } rope;
@@ -17,6 +17,9 @@ static float curve(int kind, float x, float slope) {
   if (kind == 0) return x / (1 + expf(-x * slope));
   if (kind == 1) return 0.5f * x * (1 + erff(x * 0.70710678f));
   if (kind == 3) return x;
+  if (kind == 4) return 1 / (1 + expf(-x));
+  if (kind == 5) return x > 20 ? x : log1pf(expf(x));
+  if (kind == 6) return x > 0 ? x * x : 0;
   return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
@@ -140,7 +143,8 @@ static void experts(float *y, const float *x, const float *ids, const float *wei
     for (int c = 0; c < in; c++) scaled[c] = x[c] * (s->i[1] ? weights[r] : 1);
     matvec(gate, scaled, p[0], e, p[1]);
     matvec(up, scaled, p[2], e, p[3]);
-    for (int h = 0; h < hidden; h++) gate[h] = glu(s->i[2], f, gate[h], up[h]);
+    for (int h = 0; h < hidden; h++)
+      gate[h] = s->i[3] ? glu(s->i[2], f, gate[h], up[h]) : curve(s->i[2], up[h], 1);
     matvec(part, gate, p[4], e, p[5]);
     for (int o = 0; o < out; o++) y[o] += part[o] * (s->i[1] ? 1 : weights[r]);
   }
@@ -195,7 +199,7 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
             y[c] = x[c] * (1 + rule->beta * log1pf(floorf((at + rule->offset) / rule->period)));
           break;
         }
-        case CLIP: for (int c = 0; c < width; c++) y[c] = fminf(fmaxf(x[c], -f[0]), f[0]); break;
+        case CLIP: for (int c = 0; c < width; c++) y[c] = fminf(fmaxf(x[c], f[0]), f[1]); break;
         case SLICE:
           for (int g = 0, part = in_width / s->i[0], kept = s->i[2] - s->i[1]; g < s->i[0]; g++)
             memcpy(y + g * kept, x + g * part + s->i[1], 4 * kept);
@@ -210,11 +214,12 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
           break;
         }
         case ADD: for (int c = 0; c < width; c++) y[c] = x[c] + buffers[s->in[1]][(size_t)row * width + c]; break;
-        case MUL: for (int c = 0; c < width; c++) y[c] = x[c] * p[0]->data[p[0]->size == 1 ? 0 : c]; break;
+        case MUL: for (int c = 0; c < width; c++) y[c] = x[c] * p[0]->data[c / (width / p[0]->size)]; break;
         case SCALE: for (int c = 0; c < width; c++) y[c] = x[c] * f[0]; break;
         case SOFTCAP: for (int c = 0; c < width; c++) y[c] = f[0] * tanhf(x[c] / f[0]); break;
         case GLU:
-          for (int c = 0; c < width; c++) y[c] = glu(s->i[0], f, x[c], buffers[s->in[1]][(size_t)row * width + c]);
+          for (int c = 0; c < width; c++)
+            y[c] = glu(s->i[0], f, x[c / (width / in_width)], buffers[s->in[1]][(size_t)row * width + c]);
           break;
         case WRITE_KV: {
           cache *to = caches + s->i[0];
@@ -224,6 +229,31 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
           break;
         }
         case ATTEND: attend(y, x, s, f, caches + s->i[0], p[0] ? p[0]->data : NULL, at); break;
+        case ACTIVATE: for (int c = 0; c < width; c++) y[c] = curve(s->i[0], x[c], 1); break;
+        case RECUR: {
+          int heads = s->i[1], key_heads = s->i[2], keys = s->i[3], values = s->i[4], delta = s->i[5], vector = s->i[6];
+          const float *k = buffers[s->in[1]] + (size_t)row * in_width, *v = buffers[s->in[2]] + (size_t)row * width;
+          const float *decay = buffers[s->in[3]] + (size_t)row * heads * (vector ? keys : 1);
+          const float *beta = buffers[s->in[4]] + (size_t)row * heads;
+          for (int h = 0; h < heads; h++) {
+            int from = (s->i[7] ? h % key_heads : h / (heads / key_heads)) * keys;
+            float *state = rows[s->i[0]] + (size_t)h * keys * values;
+            for (int c = 0; c < values; c++) {
+              double seen = 0, result = 0;
+              for (int i = 0; i < keys; i++) {
+                state[i * values + c] *= expf(decay[vector ? h * keys + i : h]);
+                seen += (double)state[i * values + c] * k[from + i];
+              }
+              float d = beta[h] * (v[h * values + c] - (delta ? (float)seen : 0));
+              for (int i = 0; i < keys; i++) {
+                state[i * values + c] += k[from + i] * d;
+                result += (double)state[i * values + c] * x[from + i];
+              }
+              y[h * values + c] = (float)result;
+            }
+          }
+          break;
+        }
         case CONVOLVE: {
           float *kept = rows[s->i[0]];  /* the last taps - 1 rows, the oldest first */
           int taps = s->i[1];

@@ -56,6 +56,7 @@ TAKES: dict[str, set[str]] = {
     "stop": {"a text", "an empty list"},
     "raw": set(),
     "tools": {"an empty list"},
+    "tool_choice": set(),
     "template_variables": {"an object"},
     "schema": set(),
     "temperature": {"a float", "zero", "a number"},
@@ -232,7 +233,7 @@ def test_every_option_of_a_hosted_model(option: str) -> None:
             refused(option, lambda value=value: load_hosted("http://127.0.0.1:9#x", **{option: value}))  # type: ignore[misc]
 
 
-HOSTED = sorted(TAKES.keys() - {"tools", "template_variables", "schema"})
+HOSTED = sorted(TAKES.keys() - {"tools", "tool_choice", "template_variables", "schema"})
 
 
 @pytest.mark.parametrize("option", HOSTED)

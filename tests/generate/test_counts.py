@@ -45,8 +45,14 @@ class Cache:
         assert self.length + tokens <= self.request_length, "the cache holds more than the request may have"
         return True
 
+    def snapshot(self) -> None:
+        pass
+
+    def snapshot_at(self, length: int) -> None:
+        pass
+
     def block(self, number: int) -> Any:
-        return SimpleNamespace(kept_bytes=1, own_bytes=1)
+        return SimpleNamespace(kept_bytes=1, own_bytes=1, has_states=True)
 
     def free(self) -> None:
         pass
@@ -57,6 +63,7 @@ class Scripted:
 
     steppers = cache_limit = block_bytes = 1
     cache_free = 0
+    costs = SimpleNamespace(fixed_bytes=0)
 
     def __init__(self, vocab: int, script: Sequence[int], draw: random.Random) -> None:
         self.spec = SimpleNamespace(vocab=vocab)

@@ -11,14 +11,15 @@ from tests.executors.packing import native_executor
 from tests.executors.tiny import MODELS, random_tensors
 from tests.families import prompt
 from tests.generate.test_scheduler import GREEDY, NONE, all_tokens, most
+from trilens.executors.executor import PAGE
 from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
 from trilens.generate.scheduler import Scheduler
 
 
-@pytest.fixture
-def executor() -> NativeExecutor:
-    spec = MODELS["convolved"]()
+@pytest.fixture(params=["convolved", "recurrent"])
+def executor(request: pytest.FixtureRequest) -> NativeExecutor:
+    spec = MODELS[request.param]()
     return native_executor(spec, random_tensors(spec), "Q4_0", threads=2, kv_limit=20_000_000)
 
 
@@ -40,18 +41,47 @@ def test_turns_of_a_conversation_find_what_they_said(executor: NativeExecutor) -
 
 
 def test_a_beginning_that_others_share_is_found_up_to_the_last_states(executor: NativeExecutor) -> None:
-    scheduler, start = Scheduler(executor), words(300)
-    all_tokens(scheduler, scheduler.submit([*start, 1, 2], GREEDY, most(4), NONE))
-    for end in ([3, 4, 5], [6] * 30):
-        again = scheduler.submit([*start, *end], GREEDY, most(8), NONE)
+    """First where its end was kept by chance; then at the last page that all share, where the second one kept it."""
+    scheduler, start = Scheduler(executor), words(460)
+    all_tokens(scheduler, scheduler.submit([*start[:400], 1, 2] + [3] * 90, GREEDY, most(4), NONE))
+    for seed, found in ((1, 256), (2, 384), (3, 384)):
+        asked = [*start[:400], *words(150, seed=seed)]
+        again = scheduler.submit(asked, GREEDY, most(8), NONE)
+        assert again.cached == found
         cold = Scheduler(executor)
-        assert again.cached == 256
-        expected = all_tokens(cold, cold.submit([*start, *end], GREEDY, most(8), NONE))
+        expected = all_tokens(cold, cold.submit(asked, GREEDY, most(8), NONE))
         assert all_tokens(scheduler, again) == expected
 
 
-def test_many_at_once_and_out_of_memory_give_what_each_gives_alone() -> None:
-    spec = MODELS["convolved"]()
+@pytest.mark.parametrize("thought", [1, 30, 100])
+def test_turns_without_their_thinking_begin_at_the_last_prompt(executor: NativeExecutor, thought: int) -> None:
+    """A template leaves out what was thought: the next turn shares the prompt alone with the one before."""
+    scheduler, said, before = Scheduler(executor), words(150), 0
+    for turn in range(4):
+        generation = scheduler.submit(said, GREEDY, most(thought + 5), NONE)
+        answer = all_tokens(scheduler, generation)
+        assert generation.cached == max(0, before - 1) // PAGE * PAGE
+        before = len(said)
+        said = [*said, *answer[thought:], *words(70, seed=turn + 1)]
+    cold = Scheduler(executor)
+    assert all_tokens(cold, cold.submit(generation.prompt, GREEDY, most(thought + 5), NONE)) == answer
+
+
+@pytest.mark.parametrize("length", [63, 64, 65, 127, 128, 129])
+def test_an_answer_that_ends_with_a_page_is_found_too(executor: NativeExecutor, length: int) -> None:
+    scheduler, said = Scheduler(executor), words(40)
+    answer = all_tokens(scheduler, scheduler.submit(said, GREEDY, most(length - 39), NONE))
+    assert len(said) + len(answer) == length + 1  # of which the last is never fed
+    again = scheduler.submit([*said, *answer, 5, 6], GREEDY, most(8), NONE)
+    assert again.cached == length
+    cold = Scheduler(executor)
+    expected = all_tokens(cold, cold.submit([*said, *answer, 5, 6], GREEDY, most(8), NONE))
+    assert all_tokens(scheduler, again) == expected
+
+
+@pytest.mark.parametrize("name", ["convolved", "recurrent"])
+def test_many_at_once_and_out_of_memory_give_what_each_gives_alone(name: str) -> None:
+    spec = MODELS[name]()
     tensors = random_tensors(spec)
     roomy = native_executor(spec, tensors, "Q4_0", threads=2)
     prompts = [[*words(150), *words(20 + 9 * i, seed=i)] for i in range(8)]

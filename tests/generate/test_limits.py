@@ -13,8 +13,8 @@ def test_what_does_not_fit_is_said() -> None:
         request_limits(256, 200, 20, thinks=True, budget=30, extra=7)
     with pytest.raises(RequestRefused, match="empty"):
         request_limits(256, 0, 5)
-    with pytest.raises(RequestRefused, match="expected at least 1"):
-        request_limits(256, 5, 0)
+    with pytest.raises(RequestRefused, match="expected at least 0"):
+        request_limits(256, 5, -1)
 
 
 def test_what_is_not_stated_shrinks() -> None:

@@ -119,7 +119,7 @@ def test_stops_lengths_and_counts(client: anthropic.Anthropic) -> None:
     assert stopped.stop_reason == "stop_sequence" and stopped.stop_sequence == "2"
     cut = client.messages.create(max_tokens=4, **options)
     assert cut.stop_reason == "max_tokens" and cut.usage.output_tokens == 4
-    counted = client.messages.count_tokens(model="tiny-dense", messages=ADD)
+    counted = client.messages.count_tokens(model="tiny-dense", messages=ADD, thinking=options["thinking"])
     assert counted.input_tokens == cut.usage.input_tokens + (cut.usage.cache_read_input_tokens or 0) == 18
 
 

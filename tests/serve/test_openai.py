@@ -24,7 +24,7 @@ TOOL = {
         "description": "The weather somewhere.",
         "parameters": {
             "type": "object",
-            "properties": {"city": {"type": "string", "maxLength": 10}, "days": {"type": "integer", "maximum": 9}},
+            "properties": {"city": {"type": "string", "maxLength": 10}, "days": {"enum": [1, 2, 3]}},
             "required": ["city", "days"],
             "additionalProperties": False,
         },

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import anthropic
@@ -16,16 +17,18 @@ from trilens.generate.answer import Constraint
 from trilens.model import Model
 from trilens.serve.tools import Tool, ToolUse, tool_use
 from trilens.text.events import EndEvent, Event, TextEvent, Whole
+from trilens.text.tool_table import HERMES
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOLS = [Tool("weather", "", CITY), Tool("time", "", CITY)]
 ONE = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 TWO = '<tool_call>{"name": "time", "parameters": {"city": "Oslo"}}</tool_call>'
 SAID = f"I look. {ONE}\n{TWO}"
+MODEL: Any = SimpleNamespace(text=SimpleNamespace(tool_format=HERMES))
 
 
 def found(pieces: list[str], use: ToolUse | None = None) -> tuple[str, list[tuple[str, Any]]]:
-    finder = (tool_use(TOOLS, "auto") if use is None else use).finder(0)
+    finder = (tool_use(TOOLS, "auto") if use is None else use).finder(0, MODEL)
     whole = Whole[None]()
     events: list[Event[None]] = [*map(TextEvent, pieces), EndEvent(None)]
     for event in events:
@@ -72,7 +75,7 @@ def test_without_tools_nothing_is_looked_for() -> None:
 def calling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     """A server whose models say SAID: a small model would rather not."""
 
-    def says(use: ToolUse, model: Model) -> Constraint:
+    def says(use: ToolUse, model: Model, *_: object) -> Constraint:
         grammars = model.grammars
         return grammars._constraint(grammars._llguidance.LLMatcher.grammar_from_lark(f"start: {json.dumps(SAID)}"))
 

@@ -28,12 +28,7 @@ UNREAD_FAMILIES = {
     "hunyuan",
     "kimi_k3",
     "mimo_v2_flash",
-    "minimax_m2",
     "minimax_m3",
-    "nemotron_h",
-    "qwen3_next",
-    "qwen3_5",
-    "qwen3_5_moe",
 }
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from tests.text.test_read_template import OURS
 from trilens.errors import RequestRefused
+from trilens.text.conversation import read_conversation
 from trilens.text.read_template import inference_of
-from trilens.text.strategy import Strategy, as_thinking, check_start, choose, render_with
+from trilens.text.strategy import as_thinking, check_start, choose, render_with
 from trilens.text.template import ChatTemplate
 from trilens.text.thinking import Inference
 
@@ -23,7 +24,7 @@ def inference(release: str) -> Inference:
 def prompt(release: str, thinking: Any, messages: Any = ASK, **variables: Any) -> str:
     found = inference(release)
     strategy = choose(found, thinking)
-    rendered, given = render_with(strategy, found, messages, variables)
+    rendered, given = render_with(strategy, found, read_conversation(messages), variables)
     text = ChatTemplate(OURS[release][0]).render(rendered, **given)
     check_start(strategy, found, text)
     return text
@@ -52,6 +53,11 @@ def prompt(release: str, thinking: Any, messages: Any = ASK, **variables: Any) -
         ("DeepSeek-R1", True, "on"),
         ("DeepSeek-R1", "off-or-least", "on"),
         ("MiniCPM5", None, "auto"),
+        ("Kimi-K2-Thinking", None, "unknown"),
+        ("Kimi-K2-Thinking", False, "unknown"),
+        ("Kimi-K2-Thinking", True, "unknown"),
+        ("Kimi-K2-Thinking", 64, "unknown"),
+        ("Kimi-K2-Thinking", "off-or-least", "unknown"),
         ("Llama 3.3", None, "off"),
         ("Llama 3.3", False, "off"),
         ("Llama 3.3", 0, "off"),
@@ -73,8 +79,8 @@ def test_what_is_chosen(release: str, thinking: Any, effective: str) -> None:
         ("Qwen3.8", "high", "no level 'high'; it has low, medium, xhigh; the nearest is thinking='medium'"),
         ("Qwen3", "high", "no levels of thinking: thinking='high' is not possible; expected True, False or a number"),
         ("DeepSeek-R1", "low", "no levels of thinking: thinking='low' is not possible; expected True or a number"),
-        ("Llama 3.3", True, "does not think: thinking=True is not possible; leave it out"),
-        ("Llama 3.3", 64, "does not think: thinking=64 is not possible"),
+        ("Llama 3.3", True, "is not known to think: thinking=True is not possible; leave it out"),
+        ("Llama 3.3", 64, "is not known to think: thinking=64 is not possible"),
         ("Qwen3", "zebra", "thinking is 'zebra'; expected True, False, minimal"),
         ("Qwen3", -3, "thinking is -3; expected a number of tokens from 0"),
         ("Qwen3", 1.5, "thinking is 1.5; expected True, False"),
@@ -109,35 +115,19 @@ def test_a_word_in_a_message_that_switches_against_the_request_is_refused() -> N
 
 def test_text_switches_join_the_callers_own_system_message() -> None:
     found = inference("Nemotron Nano v2")
-    own = [{"role": "system", "content": "Be kind."}, *ASK]
+    own = read_conversation([{"role": "system", "content": "Be kind."}, *ASK])
     messages, _ = render_with(choose(found, False), found, own, {})
-    assert [m["content"] for m in messages] == ["/no_think\n\nBe kind.", "Hello"]
-    parts = [{"role": "system", "content": [{"type": "text", "text": "Be kind."}]}, *ASK]
-    messages, _ = render_with(choose(found, False), found, parts, {})
-    assert messages[0]["content"] == ["/no_think", {"type": "text", "text": "Be kind."}]
-
-
-def test_thoughts_go_under_every_name_and_are_kept_in_one_place() -> None:
-    found = inference("Qwen3")
-    for key in ("thinking", "reasoning_content", "reasoning"):
-        said = {"role": "assistant", "content": "Hi.", key: "I see."}
-        messages, _ = render_with(Strategy(None, "on"), found, [*ASK, said, *ASK], {})
-        assert messages[1] == {
-            "role": "assistant",
-            "content": "Hi.",
-            "thinking": "I see.",
-            "reasoning_content": "I see.",
-            "reasoning": "I see.",
-        }
-    two = {"role": "assistant", "content": "Hi.", "thinking": "I see.", "reasoning": "Not so."}
-    with pytest.raises(RequestRefused, match="message 2 holds different thoughts under several names"):
-        render_with(Strategy(None, "on"), found, [*ASK, two], {})
+    assert [message.text for message in messages] == ["/no_think\n\nBe kind.", "Hello"]
+    parts = [{"type": "text", "text": "Be kind."}, {"type": "text", "text": "Be short."}]
+    own = read_conversation([{"role": "system", "content": parts}, *ASK])
+    messages, _ = render_with(choose(found, False), found, own, {})
+    assert messages[0].texts == ["/no_think\n\nBe kind.", "Be short."]
 
 
 def test_a_budget_is_also_told_to_a_template_that_takes_one() -> None:
     release = next(r for r in OURS if inference(r).budget_variable)
     found = inference(release)
-    _, given = render_with(choose(found, 300), found, ASK, {})
+    _, given = render_with(choose(found, 300), found, read_conversation(ASK), {})
     assert given[found.budget_variable or ""] == 300
 
 

@@ -48,12 +48,60 @@ def test_every_split_point_of_every_marker(markers: Markers, start: Start) -> No
     text = whole(markers)
     if start == "opened":
         text = text.removeprefix(markers.open)
-    expected = ("a\nb < c", "\n\nYes.\n" if markers.answer else "Yes.\n")
+    expected = ("a\nb < c", "\n\nYes.\n" if markers.answer and not markers.end else "Yes.\n")
     assert parts([text], markers, start) == expected
     assert parts(list(text), markers, start) == expected
     for at in range(1, len(text)):
         for to in (at + 1, at + 2, at + 7):
             assert parts([text[:at], text[at:to], text[to:]], markers, start) == expected
+
+
+GRANITE = Markers("<think>", "</think>", "<response>", end="</response>")
+APRIEL = next(markers for markers in KNOWN_MARKERS if markers.end == "[END FINAL RESPONSE]")
+HARMONY = next(markers for markers in KNOWN_MARKERS if markers.preamble is not None)
+SOLAR = next(markers for markers in KNOWN_MARKERS if markers.answer == "<|begin|>assistant<|content|>")
+KIMI = next(markers for markers in KNOWN_MARKERS if markers.end == "<|close|>response<|sep|>")
+WRAPPED: list[tuple[Markers, bool, Start, str, tuple[str, str]]] = [
+    (GRANITE, False, "free", "<think>I see.</think><response>Yes.</response>", ("I see.", "Yes.")),
+    (GRANITE, False, "opened", "I see.\n</think>\n<response>\nYes.\n</response>\n", ("I see.", "Yes.")),
+    (GRANITE, False, "closed", "<response>\nYes.\n</response>", ("", "Yes.")),
+    (GRANITE, False, "opened", "I see.</think>Yes.", ("I see.", "Yes.")),
+    (GRANITE, False, "free", "A plain <response>.</response>", ("", "A plain <response>.</response>")),
+    (GRANITE, False, "opened", "a</think><response>It is </response>, so.", ("a", "It is </response>, so.")),
+    (APRIEL, False, "opened", "a\n[BEGIN FINAL RESPONSE]\nYes.\n[END FINAL RESPONSE]\n", ("a", "Yes.")),
+    (KIMI, True, "opened", "a<|close|>think<|sep|><|open|>response<|sep|>Yes.<|close|>response<|sep|>", ("a", "Yes.")),
+    (SOLAR, True, "free", "<|think|>a<|end|><|begin|>assistant<|content|>Yes.<|end|>", ("a", "Yes.")),
+    (SOLAR, True, "closed", "<|content|>Yes.<|end|>", ("", "Yes.")),
+    (
+        HARMONY,
+        True,
+        "free",
+        "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary<|message|>Let me look.<|end|>"
+        "<|start|>assistant<|channel|>final<|message|>Yes.",
+        ("a", "Let me look.Yes."),
+    ),
+    (HARMONY, True, "free", "<|channel|>commentary<|message|>Let me look.<|end|>", ("", "Let me look.")),
+    (HARMONY, True, "free", "<|channel|>final<|message|>Yes.", ("", "Yes.")),
+    (HARMONY, True, "free", "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|chan", ("a", "")),
+]
+
+
+@pytest.mark.parametrize(("markers", "control", "start", "text", "expected"), WRAPPED)
+def test_what_is_around_an_answer_is_read_like_what_is_around_a_thinking(
+    markers: Markers, control: bool, start: Start, text: str, expected: tuple[str, str]
+) -> None:
+    """At every split; and what is no wrapper stays text."""
+    for texts in ([text], list(text), *([text[:at], text[at:]] for at in range(1, len(text)))):
+        assert parts(texts, markers, start, reopens=control) == expected
+        pieces = split(texts, markers, start, reopens=control)
+        assert "".join(piece.text for piece in pieces) == text
+
+
+def test_an_answer_comes_as_it_is_written_though_its_end_may_come() -> None:
+    """Only what may be the end's beginning waits."""
+    splitter = ThoughtSplitter(GRANITE, "closed")
+    shown = "".join(p.text for text in ("<response>", "It is", " 7 < 8", ", so") for p in splitter.push(text))
+    assert shown == "<response>It is 7 < 8, so"
 
 
 @pytest.mark.parametrize("markers", FAMILIES)
@@ -158,3 +206,14 @@ def test_a_token_that_holds_a_marker_and_an_answer_answers() -> None:
         counts.push(token, splitter.push(token))
     counts.finish("", splitter.finish())
     assert counts.counts == {"thinking": 1, "answer": 1, "control": 0}
+
+
+@pytest.mark.parametrize("start", ["free", "opened", "closed", "answer"])
+def test_without_markers_all_is_the_answer(start: Start) -> None:
+    assert parts(list(" <think>a</think> b\n"), None, start) == ("", " <think>a</think> b\n")
+
+
+@pytest.mark.parametrize("markers", FAMILIES)
+def test_the_middle_of_an_answer_keeps_its_white_space(markers: Markers) -> None:
+    for texts in ([" Paris,\n so"], list(" Paris,\n so")):
+        assert parts(texts, markers, "answer") == ("", " Paris,\n so")

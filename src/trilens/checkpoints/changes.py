@@ -11,7 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed, ShortConvolution
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Dense,
+    GatedRecurrence,
+    LatentAttention,
+    Layer,
+    ModelSpec,
+    Routed,
+    ShortConvolution,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,7 +79,23 @@ class HeadRows:
         return [h * part + r for h in range(self.heads) for r in range(self.start, self.stop)]
 
 
-RowChange = HalfSplit | RowRange | EveryOther | HeadRows
+@dataclass(frozen=True)
+class PartRows:
+    """Rows `start` to `stop` of each of `parts` equal parts, one behind the other, of a tensor of `of` rows."""
+
+    parts: int
+    start: int
+    stop: int
+    of: int
+
+    def order(self, rows: int) -> list[int]:
+        """The stored row for each of ours. Raises ValueError when the tensor has other rows than the config says."""
+        if rows != self.of:
+            raise ValueError(f"has {rows} rows; expected {self.of}")
+        return HeadRows(self.parts, self.start, self.stop).order(rows)
+
+
+RowChange = HalfSplit | RowRange | EveryOther | HeadRows | PartRows
 
 
 @dataclass(frozen=True)
@@ -93,17 +119,43 @@ class PlusOne:
 
 @dataclass(frozen=True)
 class Times:
-    """A constant factor that the reference puts behind the tensor."""
+    """A constant factor that the reference puts behind the tensor, after whatever else is done to it."""
 
     factor: float
+    first: Change | None = None
 
 
 @dataclass(frozen=True)
 class Flat:
-    """[width, 1, W] as [width, W]: a convolution of each column by itself. A bias has nothing to flatten."""
+    """[width, 1, W] as [width, W]: a convolution of each column by itself; then a choice of rows. A bias has nothing to
+    flatten."""
+
+    then: RowChange | None = None
 
 
-ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat
+@dataclass(frozen=True)
+class OneRow:
+    """[n] or [1, n] as [1, n]."""
+
+
+@dataclass(frozen=True)
+class OneAxis:
+    """[n, 1] or [1, n] or [G, n / G] as [n]."""
+
+
+@dataclass(frozen=True)
+class RowsOfTaps:
+    """[1, width, 1, W] as [width, W]."""
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """exp(x), or -exp(x): a rate that is stored as its logarithm, in whatever shape."""
+
+    negative: bool
+
+
+ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | OneAxis | RowsOfTaps | Exponential
 Change = RowChange | ValueChange
 
 
@@ -115,19 +167,67 @@ def gates_and_value(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
     return RowRange(part * mixer.width, (part + 1) * mixer.width, 3 * mixer.width)
 
 
+def q_k_v(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """A recurrence's queries, then its keys, then its values."""
+    return _in_order(layer, ours, ("q", "k", "v"))
+
+
+def q_k_v_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Flat(q_k_v(spec, layer, ours))
+
+
+def gate_v_k_q_step(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """Mamba-2's order: z, x, B, C and dt."""
+    return _in_order(layer, ours, ("gate", "v", "k", "q", "step"))
+
+
+def v_k_q_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Flat(_in_order(layer, ours, ("v", "k", "q")))
+
+
+def q_k_v_gate_by_key_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
+    """For each key head its query, its key, then the values and the gates of the heads that it serves."""
+    return _by_key_head(layer, ours, ("q", "k", "v", "gate"))
+
+
+def beta_step_by_key_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
+    return _by_key_head(layer, ours, ("beta", "step"))
+
+
+def query_of_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
+    """Each head's query, then its gate."""
+    dim, heads = _attention(layer).cache.key_dim, _attention(layer).heads
+    start = dim if ours.endswith("gate") else 0
+    return PartRows(heads, start, start + dim, 2 * dim * heads)
+
+
+def minus_exp(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Exponential(negative=True)
+
+
+def one_row(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return OneRow()
+
+
+def one_axis(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return OneAxis()
+
+
+def rows_of_taps(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return RowsOfTaps()
+
+
 def flat(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Flat()
 
 
 def half_split(spec: ModelSpec, layer: Layer, ours: str) -> Change:
-    attention = layer.mixer
-    assert isinstance(attention, Attention)
+    attention = _attention(layer)
     return HalfSplit(attention.heads if ".attention.q" in ours else attention.cache.kv_heads)
 
 
 def fused_qkv(spec: ModelSpec, layer: Layer, ours: str) -> Change:
-    attention = layer.mixer
-    assert isinstance(attention, Attention)
+    attention = _attention(layer)
     cache = attention.cache
     q, k, v = attention.heads * cache.key_dim, cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
     start, stop = {"q": (0, q), "k": (q, q + k), "v": (q + k, q + k + v)}[ours.rpartition(".")[2]]
@@ -178,6 +278,17 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
     f.__name__: f
     for f in (
         gates_and_value,
+        q_k_v,
+        q_k_v_taps,
+        gate_v_k_q_step,
+        v_k_q_taps,
+        q_k_v_gate_by_key_head,
+        beta_step_by_key_head,
+        query_of_head,
+        minus_exp,
+        one_row,
+        one_axis,
+        rows_of_taps,
         flat,
         half_split,
         fused_qkv,
@@ -199,7 +310,7 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
     match change:
         case HeadRows(heads, start, stop) as c:
             return values.take(c.order(values.shape[0]), 0).reshape(heads, stop - start, -1)
-        case HalfSplit() | RowRange() | EveryOther() as c:
+        case HalfSplit() | RowRange() | EveryOther() | PartRows() as c:
             return values.take(c.order(values.shape[axis]), axis)
         case HeadColumns(rows):
             return apply(rows, values, is_bias).swapaxes(1, 2).copy()
@@ -208,11 +319,56 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
             return values.copy() if then is None else apply(then, values, is_bias)
         case PlusOne():
             return values + 1
-        case Flat():
-            return values if is_bias else values.reshape(len(values), -1)
-        case Times(factor):
+        case Flat(then):
+            values = values if is_bias else values.reshape(len(values), -1)
+            return values if then is None else apply(then, values, is_bias)
+        case OneRow():
+            return values.reshape(1, -1)
+        case OneAxis():
+            return values.reshape(-1)
+        case RowsOfTaps():
+            return values.reshape(-1, values.shape[-1])
+        case Exponential(negative):
+            import numpy as np
+
+            rates: np.ndarray = np.exp(values.ravel())
+            return -rates if negative else rates
+        case Times(factor, first):
+            values = values if first is None else apply(first, values, is_bias)
             scaled: np.ndarray = values * values.dtype.type(factor)
             return scaled
+
+
+def _recurrence(layer: Layer) -> GatedRecurrence:
+    return next(mixer for mixer in layer.mixers if isinstance(mixer, GatedRecurrence))
+
+
+def _attention(layer: Layer) -> Attention:
+    return next(mixer for mixer in layer.mixers if isinstance(mixer, Attention))
+
+
+def _part(ours: str) -> str:
+    """layers.3.recurrence.q_taps.bias -> q"""
+    return ours.removesuffix(".bias").rpartition(".")[2].removesuffix("_taps")
+
+
+def _rows_of(r: GatedRecurrence, part: str) -> int:
+    """The rows of a part's matrix."""
+    rule = r.rule
+    of = {"q": rule.keys, "k": rule.keys, "v": rule.values, "gate": rule.values, "beta": rule.heads}
+    return of.get(part, rule.decays)
+
+
+def _in_order(layer: Layer, ours: str, parts: tuple[str, ...]) -> RowRange:
+    """The matrices of `parts` lie one behind the other."""
+    sizes, at = [_rows_of(_recurrence(layer), part) for part in parts], parts.index(_part(ours))
+    return RowRange(sum(sizes[:at]), sum(sizes[: at + 1]), sum(sizes))
+
+
+def _by_key_head(layer: Layer, ours: str, parts: tuple[str, ...]) -> PartRows:
+    """The same within each key head's share."""
+    all_heads, heads = _in_order(layer, ours, parts), _recurrence(layer).rule.key_heads
+    return PartRows(heads, all_heads.start // heads, all_heads.stop // heads, all_heads.of)
 
 
 def _width(layer: Layer, ours: str) -> int:
@@ -224,3 +380,5 @@ def _width(layer: Layer, ours: str) -> int:
             return shared.width
         case Routed(width=width) | Dense(width=width):
             return width
+        case None:
+            raise AssertionError(f"{ours} belongs to a feed-forward, which its layer has not")

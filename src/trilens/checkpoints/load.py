@@ -10,7 +10,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints import names
-from trilens.checkpoints.changes import CHANGES, Change, Transposed, apply
+from trilens.checkpoints.changes import CHANGES, Change, Times, Transposed, apply
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
@@ -180,6 +180,9 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[n
     taken: set[str] = set()
     for parameter in parameters(decoder_weights(reading.spec)):
         source = _source(reading.spec, parameter, checkpoint, rows)
+        factor = reading.factors.get(re.sub(r"^layers\.\d+\.", "layers.{i}.", parameter.name), 1.0)
+        if factor != 1.0:
+            source = replace(source, change=Times(factor, source.change))
         stored[parameter.name] = source
         taken.update(source.tensors)
     left_out, unused = {}, []

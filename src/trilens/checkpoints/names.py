@@ -76,6 +76,7 @@ HUGGINGFACE = _rows("""
 BLOCK_SPARSE = _rows("""
     layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.gate.weight
     layers.{i}.feed_forward.router       model.layers.{i}.mlp.router.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.block_sparse_moe.e_score_correction_bias
     layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
     layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
     layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
@@ -171,6 +172,138 @@ LFM2 = _rows("""
     layers.{i}.feed_forward.experts.down model.layers.{i}.feed_forward.experts.down_proj
 """)
 
+# Gated delta nets between gated attention; all norms but that of the recurrence are stored as their distance from one.
+QWEN_DELTA = _rows("""
+    final_norm                           model.norm.weight                                           plus_one
+    layers.{i}.mixer_in                  model.layers.{i}.input_layernorm.weight                     plus_one
+    layers.{i}.feed_forward_in           model.layers.{i}.post_attention_layernorm.weight            plus_one
+    layers.{i}.attention.q_norm          model.layers.{i}.self_attn.q_norm.weight                    plus_one
+    layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_norm.weight                    plus_one
+    layers.{i}.attention.q               model.layers.{i}.self_attn.q_proj.weight                    query_of_head
+    layers.{i}.attention.gate            model.layers.{i}.self_attn.q_proj.weight                    query_of_head
+    layers.{i}.recurrence.q              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.k              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.v              model.layers.{i}.linear_attn.in_proj_qkv.weight             q_k_v
+    layers.{i}.recurrence.gate           model.layers.{i}.linear_attn.in_proj_z.weight
+    layers.{i}.recurrence.beta           model.layers.{i}.linear_attn.in_proj_b.weight
+    layers.{i}.recurrence.step           model.layers.{i}.linear_attn.in_proj_a.weight
+    layers.{i}.recurrence.q              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.k              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.v              model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.gate           model.layers.{i}.linear_attn.in_proj_qkvz.weight      q_k_v_gate_by_key_head
+    layers.{i}.recurrence.beta           model.layers.{i}.linear_attn.in_proj_ba.weight        beta_step_by_key_head
+    layers.{i}.recurrence.step           model.layers.{i}.linear_attn.in_proj_ba.weight        beta_step_by_key_head
+    layers.{i}.recurrence.step.bias      model.layers.{i}.linear_attn.dt_bias
+    layers.{i}.recurrence.rate           model.layers.{i}.linear_attn.A_log                          minus_exp
+    layers.{i}.recurrence.q_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.k_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.v_taps         model.layers.{i}.linear_attn.conv1d.weight                  q_k_v_taps
+    layers.{i}.recurrence.norm           model.layers.{i}.linear_attn.norm.weight
+    layers.{i}.recurrence.out            model.layers.{i}.linear_attn.out_proj.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.mlp.shared_expert.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.mlp.shared_expert.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.mlp.shared_expert.down_proj.weight
+    layers.{i}.feed_forward.shared_gate  model.layers.{i}.mlp.shared_expert_gate.weight
+""")
+
+# A Mamba-2 layer, at AT.
+MAMBA = """
+    layers.{i}.recurrence.gate           AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.q              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.k              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.v              AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.step           AT.in_proj.weight       gate_v_k_q_step
+    layers.{i}.recurrence.step.bias      AT.dt_bias
+    layers.{i}.recurrence.rate           AT.A_log                minus_exp
+    layers.{i}.recurrence.skip           AT.D
+    layers.{i}.recurrence.q_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.k_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.v_taps         AT.conv1d.weight        v_k_q_taps
+    layers.{i}.recurrence.norm_row       AT.norm.weight
+    layers.{i}.recurrence.out            AT.out_proj.weight
+"""
+
+
+def _mamba(at: str) -> tuple[Row, ...]:
+    return _rows(MAMBA.replace("AT.", at + "."))
+
+
+GRANITE_HYBRID = (
+    _mamba("model.layers.{i}.mamba")
+    + GRANITE_MOE
+    + _rows("""
+    layers.{i}.feed_forward.gate         model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.up           model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.down         model.layers.{i}.shared_mlp.output_linear.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.shared_mlp.input_linear.weight             gate_up_halves
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.shared_mlp.output_linear.weight
+""")
+)
+
+# Bamba and Falcon-H1.
+BAMBA = _mamba("model.layers.{i}.mamba") + _rows("""
+    final_norm                           model.final_layernorm.weight
+    layers.{i}.feed_forward_in           model.layers.{i}.pre_ff_layernorm.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.feed_forward.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.feed_forward.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.feed_forward.down_proj.weight
+""")
+
+# Every layer is one block with one norm before it.
+NEMOTRON_H = _mamba("backbone.layers.{i}.mixer") + _rows("""
+    embedding                            backbone.embeddings.weight
+    final_norm                           backbone.norm_f.weight
+    layers.{i}.mixer_in                  backbone.layers.{i}.norm.weight
+    layers.{i}.feed_forward_in           backbone.layers.{i}.norm.weight
+    layers.{i}.attention.q               backbone.layers.{i}.mixer.q_proj.weight
+    layers.{i}.attention.k               backbone.layers.{i}.mixer.k_proj.weight
+    layers.{i}.attention.v               backbone.layers.{i}.mixer.v_proj.weight
+    layers.{i}.attention.out             backbone.layers.{i}.mixer.o_proj.weight
+    layers.{i}.feed_forward.up           backbone.layers.{i}.mixer.up_proj.weight
+    layers.{i}.feed_forward.down         backbone.layers.{i}.mixer.down_proj.weight
+    layers.{i}.feed_forward.router       backbone.layers.{i}.mixer.gate.weight
+    layers.{i}.feed_forward.correction_bias backbone.layers.{i}.mixer.gate.e_score_correction_bias
+    layers.{i}.feed_forward.latent_in    backbone.layers.{i}.mixer.fc1_latent_proj.weight
+    layers.{i}.feed_forward.latent_out   backbone.layers.{i}.mixer.fc2_latent_proj.weight
+    layers.{i}.feed_forward.experts.up   backbone.layers.{i}.mixer.experts.{e}.up_proj.weight
+    layers.{i}.feed_forward.experts.down backbone.layers.{i}.mixer.experts.{e}.down_proj.weight
+    layers.{i}.feed_forward.experts.up   backbone.layers.{i}.mixer.experts.up_proj
+    layers.{i}.feed_forward.experts.down backbone.layers.{i}.mixer.experts.down_proj
+    layers.{i}.feed_forward.shared.up    backbone.layers.{i}.mixer.shared_experts.up_proj.weight
+    layers.{i}.feed_forward.shared.down  backbone.layers.{i}.mixer.shared_experts.down_proj.weight
+""")
+
+# Dense layers lie under `mlp`, and under `block_sparse_moe` where transformers has saved them again.
+KIMI_LINEAR = _rows("""
+    layers.{i}.recurrence.q              model.layers.{i}.self_attn.q_proj.weight
+    layers.{i}.recurrence.k              model.layers.{i}.self_attn.k_proj.weight
+    layers.{i}.recurrence.v              model.layers.{i}.self_attn.v_proj.weight
+    layers.{i}.recurrence.q_taps         model.layers.{i}.self_attn.q_conv1d.weight                  flat
+    layers.{i}.recurrence.k_taps         model.layers.{i}.self_attn.k_conv1d.weight                  flat
+    layers.{i}.recurrence.v_taps         model.layers.{i}.self_attn.v_conv1d.weight                  flat
+    layers.{i}.recurrence.step_down      model.layers.{i}.self_attn.f_a_proj.weight
+    layers.{i}.recurrence.step           model.layers.{i}.self_attn.f_b_proj.weight
+    layers.{i}.recurrence.step.bias      model.layers.{i}.self_attn.dt_bias
+    layers.{i}.recurrence.rate           model.layers.{i}.self_attn.A_log                            minus_exp
+    layers.{i}.recurrence.beta           model.layers.{i}.self_attn.b_proj.weight
+    layers.{i}.recurrence.gate_down      model.layers.{i}.self_attn.g_a_proj.weight
+    layers.{i}.recurrence.gate           model.layers.{i}.self_attn.g_b_proj.weight
+    layers.{i}.recurrence.norm           model.layers.{i}.self_attn.o_norm.weight
+    layers.{i}.recurrence.out            model.layers.{i}.self_attn.o_proj.weight
+    layers.{i}.feed_forward.router       model.layers.{i}.block_sparse_moe.gate.weight
+    layers.{i}.feed_forward.correction_bias model.layers.{i}.block_sparse_moe.gate.e_score_correction_bias
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
+    layers.{i}.feed_forward.shared.gate  model.layers.{i}.block_sparse_moe.shared_experts.gate_proj.weight
+    layers.{i}.feed_forward.shared.up    model.layers.{i}.block_sparse_moe.shared_experts.up_proj.weight
+    layers.{i}.feed_forward.shared.down  model.layers.{i}.block_sparse_moe.shared_experts.down_proj.weight
+    layers.{i}.feed_forward.gate         model.layers.{i}.block_sparse_moe.gate_proj.weight
+    layers.{i}.feed_forward.up           model.layers.{i}.block_sparse_moe.up_proj.weight
+    layers.{i}.feed_forward.down         model.layers.{i}.block_sparse_moe.down_proj.weight
+""")
+
 GGUF = _rows("""
     embedding                            token_embd.weight
     per_layer_table                      per_layer_token_embd.weight
@@ -254,6 +387,78 @@ GGUF_NEIGHBOURING_PAIRS = _rows("""
     layers.{i}.attention.k               blk.{i}.attn_k.weight                 half_split
 """)
 
+# Gated delta nets. In files of 2025 queries, keys, values and gates lie together by key head; betas and steps still do.
+GGUF_DELTA = _rows("""
+    layers.{i}.attention.q               blk.{i}.attn_q.weight                     query_of_head
+    layers.{i}.attention.gate            blk.{i}.attn_q.weight                     query_of_head
+    layers.{i}.recurrence.q              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.k              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.v              blk.{i}.attn_qkv.weight                   q_k_v
+    layers.{i}.recurrence.gate           blk.{i}.attn_gate.weight
+    layers.{i}.recurrence.q              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.k              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.v              blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.gate           blk.{i}.ssm_in.weight                     q_k_v_gate_by_key_head
+    layers.{i}.recurrence.beta           blk.{i}.ssm_ba.weight                     beta_step_by_key_head
+    layers.{i}.recurrence.step           blk.{i}.ssm_ba.weight                     beta_step_by_key_head
+    layers.{i}.recurrence.beta           blk.{i}.ssm_beta.weight
+    layers.{i}.recurrence.step           blk.{i}.ssm_alpha.weight
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d.weight                 q_k_v_taps
+    layers.{i}.recurrence.norm           blk.{i}.ssm_norm.weight
+    layers.{i}.recurrence.out            blk.{i}.ssm_out.weight
+    layers.{i}.feed_forward.shared_gate  blk.{i}.ffn_gate_inp_shexp.weight         one_row
+""")
+
+GGUF_MAMBA = _rows("""
+    layers.{i}.recurrence.gate           blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.q              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.k              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.v              blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.step           blk.{i}.ssm_in.weight                     gate_v_k_q_step
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a                             one_axis
+    layers.{i}.recurrence.skip           blk.{i}.ssm_d                             one_axis
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d.weight                 v_k_q_taps
+    layers.{i}.recurrence.norm_row       blk.{i}.ssm_norm.weight                   one_axis
+    layers.{i}.recurrence.out            blk.{i}.ssm_out.weight
+""")
+
+# One block a layer, with the one norm before it under the name of attention's.
+GGUF_NEMOTRON = _rows("""
+    layers.{i}.feed_forward_in           blk.{i}.attn_norm.weight
+    layers.{i}.feed_forward.latent_in    blk.{i}.ffn_latent_down.weight
+    layers.{i}.feed_forward.latent_out   blk.{i}.ffn_latent_up.weight
+""")
+
+# A norm whose name ends where others have `.weight`.
+GGUF_FALCON = _rows("""
+    layers.{i}.feed_forward_in           blk.{i}.ffn_norm
+""")
+
+GGUF_KIMI = _rows("""
+    layers.{i}.recurrence.q              blk.{i}.attn_q.weight
+    layers.{i}.recurrence.k              blk.{i}.attn_k.weight
+    layers.{i}.recurrence.v              blk.{i}.attn_v.weight
+    layers.{i}.recurrence.q_taps         blk.{i}.ssm_conv1d_q.weight               rows_of_taps
+    layers.{i}.recurrence.k_taps         blk.{i}.ssm_conv1d_k.weight               rows_of_taps
+    layers.{i}.recurrence.v_taps         blk.{i}.ssm_conv1d_v.weight               rows_of_taps
+    layers.{i}.recurrence.step_down      blk.{i}.ssm_f_a.weight
+    layers.{i}.recurrence.step           blk.{i}.ssm_f_b.weight
+    layers.{i}.recurrence.step.bias      blk.{i}.ssm_dt.bias
+    layers.{i}.recurrence.rate           blk.{i}.ssm_a                             one_axis
+    layers.{i}.recurrence.beta           blk.{i}.ssm_beta.weight
+    layers.{i}.recurrence.gate_down      blk.{i}.ssm_g_a.weight
+    layers.{i}.recurrence.gate           blk.{i}.ssm_g_b.weight
+    layers.{i}.recurrence.norm           blk.{i}.ssm_norm.weight
+    layers.{i}.recurrence.out            blk.{i}.attn_output.weight
+""")
+
 # Architectures that call the norm behind the last layer so.
 GGUF_EMBEDDING_NORM = _rows("""
     final_norm                           token_embd_norm.weight
@@ -262,6 +467,11 @@ GGUF_EMBEDDING_NORM = _rows("""
 BY_ARCHITECTURE = {
     "phi3": GGUF_FUSED_UP + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
+    **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), GGUF_DELTA + GGUF),
+    "granitehybrid": GGUF_NEIGHBOURING_PAIRS + GGUF_MAMBA + GGUF,
+    "falcon-h1": GGUF_FALCON + GGUF_MAMBA + GGUF,
+    **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), GGUF_NEMOTRON + GGUF_MAMBA + GGUF),
+    "kimi-linear": GGUF_KIMI + GGUF,
     **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
@@ -269,12 +479,18 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "gemma3": GEMMA_NORMS,
     "gemma4": GEMMA4,
     "mixtral": BLOCK_SPARSE,
+    "minimax_m2": BLOCK_SPARSE,
     "phimoe": BLOCK_SPARSE,
     "granite_moe": GRANITE_MOE,
     "gpt_oss": GPT_OSS,
     "llama4": LLAMA4,
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
+    "granite_hybrid": GRANITE_HYBRID,
+    "nemotron_h": NEMOTRON_H,
+    "kimi_linear": KIMI_LINEAR,
+    **dict.fromkeys(("bamba", "falcon_h1"), BAMBA),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 
 # Where models that also see keep their text decoder: what stands for `model.` and for `lm_head.` in the rows above.
@@ -288,6 +504,7 @@ LEFT_OUT = {
     r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
     r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
+    r"mtp\.": "layers that predict further tokens",
 }
 
 # What a layer stores of keys and values, behind its number.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trilens.cli.streams import read_input
 from trilens.errors import UsageError
@@ -53,7 +54,24 @@ def text_of(file: str) -> str:
     except OSError as problem:
         raise UsageError(f"{file}: cannot be read ({problem.strerror}); expected a text file, or -") from None
     except UnicodeDecodeError:
-        raise UsageError(f"{file}: is not UTF-8 text; expected one model name a line") from None
+        raise UsageError(f"{file}: is not UTF-8 text; expected a text file") from None
+
+
+def structure(options: dict[str, Any]) -> dict[str, Any]:
+    """Takes the options for the answer's form out, and returns those that were stated, read from their files."""
+    schema, regex, choice, grammar = (options.pop(name) for name in ("schema", "regex", "choice", "grammar"))
+    held: dict[str, Any] = {"regex": regex, "choice": choice or None}
+    if schema is not None:
+        said = schema if schema.lstrip().startswith("{") else text_of(schema)
+        try:
+            held["schema"] = json.loads(said)
+        except (ValueError, RecursionError) as problem:
+            raise UsageError(f"--schema is not JSON ({problem}); expected a JSON schema, or a file with one") from None
+        if not isinstance(held["schema"], dict):
+            raise UsageError("--schema is no object; expected a JSON schema, or a file with one")
+    if grammar is not None:
+        held["grammar"] = text_of(grammar)
+    return {name: value for name, value in held.items() if value is not None}
 
 
 def with_system(system: str, prompt: Prompt) -> Prompt:

@@ -50,6 +50,9 @@ PREFIXES = (
         "--prefix-bytes", type=Bytes(), default="4GB", show_default=True, help="Most bytes of that directory."
     ),
 )
+TRUST = click.option(
+    "--trust-control-tokens", is_flag=True, help="Let control tokens in prompts and messages take effect."
+)
 MODEL = options(
     click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
@@ -60,6 +63,7 @@ MODEL = options(
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
     click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
     *PREFIXES,
+    TRUST,
     click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
 )
 GENERATION = options(
@@ -78,5 +82,9 @@ GENERATION = options(
     click.option("--frequency-penalty", type=float),
     click.option("--seed", type=int, help="The same seed gives the same answer."),
     click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--schema", metavar="JSON", help="The answer is JSON of this schema; a file, or the schema itself."),
+    click.option("--regex", help="The answer is a text that this regular expression matches."),
+    click.option("--choice", multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."),
+    click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's form."),
     click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
 )

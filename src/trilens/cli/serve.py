@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from trilens.cli.options import PREFIXES, options
+from trilens.cli.options import PREFIXES, TRUST, options
 from trilens.errors import UsageError
 
 
@@ -37,6 +37,7 @@ class _WithEngineOptions(click.Command):
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @options(
     *PREFIXES,
+    TRUST,
     click.option("--engine", type=click.Choice(["vllm", "sglang"]), help="Start your own engine, and answer for it."),
     click.option("--engine-path", help="Its command, or a Python that has it.  [env: TRILENS_VLLM, TRILENS_SGLANG]"),
     click.option("--machine", default="this", show_default=True, help="All nodes together, as in h100x16."),
@@ -66,6 +67,7 @@ def serve(
     offline: bool,
     prefix_dir: Path | None,
     prefix_bytes: int,
+    trust_control_tokens: bool,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -93,6 +95,8 @@ def serve(
             raise UsageError(
                 "--engine takes one MODEL, and its own options behind --; no --threads, --quantise or --prefix-dir"
             )
+        if trust_control_tokens:
+            raise UsageError("--trust-control-tokens is for models that run here; an engine writes its own prompts")
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, more, **start)
         serve_engine(models[0], launch, rules, port, Room(parallel, queue, float(time_limit)), limit, limits)
@@ -104,6 +108,7 @@ def serve(
     stated = {"threads": threads, "quantise": quantise, "offline": offline or None, "prefix_dir": prefix_dir}
     if prefix_dir is not None:
         stated["prefix_bytes"] = prefix_bytes
+    stated["trust_control_tokens"] = trust_control_tokens or None
     options = {name: value for name, value in stated.items() if value is not None}
     registry = ModelRegistry(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
     run_server(registry, rules, port, limits)

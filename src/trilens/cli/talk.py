@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilens.cli.inputs import prompt_text, with_system
+from trilens.cli.inputs import prompt_text, structure, with_system
 from trilens.cli.lines import answer_fields, answer_lines, open_lines
 from trilens.cli.options import GENERATION, MODEL
 from trilens.cli.streams import json_text, read_line
@@ -49,13 +49,13 @@ def run(
         raise UsageError("both a prompt and --file were given; expected one of them")
     if system is not None and raw:
         raise UsageError("--system needs the chat template; leave out --raw")
-    hide = options.pop("hide_thinking")
+    hide, held = options.pop("hide_thinking"), structure(options)
     asked: Prompt = prompt_text(prompt) if prompts_file is None else ""
     lines = None if prompts_file is None else open_lines(prompts_file)
     if system is not None:
         asked = with_system(system, asked)
     loaded = _load(options)
-    options["thinking"] = as_thinking(options["thinking"])
+    options |= {"thinking": as_thinking(options["thinking"]), **held}
     if lines is not None:
         answer_lines(loaded, lines, system, {"raw": raw, **options})
     elif as_json:
@@ -71,9 +71,9 @@ def run(
 @GENERATION
 def chat(system: str | None, quiet: bool, **options: Any) -> None:
     """A conversation; an empty line or Ctrl-D ends it. Ctrl-C ends a thinking, once more the answer."""
-    hide = options.pop("hide_thinking")
+    hide, held = options.pop("hide_thinking"), structure(options)
     loaded = _load(options)
-    options["thinking"] = as_thinking(options["thinking"])
+    options |= {"thinking": as_thinking(options["thinking"]), **held}
     messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
     while True:
         try:
@@ -105,6 +105,8 @@ def _load(options: dict[str, Any]) -> Model | HostedModel:
     executor = options.pop("executor")
     loading = ("threads", "quantise", "kv", "prefix_dir")
     stated = {key: value for key in loading if (value := options.pop(key)) is not None}
+    if options.pop("trust_control_tokens"):
+        stated["trust_control_tokens"] = True
     prefix_bytes = options.pop("prefix_bytes")
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]

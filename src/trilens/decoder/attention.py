@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.weights import AttentionWeights, LatentAttentionWeights
-from trilens.spec.model import Attention, LatentAttention, QueryKeyNorm
+from trilens.spec.model import Attention, Curve, Glu, LatentAttention, QueryKeyNorm
+
+GATE = Glu(Curve.SIGMOID)
 
 
 def grouped_query_attention(ops: Ops[T, R], layer: int, a: Attention, w: AttentionWeights, x: T) -> T:
@@ -24,6 +26,8 @@ def grouped_query_attention(ops: Ops[T, R], layer: int, a: Attention, w: Attenti
     with ops.at(Part.ATTENTION, layer):
         y = ops.attend(q, cache, a.heads, a.mask, a.scale, a.softcap, w.sinks)
     with ops.at(Part.PROJECTIONS, layer):
+        if w.gate is not None:
+            y = ops.glu(ops.linear(x, w.gate), y, GATE)
         return ops.linear(y, w.out)
 
 
@@ -73,4 +77,4 @@ def _turned(ops: Ops[T, R], x: T, a: Attention, w: AttentionWeights, *, heads: i
 
 
 def _clipped(ops: Ops[T, R], x: T, limit: float | None) -> T:
-    return x if limit is None else ops.clip(x, limit)
+    return x if limit is None else ops.clip(x, -limit, limit)

@@ -13,5 +13,5 @@ def short_convolution(ops: Ops[T, R], layer: int, c: ShortConvolution, w: ShortC
     """[N, D] -> [N, D]."""
     with ops.at(Part.CONVOLUTION, layer):
         rows = ops.glu(ops.linear(x, w.gate_in), ops.linear(x, w.value), GATE)
-        y = ops.convolve(rows, c.state, w.taps)
+        y = ops.convolve(rows, c.state, "rows", w.taps)
         return ops.linear(ops.glu(ops.linear(x, w.gate_out), y, GATE), w.out)

@@ -6,29 +6,36 @@ from trilens.decoder.attention import grouped_query_attention, latent_attention
 from trilens.decoder.convolution import short_convolution
 from trilens.decoder.ffn import beside_ffn, dense_ffn, routed_ffn
 from trilens.decoder.ops import Ops, Part, R, T
+from trilens.decoder.recurrence import gated_recurrence
 from trilens.decoder.weights import (
     AttentionWeights,
     BesideWeights,
     DecoderWeights,
     DenseWeights,
+    GatedRecurrenceWeights,
     LatentAttentionWeights,
     LayerWeights,
+    MixerWeights,
     NormWeights,
     PerLayerInputWeights,
     RoutedWeights,
     ShortConvolutionWeights,
+    SideBySideWeights,
 )
 from trilens.spec.model import (
     Attention,
     Beside,
     Dense,
+    GatedRecurrence,
     LatentAttention,
     Layer,
+    Mixer,
     ModelSpec,
     Norm,
     PerLayerInput,
     Routed,
     ShortConvolution,
+    SideBySide,
 )
 
 
@@ -46,37 +53,51 @@ def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
 
 
 def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
-    with ops.at(Part.PROJECTIONS, i):
-        y = _normed(ops, x, layer.mixer_in, w.mixer_in)
-    match layer.mixer, w.mixer:
-        case Attention() as a, AttentionWeights() as aw:
-            y = grouped_query_attention(ops, i, a, aw, y)
-        case LatentAttention() as a, LatentAttentionWeights() as aw:
-            y = latent_attention(ops, i, a, aw, y)
-        case ShortConvolution() as c, ShortConvolutionWeights() as cw:
-            y = short_convolution(ops, i, c, cw, y)
-        case _:
-            raise AssertionError(f"layer {i} has {type(layer.mixer).__name__}, and {type(w.mixer).__name__} for it")
-    with ops.at(Part.PROJECTIONS, i):
-        y = _normed(ops, y, layer.mixer_out, w.mixer_out)
-        x = ops.add(x, _scaled(ops, y, layer.residual_scale))
+    if layer.mixer is not None and w.mixer is not None:
+        with ops.at(Part.PROJECTIONS, i):
+            y = _normed(ops, x, layer.mixer_in, w.mixer_in)
+        y = _mixed(ops, i, layer.mixer, w.mixer, y)
+        with ops.at(Part.PROJECTIONS, i):
+            y = _normed(ops, y, layer.mixer_out, w.mixer_out)
+            x = ops.add(x, _scaled(ops, y, layer.residual_scale))
+    if layer.feed_forward is not None and w.feed_forward is not None:
+        with ops.at(Part.FEED_FORWARD, i):
+            y = _normed(ops, x, layer.feed_forward_in, w.feed_forward_in)
+        match layer.feed_forward, w.feed_forward:
+            case Dense() as f, DenseWeights() as fw:
+                y = dense_ffn(ops, i, f, fw, y)
+            case Routed() as f, RoutedWeights() as fw:
+                y = routed_ffn(ops, i, f, fw, y)
+            case Beside() as f, BesideWeights() as fw:
+                y = beside_ffn(ops, i, f, fw, y, x)
+            case _:
+                raise AssertionError(f"layer {i} has {type(layer.feed_forward).__name__}, and other weights for it")
+        with ops.at(Part.FEED_FORWARD, i):
+            y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
+            x = ops.add(x, _scaled(ops, y, layer.residual_scale))
     with ops.at(Part.FEED_FORWARD, i):
-        y = _normed(ops, x, layer.feed_forward_in, w.feed_forward_in)
-    match layer.feed_forward, w.feed_forward:
-        case Dense() as f, DenseWeights() as fw:
-            y = dense_ffn(ops, i, f, fw, y)
-        case Routed() as f, RoutedWeights() as fw:
-            y = routed_ffn(ops, i, f, fw, y)
-        case Beside() as f, BesideWeights() as fw:
-            y = beside_ffn(ops, i, f, fw, y, x)
-        case _:
-            raise AssertionError(f"layer {i} has {type(layer.feed_forward).__name__}, and other weights for it")
-    with ops.at(Part.FEED_FORWARD, i):
-        y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
-        x = ops.add(x, _scaled(ops, y, layer.residual_scale))
         if layer.per_layer_input is not None and w.per_layer_input is not None and rows is not None:
             x = _per_layer_input(ops, i, layer.per_layer_input, w.per_layer_input, x, rows)
         return x if w.scalar is None else ops.mul(x, w.scalar)
+
+
+def _mixed(ops: Ops[T, R], i: int, mixer: Mixer, w: MixerWeights, x: T) -> T:
+    match mixer, w:
+        case Attention() as a, AttentionWeights() as aw:
+            return grouped_query_attention(ops, i, a, aw, x)
+        case LatentAttention() as a, LatentAttentionWeights() as aw:
+            return latent_attention(ops, i, a, aw, x)
+        case ShortConvolution() as c, ShortConvolutionWeights() as cw:
+            return short_convolution(ops, i, c, cw, x)
+        case GatedRecurrence() as r, GatedRecurrenceWeights() as rw:
+            return gated_recurrence(ops, i, r, rw, x)
+        case SideBySide() as s, SideBySideWeights() as sw:
+            attended = grouped_query_attention(ops, i, s.attention, sw.attention, x)
+            carried = gated_recurrence(ops, i, s.recurrence, sw.recurrence, x)
+            with ops.at(Part.PROJECTIONS, i):
+                return ops.add(attended, carried)
+        case _:
+            raise AssertionError(f"layer {i} has {type(mixer).__name__}, and {type(w).__name__} for it")
 
 
 def _per_layer_rows(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T | None:

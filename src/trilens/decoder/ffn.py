@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.weights import BesideWeights, DenseWeights, RoutedWeights
-from trilens.spec.model import Beside, Dense, Routed
+from trilens.spec.model import Beside, Curve, Dense, Glu, Routed
+
+SHARED_GATE = Glu(Curve.SIGMOID)
 
 
 def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> T:
     """Every token through every weight."""
     with ops.at(Part.FEED_FORWARD, layer):
-        return ops.linear(ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), ffn.glu), w.down)
+        match ffn.glu:
+            case Glu() as glu:
+                assert w.gate is not None
+                return ops.linear(ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), glu), w.down)
+            case Curve() as curve:
+                return ops.linear(ops.activate(ops.linear(x, w.up), curve), w.down)
 
 
 def routed_ffn(ops: Ops[T, R], layer: int, ffn: Routed, w: RoutedWeights, x: T, router_input: T | None = None) -> T:
@@ -19,10 +26,15 @@ def routed_ffn(ops: Ops[T, R], layer: int, ffn: Routed, w: RoutedWeights, x: T, 
         logits = ops.linear(x if router_input is None else router_input, w.router)
         routes = ops.route(logits, ffn.router, w.correction_bias, w.expert_scale)
     with ops.at(Part.FEED_FORWARD, layer):
-        y = ops.experts(x, routes, w.experts, ffn)
+        y = ops.experts(x if w.latent_in is None else ops.linear(x, w.latent_in), routes, w.experts, ffn)
+        if w.latent_out is not None:
+            y = ops.linear(y, w.latent_out)
         if ffn.shared is None or w.shared is None:
             return y
-        return ops.add(y, dense_ffn(ops, layer, ffn.shared, w.shared, x))
+        shared = dense_ffn(ops, layer, ffn.shared, w.shared, x)
+        if w.shared_gate is not None:
+            shared = ops.glu(ops.linear(x, w.shared_gate), shared, SHARED_GATE)
+        return ops.add(y, shared)
 
 
 def beside_ffn(ops: Ops[T, R], layer: int, ffn: Beside, w: BesideWeights, x: T, residual: T) -> T:

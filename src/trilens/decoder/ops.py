@@ -11,7 +11,19 @@ from enum import StrEnum
 from typing import Protocol, TypeVar
 
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter
-from trilens.spec.model import Fixed, Glu, Mask, Norm, Positions, PositionScale, Rope, Routed, Router
+from trilens.spec.model import (
+    Curve,
+    Fixed,
+    Glu,
+    Mask,
+    Norm,
+    Positions,
+    PositionScale,
+    Recurrence,
+    Rope,
+    Routed,
+    Router,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,6 +36,7 @@ class Part(StrEnum):
     PROJECTIONS = "attention_projections"
     ATTENTION = "attention"
     CONVOLUTION = "convolution"
+    RECURRENCE = "recurrence"
     FEED_FORWARD = "feed_forward"
     ROUTER = "router"
     HEAD = "head"
@@ -65,8 +78,8 @@ class Ops(Protocol[T, R]):
 
     def scale_by_position(self, x: T, rule: PositionScale) -> T: ...
 
-    def clip(self, x: T, limit: float) -> T:
-        """min(max(x, -limit), limit)."""
+    def clip(self, x: T, least: float, most: float) -> T:
+        """min(max(x, least), most); either may be infinite."""
         ...
 
     def slice(self, x: T, groups: int, start: int, stop: int) -> T:
@@ -80,7 +93,10 @@ class Ops(Protocol[T, R]):
     def add(self, a: T, b: T) -> T: ...
 
     def mul(self, x: T, factor: Parameter) -> T:
-        """x times a learned row, or a learned single number."""
+        """x times a learned row of n numbers, n a divisor of x's width: number j times the j-th of n equal parts of x.
+
+        So there is a number a column, a number a head, or a single number.
+        """
         ...
 
     def scale(self, x: T, factor: float) -> T: ...
@@ -90,7 +106,12 @@ class Ops(Protocol[T, R]):
         ...
 
     def glu(self, gate: T, up: T, glu: Glu) -> T:
-        """curve(gate) * up, as `Glu` says."""
+        """curve(gate) * up, as `Glu` says. A gate of n columns, n a divisor of up's width, has a number for each of n
+        equal parts of up."""
+        ...
+
+    def activate(self, x: T, curve: Curve) -> T:
+        """curve(x), number by number."""
         ...
 
     # ---- attention
@@ -114,12 +135,20 @@ class Ops(Protocol[T, R]):
         """
         ...
 
-    # ---- convolution
-    def convolve(self, x: T, state: Fixed, w: LinearWeights) -> T:
+    # ---- what is carried from token to token
+    def convolve(self, x: T, state: Fixed, rows: str, w: LinearWeights) -> T:
         """[N, width] -> [N, width]: each column by W taps of its own over the sequence's last W rows, the token's own
         included: y[t] = bias + sum over j of taps[:, j] * x[t - W + 1 + j], where rows before the first are zero.
 
-        `w.weight` is [width, W]. The last W - 1 rows are kept as `rows` of `state`.
+        `w.weight` is [width, W]. The last W - 1 rows are kept as the tensor `rows` of `state`.
+        """
+        ...
+
+    def recur(self, q: T, k: T, v: T, decay: T, beta: T, state: Fixed, rule: Recurrence) -> T:
+        """[N, heads * value_dim]: each sequence's tokens one after the other, as `Recurrence` says.
+
+        q and k are [N, key_heads * key_dim], v [N, heads * value_dim], beta [N, heads], decay [N, heads] or
+        [N, heads * key_dim]. The matrices are kept as the tensor `matrix` of `state`.
         """
         ...
 
@@ -129,5 +158,6 @@ class Ops(Protocol[T, R]):
         ...
 
     def experts(self, x: T, routes: R, w: DenseWeights, ffn: Routed) -> T:
-        """Each token through its chosen experts, their results added in order of rank."""
+        """Each token through its chosen experts, their results added in order of rank. `w.gate` is None where `ffn.glu`
+        is a curve."""
         ...

@@ -12,6 +12,8 @@ from trilens.spec.model import (
     Beside,
     Dense,
     FeedForward,
+    GatedRecurrence,
+    Glu,
     LatentAttention,
     Layer,
     Mixer,
@@ -22,6 +24,7 @@ from trilens.spec.model import (
     Positions,
     Routed,
     ShortConvolution,
+    SideBySide,
 )
 
 
@@ -61,6 +64,7 @@ class AttentionWeights:
     k_norm: NormWeights | None
     v_norm: NormWeights | None
     sinks: Parameter | None
+    gate: LinearWeights | None
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,44 @@ class ShortConvolutionWeights:
     out: LinearWeights
 
 
-MixerWeights = AttentionWeights | LatentAttentionWeights | ShortConvolutionWeights
+@dataclass(frozen=True)
+class GatedRecurrenceWeights:
+    """`step` (its bias is that of the decay) and `gate` read the layer's input, or where there is a rank what
+    `step_down` and `gate_down` make of it. `rate` [heads] is what the decay multiplies, `skip` [heads] what v does."""
+
+    q: LinearWeights
+    k: LinearWeights
+    v: LinearWeights
+    q_taps: LinearWeights
+    k_taps: LinearWeights
+    v_taps: LinearWeights
+    step_down: LinearWeights | None
+    step: LinearWeights
+    rate: Parameter
+    beta: LinearWeights | None
+    skip: Parameter | None
+    gate_down: LinearWeights | None
+    gate: LinearWeights
+    qk_norm: NormWeights | None
+    norm: NormWeights | None
+    norm_row: Parameter | None
+    out: LinearWeights
+
+
+@dataclass(frozen=True)
+class SideBySideWeights:
+    attention: AttentionWeights
+    recurrence: GatedRecurrenceWeights
+
+
+MixerWeights = (
+    AttentionWeights | LatentAttentionWeights | ShortConvolutionWeights | GatedRecurrenceWeights | SideBySideWeights
+)
 
 
 @dataclass(frozen=True)
 class DenseWeights:
-    gate: LinearWeights
+    gate: LinearWeights | None
     up: LinearWeights
     down: LinearWeights
 
@@ -103,8 +139,11 @@ class RoutedWeights:
     router: LinearWeights
     correction_bias: Parameter | None
     expert_scale: Parameter | None
+    latent_in: LinearWeights | None
     experts: DenseWeights
+    latent_out: LinearWeights | None
     shared: DenseWeights | None
+    shared_gate: LinearWeights | None
 
 
 @dataclass(frozen=True)
@@ -133,8 +172,8 @@ class PerLayerTableWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    mixer: MixerWeights
-    feed_forward: DenseWeights | RoutedWeights | BesideWeights
+    mixer: MixerWeights | None
+    feed_forward: DenseWeights | RoutedWeights | BesideWeights | None
     mixer_in: NormWeights | None
     mixer_out: NormWeights | None
     feed_forward_in: NormWeights | None
@@ -187,8 +226,10 @@ def parameters(weights: object) -> Iterator[Parameter]:
 
 def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
     return LayerWeights(
-        mixer=_mixer(at, layer.mixer, width),
-        feed_forward=_feed_forward(at + "feed_forward.", layer.feed_forward, width),
+        mixer=None if layer.mixer is None else _mixer(at, layer.mixer, width),
+        feed_forward=None
+        if layer.feed_forward is None
+        else _feed_forward(at + "feed_forward.", layer.feed_forward, width),
         mixer_in=_optional_norm(at + "mixer_in", layer.mixer_in, width),
         mixer_out=_optional_norm(at + "mixer_out", layer.mixer_out, width),
         feed_forward_in=_optional_norm(at + "feed_forward_in", layer.feed_forward_in, width),
@@ -206,6 +247,13 @@ def _mixer(at: str, mixer: Mixer, width: int) -> MixerWeights:
             return _latent_attention(at + "attention.", mixer, width)
         case ShortConvolution():
             return _short_convolution(at + "convolution.", mixer, width)
+        case GatedRecurrence():
+            return _gated_recurrence(at + "recurrence.", mixer, width)
+        case SideBySide():
+            return SideBySideWeights(
+                _attention(at + "attention.", mixer.attention, width),
+                _gated_recurrence(at + "recurrence.", mixer.recurrence, width),
+            )
 
 
 def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
@@ -226,6 +274,7 @@ def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
         k_norm=k_norm,
         v_norm=_norm(at + "v_norm", a.value_norm, cache.value_dim) if a.writes and a.value_norm else None,
         sinks=Parameter(at + "sinks", (a.heads,)) if a.sinks else None,
+        gate=_linear(at + "gate", a.heads * cache.value_dim, width, a.qkv_bias) if a.gate else None,
     )
 
 
@@ -255,6 +304,30 @@ def _short_convolution(at: str, c: ShortConvolution, width: int) -> ShortConvolu
     )
 
 
+def _gated_recurrence(at: str, r: GatedRecurrence, width: int) -> GatedRecurrenceWeights:
+    rule, inner, norm = r.rule, r.rank or width, r.output.norm
+    ranked = r.rank is not None
+    return GatedRecurrenceWeights(
+        q=_linear(at + "q", rule.keys, width, False),
+        k=_linear(at + "k", rule.keys, width, False),
+        v=_linear(at + "v", rule.values, width, False),
+        q_taps=_linear(at + "q_taps", rule.keys, r.taps, r.taps_bias),
+        k_taps=_linear(at + "k_taps", rule.keys, r.taps, r.taps_bias),
+        v_taps=_linear(at + "v_taps", rule.values, r.taps, r.taps_bias),
+        step_down=_linear(at + "step_down", inner, width, False) if ranked else None,
+        step=_linear(at + "step", rule.decays, inner, True),
+        rate=Parameter(at + "rate", (rule.heads,)),
+        beta=_linear(at + "beta", rule.heads, width, False) if rule.delta else None,
+        skip=Parameter(at + "skip", (rule.heads,)) if r.skip else None,
+        gate_down=_linear(at + "gate_down", inner, width, False) if ranked else None,
+        gate=_linear(at + "gate", rule.values, inner, False),
+        qk_norm=_optional_norm(at + "qk_norm", r.qk_norm, rule.key_dim),
+        norm=_optional_norm(at + "norm", norm, rule.values // r.output.parts),
+        norm_row=Parameter(at + "norm_row", (rule.values,)) if r.output.row_weight else None,
+        out=_linear(at + "out", width, rule.values, False),
+    )
+
+
 def _feed_forward(at: str, ffn: FeedForward, width: int) -> DenseWeights | RoutedWeights | BesideWeights:
     match ffn:
         case Dense():
@@ -274,24 +347,28 @@ def _feed_forward(at: str, ffn: FeedForward, width: int) -> DenseWeights | Route
 
 def _dense(at: str, ffn: Dense, width: int) -> DenseWeights:
     return DenseWeights(
-        gate=_linear(at + "gate", ffn.width, width, ffn.bias),
+        gate=_linear(at + "gate", ffn.width, width, ffn.bias) if isinstance(ffn.glu, Glu) else None,
         up=_linear(at + "up", ffn.width, width, ffn.bias),
         down=_linear(at + "down", width, ffn.width, ffn.bias),
     )
 
 
 def _routed(at: str, ffn: Routed, width: int) -> RoutedWeights:
-    router, experts = ffn.router, ffn.router.experts
+    router, experts, inner = ffn.router, ffn.router.experts, ffn.latent or width
+    narrow, gated = ffn.latent is not None, isinstance(ffn.glu, Glu)
     return RoutedWeights(
         router=_linear(at + "router", experts, width, router.bias),
         correction_bias=Parameter(at + "correction_bias", (experts,)) if router.correction_bias else None,
         expert_scale=Parameter(at + "expert_scale", (experts,)) if router.expert_scale else None,
+        latent_in=_linear(at + "latent_in", inner, width, ffn.bias) if narrow else None,
         experts=DenseWeights(
-            gate=_linear(at + "experts.gate", ffn.width, width, ffn.bias, experts),
-            up=_linear(at + "experts.up", ffn.width, width, ffn.bias, experts),
-            down=_linear(at + "experts.down", width, ffn.width, ffn.bias, experts),
+            gate=_linear(at + "experts.gate", ffn.width, inner, ffn.bias, experts) if gated else None,
+            up=_linear(at + "experts.up", ffn.width, inner, ffn.bias, experts),
+            down=_linear(at + "experts.down", inner, ffn.width, ffn.bias, experts),
         ),
+        latent_out=_linear(at + "latent_out", width, inner, ffn.bias) if narrow else None,
         shared=_dense(at + "shared.", ffn.shared, width) if ffn.shared else None,
+        shared_gate=_linear(at + "shared_gate", 1, width, False) if ffn.shared_gate else None,
     )
 
 

@@ -1,8 +1,8 @@
 """What a step costs: the decoder run on shapes alone. Plain integers; no weights, no numpy, no torch.
 
 A multiply-add counts as two operations. Counted are the matrix products (projections, experts, router, head) and
-attention's two products over the query-key pairs that are visible, and a convolution's taps; norms, activations,
-softmax and rotations are not (they are under one operation in a thousand), nor does PyTorch's counter see them.
+attention's two products over the query-key pairs that are visible, a convolution's taps, and a recurrence's products
+with its matrices; norms, activations, decays, softmax and rotations are not, nor does PyTorch's counter see them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.spec.model import (
     Chunk,
+    Curve,
     Fixed,
     Full,
     Glu,
@@ -26,6 +27,7 @@ from trilens.spec.model import (
     Norm,
     Positions,
     PositionScale,
+    Recurrence,
     Rope,
     Routed,
     Router,
@@ -329,7 +331,8 @@ class _Accountant:
     def scale_by_position(self, x: _Rows, rule: PositionScale) -> _Rows:
         return x
 
-    def clip(self, x: _Rows, limit: float) -> _Rows:
+    def clip(self, x: _Rows, least: float, most: float) -> _Rows:
+        assert least <= most
         return x
 
     def slice(self, x: _Rows, groups: int, start: int, stop: int) -> _Rows:
@@ -344,6 +347,7 @@ class _Accountant:
         return a
 
     def mul(self, x: _Rows, factor: Parameter) -> _Rows:
+        assert x.width % factor.size == 0, f"{factor.name} has {factor.size} numbers for {x.width} columns"
         self._touch(factor, factor.size)
         return x
 
@@ -354,8 +358,11 @@ class _Accountant:
         return x
 
     def glu(self, gate: _Rows, up: _Rows, glu: Glu) -> _Rows:
-        assert gate == up
-        return gate
+        assert gate.rows == up.rows and up.width % gate.width == 0
+        return up
+
+    def activate(self, x: _Rows, curve: Curve) -> _Rows:
+        return x
 
     def write_kv(self, cache: Positions, k: _Rows, v: _Rows | None) -> None:
         self._cost.kv_elements_written += k.rows * cache.width
@@ -385,16 +392,25 @@ class _Accountant:
                 self._cost.kv_elements_read_singly += pairs * cache.width
         return _Rows(q.rows, heads * cache.value_dim)
 
-    def convolve(self, x: _Rows, state: Fixed, w: LinearWeights) -> _Rows:
+    def convolve(self, x: _Rows, state: Fixed, rows: str, w: LinearWeights) -> _Rows:
         width, taps = w.weight.shape
-        rows = state.tensor("rows")
-        assert x.width == width and rows.shape == (taps - 1, width)
+        kept = state.tensor(rows)
+        assert x.width == width and kept.shape == (taps - 1, width)
         self._touch(w.weight, w.weight.size)
         if w.bias is not None:
             self._touch(w.bias, w.bias.size)
         self._flops(2 * x.rows * width * taps)
-        self._keep_fixed(rows)
+        self._keep_fixed(kept)
         return x
+
+    def recur(self, q: _Rows, k: _Rows, v: _Rows, decay: _Rows, beta: _Rows, state: Fixed, rule: Recurrence) -> _Rows:
+        assert q.width == k.width == rule.keys and v.width == rule.values
+        assert decay.width == rule.decays and beta.width == rule.heads
+        matrix = state.tensor("matrix")
+        products = 3 if rule.delta else 2  # S^T k, k d^T and S^T q
+        self._flops(2 * products * v.rows * rule.heads * rule.key_dim * rule.value_dim)
+        self._keep_fixed(matrix)
+        return v
 
     def _keep_fixed(self, tensor: StateTensor) -> None:
         """The tensor is read before a sequence's new tokens, and written behind them."""
@@ -414,7 +430,13 @@ class _Accountant:
     def experts(self, x: _Rows, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Rows:
         router = routes.router
         fired = distinct_experts(router.experts, router.chosen, x.rows)
+        width, expected = x.width, (w.up.weight.shape[2], w.down.weight.shape[1])
+        assert (width, width) == expected, (
+            f"{w.up.weight.name} maps {expected[0]} columns to {expected[1]}, not {width}"
+        )
         for linear in (w.gate, w.up, w.down):
+            if linear is None:
+                continue
             _, out, inner = linear.weight.shape
             for p in (linear.weight, linear.bias):
                 if p is not None:

@@ -38,6 +38,11 @@ class Block(Protocol):
         ...
 
     @property
+    def has_states(self) -> bool:
+        """Whether the fixed states behind its last token are here; always where a model has none."""
+        ...
+
+    @property
     def route_width(self) -> int:
         """Experts that are noted for each of its tokens."""
         ...
@@ -106,6 +111,10 @@ class CachedSequence(Protocol):
     def snapshot(self) -> None:
         """Keep the fixed states as they are now, so that this length can be forked and rewound to later. It costs
         `fixed_bytes` where there are any, and nothing where there are none."""
+        ...
+
+    def snapshot_at(self, length: int) -> None:
+        """The same once there are `length` tokens. In the midst of a step not every executor can."""
         ...
 
     def free(self) -> None:
@@ -220,8 +229,9 @@ class Executor(Protocol):
         length)."""
         ...
 
-    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
-        """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them."""
+    def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
+        """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them, or
+        with `every_row` behind every token."""
         ...
 
     @property

@@ -38,6 +38,7 @@ from trilens.spec.model import (
     Norm,
     Positions,
     PositionScale,
+    Recurrence,
     Rope,
     Routed,
     Router,
@@ -70,6 +71,10 @@ class TorchBlock:
         )
 
     own_bytes = kept_bytes  # it is a copy
+
+    @property
+    def has_states(self) -> bool:
+        return self.fixed is not None
 
     @property
     def route_width(self) -> int:
@@ -172,6 +177,9 @@ class TorchSequence:
     def snapshot(self) -> None:
         self.snapshots = {**self.snapshots, self.length: self.fixed}
 
+    def snapshot_at(self, length: int) -> None:
+        pass  # a step's tokens go through each layer together: the states in their midst are nowhere
+
     def nearest(self, length: int) -> int:
         places = range(self.length, -1, -1) if not self.fixed else sorted({self.length, *self.snapshots}, reverse=True)
         return next(place for place in places if place <= length and self._holds(place))
@@ -268,9 +276,9 @@ class TorchExecutor:
     def variant(self, request_length: int) -> Hashable:
         return tables_key(self.spec, request_length)
 
-    def step(self, batch: Sequence[StepInput]) -> np.ndarray:
+    def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         with torch.inference_mode():
-            logits = self.forward(batch)
+            logits = self.forward(batch, every_row)
         numbers: np.ndarray = logits.cpu().numpy()
         return numbers
 
@@ -398,8 +406,8 @@ class TorchOps:
         periods = torch.floor((self.positions.float() + rule.offset) / rule.period)
         return x * (1 + rule.beta * torch.log1p(periods))[:, None]
 
-    def clip(self, x: Tensor, limit: float) -> Tensor:
-        return x.clamp(-limit, limit)
+    def clip(self, x: Tensor, least: float, most: float) -> Tensor:
+        return x.clamp(least, most)
 
     def slice(self, x: Tensor, groups: int, start: int, stop: int) -> Tensor:
         return _parts(x, groups)[..., start:stop].flatten(1)
@@ -411,7 +419,8 @@ class TorchOps:
         return a + b
 
     def mul(self, x: Tensor, factor: Parameter) -> Tensor:
-        return x * self._weight(factor)
+        numbers = self._weight(factor)
+        return (_parts(x, len(numbers)) * numbers[:, None]).flatten(-2)
 
     def scale(self, x: Tensor, factor: float) -> Tensor:
         return x * factor
@@ -424,15 +433,11 @@ class TorchOps:
             gate, up = gate.clamp(max=glu.clamp), up.clamp(-glu.clamp, glu.clamp)
         if glu.up_offset:
             up = up + glu.up_offset
-        match glu.curve:
-            case Curve.SILU:
-                return (F.silu(gate) if glu.slope == 1.0 else gate * torch.sigmoid(gate * glu.slope)) * up
-            case Curve.GELU:
-                return F.gelu(gate) * up
-            case Curve.GELU_TANH:
-                return F.gelu(gate, approximate="tanh") * up
-            case Curve.IDENTITY:
-                return gate * up
+        curved = _curve(gate, glu.curve) if glu.slope == 1.0 else gate * torch.sigmoid(gate * glu.slope)
+        return (_parts(up, curved.shape[-1]) * curved[..., None]).flatten(-2)
+
+    def activate(self, x: Tensor, curve: Curve) -> Tensor:
+        return _curve(x, curve)
 
     # ---- attention
     def write_kv(self, cache: Positions, k: Tensor, v: Tensor | None) -> None:
@@ -480,17 +485,36 @@ class TorchOps:
             at += n
         return torch.cat(results)
 
-    # ---- convolution
-    def convolve(self, x: Tensor, state: Fixed, w: LinearWeights) -> Tensor:
+    # ---- what is carried from token to token
+    def convolve(self, x: Tensor, state: Fixed, rows: str, w: LinearWeights) -> Tensor:
         taps_D1W = self._weight(w.weight)[:, None]
         results, at = [], 0
         for (_, tokens), fixed in zip(self.batch, self.fixed, strict=True):
-            rows_MD = torch.cat((fixed[state.index, "rows"], x[at : at + len(tokens)]))
-            fixed[state.index, "rows"] = rows_MD[len(tokens) :].clone()  # a view would keep all rows in memory
+            rows_MD = torch.cat((fixed[state.index, rows], x[at : at + len(tokens)]))
+            fixed[state.index, rows] = rows_MD[len(tokens) :].clone()  # a view would keep all rows in memory
             y_Dn = F.conv1d(rows_MD.T, taps_D1W, self._bias(w.bias), groups=rows_MD.shape[1])
             results.append(y_Dn.T)
             at += len(tokens)
         return torch.cat(results)
+
+    def recur(
+        self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state: Fixed, rule: Recurrence
+    ) -> Tensor:
+        key_heads = [rule.key_head(head) for head in range(rule.heads)]
+        q_NH1k, k_NH1k = (_parts(x, rule.key_heads)[:, key_heads, None] for x in (q, k))
+        v_NH1v = _parts(v, rule.heads)[:, :, None]
+        kept_NHd1, beta_NH11 = _parts(decay, rule.heads)[..., None].exp(), beta[:, :, None, None]
+        rows, at = [], 0
+        for (_, tokens), fixed in zip(self.batch, self.fixed, strict=True):
+            s_Hkv = fixed[state.index, "matrix"]
+            for n in range(at, at + len(tokens)):
+                s_Hkv = s_Hkv * kept_NHd1[n]
+                change_H1v = v_NH1v[n] - k_NH1k[n] @ s_Hkv if rule.delta else v_NH1v[n]
+                s_Hkv = s_Hkv + k_NH1k[n].mT @ (beta_NH11[n] * change_H1v)
+                rows.append((q_NH1k[n] @ s_Hkv).flatten())
+            fixed[state.index, "matrix"] = s_Hkv
+            at += len(tokens)
+        return torch.stack(rows)
 
     # ---- experts
     def routed(self) -> np.ndarray:
@@ -529,13 +553,37 @@ class TorchOps:
             token, rank = (routes.ids == expert).nonzero(as_tuple=True)
             weight = routes.weights[token, rank, None]
             x_e = x[token] * weight if ffn.weight_on_input else x[token]
-            gate, up = self._expert(x_e, w.gate, expert), self._expert(x_e, w.up, expert)
-            y = self._expert(self.glu(gate, up, ffn.glu), w.down, expert)
+            inner = self._expert(x_e, w.up, expert)
+            match ffn.glu:
+                case Glu() as glu:
+                    assert w.gate is not None
+                    inner = self.glu(self._expert(x_e, w.gate, expert), inner, glu)
+                case Curve() as curve:
+                    inner = self.activate(inner, curve)
+            y = self._expert(inner, w.down, expert)
             result = result.index_add(0, token, y if ffn.weight_on_input else y * weight)
         return result
 
     def _expert(self, x: Tensor, w: LinearWeights, expert: int) -> Tensor:
         return F.linear(x, self._weight(w.weight)[expert], None if w.bias is None else self._weight(w.bias)[expert])
+
+
+def _curve(x: Tensor, curve: Curve) -> Tensor:
+    match curve:
+        case Curve.SILU:
+            return F.silu(x)
+        case Curve.GELU:
+            return F.gelu(x)
+        case Curve.GELU_TANH:
+            return F.gelu(x, approximate="tanh")
+        case Curve.IDENTITY:
+            return x
+        case Curve.SIGMOID:
+            return x.sigmoid()
+        case Curve.SOFTPLUS:
+            return F.softplus(x)
+        case Curve.RELU2:
+            return F.relu(x).square()
 
 
 def _parts(x: Tensor, groups: int) -> Tensor:

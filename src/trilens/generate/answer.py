@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from trilens.errors import RequestRefused
+from trilens.generate.ends import ANY, EndsBarred, without
 from trilens.generate.limits import Limits
 from trilens.generate.request import Finish
 from trilens.text.events import TextEvent
@@ -76,12 +77,14 @@ class AnswerWriter:
         stops: Sequence[str],
         continues: bool,
         constraint: Constraint | None = None,
+        barred: EndsBarred | None = None,
     ) -> None:
         """`shown` are the control tokens that markers are made of; `closing` is None where nothing can be closed.
 
         Raises RequestRefused where the limits leave no room behind the tokens that are put in at the beginning.
         """
         self._constraint = constraint
+        self._barred = barred
         self.counts = TokenCounts()
         self.tokens = 0
         self.before_answer: int | None = None  # tokens before the answer's first
@@ -140,16 +143,14 @@ class AnswerWriter:
         return self._closing.opening if self._constraint is not None and self._start == "free" else ()
 
     def allowed(self) -> np.ndarray | None:
-        """What the constraint allows next; before the answer begins anything but an end. None without a constraint."""
-        if self._constraint is None or self._finished:
+        """What the constraint allows next; before the answer begins anything but an end. Ends that are barred are left
+        out, unless nothing else is allowed. None: as before."""
+        if self._finished:
             return None
-        allowed = self._constraint.allowed()
-        if self._constrained:
-            return allowed
-        anything = np.full_like(allowed, np.iinfo(np.uint32).max)
-        for token in self._end_ids:
-            anything[token // 32] &= ~np.uint32(1 << token % 32)
-        return anything
+        allowed = None if self._constraint is None else self._constraint.allowed()
+        if allowed is not None and not self._constrained:
+            allowed = without(np.full_like(allowed, ANY), self._end_ids)
+        return allowed if self._barred is None else self._barred.rest(allowed, self.tokens)
 
     @property
     def _constrained(self) -> bool:
@@ -193,6 +194,8 @@ class AnswerWriter:
         most = self._limits.answer - answered
         if self._closing is not None and self._limits.thinking is not None:
             most = min(most, self._limits.thinking - self._thoughts())
+        if self._barred is not None and self.tokens < self._barred.min_tokens:
+            most = min(most, self._barred.min_tokens - self.tokens)
         return max(1, most)
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trilens.errors import RequestRefused, TrilensError, UsageError, shown
+from trilens.text.conversation import Message
 
 MOST = 1 << 63
 
@@ -74,7 +76,7 @@ def stops(value: object) -> tuple[str, ...]:
 
 def request(max_tokens: object, raw: object, tools: object, template_variables: object) -> None:
     """The options that every request has."""
-    whole("max_tokens", max_tokens, 1)
+    whole("max_tokens", max_tokens, 0)
     flag("raw", raw, RequestRefused)
     fits = isinstance(tools, list | tuple) and all(isinstance(tool, Mapping) for tool in tools)
     _expect(RequestRefused, tools is None or fits, "tools", tools, "a list of objects")
@@ -83,8 +85,40 @@ def request(max_tokens: object, raw: object, tools: object, template_variables: 
     _expect(RequestRefused, given is None or fits, "template_variables", given, "an object with texts as names")
 
 
-def schema(value: object) -> None:
-    _expect(RequestRefused, value is None or isinstance(value, Mapping), "schema", value, "a JSON schema, as an object")
+def structure(schema: object, regex: object, choice: object, grammar: object) -> tuple[str, Any] | None:
+    """What the answer is held to: the option's name and its value; None where it is free."""
+    _expect(
+        RequestRefused, schema is None or isinstance(schema, Mapping), "schema", schema, "a JSON schema, as an object"
+    )
+    for name, value in (("regex", regex), ("grammar", grammar)):
+        _expect(RequestRefused, value is None or (isinstance(value, str) and value != ""), name, value, "a text")
+    fits = isinstance(choice, list | tuple) and all(isinstance(one, str) and one for one in choice)
+    _expect(RequestRefused, choice is None or fits, "choice", choice, "a list of texts")
+    every = {"schema": schema, "regex": regex, "choice": choice, "grammar": grammar}
+    stated = [(name, value) for name, value in every.items() if value is not None]
+    if len(stated) > 1:
+        raise RequestRefused(f"{stated[1][0]} and {stated[0][0]} both say what the answer is; give one of them")
+    return stated[0] if stated else None
+
+
+def ends(min_tokens: object, stop_token_ids: object, ignore_eos: object, vocab: int) -> frozenset[int]:
+    """The tokens that end an answer, once all three options are checked."""
+    whole("min_tokens", min_tokens, 0, none=False)
+    flag("ignore_eos", ignore_eos, RequestRefused)
+    ids = stop_token_ids
+    fits = isinstance(ids, list | tuple) and all(isinstance(t, int) and not isinstance(t, bool) for t in ids)
+    _expect(RequestRefused, fits, "stop_token_ids", ids, "a list of tokens' ids")
+    found: frozenset[int] = frozenset(ids)  # type: ignore[call-overload]
+    bad = next((token for token in sorted(found) if not 0 <= token < vocab), None)
+    if bad is not None:
+        raise RequestRefused(f"stop_token_ids names {bad}; expected a token's id from 0 to {vocab - 1}")
+    return found
+
+
+def tools(value: object) -> Sequence[Any]:
+    """The tools that a call offers: a list."""
+    _expect(RequestRefused, isinstance(value, list | tuple), "tools", value, "a list of functions or objects")
+    return value  # type: ignore[return-value]
 
 
 def prompts(value: object) -> None:
@@ -100,8 +134,20 @@ def prompt(value: object) -> None:
         if not value.strip():
             raise RequestRefused("the prompt is empty; expected a text or a conversation")
         return
-    fits = isinstance(value, list | tuple) and len(value) > 0 and all(isinstance(part, Mapping) for part in value)
+    if is_ids(value):
+        return
+    fits = (
+        isinstance(value, list | tuple)
+        and len(value) > 0
+        and all(isinstance(part, Mapping | Message) for part in value)
+    )
     _expect(RequestRefused, fits, "the prompt", value, 'a text, or a list of {"role": ..., "content": ...}')
+
+
+def is_ids(value: object) -> bool:
+    """Whether a prompt is token ids, and not a text or a conversation."""
+    several = isinstance(value, list | tuple) and len(value) > 0
+    return several and all(isinstance(part, int) and not isinstance(part, bool) for part in value)  # type: ignore[attr-defined]
 
 
 def _expect(error: type[TrilensError], fits: bool, name: str, value: object, expected: str) -> None:

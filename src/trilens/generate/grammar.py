@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from trilens.errors import RequestRefused, UsageError
+from trilens.generate.schema import Path, dotted, followed, inner
 from trilens.text.tokenizer import Tokenizer
 
 MOST_SCHEMA = 64 * 1024  # characters
+# No white space that nobody asked for: a model that is held to JSON could write it for ever.
+EXACT = {"whitespace_flexible": False}
+COERCED = {**EXACT, "coerce_one_of": True}
+MOST_LOOKS = 400  # parts of a schema that are tried alone to find the one at fault
+SCHEMAS_ALONE = ("properties", "$defs", "definitions", "allOf", "anyOf", "oneOf", "prefixItems", "items")
+
+
+class SchemaRefused(RequestRefused):
+    """A schema that cannot be followed; `path` leads to the part at fault."""
+
+    def __init__(self, said: str, path: Path = ()) -> None:
+        super().__init__(f"{said} (at {dotted(path)})" if path else said)
+        self.said = said
+        self.path = path
 
 
 class Grammars:
@@ -21,44 +37,148 @@ class Grammars:
         try:
             import llguidance
         except ImportError:
-            raise UsageError("JSON schemas need llguidance; install it with: pip install 'trilens[schema]'") from None
+            raise UsageError(
+                "schemas, regexes and grammars need llguidance; install it with: pip install 'trilens[schema]'"
+            ) from None
         self._llguidance = llguidance
+        self._tokenizer = tokenizer
         self._tokens = llguidance.LLTokenizer(
             llguidance.TokenizerWrapper(_Vocabulary(tokenizer)), n_vocab=vocab, eos_token=sorted(tokenizer.eos_ids)
         )
         self._words = (vocab + 31) // 32
+        self._formats: dict[str, bool] = {}
 
-    def schema(self, schema: Mapping[str, Any] | None) -> GrammarConstraint:
-        """JSON that follows `schema`; any JSON object for None. Raises RequestRefused for a schema that cannot be."""
-        wanted = {"type": "object"} if schema is None else dict(schema)
+    def schema(self, schema: Mapping[str, Any] | None, openings: Sequence[str] = ()) -> GrammarConstraint:
+        """JSON that follows `schema`; any JSON object for None. An answer that begins with one of the `openings` is
+        free instead; so it is with the next three. Raises SchemaRefused for a schema that cannot be followed."""
+        wanted = {"type": "object"} if schema is None else schema
         try:
             stated = json.dumps(wanted)
         except (TypeError, ValueError, RecursionError) as problem:
-            raise RequestRefused(f"the schema is no JSON: {problem}") from None
+            raise SchemaRefused(f"the schema is no JSON: {problem}") from None
         if len(stated) > MOST_SCHEMA:
-            raise RequestRefused(f"the schema has {len(stated)} characters; expected at most {MOST_SCHEMA}")
-        matcher = self._llguidance.LLMatcher
-        # no white space that nobody asked for: a model that is held to it could write it for ever
-        return self._constraint(matcher.grammar_from_json_schema(stated, overrides={"whitespace_flexible": False}))
+            raise SchemaRefused(f"the schema has {len(stated)} characters; expected at most {MOST_SCHEMA}")
+        rule, ignored = self.json_rule(wanted)
+        return self._lark(rule, "schema", openings, ignored)
 
-    def _constraint(self, grammar: str) -> GrammarConstraint:
+    def json_rule(self, schema: Any, style: Mapping[str, Any] | None = None) -> tuple[str, tuple[str, ...]]:
+        """(JSON that follows `schema`, as what a rule of Lark's has behind its colon; keywords that it is not held to).
+        `style` are options of llguidance. Raises SchemaRefused."""
+        read = followed(schema, self._knows_format)
+        options, approximated = self._options(read.schema)
+        rule = f"%json {json.dumps({**read.schema, 'x-guidance': {**options, **(style or {})}})}"
+        return rule, (*read.ignored, *approximated)
+
+    def lark(self, grammar: str, what: str, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+        """A text of this grammar in Lark's form, written here for `what`. Raises RequestRefused."""
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), what, ignored)
+
+    def regex(self, regex: str, openings: Sequence[str] = ()) -> GrammarConstraint:
+        """A text that the whole of this regular expression matches. Raises RequestRefused."""
+        _short("regex", regex)
+        return self._lark(f"/{self._llguidance.regex_to_lark(_whole(regex))}/", "regex", openings)
+
+    def choice(self, texts: Sequence[str], openings: Sequence[str] = ()) -> GrammarConstraint:
+        """One of these texts. Raises RequestRefused."""
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise RequestRefused("the choice is empty or has an empty text; expected a list of texts")
+        alternatives = " | ".join(map(_quoted, texts))
+        _short("choice", alternatives)
+        return self._lark(alternatives, "choice", openings)
+
+    def grammar(self, grammar: str, openings: Sequence[str] = ()) -> GrammarConstraint:
+        """A text of this grammar: GBNF (`root ::= ...`), or Lark's as llguidance has it (`start: ...`). Raises
+        RequestRefused."""
+        _short("grammar", grammar)
+        if "::=" in grammar:
+            from llguidance.gbnf_to_lark import gbnf_to_lark
+
+            try:
+                grammar = gbnf_to_lark(grammar)
+            except Exception as problem:  # the converter's own, for whatever it does not know
+                raise RequestRefused(f"the grammar cannot be followed: {_first_line(problem)}") from None
+        if openings:
+            raise RequestRefused(
+                "a grammar leaves no room for calls; leave out the tools, or put calls into the grammar"
+            )
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), "grammar")
+
+    def _lark(self, rule: str, what: str, openings: Sequence[str], ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+        """`rule` is what a rule of Lark's has behind its colon."""
+        if not openings:
+            lark = f"start: {rule}"
+        else:
+            free = " | ".join(f"{self._written(text)} REST" for text in openings)
+            lark = f"start: wanted | free\nwanted: {rule}\nfree: {free}\nREST: /(?s:.*)/"
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(lark), what, ignored)
+
+    def _written(self, text: str) -> str:
+        """A text in a grammar; one that is a control token is named by its id, for no text can hold it."""
+        ids = self._tokenizer.encode(text)
+        return f"<[{ids[0]}]>" if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else _quoted(text)
+
+    def _options(self, schema: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
+        """(how llguidance is to read the schema, the keywords that it then only approximates). Raises SchemaRefused,
+        which names the part that cannot be followed."""
+        problem = self._problem(schema)
+        if problem is None:
+            return EXACT, ()
+        if "oneOf" in problem and self._problem(schema, COERCED) is None:
+            return COERCED, ("oneOf, taken as anyOf",)
+        raise SchemaRefused(f"the schema cannot be followed: {problem}", self._guilty(schema))
+
+    def _guilty(self, schema: Any) -> Path:
+        """The innermost part that cannot be followed by itself."""
+        path: Path = ()
+        most = MOST_LOOKS
+        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        while True:
+            for where, one in inner(schema):
+                most -= 1
+                if most < 0:
+                    return path
+                alone = {**definitions, **one} if isinstance(one, Mapping) else one
+                if where[0] in SCHEMAS_ALONE and self._problem(alone, COERCED) is not None:
+                    schema, path = one, (*path, *where)
+                    break
+            else:
+                return path
+
+    def _problem(self, schema: Any, options: Mapping[str, Any] = EXACT) -> str | None:
+        """Why it cannot be followed."""
+        matcher = self._llguidance.LLMatcher
+        try:
+            grammar = matcher.grammar_from_json_schema(json.dumps(schema), overrides=dict(options))  # type: ignore[arg-type]
+            wrong, said = matcher.validate_grammar_with_warnings(grammar, self._tokens)
+        except ValueError as problem:
+            wrong, said = True, [str(problem)]
+        return _plain(said[0]) if wrong else None
+
+    def _knows_format(self, name: str) -> bool:
+        if name not in self._formats:
+            self._formats[name] = self._problem({"type": "string", "format": name}) is None
+        return self._formats[name]
+
+    def _constraint(self, grammar: str, what: str = "schema", ignored: tuple[str, ...] = ()) -> GrammarConstraint:
         matcher = self._llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
-            raise RequestRefused(f"the schema cannot be followed: {matcher.get_error().splitlines()[0][:300]}")
-        return GrammarConstraint(matcher, self._words)
+            raise SchemaRefused(f"the {what} cannot be followed: {_first_line(matcher.get_error())}")
+        return GrammarConstraint(matcher, self._words, ignored)
 
 
 class GrammarConstraint:
     """A `Constraint` of one answer."""
 
-    def __init__(self, matcher: Any, words: int) -> None:
+    def __init__(self, matcher: Any, words: int, ignored: tuple[str, ...] = ()) -> None:
+        """`ignored`: the schema's keywords that it does not hold the answer to."""
+        self.ignored = ignored
         self._matcher = matcher
         self._allowed = np.zeros(words, np.uint32)
 
     def allowed(self) -> np.ndarray:
         self._matcher.unsafe_compute_mask_ptr(self._allowed.ctypes.data, self._allowed.nbytes)
         if self._matcher.is_error():
-            raise RequestRefused(f"the schema cannot be followed: {self._matcher.get_error().splitlines()[0][:300]}")
+            raise RequestRefused(f"the schema cannot be followed: {_first_line(self._matcher.get_error())}")
         return self._allowed
 
     def take(self, token: int) -> None:
@@ -87,3 +207,30 @@ class _Vocabulary:
 
     def __call__(self, text: bytes) -> list[int]:
         return self._tokenizer.encode(text.decode("utf-8", "replace"), special=False)
+
+
+def _short(what: str, text: str) -> None:
+    if len(text) > MOST_SCHEMA:
+        raise RequestRefused(f"the {what} has {len(text)} characters; expected at most {MOST_SCHEMA}")
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _whole(regex: str) -> str:
+    """A regular expression that matches a whole text needs no anchors around it."""
+    ends = regex.endswith("$") and not regex.endswith("\\$")
+    return regex.removeprefix("^")[: -1 if ends else None] if "|" not in regex else regex
+
+
+def _plain(problem: str) -> str:
+    """llguidance's word for what it cannot do, as a sentence."""
+    unknown = re.fullmatch(r"Unimplemented keys: \[(.*)\]", problem.strip())
+    return f"{unknown[1]} cannot be held token by token" if unknown else _first_line(problem)
+
+
+def _first_line(problem: object) -> str:
+    """Of a message of llguidance; of a regular expression's, all that says something."""
+    lines = [line.strip(" ^") for line in str(problem).splitlines()]
+    return " ".join(line for line in lines if line)[:300]

@@ -41,18 +41,18 @@ def request_limits(
     budget: int | None = None,
     extra: int = 0,
 ) -> Limits:
-    """Limits of a request with `prompt` tokens. `thinks`: it may think, `budget` tokens of it at most; `extra` tokens
-    are what opens and closes the thinking.
+    """Limits of a request with `prompt` tokens. `max_tokens` 0: only the prompt is computed. `thinks`: it may
+    think, `budget` tokens of it at most; `extra` tokens are what opens and closes the thinking.
 
     What is stated is kept or refused, what is not shrinks to the room there is. Raises ContextFull, RequestRefused.
     """
     if prompt == 0:
         raise RequestRefused("the prompt is empty; expected at least one token")
-    if max_tokens is not None and max_tokens < 1:
-        raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 1")
+    if max_tokens is not None and max_tokens < 0:
+        raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 0")
     room = context - prompt
     around = extra if thinks else 0
-    stated = (max_tokens or 1) + (budget or 0) + around
+    stated = (1 if max_tokens is None else max_tokens) + (budget or 0) + around
     if room < stated:
         wanted = "" if max_tokens is None else f" and max_tokens {max_tokens}"
         wanted += "" if not budget else f" and a thinking of {budget}"
@@ -60,6 +60,8 @@ def request_limits(
             f"the prompt's {prompt} tokens{wanted} do not fit the model's context of {context}; "
             f"shorten the prompt or ask for fewer tokens"
         )
+    if max_tokens == 0:
+        return Limits(0, 0)
     if not thinks:
         answer = max_tokens or min(ANSWER, room)
         return Limits(answer, answer, context_bound=max_tokens is None and room <= ANSWER)

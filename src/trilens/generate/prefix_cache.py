@@ -128,21 +128,30 @@ class PrefixCache:
         return key in self._entries
 
     def put(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, origin: Origin) -> None:
-        """Keep a block. What it makes needless, a shorter block behind the same beginning, goes."""
+        """Keep a block, also in place of one that lacks its fixed states. What it makes needless, a shorter block
+        behind the same beginning, goes."""
         with self._lock:
-            if key in self._entries:
-                return
-            siblings = self._behind(parent, make=True)
-            for other in [k for k in list(siblings)[: -SIBLINGS - 1 : -1] if self._shorter(k, tokens)]:
-                self._drop(other)
-            siblings = self._behind(parent, make=True)
-            siblings[key] = None
-            self._entries[key] = Entry(key, parent, tokens, block, origin, self._firsts.pop(key, {}))
-            self.bytes += block.kept_bytes
+            entry = self._entries.get(key)
+            if entry is not None:
+                if entry.block.has_states or not block.has_states:
+                    return
+                self.bytes += block.kept_bytes - entry.block.kept_bytes
+                entry.block = block
+            else:
+                self._add(key, parent, tokens, block, origin)
             while self.bytes > self.budget and self._evict_one(AT_ONCE) is not None:
                 pass
         if self.files is not None and origin.source != "disk" and len(tokens) == PAGE:
-            self.files.write(key, parent, tokens, block)
+            self.files.write(key, parent, tokens, block, again=entry is not None)
+
+    def _add(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, origin: Origin) -> None:
+        siblings = self._behind(parent, make=True)
+        for other in [k for k in list(siblings)[: -SIBLINGS - 1 : -1] if self._shorter(k, tokens)]:
+            self._drop(other)
+        siblings = self._behind(parent, make=True)
+        siblings[key] = None
+        self._entries[key] = Entry(key, parent, tokens, block, origin, self._firsts.pop(key, {}))
+        self.bytes += block.kept_bytes
 
     def _shorter(self, key: bytes, tokens: tuple[int, ...]) -> bool:
         entry = self._entries[key]

@@ -31,6 +31,7 @@ MAGIC = b"trilens prefix 1\n"
 SUFFIX = ".block"
 DIGEST = hashlib.sha256().digest_size
 MOST_WAITING = 256  # blocks that wait to be written; more are left out, for they hold memory
+WAITING_BYTES = 1_000_000_000  # that they hold
 MOST_DESCRIBED = 4096  # bytes of the line of JSON
 ABANDONED = 3600.0  # seconds after which a half-written file is nobody's
 
@@ -64,6 +65,7 @@ class PrefixFiles:
             raise UsageError(f"{directory}: cannot keep prefixes there: {problem.strerror or problem}") from None
         self._lock = threading.Lock()
         self._waiting = 0
+        self._waiting_bytes = 0
         self._writing = ThreadPoolExecutor(1, "prefixes")  # joined when the interpreter ends, so nothing is lost
         self._bytes = sum(size for _, size, _ in self._files())
         self._sweep()
@@ -75,7 +77,8 @@ class PrefixFiles:
         """The block with this key, None where there is none or no memory for it. What is damaged or another model's is
         removed, with a line in the log."""
         path = self._path(key)
-        most = len(MAGIC) + MOST_DESCRIBED + 2 * self._executor.block_bytes + (1 << 20)
+        states = self._executor.costs.fixed_bytes
+        most = len(MAGIC) + MOST_DESCRIBED + 2 * self._executor.block_bytes + states + (1 << 20)
         try:
             data = read_small(path, most)
             os.utime(path)
@@ -97,21 +100,25 @@ class PrefixFiles:
                 self._remove(path, str(problem))
             return None
 
-    def write(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block) -> Future[None] | None:
-        """Write it soon, in a thread of our own; None where too many wait already."""
+    def write(
+        self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, *, again: bool = False
+    ) -> Future[None] | None:
+        """Write it soon, in a thread of our own, also in place of a file that is there (`again`); None where too much
+        waits already."""
         with self._lock:
-            if self._waiting >= MOST_WAITING:
+            if self._waiting >= MOST_WAITING or self._waiting_bytes > WAITING_BYTES:
                 return None
             self._waiting += 1
+            self._waiting_bytes += block.kept_bytes
         with suppress(RuntimeError):  # the interpreter is ending
-            return self._writing.submit(self._write, key, parent, tokens, block)
+            return self._writing.submit(self._write, key, parent, tokens, block, again)
         return None
 
     def close(self) -> None:
         """Return when everything is written."""
         self._writing.shutdown()
 
-    def _write(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block) -> None:
+    def _write(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, again: bool) -> None:
         path = self._path(key)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         described = {
@@ -122,7 +129,7 @@ class PrefixFiles:
             "route_width": block.route_width,
         }
         try:
-            if path.exists():
+            if path.exists() and not again:
                 return
             data = MAGIC + json.dumps(described).encode() + b"\n" + block.written()
             with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -139,6 +146,7 @@ class PrefixFiles:
         finally:
             with self._lock:
                 self._waiting -= 1
+                self._waiting_bytes -= block.kept_bytes
 
     def _checked(self, described: Any, key: bytes, parent: bytes) -> tuple[int, ...]:
         """The tokens. Raises ValueError for what is not the block that it should be."""

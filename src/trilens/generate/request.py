@@ -13,6 +13,7 @@ from trilens.executors.executor import CachedSequence
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import Origin
 from trilens.generate.sampling import Sampler
+from trilens.generate.scores import PromptScores
 
 UNREAD = 256  # tokens that wait for their reader; more, and the request is left out of the steps
 
@@ -65,13 +66,13 @@ class TokenWriter:
 
 
 class StepRecord(NamedTuple):
-    """A request's part in a step: `fed` tokens behind `past` ones, with a token drawn behind them or not. The whole
-    step took `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other
-    steppers at that time."""
+    """A request's part in a step: `fed` tokens behind `past` ones, with `draws` rows of logits. The whole step took
+    `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other steppers
+    at that time."""
 
     past: int
     fed: int
-    draws: bool
+    draws: int
     seconds: float
     batch_size: int
     passes: int = 1
@@ -122,6 +123,7 @@ class Request:
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
     logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
+    scores: PromptScores | None = None  # of the prompt's own tokens, where they are wanted
     kv_bytes: int = 0
     kv_held: int = 0
     routes: Any = None  # of the tokens that were fed, once it has finished: see `CachedSequence.routes`

@@ -16,18 +16,21 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 
 import numpy as np
 
 from trilens.errors import CacheFull, RequestRefused
-from trilens.executors.executor import PAGE, Executor, StepInput
+from trilens.executors.executor import PAGE, Executor, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import PrefixCache, chain, link
 from trilens.generate.request import UNREAD, Beginning, Finish, Request, StepRecord, Times, TokenWriter, Writer
 from trilens.generate.sampling import Sampler, Sampling
+from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
+SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
 
@@ -64,6 +67,7 @@ class Scheduler:
         self._turn = threading.Condition(self._lock)
         self._waiters = 0
         self._steppers: set[int | None] = set()  # in which somebody does a step
+        self._scoring = threading.Lock()
         self._row_seconds = 0.0  # of a prompt's token, of late
         self._process = os.getpid()
 
@@ -94,10 +98,12 @@ class Scheduler:
         watched: bool = False,
         called: float | None = None,
         beginning: Beginning | None = None,
+        scored: int | None = None,
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
         experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
-        what `begin` made of the prompt, where that was done before.
+        what `begin` made of the prompt, where that was done before. `scored`: the log probabilities of the prompt's own
+        tokens are wanted, and so many of the likeliest ones beside them.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
@@ -111,9 +117,13 @@ class Scheduler:
         sequence = self.executor.sequence(len(prompt) + limits.total)
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times)
         request.fired = [] if watched else None
+        if scored is not None:
+            request.scores = PromptScores(request.prompt, scored)
+            request.shares = False  # what others have computed has no logits any more
         self._put(request, writer.begin())
         if (allowed := writer.allowed()) is not None:
             sampler.allow(allowed)
+        self._keep_states(request)
         self._adopt(request)
         with self._lock:
             self.running.append(request)
@@ -179,8 +189,12 @@ class Scheduler:
                 mine = True
                 self._steppers.add(stepper)
                 feeds, elsewhere = self._schedule(fed, failed, stepper, ahead > 0)
-            if feeds:
-                self._step(fed, feeds, elsewhere, stepper, ahead)
+            scored = [r.scores is not None and r.prompting for r in fed]
+            if not all(scored):
+                rest = [not one for one in scored]
+                self._step(list(compress(fed, rest)), list(compress(feeds, rest)), elsewhere, stepper, ahead)
+            for request, feed in zip(compress(fed, scored), compress(feeds, scored), strict=True):
+                self._step([request], [feed], elsewhere, stepper, ahead)
             return failed + fed
         finally:
             if mine:
@@ -224,11 +238,12 @@ class Scheduler:
         begun = [g.fed for g in prompts]
         left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
         full = room * self._row_seconds <= STEP_SECONDS
-        for request, first, rows in zip(prompts, begun, shares(left, room, full), strict=True):
+        for request, first, share in zip(prompts, begun, shares(left, room, full), strict=True):
+            rows = share if request.scores is None else min(share, SCORED_ROWS)
             if rows and request.fed == first:  # its pages may have gone to one before it
                 whole = first >= request.computed and first + rows >= len(request.prompt)
                 # what its writer has put behind the prompt goes with the prompt's end
-                plan(request, request.length if whole else first + rows, whole)
+                plan(request, request.length if whole else first + rows, whole and request.limits.total > 0)
         now = time.perf_counter()
         for request in fed:
             request.in_step = True
@@ -304,8 +319,14 @@ class Scheduler:
 
     def _fits(self, request: Request, holders: int) -> bool:
         blocks = -(-request.length // PAGE) + holders + 1
-        missing = blocks * self.executor.block_bytes - self.executor.cache_free
+        states = 2 * self.executor.costs.fixed_bytes  # those before a step and those behind it
+        missing = blocks * self.executor.block_bytes + states - self.executor.cache_free
         return missing <= 0 or self.prefixes.free(missing)
+
+    def _keep_states(self, request: Request) -> None:
+        """Fixed states are kept at the last page's end in the prompt: the next turn of a conversation begins with it,
+        but goes on otherwise where the template leaves out what was thought."""
+        request.sequence.snapshot_at((len(request.prompt) - 1) // PAGE * PAGE)
 
     def _shareable(self, request: Request) -> int:
         """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
@@ -325,6 +346,9 @@ class Scheduler:
         if len(found.blocks) <= at:
             return
         adopted = request.sequence.adopt(found.blocks[at:], found.last_tokens)
+        whole = len(found.blocks) - (found.last_tokens < PAGE)
+        if request.fed + adopted < whole * PAGE:  # who comes next with the same beginning finds its states
+            request.sequence.snapshot_at(whole * PAGE)
         for begin, source in enumerate(found.sources[at:], at):
             end = min((begin + 1) * PAGE, request.fed + adopted)
             if (new := end - max(begin * PAGE, request.computed)) > 0:
@@ -369,6 +393,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         """Its pages go back; it is computed again when there is room."""
         request.sequence.free()
+        self._keep_states(request)
         if request.times.admitted is None:
             request.reused.clear()  # it has only held what others computed
         else:
@@ -383,7 +408,11 @@ class Scheduler:
             at = len(request.keys)
             parent = request.keys[-1] if at else request.root
             request.keys.append(link(parent, request.piece(at * PAGE, (at + 1) * PAGE)))
-        for at in range(request.kept, full):
+        first = request.kept
+        if ended:
+            request.sequence.snapshot()
+            first = max(0, min(first, full - 1))  # the last page again, now with the states behind it
+        for at in range(first, full):
             self._offer_block(request, at, request.keys[at], (at + 1) * PAGE)
         request.kept = max(request.kept, full)
         if ended and length % PAGE:
@@ -391,7 +420,7 @@ class Scheduler:
             self._offer_block(request, full, link(parent, request.piece(full * PAGE, length)), length)
 
     def _offer_block(self, request: Request, at: int, key: bytes, end: int) -> None:
-        if key not in self.prefixes:
+        if key not in self.prefixes or self.executor.costs.fixed_bytes:
             parent = request.keys[at - 1] if at else request.root
             tokens = tuple(request.piece(at * PAGE, end))
             self.prefixes.put(key, parent, tokens, request.sequence.block(at), request.origin)
@@ -403,7 +432,10 @@ class Scheduler:
     ) -> None:
         """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
         try:
-            drawn = self.executor.draw(feeds, stepper, ahead)
+            if fed[0].scores is not None and fed[0].prompting:
+                drawn = self._scored(fed[0], feeds[0])
+            else:
+                drawn = self.executor.draw(feeds, stepper, ahead)
         except BaseException as failure:
             for request in fed:
                 self._fail(request, failure)
@@ -431,6 +463,21 @@ class Scheduler:
                     self._fail(other, interruption)
                 return
 
+    def _scored(self, request: Request, feed: StepInput) -> StepOutput:
+        """A step of one request that reads the logits behind every token of its."""
+        assert request.scores is not None
+        begin = time.perf_counter()
+        with self._scoring:  # the executor's own stepper, which nobody else uses
+            logits = self.executor.step([StepInput(feed.sequence, feed.tokens)], every_row=True)
+        request.scores.take(request.fed, logits)
+        tokens, faults = list[int](), dict[int, RequestRefused]()
+        if feed.sampler is not None:
+            try:
+                tokens.append(feed.sampler.choose(logits[-1]))
+            except RequestRefused as fault:
+                faults[0] = fault
+        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1])
+
     def _deliver(
         self,
         request: Request,
@@ -442,8 +489,10 @@ class Scheduler:
         """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
         new, again = len(feed.tokens), request.fed < request.computed
         record = request.repeated if again else request.steps
+        scored = request.scores is not None and request.prompting
         for seconds, batch_size, passes in steps:
-            record.append(StepRecord(request.fed, new, feed.logits, seconds, batch_size, passes))
+            rows = new if scored else int(feed.logits)
+            record.append(StepRecord(request.fed, new, rows, seconds, batch_size, passes))
             request.fed += new
             new = 1
         if tokens and request.times.first_token is None:
@@ -455,6 +504,8 @@ class Scheduler:
                 self._append(request, token, left < 0)
         if request.finish is None and request.fed // PAGE > request.kept:
             self._offer(request)
+        if request.finish is None and not request.limits.total and not request.prompting:
+            self._end(request, "length")  # nothing but the prompt was wanted
 
     def _append(self, request: Request, token: int, more: bool) -> None:
         """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""

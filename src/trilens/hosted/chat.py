@@ -7,8 +7,8 @@ from typing import Any
 
 from trilens.hosted.service import INLINE, Finish, FromService, ServiceEnd, Usage, Wish, plain, state_of
 from trilens.hosted.table import Row
+from trilens.text.conversation import ChatMessage as Message
 from trilens.text.events import TextEvent, ThinkingEvent
-from trilens.text.template import Message
 from trilens.text.thinking import Markers, Start
 from trilens.text.thoughts import Piece, ThoughtSplitter
 

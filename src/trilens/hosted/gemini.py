@@ -7,8 +7,8 @@ from typing import Any
 
 from trilens.errors import RequestRefused
 from trilens.hosted.service import Finish, FromService, ServiceEnd, Usage, Wish, state_of
+from trilens.text.conversation import ChatMessage as Message
 from trilens.text.events import TextEvent, ThinkingEvent
-from trilens.text.template import Message
 
 FINISHES: dict[str, Finish] = {"STOP": "stop", "MAX_TOKENS": "length"}
 REFUSALS = {"SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "ESCALATION", "MODEL_ARMOR"}

@@ -20,9 +20,11 @@ from trilens.hosted.service import Service, ServiceEnd, Usage, Wish
 from trilens.hosted.table import Asked, Row, ask
 from trilens.model import Answer, Prompt, fold, several
 from trilens.spec.catalog import Backbone
+from trilens.text.conversation import ChatMessage as Message
+from trilens.text.conversation import Message as ReadMessage
+from trilens.text.conversation import as_chat, read_conversation
 from trilens.text.events import EndEvent, Event, Whole
 from trilens.text.strategy import Thinking
-from trilens.text.template import Message, check_messages
 
 AT_ONCE = 8  # requests of one `generate` that are under way together
 
@@ -60,7 +62,7 @@ class HostedModel:
         self._service.close()
 
     @overload
-    def generate(self, prompt: Sequence[Message], **options: Any) -> Answer[HostedReceipt]: ...
+    def generate(self, prompt: Sequence[Message | ReadMessage], **options: Any) -> Answer[HostedReceipt]: ...
     @overload
     def generate(self, prompt: str, **options: Any) -> Answer[HostedReceipt]: ...
     @overload
@@ -251,9 +253,10 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
 
 
 def _messages(prompt: Prompt) -> list[Message]:
-    messages: list[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-    check_messages(messages)
-    return messages
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+    read_conversation(prompt)
+    return [as_chat(message) if isinstance(message, ReadMessage) else message for message in prompt]
 
 
 def _whole(usage: Usage, row: Row) -> Usage:

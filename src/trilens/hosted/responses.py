@@ -7,8 +7,8 @@ from typing import Any
 
 from trilens.errors import RequestRefused
 from trilens.hosted.service import Finish, FromService, ServiceEnd, Usage, Wish, plain, state_of
+from trilens.text.conversation import ChatMessage as Message
 from trilens.text.events import TextEvent, ThinkingEvent
-from trilens.text.template import Message
 
 INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter": "refused"}
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from trilens.hosted.table import Asked, Row
+from trilens.text.conversation import ChatMessage as Message
 from trilens.text.events import TextEvent, ThinkingEvent
-from trilens.text.template import Message
 from trilens.text.thinking import Markers, Start
 
 Finish = Literal["stop", "stop_string", "length", "context", "refused"]

@@ -26,7 +26,8 @@ def measure(
     """Tokens per second of a prompt and of decoding, best and median of `repeat` rounds after one that does not count.
 
     `memory_gb_s` and `float32_gflop_s` (NumPy's matrix product) are measured in between, since machines differ from
-    hour to hour; `decode_share_of_memory` is what decoding reads a second, as a part of the first.
+    hour to hour; `decode_share_of_memory` is what decoding reads a second, and writes of fixed states, as a part of the
+    first.
     """
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
@@ -65,6 +66,7 @@ def measure(
         kinds = {"prefill": _spent(marks[0][1], marks[1][1]), "decode": _spent(marks[2][1], marks[3][1])}
     cost = step_cost(executor.spec, [Span(prompt + decode // 2, 1)] * batch)
     read = cost.weight_bytes(executor.element_bytes) + cost.kv_elements_read() * executor.kv_element_bytes
+    read += cost.fixed_bytes_moved()
     prefill_flops = step_cost(executor.spec, [Span(0, prompt)]).flops()
     best_prefill, best_decode = max(prefills[1:]), max(decodes[1:])
     return {

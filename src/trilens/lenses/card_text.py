@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 from trilens.lenses.layout import heading, paragraph, ranges, spaced, table, terminal_width
 from trilens.lenses.moe import MoeLens
 from trilens.lenses.reasoning import THOUGHT
-from trilens.spec.model import Attention, Chunk, Full, LatentAttention, Mask, ModelSpec, ShortConvolution, Window
+from trilens.spec.model import (
+    Attention,
+    Chunk,
+    Full,
+    GatedRecurrence,
+    LatentAttention,
+    Mask,
+    ModelSpec,
+    ShortConvolution,
+    Window,
+)
 from trilens.units import big, data, flop
 
 if TYPE_CHECKING:
@@ -81,10 +91,9 @@ def _dense(card: Card, width: int) -> list[str]:
         lines += paragraph("", f"and {flop(lens.beside_the_sum)} beside this sum", width)
     kv = f"{data(card.kv_bytes(card.context) / card.context)} a token at context {card.context}, "
     kv += f"{data(card.kv_bytes(card.spec.context))} at {card.spec.context} ({card.kv_type})"
-    lines += paragraph("KV cache", kv, width)
     if card.fixed_bytes:
-        text = f"{data(card.fixed_bytes)} a sequence, whatever its length (f32)"
-        lines += paragraph("fixed states", text, width)
+        kv += f"; and {data(card.fixed_bytes)} a sequence, whatever its length (f32)"
+    lines += paragraph("KV cache", kv, width)
     for weights in card.weights:
         size = "unknown" if weights.bytes is None else data(weights.bytes)
         label = "weights" if weights is card.weights[0] else ""
@@ -165,13 +174,16 @@ def _reasoning(card: Card, width: int) -> list[str]:
 def _heads(spec: ModelSpec) -> str:
     kinds: dict[str, None] = {}
     for layer in spec.layers:
-        match layer.mixer:
-            case LatentAttention() as a:
-                kinds[f"{a.heads} heads on a latent of {a.kv_rank} + {a.rope_dim}"] = None
-            case Attention() as a:
-                kinds[f"{a.heads} heads of {a.cache.key_dim} on {a.cache.kv_heads} of keys and values"] = None
-            case ShortConvolution() as c:
-                kinds[f"convolutions over {c.taps} tokens"] = None
+        for mixer in layer.mixers:
+            match mixer:
+                case LatentAttention() as a:
+                    kinds[f"{a.heads} heads on a latent of {a.kv_rank} + {a.rope_dim}"] = None
+                case Attention() as a:
+                    kinds[f"{a.heads} heads of {a.cache.key_dim} on {a.cache.kv_heads} of keys and values"] = None
+                case ShortConvolution() as c:
+                    kinds[f"convolutions over {c.taps} tokens"] = None
+                case GatedRecurrence(rule=rule):
+                    kinds[f"{rule.heads} recurrent matrices of {rule.key_dim} x {rule.value_dim}"] = None
     return " or ".join(kinds)
 
 
@@ -189,10 +201,6 @@ def _masks(spec: ModelSpec) -> str:
     """full on 8 layers, window 512 on 40"""
     counts: dict[str, int] = {}
     for layer in spec.layers:
-        match layer.mixer:
-            case Attention(mask=mask) | LatentAttention(mask=mask):
-                word = _mask(mask)
-            case ShortConvolution():
-                word = "none"
-        counts[word] = counts.get(word, 0) + 1
+        words = [_mask(m.mask) for m in layer.mixers if isinstance(m, Attention | LatentAttention)] or ["none"]
+        counts[words[0]] = counts.get(words[0], 0) + 1
     return ", ".join(f"{word} on {count} layers" for word, count in counts.items())

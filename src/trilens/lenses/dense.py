@@ -9,7 +9,7 @@ from typing import Any
 from trilens.decoder.ops import Part
 from trilens.executors.accountant import ParameterCount, StepCost, token_cost
 from trilens.lenses.layout import ranges
-from trilens.spec.model import Beside, Dense, FeedForward, ModelSpec, Routed
+from trilens.spec.model import Beside, Dense, FeedForward, Glu, ModelSpec, Routed
 from trilens.units import flop
 
 USUAL_CONTEXT = 4096
@@ -19,7 +19,8 @@ USUAL_CONTEXT = 4096
 class FeedForwardTerm:
     """One product of the feed-forward's sum, for one token: operations = the product of `factors`.
 
-    Two operations a multiply-add, three matrices a gated feed-forward, d_model, d_ffn, experts that fire, layers.
+    Two operations a multiply-add, three matrices a gated feed-forward (two without a gate), d_model, d_ffn, experts
+    that fire, layers.
     """
 
     what: str
@@ -104,18 +105,19 @@ def feed_forward_terms(spec: ModelSpec) -> tuple[FeedForwardTerm, ...]:
     kinds: dict[FeedForward, list[int]] = {}
     extra: dict[int, list[int]] = {}
     for i, layer in enumerate(spec.layers):
-        kinds.setdefault(layer.feed_forward, []).append(i)
+        if layer.feed_forward is not None:
+            kinds.setdefault(layer.feed_forward, []).append(i)
         if layer.per_layer_input is not None:
             extra.setdefault(layer.per_layer_input.width, []).append(i)
     terms = []
     for ffn, layers in kinds.items():
         match ffn:
             case Dense():
-                terms.append(_term("dense", spec, ffn.width, layers))
+                terms.append(_term("dense", ffn, spec.width, layers))
             case Routed():
                 terms += _routed_terms(spec, ffn, layers)
             case Beside():
-                terms.append(_term("dense, beside the experts", spec, ffn.dense.width, layers))
+                terms.append(_term("dense, beside the experts", ffn.dense, spec.width, layers))
                 terms += _routed_terms(spec, ffn.routed, layers)
     for width, layers in extra.items():
         factors = (("", 2), ("", 2), ("d_model", spec.width), ("per-layer width", width), ("layers", len(layers)))
@@ -124,14 +126,23 @@ def feed_forward_terms(spec: ModelSpec) -> tuple[FeedForwardTerm, ...]:
 
 
 def _routed_terms(spec: ModelSpec, ffn: Routed, layers: list[int]) -> list[FeedForwardTerm]:
-    terms = [_term("experts that fire", spec, ffn.width, layers, ffn.router.chosen)]
+    d, count = ("d_model", spec.width), ("layers", len(layers))
+    terms = [_term("experts that fire", ffn, ffn.latent or spec.width, layers, ffn.router.chosen)]
+    if ffn.latent is not None:
+        factors = (("", 2), ("", 2), d, ("d_latent", ffn.latent), count)
+        terms.append(FeedForwardTerm("into the experts' width and back", tuple(layers), factors))
     if ffn.shared is not None:
-        terms.append(_term("shared expert", spec, ffn.shared.width, layers))
+        terms.append(_term("shared expert", ffn.shared, spec.width, layers))
+    if ffn.shared_gate:
+        terms.append(FeedForwardTerm("gate of the shared expert", tuple(layers), (("", 2), d, count)))
     return terms
 
 
-def _term(what: str, spec: ModelSpec, width: int, layers: list[int], times: int | None = None) -> FeedForwardTerm:
-    factors = [("", 2), ("", 3), ("d_model", spec.width), ("d_ffn", width)]
+def _term(what: str, ffn: Dense | Routed, width: int, layers: list[int], times: int | None = None) -> FeedForwardTerm:
+    """`width`: of the rows that come in and go out."""
+    matrices = 3 if isinstance(ffn.glu, Glu) else 2
+    into = "d_latent" if isinstance(ffn, Routed) and ffn.latent is not None else "d_model"
+    factors = [("", 2), ("", matrices), (into, width), ("d_ffn", ffn.width)]
     if times is not None:
         factors.append(("experts", times))
     return FeedForwardTerm(what, tuple(layers), (*factors, ("layers", len(layers))))

@@ -16,12 +16,15 @@ from trilens.spec.model import (
     Dense,
     FeedForward,
     Full,
+    GatedRecurrence,
+    Glu,
     LatentAttention,
     Layer,
     ModelSpec,
     Positions,
     Routed,
     ShortConvolution,
+    SideBySide,
 )
 
 ALIGNMENT = 32
@@ -162,8 +165,17 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
     if normed != x:
         yield Value(normed, d, (x,), over=True)
     match mixer:
+        case None:
+            yield from _alone(at, layer, x, y, d)
+            return
         case Attention():
             yield from _heads(at, mixer, normed, _mask(mixer.cache), g)
+        case GatedRecurrence():
+            yield from _recurred(at, mixer, normed, g)
+        case SideBySide(attention=attention, recurrence=recurrence):
+            yield from _heads(at + "attention ", attention, normed, _mask(attention.cache), g)
+            yield from _recurred(at + "recurrence ", recurrence, normed, g)
+            yield Value(at + "mixed", d, (at + "attention mixed", at + "recurrence mixed"))
         case LatentAttention() if g.expanded:
             yield from _expanded(at, mixer, normed, _mask(mixer.cache))
         case LatentAttention():
@@ -172,6 +184,9 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
             yield from _convolved(at, mixer, normed, g)
     yield Value(at + "mixer out", d, (at + "mixed",))
     middle = at + "middle"
+    if layer.feed_forward is None:
+        yield Value(y, d, (at + "mixer out", x), over=True)
+        return
     yield Value(middle, d, (at + "mixer out", x), over=True)
     into = middle if layer.feed_forward_in is None else at + "feed forward in"
     if into != middle:
@@ -184,6 +199,16 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
         yield Value(at + "per layer gate", width, (out, "per layer"))
         yield Value(at + "per layer out", d, (at + "per layer gate",))
         yield Value(y, d, (at + "per layer out", out), over=True)
+
+
+def _alone(at: str, layer: Layer, x: str, y: str, d: int) -> Iterator[Value]:
+    """A layer that is a feed-forward and nothing else."""
+    assert layer.feed_forward is not None
+    into = x if layer.feed_forward_in is None else at + "feed forward in"
+    if into != x:
+        yield Value(into, d, (x,), over=True)
+    yield from _feed_forward(at, layer.feed_forward, into, x, d)
+    yield Value(y, d, (at + "feed forward out", x), over=True)
 
 
 def _mask(cache: Positions) -> str:
@@ -241,6 +266,24 @@ def _convolved(at: str, c: ShortConvolution, x: str, g: _Graph) -> Iterator[Valu
     yield Value(at + "mixed", c.width, (at + "convolved", at + "gates and value"), over=True)
 
 
+def _recurred(at: str, r: GatedRecurrence, x: str, g: _Graph) -> Iterator[Value]:
+    """The projections, the convolved rows, and the recurrence's result with the matrices behind it."""
+    rule = r.rule
+    rows = 2 * rule.keys + rule.values
+    yield Value(at + "gate", rule.values, (x,))
+    yield Value(at + "rows", rows, (x,))
+    kept = -(-g.sequences * (r.taps - 1) * rows // g.tokens)
+    yield Value(at + "kept rows", kept)
+    yield Value(at + "all rows", rows + kept, (at + "rows", at + "kept rows"))
+    yield Value(at + "convolved", rows, (at + "all rows",))
+    yield Value(at + "decay", rule.decays, (x,))
+    matrices = -(-g.sequences * rule.values * rule.key_dim // g.tokens)
+    yield Value(at + "kept matrices", matrices)
+    inputs = (at + "convolved", at + "decay", at + "kept matrices")
+    yield Value(at + "recurred", rule.values + matrices, inputs)
+    yield Value(at + "mixed", rule.values, (at + "recurred", at + "gate"))
+
+
 def _latent_query(at: str, a: LatentAttention, x: str) -> Iterator[Value]:
     if a.q_rank is not None:
         yield Value(at + "q low", a.q_rank, (x,))
@@ -262,9 +305,10 @@ def _feed_forward(at: str, ffn: FeedForward, x: str, middle: str, d: int) -> Ite
 
 
 def _dense(at: str, ffn: Dense, x: str, out: str, d: int) -> Iterator[Value]:
-    for name in ("up", "gate"):
+    names = ("up", "gate") if isinstance(ffn.glu, Glu) else ("up",)
+    for name in names:
         yield Value(at + name, ffn.width, (x,))
-    yield Value(at + "activated", ffn.width, (at + "gate", at + "up"))
+    yield Value(at + "activated", ffn.width, tuple(at + name for name in reversed(names)))
     yield Value(out, d, (at + "activated",))
 
 
@@ -274,13 +318,22 @@ def _routed(at: str, ffn: Routed, x: str, out: str, d: int) -> Iterator[Value]:
     yield Value(at + "probabilities", experts, (at + "scores",), over=True)
     yield Value(at + "order", experts, (at + "probabilities",))
     yield Value(at + "weights", chosen, (at + "probabilities", at + "order"))
-    for name in ("up", "gate"):
-        yield Value(at + name, ffn.width * chosen, (x, at + "order"))
-    yield Value(at + "activated", ffn.width * chosen, (at + "gate", at + "up"))
-    yield Value(at + "down", d * chosen, (at + "activated", at + "order"))
-    yield Value(at + "weighted", d * chosen, (at + "down", at + "weights"), over=True)
+    into, inner = x, ffn.latent or d
+    if ffn.latent is not None:
+        into = at + "latent"
+        yield Value(into, inner, (x,))
+    names = ("up", "gate") if isinstance(ffn.glu, Glu) else ("up",)
+    for name in names:
+        yield Value(at + name, ffn.width * chosen, (into, at + "order"))
+    yield Value(at + "activated", ffn.width * chosen, tuple(at + name for name in reversed(names)))
+    yield Value(at + "down", inner * chosen, (at + "activated", at + "order"))
+    yield Value(at + "weighted", inner * chosen, (at + "down", at + "weights"), over=True)
     own = out if ffn.shared is None else at + "own"
-    yield Value(own, d, (at + "weighted",))
+    if ffn.latent is not None:
+        yield Value(at + "latent out", inner, (at + "weighted",))
+        yield Value(own, d, (at + "latent out",))
+    else:
+        yield Value(own, d, (at + "weighted",))
     if ffn.shared is not None:
         yield from _dense(at + "shared ", ffn.shared, x, at + "shared out", d)
         yield Value(out, d, (own, at + "shared out"), over=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from trilens.decoder.weights import BesideWeights, DecoderWeights, RoutedWeights, decoder_weights, parameters
 from trilens.executors.accountant import ParameterCount, Span, StepCost, distinct_experts, step_cost, token_cost
-from trilens.spec.model import Beside, Dense, FeedForward, ModelSpec, Routed, Router, Scoring
+from trilens.spec.model import Beside, Dense, FeedForward, Layer, ModelSpec, Routed, Router, Scoring
 
 BATCHES = (1, 8, 64)
 BF16 = Fraction(2)
@@ -96,20 +96,25 @@ _NEIGHBOURS = (("equal active size", False), ("equal total size", True))
 
 def dense_twin(spec: ModelSpec, every: bool) -> ModelSpec:
     """The same model with each routed feed-forward made dense: as wide as what fires, or as all experts together."""
-    layers = tuple(replace(layer, feed_forward=_made_dense(layer.feed_forward, every)) for layer in spec.layers)
-    return replace(spec, layers=layers)
+
+    def made(layer: Layer) -> Layer:
+        ffn = layer.feed_forward
+        return layer if ffn is None else replace(layer, feed_forward=_made_dense(ffn, every, spec.width))
+
+    return replace(spec, layers=tuple(map(made, spec.layers)))
 
 
-def _made_dense(ffn: FeedForward, every: bool) -> Dense:
+def _made_dense(ffn: FeedForward, every: bool, width: int) -> Dense:
     match ffn:
         case Dense():
             return ffn
         case Routed():
             times = ffn.router.experts if every else ffn.router.chosen
             shared = 0 if ffn.shared is None else ffn.shared.width
-            return Dense(times * ffn.width + shared, ffn.glu)
+            own = times * ffn.width * (ffn.latent or width) // width  # a narrow expert is as many columns of a wide one
+            return Dense(own + shared, ffn.glu)
         case Beside():
-            return Dense(ffn.dense.width + _made_dense(ffn.routed, every).width, ffn.dense.glu)
+            return Dense(ffn.dense.width + _made_dense(ffn.routed, every, width).width, ffn.dense.glu)
 
 
 def _neighbour(what: str, twin: ModelSpec) -> Neighbour:
@@ -126,7 +131,7 @@ def _group(ffn: Routed, layers: list[int], weights: DecoderWeights) -> ExpertGro
         case other:
             raise AssertionError(f"layer {layers[0]} is routed and has {type(other).__name__}")
     linears = (routed.experts.gate, routed.experts.up, routed.experts.down)
-    sizes = [p.size for linear in linears for p in (linear.weight, linear.bias) if p is not None]
+    sizes = [p.size for linear in linears if linear for p in (linear.weight, linear.bias) if p is not None]
     return ExpertGroup(
         layers=tuple(layers),
         experts=ffn.router.experts,

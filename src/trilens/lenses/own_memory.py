@@ -31,8 +31,8 @@ def own_memory(spec: ModelSpec, types: Mapping[str, str], job: Job) -> Memory:
         packed_bytes(spec, types),
         pages * job.batch,
         fixed_bytes(spec) * job.batch,
-        # a step writes the states behind it beside those before it
-        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL) + fixed_bytes(spec) * job.batch,
+        # a step writes the states behind it beside those before it, and those behind its prompt are kept
+        buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL) + 2 * fixed_bytes(spec) * job.batch,
         "resident memory beside Python itself; keys and values in pages of 64 positions, as sequences grow",
     )
 
@@ -74,13 +74,14 @@ def buffer_bytes(program: Program, types: Mapping[str, str], *, fine: bool) -> i
     """Of the step's buffers, their copies in 8 bits, and the experts' slots (csrc/engine.cpp, Engine::ready)."""
     rows = [WANTED if wanted else ROWS for wanted in program.wanted]
     total = sum(4 * n * width for n, width in zip(rows, program.widths, strict=True))
-    quantised: set[int] = set()
+    quantised: dict[int, bool] = {}  # buffers that are read so, and whether with 16 bits
     slots = hidden = inner = result = 0
     for ins in program.instructions:
         if ins.op in PRODUCTS or ins.op is Op.EXPERTS:
             held = [types[p.name] for p in ins.parameters[::2] if p is not None and p.name in types]
             if any(kind not in FLOATS for kind in held):
-                quantised.add(ins.inputs[0])
+                own = fine or (ins.op in (Op.LINEAR, Op.LINEARS) and ins.integers[0] == 1)
+                quantised[ins.inputs[0]] = own or quantised.get(ins.inputs[0], False)
         if ins.op is Op.EXPERTS:
             gate, down = ins.parameters[0], ins.parameters[4]
             assert gate is not None and down is not None
@@ -88,7 +89,7 @@ def buffer_bytes(program: Program, types: Mapping[str, str], *, fine: bool) -> i
             slots, inner = max(slots, ROWS * chosen), max(inner, gate.shape[1])
             hidden = max(hidden, ROWS * chosen * gate.shape[1])
             result = max(result, ROWS * chosen * down.shape[1])
-    total += sum(_quantised(rows[b], program.widths[b], fine) for b in quantised)
+    total += sum(_quantised(rows[b], program.widths[b], own) for b, own in quantised.items())
     return total + 4 * (hidden + result) + (_quantised(slots, inner, fine) if slots else 0)
 
 

@@ -14,7 +14,7 @@ from trilens.lenses.plan_speed import forecast_of
 from trilens.lenses.source import CardSource, card_source
 from trilens.lenses.target import Target, target
 from trilens.lenses.weights import own_bytes, weight_bytes
-from trilens.spec.model import Attention, LatentAttention, Mixer, ModelSpec, ShortConvolution
+from trilens.spec.model import Attention, GatedRecurrence, LatentAttention, ModelSpec, ShortConvolution, SingleMixer
 from trilens.text.thinking import Inference
 
 USUAL_CONTEXT = 4096
@@ -223,18 +223,20 @@ def _job(spec: ModelSpec, context: int | None, batch: int, kv_type: str, engine:
 
 def split(spec: ModelSpec, at: Target) -> tuple[int, int]:
     """(tensor, pipeline): tensors inside what the link joins, as far as the heads can be shared out; stages beyond."""
-    heads = [h for layer in spec.layers if (h := _heads(layer.mixer)) is not None]
+    heads = [h for layer in spec.layers for mixer in layer.mixers if (h := _heads(mixer)) is not None]
     joined = max(at.device.node, 1) if at.device is not None else 1
     most = min(at.count, joined) if joined > 1 else at.count
     tensor = max(n for n in range(1, most + 1) if at.count % n == 0 and all(h % n == 0 for h in heads))
     return tensor, at.count // tensor
 
 
-def _heads(mixer: Mixer) -> int | None:
-    """What a layer's attention can be shared out by."""
+def _heads(mixer: SingleMixer) -> int | None:
+    """What a layer's attention or recurrence can be shared out by."""
     match mixer:
         case Attention(heads=heads) | LatentAttention(heads=heads):
             return heads
+        case GatedRecurrence(rule=rule):
+            return rule.key_heads
         case ShortConvolution():
             return None
 

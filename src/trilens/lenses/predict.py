@@ -26,7 +26,7 @@ FITS, FULL = 0.6, 1.2  # of the processor's cache: what a step reads stays in it
 FLOATS = ("F32", "F16", "BF16")
 KV_BYTES = {"f32": 4, "f16": 2, "8bit": 1}
 MATRICES = {Op.LINEAR: (0,), Op.LINEARS: (0, 2, 4), Op.GLU_LINEAR: (0, 2), Op.HEAD_LINEAR: (0,), Op.EXPERTS: (0, 2, 4)}
-AS_ADD = (Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU)
+AS_ADD = (Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU, Op.ACTIVATE)
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Kind:
     """What one instruction costs, apart from where in the model it stands.
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
-    key-value head), for experts (experts, chosen), for a convolution (taps), else nothing.
+    key-value head), for experts (experts, chosen), for a convolution (taps), for a recurrence (rows of a head's state,
+    products with it, bytes of it), else nothing.
     """
 
     op: Op
@@ -43,6 +44,7 @@ class Kind:
     matrices: tuple[tuple[int, str], ...] = ()
     work: tuple[int, ...] = ()
     mask: Mask | None = None
+    fine: bool = False  # it reads 16 bits in every model
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ class Runner:
                 fixed = self.machine.overheads["linear"]
                 known = "linear" if kind.op is Op.HEAD_LINEAR else name
                 return fixed + sum(
-                    n * rows * self._product(known, layout, rows, streamed) for n, layout in kind.matrices
+                    n * rows * self._product(known, layout, rows, streamed, fine=kind.fine)
+                    for n, layout in kind.matrices
                 )
             case Op.EXPERTS:
                 experts, chosen = kind.work
@@ -104,14 +107,19 @@ class Runner:
                 return self._attention(kind, spans, streamed)
             case Op.CONVOLVE:  # a multiply-add for each tap, which is what an addition of rows takes
                 return fixed + rows * kind.width * kind.work[0] * speeds["add"].at(rows)
+            case Op.RECUR:  # each number of the state takes what an addition does, or what its way from memory does
+                key_dim, _, size = kind.work
+                computed = rows * kind.width * key_dim * speeds["add"].at(rows)
+                moved = 2 * size * len(spans) / self.machine.memory_read[max(self.machine.memory_read)]
+                return fixed + max(computed, streamed * moved)
             case op if op in AS_ADD:
                 return fixed + rows * kind.width * speeds["add"].at(rows)
             case _:
                 return fixed + rows * kind.width * speeds[name].at(rows)
 
-    def _product(self, name: str, layout: str, rows: float, streamed: float) -> float:
+    def _product(self, name: str, layout: str, rows: float, streamed: float, *, fine: bool = False) -> float:
         """Seconds for one weight and row, between what it is from the cache and from memory."""
-        activations = "8bit" if layout in FLOATS else self.activations
+        activations = "8bit" if layout in FLOATS else "16bit" if fine else self.activations
         cached = self.machine.speeds[f"{name}/{layout}/{activations}/cached"].at(rows)
         if not streamed:
             return cached
@@ -177,7 +185,7 @@ def layouts_of(program: Program, types: Mapping[str, str], activations: str) -> 
     for ins in program.instructions:
         for p in (ins.parameters[i] for i in MATRICES.get(ins.op, ()) if i < len(ins.parameters)):
             if p is not None:
-                own = "8bit" if types[p.name] in FLOATS else activations
+                own = "8bit" if types[p.name] in FLOATS else "16bit" if _fine(ins) else activations
                 wanted[Layout(types[p.name], own, ins.op is Op.EXPERTS)] = None
     return list(wanted)
 
@@ -215,6 +223,9 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
                 total += count * 2 * heads * numbers * pairs
             case Op.CONVOLVE:
                 total += count * 2 * own * kind.width * kind.work[0]
+            case Op.RECUR:
+                key_dim, products, _ = kind.work
+                total += count * 2 * own * kind.width * key_dim * products
             case _:
                 total += count * 2 * own * sum(n for n, _ in kind.matrices)
     return total
@@ -232,8 +243,16 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
             return Kind(ins.op, ins.wanted, width, work=work, mask=(Full(), Window(size), Chunk(size))[mask])
         case Op.EXPERTS:
             assert used[0] is not None
-            return Kind(ins.op, ins.wanted, width, matrices, (used[0].shape[0], ins.integers[0]))
+            gated = bool(ins.integers[3])
+            return Kind(ins.op, ins.wanted, width, matrices[not gated :], (used[0].shape[0], ins.integers[0]))
         case Op.CONVOLVE:
             return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
+        case Op.RECUR:
+            heads, _, key_dim, value_dim, delta = ins.integers[1:6]
+            return Kind(ins.op, ins.wanted, ins.width, work=(key_dim, 2 + delta, 4 * heads * key_dim * value_dim))
         case _:
-            return Kind(ins.op, ins.wanted, width, matrices)
+            return Kind(ins.op, ins.wanted, width, matrices, fine=_fine(ins))
+
+
+def _fine(ins: Instruction) -> bool:
+    return ins.op in (Op.LINEAR, Op.LINEARS) and ins.integers[0] == 1

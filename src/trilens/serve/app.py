@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,23 +18,27 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
-from trilens.serve import chat, completions, messages, responses
+from trilens.serve import chat, completions, messages, responses, tokens
 from trilens.serve.body import BadBody, JsonRoute
 from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
+from trilens.serve.fields import Fields, shown, together
 from trilens.serve.guard import Guard, Rules
 from trilens.serve.loop import EngineLoop
 from trilens.serve.metrics import Metrics
-from trilens.serve.models import models_list
+from trilens.serve.models import models_list, one_model
 from trilens.serve.registry import ModelRegistry
+from trilens.serve.response_items import KeptItems
 from trilens.serve.streams import EventStream, Gone, unless_gone
-from trilens.serve.wire import Fields, as_json, shown
+from trilens.serve.wire import as_json
 
 PAGE = Path(__file__).parent / "page"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
 # What is no fault of this server, so that its log needs no traceback.
 EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "loop_failed", "engine_died", "engine_failed")
+
+KINDS = ("described", "hosted")  # what `kind_of_tool` calls them
 
 log = logging.getLogger("trilens.serve")
 
@@ -47,7 +53,22 @@ class AnswerNow(Fields):
 def application(registry: ModelRegistry, rules: Rules | None = None, grace: float = GRACE) -> ASGIApp:
     """The ASGI application that serves these models."""
     metrics = Metrics(registry)
-    return _counted(Guard(_routes(registry, metrics, grace), rules or Rules()), metrics)
+    return _with_head(_counted(Guard(_routes(registry, metrics, grace), rules or Rules()), metrics))
+
+
+def _with_head(app: ASGIApp) -> ASGIApp:
+    """HEAD is GET without the body, at every route."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            return await app(scope, receive, send)
+
+        async def bare(message: MutableMapping[str, Any]) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        return await app({**scope, "method": "GET"}, receive, bare)
+
+    return answered
 
 
 def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
@@ -64,6 +85,7 @@ def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
 def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     chat_runs: dict[str, ChatRun] = {}
+    kept = KeptItems()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -133,20 +155,20 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     @app.post("/v1/responses")
     async def response(request: Request, body: responses.ResponseRequest) -> Response:
         def pieces(chat_run: ChatRun, body: responses.ResponseRequest) -> AsyncIterator[bytes]:
-            return _named((event["type"], event) async for event in responses.response_events(chat_run, body))
+            return _named((event["type"], event) async for event in responses.response_events(chat_run, body, kept))
 
-        ways = responses.begin_response, responses.whole_response, pieces
-        return await answered(request, body, *ways, _response_failure)
+        begin = partial(responses.begin_response, kept=kept)
+        return await answered(
+            request, body, begin, partial(responses.whole_response, kept=kept), pieces, _response_failure
+        )
 
     @app.post("/v1/messages")
     async def anthropic_messages(request: Request, body: messages.MessagesRequest) -> Response:
-        def pieces(chat_run: ChatRun, _: messages.MessagesRequest) -> AsyncIterator[bytes]:
-            return _named(messages.message_events(chat_run))
+        def pieces(chat_run: ChatRun, body: messages.MessagesRequest) -> AsyncIterator[bytes]:
+            return _named(messages.message_events(chat_run, body))
 
-        def whole(chat_run: ChatRun, _: messages.MessagesRequest) -> Awaitable[dict[str, Any]]:
-            return messages.whole_message(chat_run)
-
-        return await answered(request, body, messages.begin_messages, whole, pieces, _anthropic_failure)
+        ways = messages.begin_messages, messages.whole_message, pieces
+        return await answered(request, body, *ways, _anthropic_failure)
 
     @app.post("/v1/messages/count_tokens")
     async def count_tokens(body: messages.Prompted) -> Response:
@@ -163,10 +185,33 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
         return _json({"id": body.id, "done": True})
 
     @app.get("/v1/models")
-    async def models() -> Response:
-        return _json(await asyncio.to_thread(models_list, registry))
+    async def models(request: Request) -> Response:
+        listed = partial(models_list, registry, anthropic=_is_anthropic(request))
+        return _json(await asyncio.to_thread(listed))
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str, request: Request) -> Response:
+        found = partial(one_model, registry, name, anthropic=_is_anthropic(request))
+        return _json(await asyncio.to_thread(found))
+
+    @app.post("/tokenize")
+    async def tokenize(body: tokens.TokenizeRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            asked = body.prompt if body.messages is None else body.messages
+            return _json(await in_thread(asked, lambda: tokens.tokenize(loop, body)))
+
+    @app.post("/detokenize")
+    async def detokenize(body: tokens.DetokenizeRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            return _json(await in_thread("", lambda: tokens.detokenize(loop, body)))
+
+    @app.get("/tokenizer_info")
+    async def tokenizer_info(model: str | None = None) -> Response:
+        async with registry.lease(model) as loop:
+            return _json(tokens.tokenizer_info(loop.model))
 
     @app.get("/healthz")
+    @app.get("/health")
     async def healthz() -> Response:
         problems = {name: fault_of(problem).message for name, problem in registry.problems().items()}
         if problems:
@@ -194,6 +239,10 @@ def _file(name: str) -> Response:
     if name not in known:
         raise HTTPException(404, "there is no such page")
     return Response(known[name].read_bytes(), media_type=f"{TYPES[known[name].suffix]}; charset=utf-8")
+
+
+def _is_anthropic(request: Request) -> bool:
+    return "anthropic-version" in request.headers
 
 
 def _json(content: Any) -> Response:
@@ -244,18 +293,45 @@ def _logged(problem: BaseException) -> Fault:
 
 
 def _field_fault(errors: Sequence[Any], body: Any) -> Fault:
-    """One line for the first field that is wrong; where it may be of several kinds, what each of them expects."""
-    first = errors[0]
-    if isinstance(first.get("input"), bytes):
+    """One line for all fields that are wrong; where one may be of several kinds, what each of them expects."""
+    if isinstance(errors[0].get("input"), bytes):
         return refused("the body was not read as JSON; send it with Content-Type: application/json")
-    alike = [(_place(error, body), error) for error in errors if error["loc"][:2] == first["loc"][:2]]
-    place, first = max(alike, key=lambda one: one[0].count("."))  # a part of one kind says more than another kind
+    groups: dict[Any, list[Any]] = {}
+    for error in errors:
+        groups.setdefault(_alternatives(error, body), []).append(error)
+    faults = [_one_fault(alike, body) for alike in groups.values()]
+    first = faults[0]
+    return replace(first, message=together([fault.message for fault in faults]))
+
+
+def _alternatives(error: Any, body: Any) -> tuple[Any, ...]:
+    """Errors with the same one of these say what the several kinds of one field expect."""
+    value, loc = body, error["loc"]
+    for number, part in enumerate(loc[1:], 1):
+        if part in KINDS:
+            continue
+        if (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        ):
+            value = value[part]
+        else:
+            return tuple(loc[: number + (error["type"] == "missing" and number == len(loc) - 1)])
+    return tuple(loc)
+
+
+def _one_fault(alike: Sequence[Any], body: Any) -> Fault:
+    placed = [(_place(error, body), error) for error in alike]
+    place, first = max(placed, key=lambda one: one[0].count("."))  # a part of one kind says more than another kind
     match first["type"]:
         case "extra_forbidden":
             return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
         case "missing":
             return refused(f"{place or 'the body'} is missing", param=place or None)
-    expected = dict.fromkeys(_lower(error["msg"]) for there, error in alike if there == place)
+        case "refused":
+            return refused(f"{place} {first['msg']}", param=place, code="unsupported_parameter")
+        case "place":
+            return refused(first["msg"], param=first["ctx"]["param"])
+    expected = dict.fromkeys(_lower(error["msg"]) for there, error in placed if there == place)
     return refused(
         f"{place or 'the body'} is {shown(first.get('input'))}; {', or '.join(expected)}", param=place or None
     )

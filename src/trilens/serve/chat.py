@@ -2,33 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from trilens.errors import FieldRefused
 from trilens.serve.chat_run import ChatRun, begin, logprobs_of, routes_of, sum_of
 from trilens.serve.engine_model import AnyCall
+from trilens.serve.fields import (
+    CACHE,
+    HINT,
+    HOSTED,
+    IDENTIFIER,
+    REPORT,
+    STORED,
+    Fields,
+    Refused,
+    checked,
+    gathered,
+)
 from trilens.serve.loop import EngineLoop
+from trilens.serve.structure import ResponseFormat, Structures, Wanted, one_of
 from trilens.serve.switch import other_variables, thinking_of
-from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_CHOICES,
     MOST_TOKENS,
     AnyReceipt,
     Asks,
-    FieldRefused,
-    Fields,
     Samples,
     as_json,
     conversation,
-    followed,
+    left_aside,
     new_id,
     now,
     prepared,
     receipt_fields,
     stops_of,
 )
+from trilens.text.conversation import Message, read_conversation
 from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
 
 FINISH = {
@@ -44,19 +57,25 @@ DONE = b"data: [DONE]\n\n"
 
 class StreamOptions(Fields):
     include_usage: bool = False
-    ignored: ClassVar = frozenset(("include_obfuscation",))
+    aside: ClassVar[Mapping[str, str]] = dict.fromkeys(("include_obfuscation", "continuous_usage_stats"), REPORT)
 
 
 class Function(Fields):
     name: str = Field(min_length=1, max_length=256)
     description: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
-    ignored: ClassVar = frozenset(("strict",))
+    aside: ClassVar[Mapping[str, str]] = {"strict": HINT}
 
 
 class FunctionTool(Fields):
     type: Literal["function"]
     function: Function
+    aside: ClassVar[Mapping[str, str]] = {"cache_control": CACHE}
+
+
+AnyTool = Annotated[
+    Annotated[FunctionTool, Tag("described")] | Annotated[HostedTool, Tag("hosted")], Discriminator(kind_of_tool)
+]
 
 
 class NamedFunction(Fields):
@@ -68,15 +87,14 @@ class NamedTool(Fields):
     function: NamedFunction
 
 
-class JsonSchema(Fields):
-    name: str = ""
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    ignored: ClassVar = frozenset(("strict", "description"))
+class Allowed(Fields):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
 
 
-class ResponseFormat(Fields):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
+class AllowedTools(Fields):
+    type: Literal["allowed_tools"]
+    allowed_tools: Allowed
 
 
 class Extras(Fields):
@@ -85,9 +103,16 @@ class Extras(Fields):
     routes: bool = False
 
 
-class ChatRequest(Asks, Samples):
+def _read(messages: list[dict[str, Any]]) -> list[Message]:
+    return conversation(read_conversation(messages))
+
+
+readable = checked(_read)
+
+
+class ChatRequest(Asks, Samples, Structures):
     model: str
-    messages: list[dict[str, Any]]
+    messages: Annotated[list[dict[str, Any]], AfterValidator(readable)]
     stream: bool = False
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -97,21 +122,56 @@ class ChatRequest(Asks, Samples):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: list[FunctionTool] | None = None
-    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    tools: list[AnyTool] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | AllowedTools | None = None
+    parallel_tool_calls: bool = True
+    modalities: list[Literal["text"]] | None = None
+    continue_final_message: bool = False
+    add_generation_prompt: bool | None = None
     trilens: Extras = Field(default_factory=Extras)
-    ignored: ClassVar = frozenset(
-        (
-            *("user", "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key"),
-            *("prompt_cache_retention", "parallel_tool_calls", "modalities", "verbosity"),
-        )
-    )
+    also: ClassVar[Mapping[str, str]] = {"n_predict": "max_tokens"}
+    aside: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("user", "metadata", "safety_identifier"), IDENTIFIER),
+        **dict.fromkeys(("service_tier", "verbosity", "prediction"), HINT),
+        "store": STORED,
+        **dict.fromkeys(("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options"), CACHE),
+        **dict.fromkeys(("web_search_options", "moderation"), HOSTED),
+    }
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "audio": Refused("answers are text", ()),
+        "functions": Refused("use tools", ([],)),
+        "function_call": Refused("use tool_choice", ("auto", "none")),
+        "best_of": Refused("use n and choose", (1,)),
+        "echo": Refused("use /v1/completions"),
+        "documents": Refused("put them into a message", ([],)),
+        "chat_template": Refused("the model's own template is used", ()),
+    }
 
     def use(self) -> ToolUse:
-        tools = [Tool(t.function.name, t.function.description, t.function.parameters) for t in self.tools or ()]
-        if isinstance(self.tool_choice, NamedTool):
-            return tool_use(tools, "named", self.tool_choice.function.name)
-        return tool_use(tools, self.tool_choice)
+        tools = [Tool(t.function.name, t.function.description, t.function.parameters) for t in self.functions()]
+        match self.tool_choice:
+            case NamedTool(function=named):
+                return tool_use(tools, "named", named.name, parallel=self.parallel_tool_calls)
+            case AllowedTools(allowed_tools=allowed):
+                names = [tool.function.name for tool in allowed.tools]
+                return tool_use(tools, allowed.mode, allowed=names, parallel=self.parallel_tool_calls)
+            case choice:
+                return tool_use(tools, choice, parallel=self.parallel_tool_calls)
+
+    def functions(self) -> list[FunctionTool]:
+        return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
+
+    def wanted(self) -> Wanted | None:
+        form = self.response_format
+        return one_of(None if form is None else form.wanted("response_format"), *self.stated())
+
+    def continues(self, messages: Sequence[Message]) -> bool:
+        """Whether the answer goes on with the last message; Mistral and DeepSeek say so in the message itself."""
+        asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in ("prefix", "partial"))
+        if self.add_generation_prompt is not None and self.add_generation_prompt == asked:
+            said = "is true beside continue_final_message" if asked else "is false without continue_final_message"
+            raise FieldRefused("add_generation_prompt", f"{said}; leave it out")
+        return asked
 
     def most(self) -> int | None:
         """Tokens of the completion, its thinking included, as the protocol counts them."""
@@ -119,41 +179,48 @@ class ChatRequest(Asks, Samples):
             raise FieldRefused("max_tokens", "and max_completion_tokens differ; give one of them")
         return self.max_completion_tokens or self.max_tokens
 
+    def alternatives(self) -> int | None:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise FieldRefused("top_logprobs", "needs logprobs: true")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
 
 async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
-    model, use = loop.model, request.use()
-    if request.top_logprobs is not None and not request.logprobs:
-        raise FieldRefused("top_logprobs", "needs logprobs: true")
-    form = request.response_format
-    if form is not None and form.type != "text" and use.forced:
-        raise FieldRefused("response_format", "and a forced tool_choice contradict each other; give one of them")
+    model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
+    read = read_conversation(request.messages)
+    use, wanted, most, stops, alternatives, variables, thinking, continues, _ = gathered(
+        request.use,
+        request.wanted,
+        request.most,
+        lambda: stops_of(request.stop),
+        request.alternatives,
+        lambda: other_variables(stated),
+        lambda: thinking_of(stated, model.text.inference),
+        lambda: request.continues(read),
+        request.sampling,
+    )
+    messages = conversation(read)
+    ignored = [*request.left_aside(), *left_aside(read)]
 
     def prepare(number: int) -> AnyCall:
-        stated = request.model_dump(include=set(Asks.model_fields))
-        constraint = use.constraint(model)
-        if form is not None and form.type == "json_schema":
-            if form.json_schema is None or form.json_schema.schema_ is None:
-                raise FieldRefused("response_format.json_schema.schema", "is missing")
-            constraint = followed(model, form.json_schema.schema_, "response_format.json_schema.schema")
-        elif form is not None and form.type == "json_object":
-            constraint = followed(model, None, "response_format")
         call: AnyCall = prepared(
             model,
-            conversation(request.messages),
+            messages,
             index=number,
-            thinking=thinking_of(stated, model.text.inference),
-            max_completion=request.most(),
-            stop=stops_of(request.stop),
+            continue_final_message=continues,
+            thinking=thinking,
+            max_completion=most,
+            stop=stops,
             tools=use.for_template(model),
-            template_variables=other_variables(stated),
-            constraint=constraint,
-            logprobs=(request.top_logprobs or 0) if request.logprobs else None,
+            template_variables=variables,
+            constraint=use.constraint(model, wanted, ignored),
+            logprobs=alternatives,
             **request.sampling(number),
         )
         call.watched = request.trilens.routes
         return call
 
-    return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n)
+    return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n, ignored)
 
 
 async def whole_chat(chat_run: ChatRun, request: ChatRequest) -> dict[str, Any]:
@@ -166,7 +233,7 @@ async def whole_chat(chat_run: ChatRun, request: ChatRequest) -> dict[str, Any]:
         "model": chat_run.model.name,
         "choices": [_choice(chat_run, request, i, answer) for i, answer in enumerate(answers)],
         "usage": usage(receipts),
-        "trilens": receipt_fields(receipts),
+        "trilens": receipt_fields(receipts, chat_run.ignored),
     }
 
 
@@ -206,12 +273,12 @@ async def chat_chunks(chat_run: ChatRun, request: ChatRequest) -> AsyncIterator[
                 choice["finish_reason"] = FINISH[piece.reason]
                 receipts[piece.index] = piece.receipt
                 if len(receipts) == len(calls) and not apart:
-                    chunk |= _end(receipts, chunk)
+                    chunk |= _end(chat_run, receipts, chunk)
             out.append(as_data(chunk))
         if len(receipts) == len(calls):
             if apart:
                 chunk = {**head, "choices": []}
-                out.append(as_data(chunk | _end(receipts, chunk)))
+                out.append(as_data(chunk | _end(chat_run, receipts, chunk)))
             out.append(DONE)
         yield b"".join(out)
 
@@ -234,9 +301,10 @@ def tool_calls(answer: Whole[AnyReceipt]) -> list[dict[str, Any]]:
     ]
 
 
-def _end(receipts: dict[int, AnyReceipt], chunk: dict[str, Any]) -> dict[str, Any]:
+def _end(chat_run: ChatRun, receipts: dict[int, AnyReceipt], chunk: dict[str, Any]) -> dict[str, Any]:
     inorder = [receipts[i] for i in sorted(receipts)]
-    return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **receipt_fields(inorder)}}
+    fields = receipt_fields(inorder, chat_run.ignored)
+    return {"usage": usage(inorder), "trilens": {**chunk.get("trilens", {}), **fields}}
 
 
 def _choice(chat_run: ChatRun, request: ChatRequest, index: int, answer: Whole[AnyReceipt]) -> dict[str, Any]:

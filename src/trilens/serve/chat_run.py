@@ -13,7 +13,7 @@ from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
 from trilens.serve.loop import EngineLoop, Running, TimeIsUp
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import AnyReceipt
-from trilens.text.events import Event, Whole
+from trilens.text.events import EndEvent, Event, ToolCallEvent, Whole
 from trilens.text.tokenizer import LONG
 
 T = TypeVar("T")
@@ -27,14 +27,24 @@ class ChatRun:
     model: AnyModel
     running: Running
     use: ToolUse
+    ignored: list[str]  # what of the request was left aside
 
     async def events(self) -> AsyncIterator[list[Event[AnyReceipt]]]:
         """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
-        finders = [self.use.finder(i) for i in range(len(self.running.calls))]
+        finders = [self.use.finder(i, self.model) for i in range(len(self.running.calls))]
+        second: set[int] = set()  # answers that have begun a second call, and may not
         async for events in self.running.batches():
             batch = [found for event in events for found in finders[event.index].push(event)]
+            if not self.use.parallel:
+                batch = [event for event in batch if self._alone(event, second)]
             if batch:
                 yield batch
+
+    def _alone(self, event: Event[AnyReceipt], second: set[int]) -> bool:
+        """Whether an event belongs to an answer of at most one call."""
+        if isinstance(event, ToolCallEvent) and event.number > 0:
+            second.add(event.index)
+        return event.index not in second or isinstance(event, EndEvent)
 
     async def whole(self) -> list[Whole[AnyReceipt]]:
         """All of it: a fold over the same events."""
@@ -46,10 +56,16 @@ class ChatRun:
 
 
 async def begin(
-    loop: EngineLoop, id: str, use: ToolUse, asked: Any, prepare: Callable[[int], AnyCall], choices: int = 1
+    loop: EngineLoop,
+    id: str,
+    use: ToolUse,
+    asked: Any,
+    prepare: Callable[[int], AnyCall],
+    choices: int,
+    ignored: list[str],
 ) -> ChatRun:
-    """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. Raises TimeIsUp, and what
-    `prepare` and `EngineLoop.enter` raise."""
+    """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. `prepare` may add to what
+    is ignored. Raises TimeIsUp, and what `prepare` and `EngineLoop.enter` raise."""
     try:
         async with asyncio.timeout(loop.seconds) as limit:
             calls = await in_thread(asked, lambda: [prepare(i) for i in range(choices)])
@@ -57,7 +73,7 @@ async def begin(
         if not limit.expired():
             raise
         raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, the most here") from None
-    return ChatRun(id, loop.model, loop.enter(calls), use)
+    return ChatRun(id, loop.model, loop.enter(calls), use, list(dict.fromkeys(ignored)))
 
 
 async def in_thread(asked: Any, work: Callable[[], T]) -> T:

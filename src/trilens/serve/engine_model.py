@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import ContextFull, RequestRefused
+from trilens.generate.arguments import is_ids
 from trilens.generate.request import UNREAD
 from trilens.hosted.model import HostedModel, HostedStream
 from trilens.hosted.receipt import HostedReceipt
@@ -16,27 +18,48 @@ from trilens.hosted.service import INLINE
 from trilens.hosted.table import Asked
 from trilens.model import Call, Model, Prompt
 from trilens.spec.model import ModelSpec
+from trilens.text.conversation import as_chat, read_conversation
 from trilens.text.events import EndEvent, Event, merged
 from trilens.text.model_text import ModelText
 from trilens.text.strategy import Strategy, Thinking, render_with
 
 
 class Schemas:
-    """What an engine is told of JSON: the schema itself, for it has a grammar of its own."""
+    """What an engine is told of an answer's form: the wish itself, for it has grammars of its own."""
 
-    def schema(self, schema: Mapping[str, Any] | None) -> Schema:
-        return Schema(schema)
+    def __init__(self, service: str) -> None:
+        self._flat = service == "sglang"  # its fields stand in the request itself
+
+    def schema(self, schema: Mapping[str, Any] | None, openings: Sequence[str] = ()) -> Wish:
+        if schema is None:
+            return _wish({"response_format": {"type": "json_object"}}, openings)
+        described = {"name": "answer", "schema": dict(schema)}
+        return _wish({"response_format": {"type": "json_schema", "json_schema": described}}, openings)
+
+    def regex(self, regex: str, openings: Sequence[str] = ()) -> Wish:
+        return _wish({"regex": regex} if self._flat else {"structured_outputs": {"regex": regex}}, openings)
+
+    def choice(self, texts: Sequence[str], openings: Sequence[str] = ()) -> Wish:
+        if self._flat:
+            return self.regex("|".join(map(re.escape, texts)), openings)
+        return _wish({"structured_outputs": {"choice": list(texts)}}, openings)
+
+    def grammar(self, grammar: str, openings: Sequence[str] = ()) -> Wish:
+        return _wish({"ebnf": grammar} if self._flat else {"structured_outputs": {"grammar": grammar}}, openings)
 
 
 @dataclass(frozen=True)
-class Schema:
-    wanted: Mapping[str, Any] | None
+class Wish:
+    """Fields of a request to an engine."""
 
-    def fields(self) -> dict[str, Any]:
-        if self.wanted is None:
-            return {"response_format": {"type": "json_object"}}
-        described = {"name": "answer", "schema": dict(self.wanted)}
-        return {"response_format": {"type": "json_schema", "json_schema": described}}
+    fields: Mapping[str, Any]
+    ignored: tuple[str, ...] = ()  # as of a constraint here
+
+
+def _wish(fields: Mapping[str, Any], openings: Sequence[str]) -> Wish:
+    if openings:
+        raise RequestRefused("an engine holds the whole answer to it, so that no tool could be called; leave one out")
+    return Wish(fields)
 
 
 class EngineModel:
@@ -52,12 +75,12 @@ class EngineModel:
         self.text = text
         self.spec = spec
         self.context: int | None = None  # the most tokens that the engine takes, once it has said so
-        self.grammars = Schemas()
+        self.grammars = Schemas(hosted.elsewhere.row.service)
         self._parsed = parsed
 
     def prepare(
         self,
-        prompt: Prompt,
+        prompt: Prompt | Sequence[int],
         *,
         index: int = 0,
         thinking: Thinking = None,
@@ -65,32 +88,52 @@ class EngineModel:
         max_completion: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
-        constraint: Schema | None = None,
+        constraint: Wish | None = None,
         logprobs: int | None = None,
+        min_tokens: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        ignore_eos: bool = False,
+        scored: int | None = None,
         **sampling: Any,
     ) -> EngineCall:
         """As `Model.prepare`. Raises RequestRefused also for what does not go through an engine."""
         service = self.hosted.elsewhere.row.service
-        if raw or isinstance(prompt, str):
+        if raw or isinstance(prompt, str) or is_ids(prompt):
             raise RequestRefused(f"{self.name} runs on {service}, which takes conversations here; use chat completions")
-        if logprobs is not None:
+        asked: Sequence[Mapping[str, Any]] = prompt  # type: ignore[assignment]
+        if logprobs is not None or scored is not None:
             raise RequestRefused(f"{self.name} runs on {service}, whose logprobs do not come through; leave them out")
         if tools and service != "vllm":
             raise RequestRefused(f"{self.name} runs on {service}, which shows tools only to force one; force one")
-        strategy = self.text.strategy(thinking, raw=False)
+        if continue_final_message and service != "vllm":
+            raise RequestRefused(f"{self.name} runs on {service}, which continues no message; leave that out")
+        strategy = self.text.strategy(thinking, raw=False, continues=continue_final_message)
         variables = template_variables or {}
-        encoded = self.text.encode(prompt, strategy, raw=False, variables=variables, tools=tools, context=self.context)
-        messages, given = render_with(strategy, self.text.inference, prompt, variables)
+        encoded = self.text.encode(
+            asked,
+            strategy,
+            raw=False,
+            continues=continue_final_message,
+            variables=variables,
+            tools=tools,
+            context=self.context,
+        )
+        messages, given = render_with(strategy, self.text.inference, read_conversation(asked), variables)
         markers = self.text.inference.markers
-        more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else constraint.fields()}
+        more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else dict(constraint.fields)}
+        ends = {"min_tokens": min_tokens, "stop_token_ids": list(stop_token_ids), "ignore_eos": ignore_eos}
+        more["extra"] |= {name: value for name, value in ends.items() if value}
         if tools:  # shown, and what the model calls is found in its answer here, as for a model that runs here
             more["extra"] |= {"tools": list(tools), "tool_choice": "none"}
+        if continue_final_message:
+            more["extra"] |= {"continue_final_message": True, "add_generation_prompt": False}
         if not self._parsed:
             more |= {"markers": markers or INLINE, "start": encoded.start}
         stream = self.hosted.send(
-            messages,
+            [as_chat(message) for message in messages],
             self._asked(strategy, given),
             limit=self._limit(len(encoded.ids), max_completion or max_tokens),
             stop=(stop,) if isinstance(stop, str) else tuple(stop),

@@ -10,6 +10,7 @@ from trilens.errors import (
     CacheFull,
     ContextFull,
     EngineDied,
+    FieldRefused,
     HostedError,
     ModelNotFound,
     RateLimited,
@@ -20,7 +21,6 @@ from trilens.errors import (
 )
 from trilens.serve.loop import Busy, LoopFailed, ShuttingDown, TimeIsUp
 from trilens.serve.registry import NotLoadable
-from trilens.serve.wire import FieldRefused
 
 RETRY_AFTER = 1  # seconds
 UPSTREAM = ("server_error", "api_error")

@@ -19,6 +19,7 @@ Receive = Callable[[], Awaitable[AsgiMessage]]
 Send = Callable[[AsgiMessage], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+KEYED = ("/v1", "/metrics", "/openapi", "/tokenize", "/detokenize")  # what may be asked with the key alone
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # no script, style or picture but the page's own, and no other page around it
 POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
@@ -71,7 +72,7 @@ class Guard:
             return refused(f"the host is {host!r:.80}; this server answers to {rules.host} alone", status=403)
         if origin is not None and not allowed and _place(origin) != host:
             return refused(f"the origin {origin!r:.80} is not allowed; start the server with --origin", status=403)
-        if rules.key is not None and scope["path"].startswith(("/v1", "/metrics", "/openapi")):
+        if rules.key is not None and scope["path"].startswith(KEYED):
             given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ").strip()
             preflight = scope["method"] == "OPTIONS" and allowed
             if not preflight and not hmac.compare_digest(given.encode(), rules.key.encode()):

@@ -3,34 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from typing import Any, ClassVar, Literal
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
+from trilens.errors import FieldRefused
 from trilens.serve.chat_run import ChatRun, begin
 from trilens.serve.engine_model import AnyCall
+from trilens.serve.fields import (
+    CACHE,
+    HINT,
+    HOSTED,
+    IDENTIFIER,
+    STORED,
+    Fields,
+    checked,
+    gathered,
+    shown,
+)
 from trilens.serve.loop import EngineLoop
-from trilens.serve.switch import EFFORTS, thinking_of
-from trilens.serve.tools import Tool, ToolUse, tool_use
+from trilens.serve.structure import Structured, Wanted, one_of, wanted_of
+from trilens.serve.switch import can_think, thinking_of
+from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_TOKENS,
     AnyReceipt,
-    FieldRefused,
-    Fields,
     Samples,
-    a_text,
     as_json,
     conversation,
+    left_aside,
     new_id,
-    only,
     prepared,
     receipt_fields,
-    shown,
     stops_of,
-    text_of,
 )
-from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
+from trilens.text.conversation import Message, Part, Text, Thought, a_text, read_texts, written
+from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
+from trilens.text.strategy import Thinking
+from trilens.text.thinking import Inference
 
 REASON = {
     "stop": "end_turn",
@@ -47,67 +59,157 @@ class InputTool(Fields):
     description: str = ""
     input_schema: dict[str, Any] = Field(default_factory=dict)
     type: Literal["custom"] | None = None
-    ignored: ClassVar = frozenset(("cache_control", "strict"))
+    aside: ClassVar[Mapping[str, str]] = {
+        "cache_control": CACHE,
+        **dict.fromkeys(
+            ("strict", "defer_loading", "allowed_callers", "input_examples", "eager_input_streaming"),
+            HINT,
+        ),
+    }
+
+
+AnyTool = Annotated[
+    Annotated[InputTool, Tag("described")] | Annotated[HostedTool, Tag("hosted")], Discriminator(kind_of_tool)
+]
 
 
 class ToolChoice(Fields):
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
-    ignored: ClassVar = frozenset(("disable_parallel_tool_use",))
+    disable_parallel_tool_use: bool = False
+
+
+class OutputFormat(Fields):
+    type: Literal["json_schema"]
+    schema_: dict[str, Any] = Field(alias="schema")
+
+
+class OutputConfig(Fields):
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    format: OutputFormat | None = None
+    aside: ClassVar[Mapping[str, str]] = {"task_budget": HINT}
+
+
+class ThinkingConfig(Fields):
+    type: Literal["enabled", "adaptive", "disabled"]
+    budget_tokens: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
+    display: Literal["summarized", "full", "omitted"] | None = None
+
+
+def _readable(messages: list[dict[str, Any]]) -> list[Message]:
+    return conversation(_asked(messages))
+
+
+readable = checked(_readable)
+readable_system = checked(lambda given: read_texts(given, "system"))
 
 
 class Prompted(Fields):
     """What a prompt is made of."""
 
     model: str
-    messages: list[dict[str, Any]]
-    system: str | list[dict[str, Any]] | None = None
-    thinking: dict[str, Any] | bool | int | str | None = None
-    output_config: dict[str, Any] | None = None
-    tools: list[InputTool] | None = None
+    messages: Annotated[list[dict[str, Any]], AfterValidator(readable)]
+    system: Annotated[
+        str | list[dict[str, Any]], AfterValidator(checked(lambda given: read_texts(given, "system")))
+    ] = ""
+    thinking: ThinkingConfig | bool | int | str | None = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None
+    structured_outputs: Structured | None = None
+    tools: list[AnyTool] | None = None
     tool_choice: ToolChoice | None = None
-    ignored: ClassVar = frozenset(("cache_control",))
+    aside: ClassVar[Mapping[str, str]] = {
+        "cache_control": CACHE,
+        "context_management": STORED,
+        **dict.fromkeys(("mcp_servers", "container"), HOSTED),
+        **dict.fromkeys(("speed", "service_tier", "betas", "inference_geo", "fallbacks"), HINT),
+        **dict.fromkeys(("metadata", "user_profile_id", "diagnostics"), IDENTIFIER),
+    }
 
     def use(self) -> ToolUse:
-        tools = [Tool(t.name, t.description, t.input_schema) for t in self.tools or ()]
+        described = [tool for tool in self.tools or () if isinstance(tool, InputTool)]
+        tools = [Tool(t.name, t.description, t.input_schema) for t in described]
         choice = self.tool_choice
         if choice is None:
             return tool_use(tools, None)
         word = {"any": "required", "tool": "named"}.get(choice.type, choice.type)
-        return tool_use(tools, word, choice.name)
+        return tool_use(tools, word, choice.name, parallel=not choice.disable_parallel_tool_use)
 
-    def asked(self) -> dict[str, Any]:
-        """What it says of thinking."""
-        effort = (self.output_config or {}).get("effort")
-        only(self.output_config or {}, {"effort"}, "output_config")
-        if effort is not None and effort not in EFFORTS:
-            raise FieldRefused("output_config.effort", f"is {shown(effort)}; expected one of {', '.join(EFFORTS)}")
-        return {"thinking": self.thinking, "reasoning_effort": effort}
+    def wanted(self) -> Wanted | None:
+        form = None if self.output_config is None else self.output_config.format
+        forms = {"output_config.format": form, "output_format": self.output_format}
+        stated = [Wanted(f"{at}.schema", "schema", form.schema_) for at, form in forms.items() if form is not None]
+        return one_of(*stated, *wanted_of(self.structured_outputs))
 
-    def conversation(self) -> list[dict[str, Any]]:
-        system = [] if self.system is None else [{"role": "system", "content": text_of(self.system, "system")}]
-        turns = [t for i, message in enumerate(self.messages) for t in _turns(message, f"messages.{i}")]
-        return conversation([*system, *turns])
+    def asked(self, inference: Inference) -> Thinking:
+        """The thinking that it asks for: none where it does not, as the protocol has it. A budget says more than an
+        effort, which only chooses among a model's levels."""
+        effort = None if self.output_config is None else self.output_config.effort
+        match self.thinking:
+            case None:
+                return "off-or-least"
+            case ThinkingConfig(type="disabled", budget_tokens=budget) if budget is not None:
+                raise FieldRefused("thinking.budget_tokens", "is given with thinking disabled; give one of them")
+            case ThinkingConfig(type="disabled"):
+                return "off-or-least"
+            case ThinkingConfig() if not can_think(inference):
+                return None
+            case ThinkingConfig(budget_tokens=budget) if budget is not None:
+                return budget
+            case ThinkingConfig():
+                effort = None if effort == "none" else effort
+                return thinking_of({"thinking": True, "reasoning_effort": effort}, inference)
+            case ours:
+                return thinking_of({"thinking": ours, "reasoning_effort": effort}, inference)
+
+    @property
+    def shows_thinking(self) -> bool:
+        """Whether thoughts are part of the answer: a block that nobody asked for is in the way of the first text."""
+        if isinstance(self.thinking, ThinkingConfig):
+            return self.thinking.type != "disabled"
+        return self.thinking not in (None, False, 0)
+
+    @property
+    def tells_thinking(self) -> bool:
+        """Whether the blocks of thoughts have their text."""
+        return not (isinstance(self.thinking, ThinkingConfig) and self.thinking.display == "omitted")
+
+    def conversation(self) -> list[Message]:
+        system = [Message("system", _parts(self.system, "system"))] if self.system else []
+        return conversation([*system, *_asked(self.messages)])
 
 
 class MessagesRequest(Prompted, Samples):
     max_tokens: int = Field(ge=1, le=MOST_TOKENS)
     stream: bool = False
     stop_sequences: list[str] | None = None
-    ignored: ClassVar = frozenset(("metadata", "service_tier", "cache_control", "container", "inference_geo"))
 
 
 async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
-    use = request.use()
+    inference = loop.model.text.inference
+    use, wanted, thinking, stops, _ = gathered(
+        request.use,
+        request.wanted,
+        lambda: request.asked(inference),
+        lambda: stops_of(request.stop_sequences),
+        request.sampling,
+    )
+    ignored = [*request.left_aside(), *left_aside(_asked(request.messages))]
+    if isinstance(request.thinking, ThinkingConfig) and request.shows_thinking and not can_think(inference):
+        ignored.append("thinking")
+    if request.output_config is not None and request.output_config.effort and not inference.levels:
+        ignored.append("output_config.effort")
 
     def prepare(number: int) -> AnyCall:
-        return _prepared(loop, request, use, request.max_tokens, stops_of(request.stop_sequences), request.sampling())
+        constraint = use.constraint(loop.model, wanted, ignored)
+        return _prepared(loop, request, use, request.max_tokens, stops, thinking, constraint, request.sampling())
 
-    return await begin(loop, new_id("msg_"), use, request.messages, prepare)
+    return await begin(loop, new_id("msg_"), use, request.messages, prepare, 1, ignored)
 
 
 def count_tokens(loop: EngineLoop, request: Prompted) -> dict[str, int]:
-    return {"input_tokens": len(_prepared(loop, request, request.use(), None, (), {}).ids)}
+    use, thinking = gathered(request.use, lambda: request.asked(loop.model.text.inference))
+    return {"input_tokens": len(_prepared(loop, request, use, None, (), thinking, None, {}).ids)}
 
 
 def _prepared(
@@ -116,28 +218,33 @@ def _prepared(
     use: ToolUse,
     most: int | None,
     stops: tuple[str, ...],
+    thinking: Thinking,
+    constraint: Any,
     sampling: dict[str, Any],
 ) -> AnyCall:
-    model = loop.model
+    model, messages = loop.model, request.conversation()
+    last = messages[-1]
     call: AnyCall = prepared(
         model,
-        request.conversation(),
-        thinking=thinking_of(request.asked(), model.text.inference),
+        messages,
+        continue_final_message=last.role == "assistant" and last.text != "" and not last.calls,
+        thinking=thinking,
         max_completion=most,
         stop=stops,
         tools=use.for_template(model),
-        constraint=use.constraint(model),
+        constraint=constraint,
         **sampling,
     )
     return call
 
 
-async def whole_message(chat_run: ChatRun) -> dict[str, Any]:
+async def whole_message(chat_run: ChatRun, request: Prompted) -> dict[str, Any]:
     [answer] = await chat_run.whole()
     end = answer.end
     content: list[dict[str, Any]] = []
-    if answer.thinking:
-        content.append({"type": "thinking", "thinking": answer.thinking, "signature": ""})
+    if answer.thinking and request.shows_thinking:
+        thoughts = answer.thinking if request.tells_thinking else ""
+        content.append({"type": "thinking", "thinking": thoughts, "signature": ""})
     if answer.text or not answer.calls:
         content.append({"type": "text", "text": answer.text})
     for call in answer.calls:
@@ -148,11 +255,11 @@ async def whole_message(chat_run: ChatRun) -> dict[str, Any]:
         "stop_reason": REASON[end.reason],
         "stop_sequence": end.stop,
         "usage": _usage(end.receipt),
-        "trilens": receipt_fields([end.receipt]),
+        "trilens": receipt_fields([end.receipt], chat_run.ignored),
     }
 
 
-async def message_events(chat_run: ChatRun) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+async def message_events(chat_run: ChatRun, request: Prompted) -> AsyncIterator[tuple[str, dict[str, Any]]]:
     """(the event's name, its data). The receipt comes with `message_delta`, the last one that has anything to say."""
     usage = {"input_tokens": len(chat_run.running.calls[0].ids), "output_tokens": 0}
     start = {**_message(chat_run), "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
@@ -167,7 +274,9 @@ async def message_events(chat_run: ChatRun) -> AsyncIterator[tuple[str, dict[str
                     yield _begun(0, {"type": "text", "text": ""})
                 for event in _closed(index, kind):
                     yield event
-                yield "message_delta", _last(piece)
+                yield "message_delta", _last(chat_run, piece)
+                continue
+            if isinstance(piece, ThinkingEvent) and not request.shows_thinking:
                 continue
             wanted = {ThinkingEvent: "thinking", TextEvent: "text", ToolCallEvent: "tool_use"}[type(piece)]
             if wanted != kind or (isinstance(piece, ToolCallEvent) and piece.id is not None):
@@ -175,7 +284,8 @@ async def message_events(chat_run: ChatRun) -> AsyncIterator[tuple[str, dict[str
                     yield event
                 index, kind = index + 1, wanted
                 yield _begun(index, _block(piece))
-            yield _delta(index, piece)
+            if request.tells_thinking or not isinstance(piece, ThinkingEvent):
+                yield _delta(index, piece)
     yield "message_stop", {"type": "message_stop"}
 
 
@@ -184,44 +294,53 @@ def as_event(event: tuple[str, dict[str, Any]]) -> bytes:
     return b"event: %s\ndata: %s\n\n" % (name.encode(), as_json(data))
 
 
-def _turns(message: dict[str, Any], at: str) -> list[dict[str, Any]]:
+def _asked(messages: list[dict[str, Any]]) -> list[Message]:
+    if not messages:
+        raise FieldRefused("messages", "is empty; expected at least one message")
+    turns = gathered(*(partial(_turns, message, f"messages.{i}") for i, message in enumerate(messages)))
+    return [message for several in turns for message in several]
+
+
+def _turns(message: dict[str, Any], at: str) -> list[Message]:
     """One message with blocks -> messages as templates know them: results of tools stand alone there."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
-    only(message, {"role", "content"}, at)
+    other = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     if not isinstance(content, list):
-        return [{"role": role, "content": content}]
-    texts, thoughts, calls, results = [], [], [], []
+        if content is None:
+            raise FieldRefused(f"{at}.content", "is missing; expected a text or a list of blocks")
+        return [Message(role, _parts(content, f"{at}.content"), other=other)]
+    parts: list[Part] = []
+    results: list[Message] = []
     for number, block in enumerate(content):
         place = f"{at}.content.{number}"
-        kind = block.get("type") if isinstance(block, dict) else None
-        match kind:
+        match block.get("type") if isinstance(block, dict) else None:
             case "text":
-                texts.append(text_of([{"type": "text", "text": block.get("text")}], place))
+                parts += _parts([{"type": "text", "text": block.get("text")}], place)
             case "thinking":
-                thoughts.append(a_text(block, "thinking", place) or "")
+                if role == "assistant":
+                    thought, signature = (a_text(block, key, place) or "" for key in ("thinking", "signature"))
+                    parts.append(Thought(thought, signature))
             case "redacted_thinking":
                 pass  # nobody can read it, so nothing can be shown to the model
             case "tool_use":
                 given = block.get("input", {})
                 if not isinstance(given, dict):
                     raise FieldRefused(f"{place}.input", f"is {shown(given)}; expected an object")
-                if not a_text(block, "name", place):
+                if not (name := a_text(block, "name", place)):
                     raise FieldRefused(f"{place}.name", "is missing; expected the tool's name")
-                function = {"name": block["name"], "arguments": given}
-                calls.append({"id": a_text(block, "id", place), "type": "function", "function": function})
+                parts.append(ToolCall(a_text(block, "id", place) or "", name, written(given)))
             case "tool_result":
-                said = text_of(block.get("content"), f"{place}.content")
-                results.append({"role": "tool", "content": said, "tool_call_id": a_text(block, "tool_use_id", place)})
-            case _:
+                said = _parts(block.get("content"), f"{place}.content")
+                results.append(Message("tool", said, call_id=a_text(block, "tool_use_id", place)))
+            case kind:
                 raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
-    made: dict[str, Any] = {"role": role, "content": "\n".join(texts)}
-    if thoughts and role == "assistant":
-        made["thinking"] = "\n".join(thoughts)
-    if calls:
-        made["tool_calls"] = calls
-    return [*results, *([made] if texts or calls or not results else [])]
+    return [*results, *([Message(role, tuple(parts), other=other)] if parts or not results else [])]
+
+
+def _parts(content: Any, at: str) -> tuple[Text, ...]:
+    return tuple(map(Text, read_texts(content, at)))
 
 
 def _message(chat_run: ChatRun) -> dict[str, Any]:
@@ -272,12 +391,12 @@ def _closed(index: int, kind: str) -> list[tuple[str, dict[str, Any]]]:
     return [*events, ("content_block_stop", {"type": "content_block_stop", "index": index})]
 
 
-def _last(end: EndEvent[AnyReceipt]) -> dict[str, Any]:
+def _last(chat_run: ChatRun, end: EndEvent[AnyReceipt]) -> dict[str, Any]:
     return {
         "type": "message_delta",
         "delta": {"stop_reason": REASON[end.reason], "stop_sequence": end.stop},
         "usage": _usage(end.receipt),
-        "trilens": receipt_fields([end.receipt]),
+        "trilens": receipt_fields([end.receipt], chat_run.ignored),
     }
 
 

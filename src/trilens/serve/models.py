@@ -14,19 +14,34 @@ from trilens.lenses.channels import channels
 from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
 
+NOT_SAID = "1970-01-01T00:00:00Z"  # as the protocol has it
 
-def models_list(registry: ModelRegistry) -> dict[str, Any]:
-    entries = [
-        {
+
+def models_list(registry: ModelRegistry, *, anthropic: bool) -> dict[str, Any]:
+    """All models, in OpenAI's shape or in Anthropic's."""
+    entries = [_entry(place, anthropic) for place in registry.places.values()]
+    if not anthropic:
+        return {"object": "list", "data": entries}
+    return {"data": entries, "has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
+
+
+def one_model(registry: ModelRegistry, name: str, *, anthropic: bool) -> dict[str, Any]:
+    """Raises ModelNotFound."""
+    return _entry(registry.place(name), anthropic)
+
+
+def _entry(place: Place, anthropic: bool) -> dict[str, Any]:
+    about = {"loaded": place.loop is not None, **_about(place.source, place.name), **_engine(place)}
+    if anthropic:
+        made: dict[str, Any] = {
+            "type": "model",
             "id": place.name,
-            "object": "model",
-            "created": 0,
-            "owned_by": "trilens",
-            "trilens": {"loaded": place.loop is not None, **_about(place.source, place.name), **_engine(place)},
+            "display_name": place.name,
+            "created_at": "1970-01-01T00:00:00Z",
         }
-        for place in registry.places.values()
-    ]
-    return {"object": "list", "data": entries}
+        return {**made, "max_input_tokens": about.get("context"), "trilens": about}
+    made = {"id": place.name, "object": "model", "created": 0, "owned_by": "trilens"}
+    return {**made, "max_model_len": about.get("context"), "trilens": about}
 
 
 def _engine(place: Place) -> dict[str, Any]:

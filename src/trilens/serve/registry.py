@@ -74,13 +74,20 @@ class ModelRegistry:
         """What an engine runs, which stays as long as the server does."""
         self.places[name].loop = loop
 
-    @asynccontextmanager
-    async def lease(self, name: str) -> AsyncIterator[EngineLoop]:
-        """The loop of a model, which is loaded by then and is not put away before the lease ends. Raises
-        ModelNotFound, NotLoadable, ShuttingDown."""
-        place = self.places.get(name)
+    def place(self, name: str | None) -> Place:
+        """Of the model with that name; where only one is served, it needs no name. Raises ModelNotFound."""
+        if name is None and len(self.places) == 1:
+            name = next(iter(self.places))
+        place = None if name is None else self.places.get(name)
         if place is None:
             raise ModelNotFound(f"no model {name!r:.80} is served here; expected one of {', '.join(self.places)}")
+        return place
+
+    @asynccontextmanager
+    async def lease(self, name: str | None) -> AsyncIterator[EngineLoop]:
+        """The loop of a model, which is loaded by then and is not put away before the lease ends. Raises
+        ModelNotFound, NotLoadable, ShuttingDown."""
+        place = self.place(name)
         place.leases += 1
         try:
             yield await self._loop(place)

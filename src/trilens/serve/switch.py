@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from trilens.serve.wire import MOST_TOKENS, FieldRefused, only, shown
+from trilens.errors import FieldRefused
+from trilens.serve.fields import only, shown
+from trilens.serve.wire import MOST_TOKENS
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
 
@@ -38,6 +40,11 @@ def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
         if (budget := holder.get("thinking_budget")) is not None:
             asked[f"{place}thinking_budget"] = _tokens(f"{place}thinking_budget", budget)
     return _one(asked)
+
+
+def can_think(inference: Inference) -> bool:
+    """Whether a thinking can be asked for at all."""
+    return inference.kind != "never" and inference.markers is not None
 
 
 def other_variables(stated: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,7 +109,13 @@ def _effort(name: str, word: Any, inference: Inference) -> Thinking:
         raise FieldRefused(name, f"is {shown(word)}; expected one of {', '.join(EFFORTS)}")
     if word == "none":
         return False
-    return str(word) if inference.levels or inference.kind == "never" else True
+    levels = inference.levels
+    if word in levels or inference.kind == "never":
+        return str(word)
+    if not levels:
+        return True
+    known = [level for level in levels if level in EFFORTS]
+    return min(known, key=lambda level: abs(EFFORTS.index(level) - EFFORTS.index(word)), default=str(word))
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -1,53 +1,35 @@
-"""What all protocols share: strict fields, conversations as templates want them, sampling, usage."""
+"""What all protocols share: conversations as templates want them, sampling, usage."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
 
-from trilens.errors import BadTemplate, RequestRefused
+from trilens.errors import BadTemplate, FieldRefused
 from trilens.generate.receipt import Receipt
 from trilens.hosted.receipt import HostedReceipt
+from trilens.serve.fields import CACHE, HINT, HOSTED, IDENTIFIER, REPORT, Fields, Refused, gathered, shown
+from trilens.text.conversation import Message, with_names
 
 MOST_MESSAGES = 4096
 MOST_CHOICES = 8
 MOST_STOPS = 16
 MOST_TOKENS = 1 << 31  # that a limit can state; no context is longer
-THOUGHTS = ("thinking", "reasoning_content", "reasoning")  # what a message calls them
+SAMPLED = (
+    *("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
+    *("min_tokens", "stop_token_ids", "ignore_eos"),
+)
+NO_FILTER = "tokens are chosen by temperature, top_k, top_p and min_p"
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 AnyReceipt = Receipt | HostedReceipt  # of a model that runs here, and of one that an engine runs
-
-
-class FieldRefused(RequestRefused):
-    """One field is wrong; `param` is its name."""
-
-    def __init__(self, param: str, said: str) -> None:
-        super().__init__(f"{param} {said}")
-        self.param = param
-
-
-class Fields(BaseModel):
-    """A request's body. Unknown fields are rejected with an error that names the field, except for those that others
-    send and that mean nothing here."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-    ignored: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_ignored(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        known = {field.alias or name for name, field in cls.model_fields.items()}
-        kept = {key: value for key, value in data.items() if key in known}
-        unknown = next((key for key in data if key not in known and key not in cls.ignored), None)
-        return kept if unknown is None else {unknown: data[unknown], **kept}  # one is enough to say so
 
 
 class Asks(Fields):
@@ -62,25 +44,63 @@ class Asks(Fields):
 
 
 class Samples(Fields):
-    """The fields of `Sampling`; what is left out comes from the model's own defaults."""
+    """The fields of `Sampling`, and those that say where an answer may end; what is left out comes from the model's own
+    defaults."""
 
     temperature: float | None = Field(default=None, ge=0, le=100)
     top_p: float | None = Field(default=None, gt=0, le=1)
-    top_k: int | None = Field(default=None, ge=0, le=1 << 30)
+    top_k: int | None = Field(default=None, ge=-1, le=1 << 30)
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: float | None = Field(default=None, ge=-100, le=100)
     frequency_penalty: float | None = Field(default=None, ge=-100, le=100)
     repetition_penalty: float | None = Field(default=None, gt=0, le=100)
     seed: int | None = Field(default=None, ge=0, lt=1 << 64)
     logit_bias: dict[str, float] | None = None
+    min_tokens: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
+    stop_token_ids: list[int] | None = Field(default=None, max_length=MOST_STOPS)
+    ignore_eos: bool | None = None
+    also: ClassVar[Mapping[str, str]] = {"repeat_penalty": "repetition_penalty"}
+    aside: ClassVar[Mapping[str, str]] = {
+        **dict.fromkeys(("cache_prompt", "cache_salt", "id_slot", "keep_alive"), CACHE),
+        **dict.fromkeys(("priority", "include_reasoning", "mm_processor_kwargs", "min_keep"), HINT),
+        **dict.fromkeys(("request_id", "session_id", "trace"), IDENTIFIER),
+        **dict.fromkeys(("provider", "transforms", "plugins", "route", "models"), HOSTED),
+        **dict.fromkeys(("timings_per_token", "return_progress", "return_token_ids", "usage"), REPORT),
+    }
+    refused: ClassVar[Mapping[str, Refused]] = {
+        "typical_p": Refused(NO_FILTER, (1, 1.0)),
+        "tfs_z": Refused(NO_FILTER, (1, 1.0)),
+        "top_a": Refused(NO_FILTER, (0, 0.0)),
+        "top_n_sigma": Refused(NO_FILTER, (-1, -1.0, 0, 0.0)),
+        "xtc_probability": Refused(NO_FILTER, (0, 0.0)),
+        "xtc_threshold": Refused(NO_FILTER, (0.1, 0.5)),
+        "mirostat": Refused(NO_FILTER, (0,)),
+        "mirostat_tau": Refused(NO_FILTER, (5, 5.0)),
+        "mirostat_eta": Refused(NO_FILTER, (0.1,)),
+        "dynatemp_range": Refused(NO_FILTER, (0, 0.0)),
+        "dynatemp_exponent": Refused(NO_FILTER, (1, 1.0)),
+        "samplers": Refused("the order of the filters is fixed", ()),
+        "repeat_last_n": Refused("the penalty looks at the whole prompt and answer", (-1,)),
+        "use_beam_search": Refused("answers are drawn token by token"),
+        "length_penalty": Refused("it belongs to beam search", (1, 1.0)),
+        "early_stopping": Refused("it belongs to beam search"),
+        "logits_processors": Refused("no code of a request is run", ([],)),
+        "bad_words": Refused("use logit_bias", ([],)),
+        "truncate_prompt_tokens": Refused("nothing is cut silently", ()),
+        "prompt_logprobs": Refused("use echo and logprobs at /v1/completions", (0, False)),
+        "include_stop_str_in_output": Refused("a stop string is not part of the answer"),
+        "skip_special_tokens": Refused("control tokens are not text", (True,)),
+        "spaces_between_special_tokens": Refused("control tokens are not text", (True, False)),
+        "detokenize": Refused("answers are text", (True,)),
+        "lora_adapter": Refused("there are no adapters", ()),
+        "lora": Refused("there are no adapters", ([],)),
+    }
 
     def sampling(self, number: int = 0) -> dict[str, Any]:
         """Of the request's choice with that number; each has a seed of its own."""
-        names = (
-            *("temperature", "top_p", "top_k", "min_p"),
-            *("presence_penalty", "frequency_penalty", "repetition_penalty"),
-        )
-        stated = {name: value for name in names if (value := getattr(self, name)) is not None}
+        stated = {name: value for name in SAMPLED if (value := getattr(self, name)) is not None}
+        if stated.get("top_k") == -1:
+            stated["top_k"] = 0  # as vLLM says "all"
         if self.seed is not None:
             stated["seed"] = (self.seed + number) % (1 << 64)
         if self.logit_bias:
@@ -115,88 +135,28 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
     return stops
 
 
-def conversation(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Messages in the protocols' shapes -> in the templates'. Raises RequestRefused."""
-    if not messages:
-        raise FieldRefused("messages", "is empty; expected at least one message")
+def conversation(messages: Sequence[Message]) -> list[Message]:
+    """Messages in the roles that templates know, without the fields that only clients know (`left_aside`). Raises
+    FieldRefused."""
     if len(messages) > MOST_MESSAGES:
         raise FieldRefused("messages", f"has {len(messages)} entries; expected at most {MOST_MESSAGES}")
-    return [_message(message, f"messages.{i}") for i, message in enumerate(messages)]
+    known = gathered(*(partial(_known, message, f"messages.{i}") for i, message in enumerate(messages)))
+    return with_names(known)
 
 
-def _message(message: Mapping[str, Any], at: str) -> dict[str, Any]:
-    role = message.get("role")
-    if role == "developer":
-        role = "system"
+def _known(message: Message, at: str) -> Message:
+    role = "system" if message.role == "developer" else "tool" if message.role == "function" else message.role
     if role not in ("system", "user", "assistant", "tool"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected system, developer, user, assistant or tool")
-    known = {"role", "content", "name", "tool_calls", "tool_call_id", "refusal", "audio", "annotations"}
-    only(message, known | {*THOUGHTS, "function_call"}, at)
-    made: dict[str, Any] = {"role": role, "content": text_of(message.get("content"), f"{at}.content")}
-    for key in ("name", "tool_call_id", *THOUGHTS):
-        if (said := a_text(message, key, at)) is not None:
-            made[key] = said
-    if message.get("tool_calls") is not None:
-        made["tool_calls"] = tool_calls_of(message["tool_calls"], f"{at}.tool_calls")
-    return made
+    return replace(message, role=role, other={})
 
 
-def tool_calls_of(calls: Any, at: str) -> list[dict[str, Any]]:
-    """Calls of tools in an earlier answer, checked. Raises FieldRefused."""
-    if not isinstance(calls, list):
-        raise FieldRefused(at, f"is {shown(calls)}; expected a list of calls")
-    return [_tool_call(call, f"{at}.{i}") for i, call in enumerate(calls)]
+def left_aside(messages: Sequence[Message]) -> list[str]:
+    """Fields of messages that mean nothing here: what a client keeps with its history."""
+    return sorted({f"messages.{name}" for message in messages for name in message.other})
 
 
-def _tool_call(call: Any, at: str) -> dict[str, Any]:
-    if not isinstance(call, Mapping):
-        raise FieldRefused(at, f"is {shown(call)}; expected an object with a function")
-    only(call, {"id", "type", "function", "index"}, at)
-    if call.get("type", "function") != "function":
-        raise FieldRefused(f"{at}.type", f"is {shown(call['type'])}; expected function")
-    function = call.get("function")
-    if not isinstance(function, Mapping):
-        raise FieldRefused(f"{at}.function", f"is {shown(function)}; expected an object with name and arguments")
-    only(function, {"name", "arguments"}, f"{at}.function")
-    name, arguments = function.get("name"), function.get("arguments", "{}")
-    if not isinstance(name, str) or not name:
-        raise FieldRefused(f"{at}.function.name", f"is {shown(name)}; expected the function's name")
-    if not isinstance(arguments, str | Mapping):
-        raise FieldRefused(f"{at}.function.arguments", f"is {shown(arguments)}; expected JSON as text, or an object")
-    made = {"type": "function", "function": {"name": name, "arguments": arguments}}
-    id = a_text(call, "id", at)
-    return made if id is None else {"id": id, **made}
-
-
-def only(given: Mapping[str, Any], known: Collection[str], at: str) -> None:
-    """Raises FieldRefused for a field that is not among these."""
-    unknown = next((key for key in given if key not in known), None)
-    if unknown is not None:
-        raise FieldRefused(f"{at}.{unknown:.80}", "is not known here; leave it out")
-
-
-def a_text(given: Mapping[str, Any], key: str, at: str) -> str | None:
-    """A field that is a text where it is there. Raises FieldRefused."""
-    value = given.get(key)
-    if value is not None and not isinstance(value, str):
-        raise FieldRefused(f"{at}.{key}", f"is {shown(value)}; expected a text")
-    return value
-
-
-def shown(value: Any) -> str:
-    """A value in an error, as JSON writes it and not too long."""
-    return json.dumps(value, default=str)[:60]
-
-
-def followed(model: Any, schema: Mapping[str, Any] | None, field: str) -> Any:
-    """What holds an answer to a JSON schema that this field states. Raises FieldRefused."""
-    try:
-        return model.grammars.schema(schema)
-    except RequestRefused as problem:
-        raise FieldRefused(field, f"cannot be used: {problem}") from None
-
-
-def prepared(model: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
+def prepared(model: Any, messages: list[Message], **options: Any) -> Any:
     """`model.prepare`. Where the template fails on what the caller gave it beside plain messages, that is refused
     instead of blamed on the model's files."""
     try:
@@ -205,7 +165,7 @@ def prepared(model: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
         given = {
             "chat_template_kwargs": options.get("template_variables"),
             "tools": options.get("tools"),
-            "messages": any("tool_calls" in message for message in messages),
+            "messages": any(message.calls for message in messages),
         }
         for field, is_given in given.items():
             if is_given:
@@ -214,25 +174,9 @@ def prepared(model: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
         raise
 
 
-def text_of(content: Any, at: str) -> str:
-    """A content that is a text, or a list of text parts."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise FieldRefused(at, f"is {shown(content)}; expected a text, or a list of text parts")
-    texts = []
-    for number, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, Mapping) else None
-        if kind not in ("text", "input_text", "output_text") or not isinstance(part.get("text"), str):
-            raise FieldRefused(f"{at}.{number}", f"is a part of type {shown(kind)}; only text is understood here")
-        texts.append(part["text"])
-    return "\n".join(texts)
-
-
-def receipt_fields(receipts: Sequence[AnyReceipt]) -> dict[str, Any]:
-    """The field `trilens`: the receipt, and where there are several choices all of them."""
+def receipt_fields(receipts: Sequence[AnyReceipt], ignored: Sequence[str]) -> dict[str, Any]:
+    """The field `trilens`: what of the request was left aside, the receipt, and where there are several choices all of
+    them."""
     first = receipts[0]
-    fields: dict[str, Any] = {"receipt": first.as_dict(), "text": first.as_text()}
+    fields: dict[str, Any] = {"ignored": list(ignored), "receipt": first.as_dict(), "text": first.as_text()}
     return fields if len(receipts) == 1 else {**fields, "receipts": [r.as_dict() for r in receipts]}

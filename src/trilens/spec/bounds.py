@@ -13,22 +13,24 @@ from trilens.spec.model import (
     Beside,
     Dense,
     FeedForward,
+    GatedRecurrence,
     LatentAttention,
-    Mixer,
     ModelSpec,
     Rope,
     Routed,
     Router,
     ShortConvolution,
+    SingleMixer,
 )
 from trilens.spec.rope import rope_table, ropes
 
 
 def check(spec: ModelSpec, k: Keys) -> None:
     """Raises BadCheckpoint, naming the file and the key, for numbers that contradict each other."""
-    for mixer in {layer.mixer for layer in spec.layers}:
+    for mixer in {mixer for layer in spec.layers for mixer in layer.mixers}:
         _mixer(mixer, k)
-    for feed_forward in {layer.feed_forward for layer in spec.layers}:
+    for feed_forward in {layer.feed_forward for layer in spec.layers} - {None}:
+        assert feed_forward is not None
         _feed_forward(feed_forward, k)
     for rope in ropes(spec):
         _rope(rope, spec.context, k)
@@ -39,7 +41,7 @@ def check(spec: ModelSpec, k: Keys) -> None:
         raise k.wrong("vocab_size", spec.vocab, "at least 2 tokens")
 
 
-def _mixer(a: Mixer, k: Keys) -> None:
+def _mixer(a: SingleMixer, k: Keys) -> None:
     match a:
         case ShortConvolution(state=state):
             for tensor in state.tensors:
@@ -47,6 +49,16 @@ def _mixer(a: Mixer, k: Keys) -> None:
         case LatentAttention():
             _row(a.heads * (a.nope_dim + a.rope_dim + a.value_dim), "num_attention_heads", a.heads, k)
             _row(a.heads * (a.kv_rank + a.rope_dim), "kv_lora_rank", a.kv_rank, k)
+        case GatedRecurrence(rule=rule):
+            heads = _first(k, "linear_num_value_heads", "mamba_num_heads", "mamba_n_heads", "num_heads")
+            keys = _first(k, "linear_num_key_heads", "mamba_n_groups", "n_groups", "num_key_value_heads")
+            if rule.heads % rule.key_heads:
+                raise k.wrong(keys, rule.key_heads, f"a divisor of {heads}, {rule.heads}")
+            if rule.values % a.output.parts:
+                raise k.wrong(keys, a.output.parts, f"a divisor of the {rule.values} numbers of a row")
+            _row(max(rule.values, rule.keys, rule.decays), heads, rule.heads, k)
+            for tensor in a.state.tensors:
+                _row(math.prod(tensor.shape), heads, rule.heads, k)
         case Attention(cache=cache):
             if a.heads % cache.kv_heads:
                 name = _first(k, "num_key_value_heads", "num_global_key_value_heads")
@@ -62,6 +74,8 @@ def _feed_forward(f: FeedForward, k: Keys) -> None:
             _row(width, "intermediate_size", width, k)
         case Routed(router=router, shared=shared):
             _router(router, k)
+            if f.latent is not None:
+                _row(f.latent, "moe_latent_size", f.latent, k)
             if shared is not None:
                 _row(shared.width, "n_shared_experts", shared.width, k)
         case Beside(dense=dense, routed=routed):

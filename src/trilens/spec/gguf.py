@@ -51,6 +51,8 @@ COMMON = {
     "expert_group_count": "n_group",
     "expert_group_used_count": "topk_group",
     "shortconv.l_cache": "conv_L_cache",
+    "moe_latent_size": "moe_latent_size",
+    "kda.head_dim": "linear_head_dim",
     "nextn_predict_layers": "num_nextn_predict_layers",
     "rope.freq_base": "rope_theta",
     "rope.freq_base_swa": "rope_local_base_freq",
@@ -68,7 +70,8 @@ REPEATED = frozenset(
     "attention.value_length attention.key_length_mla attention.value_length_mla attention.key_length_swa "
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
-    "expert_shared_feed_forward_length attention.causal".split()
+    "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
+    "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
 COMPUTED = {
@@ -85,6 +88,28 @@ COMPUTED = {
     "top_k_experts": "expert_used_count",
     "expert_intermediate_size": "expert_feed_forward_length",
     "layer_types": "attention.sliding_window_pattern",
+    "mamba_d_conv": "ssm.conv_kernel",
+    "conv_kernel": "ssm.conv_kernel",
+    "mamba_d_state": "ssm.state_size",
+    "ssm_state_size": "ssm.state_size",
+    "mamba_n_groups": "ssm.group_count",
+    "n_groups": "ssm.group_count",
+    "mamba_n_heads": "ssm.time_step_rank",
+    "mamba_num_heads": "ssm.time_step_rank",
+    "mamba_d_ssm": "ssm.inner_size",
+    "mamba_head_dim": "ssm.inner_size",
+    "mamba_expand": "ssm.inner_size",
+    "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
+    "shared_intermediate_size": "expert_shared_feed_forward_length",
+    "moe_shared_expert_intermediate_size": "expert_shared_feed_forward_length",
+    "linear_head_dim": "kda.head_dim",
+    "linear_num_heads": "attention.head_count",
+    "linear_conv_kernel_dim": "ssm.conv_kernel",
+    "linear_key_head_dim": "ssm.state_size",
+    "linear_value_head_dim": "ssm.inner_size",
+    "linear_num_key_heads": "ssm.group_count",
+    "linear_num_value_heads": "ssm.time_step_rank",
+    "shared_expert_intermediate_size": "expert_shared_feed_forward_length",
     "rope_parameters.full_attention.rope_theta": "rope.freq_base",
     "rope_parameters.full_attention.partial_rotary_factor": "rope.dimension_count",
     "rope_parameters.sliding_attention.rope_theta": "rope.freq_base_swa",
@@ -107,6 +132,8 @@ COMPUTED_WITH = {
     "attention.key_length_swa",
     "nextn_predict_layers",
     "rope.dimension_count",
+    "ssm.inner_size",
+    "ssm.time_step_rank",
 }
 # Keys of tools that made the file. Those of other names, such as a publisher's own, say nothing of the model either.
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
@@ -368,6 +395,128 @@ def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "lfm2_moe"
 
 
+def _gated_delta(family: str, *, tiled: bool) -> Callable[[Config, Mapping[str, Any], Source], str]:
+    """Gated delta nets between gated attention. `tiled`: value head h works with key head h modulo their number, which
+    is another order than that of the publisher's files."""
+
+    def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
+        _turned_part(config, own)
+        # the layers that predict further tokens are counted as blocks
+        config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
+        recurrent = _layers_with(config, source, "ssm_a")
+        config["layer_types"] = ["linear_attention" if there else "full_attention" for there in recurrent]
+        config["linear_conv_kernel_dim"] = own["ssm.conv_kernel"]
+        config["linear_key_head_dim"] = own["ssm.state_size"]
+        config["linear_num_key_heads"] = own["ssm.group_count"]
+        config["linear_num_value_heads"] = own["ssm.time_step_rank"]
+        config["linear_value_head_dim"] = _share(own, "ssm.inner_size", "ssm.time_step_rank")
+        config["tiled_value_heads"] = tiled
+        config["attention_bias"] = any(name.endswith("attn_k.bias") for name in source.shapes)
+        if config.get("num_experts"):
+            shared = own.get("expert_shared_feed_forward_length", config["moe_intermediate_size"])
+            config["shared_expert_intermediate_size"] = shared
+            routed = _layers_with(config, source, "ffn_gate_inp.weight")
+            config["mlp_only_layers"] = [i for i, there in enumerate(routed) if not there]
+            config.setdefault("norm_topk_prob", True)
+        return family
+
+    return named
+
+
+def _granite_hybrid(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """Granite 4 and Bamba: a layer with a rate is Mamba-2; whether attention has positions is said by a rope's key."""
+    recurrent = _layers_with(config, source, "ssm_a")
+    config["layer_types"] = ["mamba" if there else "attention" for there in recurrent]
+    config["num_key_value_heads"] = _most(config["num_key_value_heads"])
+    config["attention_bias"] = any(name.endswith("attn_q.bias") for name in source.shapes)
+    config["position_embedding_type"] = "rope" if own.get("rope.scaling.finetuned", True) else "nope"
+    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    config.setdefault("attention_multiplier", head**-0.5)
+    if own.get("rope.dimension_count", head) != head:
+        raise UnsupportedModel("attention that turns a part of each head is not known in such files")
+    config["mamba_n_heads"], config["mamba_d_state"] = own["ssm.time_step_rank"], own["ssm.state_size"]
+    config["mamba_n_groups"], config["mamba_d_conv"] = own["ssm.group_count"], own["ssm.conv_kernel"]
+    config["mamba_expand"] = _share(own, "ssm.inner_size", "embedding_length")
+    config["mamba_conv_bias"] = any(name.endswith("ssm_conv1d.bias") for name in source.shapes)
+    config["num_local_experts"] = config.pop("num_experts", 0)
+    shared = "expert_shared_feed_forward_length" if config["num_local_experts"] else "feed_forward_length"
+    config["shared_intermediate_size"] = own[shared]
+    return "granitemoehybrid"
+
+
+def _falcon_h1(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """Its constant factors are in the weights. The gate stands before the norm, where there is one."""
+    config["mamba_n_heads"], config["mamba_d_state"] = own["ssm.time_step_rank"], own["ssm.state_size"]
+    config["mamba_n_groups"], config["mamba_d_conv"] = own["ssm.group_count"], own["ssm.conv_kernel"]
+    config["mamba_d_ssm"] = own["ssm.inner_size"]
+    config["mamba_conv_bias"] = any(name.endswith("ssm_conv1d.bias") for name in source.shapes)
+    config["mamba_rms_norm"] = any(name.endswith("ssm_norm.weight") for name in source.shapes)
+    config["mamba_norm_before_gate"] = False
+    return "falcon_h1"
+
+
+def _nemotron_h(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """One block a layer: which one, its tensors say."""
+    config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
+    marks = {"mamba": "ssm_a", "attention": "attn_q.weight", "moe": "ffn_gate_inp.weight", "mlp": "ffn_up.weight"}
+    there = {kind: _layers_with(config, source, tensor) for kind, tensor in marks.items()}
+    count = len(there["mamba"])
+    config["layers_block_type"] = [next((k for k in marks if there[k][i]), None) for i in range(count)]
+    config["num_key_value_heads"] = _most(config["num_key_value_heads"])
+    widths = config.pop("intermediate_size", None)
+    if "mlp" in config["layers_block_type"]:
+        config["intermediate_size"] = _most(widths)
+    config["layer_norm_epsilon"] = config.pop("rms_norm_eps", 1e-5)
+    config["mamba_num_heads"], config["ssm_state_size"] = own["ssm.time_step_rank"], own["ssm.state_size"]
+    config["n_groups"], config["conv_kernel"] = own["ssm.group_count"], own["ssm.conv_kernel"]
+    config["mamba_head_dim"] = _share(own, "ssm.inner_size", "ssm.time_step_rank")
+    config["use_conv_bias"] = any(name.endswith("ssm_conv1d.bias") for name in source.shapes)
+    config["mlp_bias"] = any(name.endswith("ffn_up.bias") for name in source.shapes)
+    if "moe" in config["layers_block_type"]:
+        config["moe_shared_expert_intermediate_size"] = own["expert_shared_feed_forward_length"]
+        config["n_routed_experts"] = config.pop("num_experts")
+        config.setdefault("topk_group", config.get("n_group", 1))
+    return "nemotron_h"
+
+
+def _kimi_linear(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    """Latent attention in the absorbed form between recurrences, which have as many heads."""
+    rope = own["rope.dimension_count"]
+    config["qk_rope_head_dim"] = rope
+    config["qk_nope_head_dim"] = own["attention.key_length_mla"] - rope
+    config["v_head_dim"] = own["attention.value_length_mla"]
+    config.pop("head_dim", None)
+    config["num_key_value_heads"] = config["linear_num_heads"] = config["num_attention_heads"]
+    config["linear_conv_kernel_dim"] = own["ssm.conv_kernel"]
+    full = _layers_with(config, source, "attn_kv_a_mqa.weight")
+    config["layer_types"] = ["full_attention" if there else "linear_attention" for there in full]
+    config.setdefault("norm_topk_prob", True)
+    config.setdefault("n_group", 1)
+    config.setdefault("topk_group", 1)
+    return "kimi_linear"
+
+
+def _most(by_layer: Any) -> Any:
+    """Of a number for each layer the largest; others have none."""
+    numbers = isinstance(by_layer, Sequence) and not isinstance(by_layer, str) and all(type(n) is int for n in by_layer)
+    return max(by_layer) if numbers and by_layer else by_layer
+
+
+def _layers_with(config: Config, source: Source, tensor: str) -> list[bool]:
+    """Of each layer: whether it has such a tensor."""
+    layers = config["num_hidden_layers"]
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        return []  # the family says what is wrong with that
+    return [f"blk.{i}.{tensor}" in source.shapes for i in range(layers)]
+
+
+def _share(own: Mapping[str, Any], of: str, by: str) -> int:
+    whole, parts = own[of], own[by]
+    if parts < 1 or whole % parts:
+        raise BadCheckpoint(f"{of} is {whole}; expected a multiple of {by}, {parts}")
+    return int(whole // parts)
+
+
 SIGMOID = 2  # of expert_gating_func
 
 ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
@@ -390,6 +539,14 @@ ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,
+    "qwen3next": _gated_delta("qwen3_next", tiled=False),
+    "qwen35": _gated_delta("qwen3_5_text", tiled=True),
+    "qwen35moe": _gated_delta("qwen3_5_moe_text", tiled=True),
+    "granitehybrid": _granite_hybrid,
+    "falcon-h1": _falcon_h1,
+    "nemotron_h": _nemotron_h,
+    "nemotron_h_moe": _nemotron_h,
+    "kimi-linear": _kimi_linear,
     "lfm2": _lfm2,
     "lfm2moe": _lfm2,
 }

@@ -14,7 +14,7 @@ from typing import Any
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import read_json_object
 from trilens.spec.bounds import check
-from trilens.spec.families import convolution, dense, gemma, latent, routed
+from trilens.spec.families import convolution, dense, gemma, latent, mamba, recurrent, routed
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import ModelSpec, Reading
@@ -63,6 +63,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "glm4_moe": routed.glm4_moe,
     "gpt_oss": routed.gpt_oss,
     "llama4_text": routed.llama4,
+    "minimax_m2": routed.minimax_m2,
     "deepseek_v2": latent.deepseek_v2,
     "deepseek_v3": latent.deepseek_v3,
     "kimi_k2": latent.deepseek_v3,
@@ -70,6 +71,14 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "mistral4": latent.mistral4,
     "lfm2": convolution.lfm2,
     "lfm2_moe": convolution.lfm2_moe,
+    "qwen3_next": recurrent.qwen3_next,
+    "qwen3_5_text": recurrent.qwen3_5,
+    "qwen3_5_moe_text": recurrent.qwen3_5_moe,
+    "granitemoehybrid": mamba.granite_hybrid,
+    "nemotron_h": mamba.nemotron_h,
+    "bamba": mamba.bamba,
+    "falcon_h1": mamba.falcon_h1,
+    "kimi_linear": latent.kimi_linear,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.
@@ -81,6 +90,8 @@ AROUND_TEXT = {
     "ministral3": "ministral3",
     "llama4": "llama4_text",
     "kimi_k25": "kimi_k2",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
 }
 
 # What those models say of images and sounds beside `text_config`; `not_counted` reads the towers.
@@ -89,7 +100,8 @@ BESIDE_TEXT = (
     "boi_token_index eoi_token_id eoi_token_index boa_token_id eoa_token_id eoa_token_index audio_ms_per_token "
     "audio_soft_tokens_per_image mm_tokens_per_image vision_soft_tokens_per_image multimodal_projector_bias "
     "projector_hidden_act spatial_merge_size vision_feature_layer vision_feature_select_strategy "
-    "media_placeholder_token_id ignore_index use_unified_vision_chunk video_placeholder projector_config"
+    "vision_start_token_id vision_end_token_id language_model_only media_placeholder_token_id ignore_index "
+    "use_unified_vision_chunk video_placeholder projector_config"
 ).split()
 
 
@@ -138,5 +150,6 @@ def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Rea
         unread=tuple(unread),
         ignored=tuple(empty),
         defaults=keys.all_defaults(),
+        factors=dict(text.factors),
         not_counted=not_counted(keys.values, text.values, spec, keys.where),
     )

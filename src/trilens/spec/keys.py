@@ -31,6 +31,7 @@ class Keys:
         self.defaults: dict[str, object] = {}
         self.assumed: dict[str, object] = {}
         self.nested: dict[str, Keys] = {}
+        self.factors: dict[str, float] = {}  # `Reading.factors`
 
     def __contains__(self, name: str) -> bool:
         """Whether the key is there, stated or assumed, with a value that says something."""
@@ -132,6 +133,14 @@ class Keys:
     def ignore(self, *names: str) -> None:
         """These keys are known, and change nothing in the forward pass."""
         self.read.update(names)
+
+    def renamed(self, names: Mapping[str, str]) -> None:
+        """Keys under names of their own (left) are read under the usual ones (right), and keep theirs in errors."""
+        for theirs, usual in names.items():
+            if theirs in self.values and usual not in self.values:
+                self.values = {**self.values, usual: self.values[theirs]}
+                self.spelled = {**self.spelled, self.prefix + usual: self.prefix + theirs}
+                self.ignore(theirs)
 
     def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
         problem = f"{self.spell(name)} is missing" if value is None else f"{self.spell(name)} is {_shown(value)}"

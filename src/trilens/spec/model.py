@@ -1,8 +1,9 @@
 """A language model's wiring as data: widths, and a tuple of layers written out one by one.
 
-A layer is a mixer (attention or a short convolution) and a feed-forward. Each is a sum type: a dense layer *has no*
-router, latent attention *has no* key-value heads. So is what a mixer keeps of a sequence (`State`). Nothing here names
-a family; a family is a choice of these parts (`huggingface.py`, `gguf.py`).
+A layer is a mixer (attention, a short convolution, a gated recurrence) and a feed-forward; some families have layers
+of one of them alone. Each is a sum type: a dense layer *has no* router, latent attention *has no* key-value heads. So
+is what a mixer keeps of a sequence (`State`). Nothing here names a family; a family is a choice of these parts
+(`huggingface.py`, `gguf.py`).
 
 Letters in the shapes below: N tokens of the step, D model width, H query heads, K key-value heads, E experts.
 """
@@ -168,7 +169,11 @@ class Positions:
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor of a fixed state, by name: `rows` [W - 1, width] are what a convolution over W tokens still needs."""
+    """One tensor of a fixed state, by name.
+
+    Rows [W - 1, width] are what a convolution over W tokens still needs. `matrix` [heads, key_dim, value_dim] is what a
+    recurrence carries from token to token.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -219,6 +224,18 @@ def by_kind(states: Iterable[State]) -> tuple[tuple[Positions, ...], tuple[Fixed
 # ------------------------------------------------------------------------------------------------- mixers
 
 
+class Curve(StrEnum):
+    """What a gate, or a row by itself, passes through."""
+
+    SILU = "silu"
+    GELU = "gelu"
+    GELU_TANH = "gelu_tanh"
+    IDENTITY = "identity"  # the gate as it is
+    SIGMOID = "sigmoid"
+    SOFTPLUS = "softplus"  # log(1 + exp(x))
+    RELU2 = "relu2"  # max(x, 0) squared
+
+
 @dataclass(frozen=True)
 class Norm:
     """Root-mean-square norm, or layer norm when `centred`; with a weight and a bias or without."""
@@ -248,7 +265,8 @@ class Attention:
     """Grouped-query attention: H query heads over K key-value heads.
 
     `writes` is false for a layer that reads the cache another layer wrote and has no key or value of its own;
-    `value_is_key` takes the unrotated, unnormalised key as value (no value matrix). `clip` bounds q, k and v.
+    `value_is_key` takes the unrotated, unnormalised key as value (no value matrix). `clip` bounds q, k and v. `gate`
+    multiplies the result by sigmoid(a matrix times the layer's input) before the output matrix.
     """
 
     heads: int
@@ -266,6 +284,7 @@ class Attention:
     sinks: bool = False
     clip: float | None = None
     position_scale: PositionScale | None = None
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if not self.writes and (self.value_is_key or self.value_norm is not None):
@@ -316,19 +335,137 @@ class ShortConvolution:
         return self.state.tensor("rows").shape[0] + 1
 
 
-Mixer = Attention | LatentAttention | ShortConvolution
+@dataclass(frozen=True)
+class Recurrence:
+    """A linear recurrence over one matrix S [key_dim, value_dim] a head, held in 32-bit floats.
+
+    For each token in turn, with decay and beta as the layer computes them:
+
+        S <- exp(decay) * S
+        d  = beta * (v - S^T k)     with the delta rule (arXiv 2412.06464); beta * v without (arXiv 2405.21060)
+        S <- S + k d^T
+        y  = S^T q
+
+    `heads` are those of v; each of the `key_heads` serves heads / key_heads of them: neighbours, or where heads are
+    `tiled` every key_heads-th. `vector_decay`: a decay for each of the key_dim rows of S, instead of one a head.
+    """
+
+    heads: int
+    key_heads: int
+    key_dim: int
+    value_dim: int
+    delta: bool
+    vector_decay: bool = False
+    tiled: bool = False
+
+    def key_head(self, head: int) -> int:
+        """The head of q and k that a head of v works with."""
+        return head % self.key_heads if self.tiled else head // (self.heads // self.key_heads)
+
+    @property
+    def keys(self) -> int:
+        """Numbers in a token's keys, and in its queries."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        return self.heads * self.value_dim
+
+    @property
+    def decays(self) -> int:
+        return self.heads * (self.key_dim if self.vector_decay else 1)
+
+
+@dataclass(frozen=True)
+class SoftplusDecay:
+    """decay = rate * step, where step = softplus(W x + bias), no less than `least` and no more than `most`; `rate` is
+    learned, negative, one number a head."""
+
+    least: float = 0.0
+    most: float | None = None
+
+
+@dataclass(frozen=True)
+class SigmoidDecay:
+    """decay = -bound * sigmoid(rate * (W x + bias)): never below -bound. `rate` is learned, one number a head."""
+
+    bound: float
+
+
+Decay = SoftplusDecay | SigmoidDecay
+
+
+@dataclass(frozen=True)
+class OutputGate:
+    """curve(gate) * norm(y), or norm(curve(gate) * y) where the gate comes `first`; without a norm the gate alone.
+
+    The norm goes over each of `parts` equal parts of the row. Its own weight is one part wide; `row_weight` is a weight
+    for the whole row.
+    """
+
+    curve: Curve
+    norm: Norm | None
+    parts: int = 1
+    first: bool = False
+    row_weight: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm is None and (self.parts != 1 or self.first):
+            raise ValueError("the parts of a norm and its place mean nothing without one")
+        if self.row_weight and (self.norm is None or self.norm.weight):
+            raise ValueError("a weight for the whole row stands in place of the norm's own")
+
+
+@dataclass(frozen=True)
+class GatedRecurrence:
+    """q, k and v, each through a causal convolution of its own and silu, into a recurrence; its result is gated.
+
+    `qk_norm` goes over each head of q and k, and `q_scale` and `k_scale` multiply them. With the delta rule beta is
+    sigmoid(W x), without it the step of the decay. `rank`: the matrices of decay and gate are products of two, with so
+    many numbers between them. `skip`: v times a learned number a head is added to the result.
+    """
+
+    state: Fixed
+    rule: Recurrence
+    decay: Decay
+    output: OutputGate
+    qk_norm: Norm | None = None
+    q_scale: float = 1.0
+    k_scale: float = 1.0
+    taps_bias: bool = False
+    rank: int | None = None
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.rule.delta and not isinstance(self.decay, SoftplusDecay):
+            raise ValueError("without the delta rule beta is the step of a softplus decay")
+
+    @property
+    def taps(self) -> int:
+        """Tokens that one row of q, k or v is made of, its own included."""
+        return self.state.tensor("q_rows").shape[0] + 1
+
+
+def recurrent_state(index: int, rule: Recurrence, taps: int) -> Fixed:
+    """What a `GatedRecurrence` keeps."""
+    rows = {"q_rows": rule.keys, "k_rows": rule.keys, "v_rows": rule.values}
+    matrix = StateTensor("matrix", (rule.heads, rule.key_dim, rule.value_dim))
+    return Fixed(index, (*(StateTensor(name, (taps - 1, width)) for name, width in rows.items()), matrix))
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Attention and a recurrence that read the same rows; their results are added."""
+
+    attention: Attention
+    recurrence: GatedRecurrence
+
+
+SingleMixer = Attention | LatentAttention | ShortConvolution | GatedRecurrence
+Mixer = SingleMixer | SideBySide
 
 
 # ------------------------------------------------------------------------------------------- feed-forward
-
-
-class Curve(StrEnum):
-    """What a gate passes through."""
-
-    SILU = "silu"
-    GELU = "gelu"
-    GELU_TANH = "gelu_tanh"
-    IDENTITY = "identity"  # the gate as it is
 
 
 @dataclass(frozen=True)
@@ -348,10 +485,13 @@ class Glu:
 
 @dataclass(frozen=True)
 class Dense:
-    """Every token through every weight: gate, up and down, each D by `width`."""
+    """Every token through every weight: gate, up and down, each D by `width`.
+
+    Where `glu` is a curve there is no gate: down(curve(up(x))).
+    """
 
     width: int
-    glu: Glu
+    glu: Glu | Curve
     bias: bool = False
 
 
@@ -408,14 +548,22 @@ class Routed:
     """Every token through the few experts its router picks, and through the shared one where there is one.
 
     `weight_on_input` multiplies an expert's input instead of its output (the same only without a bias and a curve).
+    `shared_gate` multiplies the shared one's result by sigmoid(w . x), one number a token. `latent`: the experts (not
+    the router, nor the shared one) work on rows of so many numbers, with a matrix before them and one behind.
     """
 
     router: Router
     width: int
-    glu: Glu
+    glu: Glu | Curve
     bias: bool = False
     weight_on_input: bool = False
     shared: Dense | None = None
+    shared_gate: bool = False
+    latent: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.shared_gate and self.shared is None:
+            raise ValueError("a gate on the shared expert needs a shared expert")
 
 
 @dataclass(frozen=True)
@@ -450,11 +598,11 @@ class PerLayerInput:
 
 @dataclass(frozen=True)
 class Layer:
-    """Two residual branches; a norm that is None is not there. `residual_scale` multiplies each branch, `scalar` is
-    learned."""
+    """Two residual branches, or one; a norm that is None is not there. `residual_scale` multiplies each branch,
+    `scalar` is learned."""
 
-    mixer: Mixer
-    feed_forward: FeedForward
+    mixer: Mixer | None
+    feed_forward: FeedForward | None
     mixer_in: Norm | None
     mixer_out: Norm | None
     feed_forward_in: Norm | None
@@ -462,6 +610,25 @@ class Layer:
     residual_scale: float = 1.0
     per_layer_input: PerLayerInput | None = None
     scalar: bool = False
+
+    @property
+    def mixers(self) -> tuple[SingleMixer, ...]:
+        """One, two side by side, or none."""
+        match self.mixer:
+            case None:
+                return ()
+            case SideBySide(attention=attention, recurrence=recurrence):
+                return attention, recurrence
+            case single:
+                return (single,)
+
+    def __post_init__(self) -> None:
+        if self.mixer is None and self.feed_forward is None:
+            raise ValueError("a layer is a mixer, a feed-forward or both")
+        if self.mixer is None and (self.mixer_in or self.mixer_out):
+            raise ValueError("a layer without a mixer has no norms around one")
+        if self.feed_forward is None and (self.feed_forward_in or self.feed_forward_out):
+            raise ValueError("a layer without a feed-forward has no norms around one")
 
 
 @dataclass(frozen=True)
@@ -520,7 +687,7 @@ class ModelSpec:
                     yield i, routed
                 case Beside(routed=routed):
                     yield i, routed
-                case Dense():
+                case Dense() | None:
                     pass
 
 
@@ -532,6 +699,8 @@ class Reading:
     `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not
     stated.
     `not_counted`: parts of the checkpoint that the text decoder's forward pass never uses, with their parameters.
+    `factors`: constants that the file's weights are multiplied with while they are read, by our names for them, with
+    {i} for the layer.
     """
 
     spec: ModelSpec
@@ -539,3 +708,4 @@ class Reading:
     ignored: tuple[str, ...] = ()
     defaults: dict[str, object] = field(default_factory=dict)
     not_counted: dict[str, int] = field(default_factory=dict)
+    factors: dict[str, float] = field(default_factory=dict)

@@ -8,24 +8,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from trilens.errors import BadCheckpoint
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
-from trilens.spec.model import Attention, Beside, Dense, LatentAttention, Layer, ModelSpec, Routed, ShortConvolution
+from trilens.spec.model import (
+    Attention,
+    Beside,
+    Dense,
+    GatedRecurrence,
+    Glu,
+    LatentAttention,
+    Layer,
+    ModelSpec,
+    Routed,
+    ShortConvolution,
+    SingleMixer,
+)
 
 Matrix = tuple[int, int, int]  # how many, out, in
+
+WITHOUT_COPIES = ("qwen3_5", "qwen3_5_moe", "nemotron_h")
+WITH_COPIES = (
+    "deepseek_v3",
+    "glm4_moe",
+)  # layers that predict have an embedding and head of their own
 
 
 def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec, where: str) -> dict[str, int]:
     """Parts by name -> parameters. What the configuration says too little of is not in it."""
     found: dict[str, int] = {}
-    predicts = text.get("num_nextn_predict_layers", text.get("num_mtp_layers"))
-    told = isinstance(predicts, int) and not isinstance(predicts, bool) and 0 < predicts <= MOST_LAYERS
-    predicting = predicts if told and spec.family in ("deepseek_v3", "glm4_moe") else 0
+    predicting = _predicting(text) if spec.family in (*WITH_COPIES, *WITHOUT_COPIES) else 0
+    if spec.family == "qwen3_next":  # its class has one, and no key for it
+        predicting = 1
     if predicting:
         found["layers that predict further tokens"] = predicting * _prediction_layer(spec)
+    if predicting and (spec.family in WITH_COPIES or text.get("mtp_use_dedicated_embeddings") is True):
         found["their copies of the embedding and the head"] = predicting * 2 * spec.vocab * spec.width
     found["8-bit block scales"] = _fp8_scales(config, text, spec, predicting)
     found["4-bit block scales"] = _mxfp4_scales(config, text, spec)
@@ -38,14 +58,44 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     return {name: count for name, count in found.items() if count}
 
 
+def _predicting(text: Mapping[str, Any]) -> int:
+    """How many layers there are that predict further tokens."""
+    names = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
+    stated = next((text[name] for name in names if name in text), 0)
+    told = isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= MOST_LAYERS
+    return stated if told else 0
+
+
 def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
     """The layer's matrices but for its router."""
-    match layer.mixer:
+    for mixer in layer.mixers:
+        yield from _mixer_matrices(mixer, width)
+    match layer.feed_forward:
+        case Dense() as dense:
+            yield from _gated(1, dense, width)
+        case Routed() as routed:
+            yield from _gated(routed.router.experts, routed, routed.latent or width)
+            if routed.latent is not None:
+                yield 1, routed.latent, width
+                yield 1, width, routed.latent
+            if routed.shared is not None:
+                yield from _gated(1, routed.shared, width)
+        case Beside(dense=dense, routed=routed):
+            yield from _gated(1, dense, width)
+            yield from _gated(routed.router.experts, routed, width)
+        case None:
+            pass
+
+
+def _mixer_matrices(mixer: SingleMixer, width: int) -> Iterator[Matrix]:
+    match mixer:
         case Attention(heads=heads, cache=cache):
             yield 1, heads * cache.key_dim, width
             yield 1, cache.kv_heads * cache.key_dim, width
             yield 1, cache.kv_heads * cache.value_dim, width
             yield 1, width, heads * cache.value_dim
+            if mixer.gate:
+                yield 1, heads * cache.value_dim, width
         case LatentAttention() as a:
             head = a.nope_dim + a.rope_dim
             if a.q_rank is None:
@@ -59,38 +109,38 @@ def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
         case ShortConvolution() as c:
             yield 3, c.width, width
             yield 1, width, c.width
-    match layer.feed_forward:
-        case Dense() as dense:
-            yield from _gated(1, dense.width, width)
-        case Routed() as routed:
-            yield from _gated(routed.router.experts, routed.width, width)
-            if routed.shared is not None:
-                yield from _gated(1, routed.shared.width, width)
-        case Beside(dense=dense, routed=routed):
-            yield from _gated(1, dense.width, width)
-            yield from _gated(routed.router.experts, routed.width, width)
+        case GatedRecurrence(rule=rule):
+            yield 2, rule.keys, width
+            yield 2, rule.values, width
+            yield 1, width, rule.values
 
 
-def _gated(count: int, inner: int, width: int) -> tuple[Matrix, Matrix]:
-    return (2 * count, inner, width), (count, width, inner)
+def _gated(count: int, ffn: Dense | Routed, width: int) -> tuple[Matrix, Matrix]:
+    into = 2 if isinstance(ffn.glu, Glu) else 1
+    return (into * count, ffn.width, width), (count, width, ffn.width)
 
 
 def _prediction_layer(spec: ModelSpec) -> int:
-    """One more layer like the last, a matrix that joins hidden state and embedding, and three more norms."""
-    layer, width = spec.layers[-1], spec.width
+    """One more layer like the last with attention, a matrix that joins hidden state and embedding, three more norms."""
+    width = spec.width
+    last = list(reversed(spec.layers))
+    layer = next(layer for layer in last if isinstance(layer.mixer, Attention | LatentAttention))
+    if layer.feed_forward is None:  # a layer is one block: two of them predict
+        layer = replace(layer, feed_forward=next(x.feed_forward for x in last if x.feed_forward is not None))
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
-    match layer.mixer:
-        case LatentAttention() as a:
-            count += a.kv_rank + (a.q_rank or 0)
-        case Attention() as a:
-            rows = a.heads * a.cache.key_dim + a.cache.kv_heads * (a.cache.key_dim + a.cache.value_dim)
-            count += (rows if a.qkv_bias else 0) + (2 * a.cache.key_dim if a.qk_norm else 0)
-        case ShortConvolution():
-            raise BadCheckpoint("layers that predict further tokens are only known to be attention")
+    for mixer in layer.mixers:
+        match mixer:
+            case LatentAttention() as a:
+                count += a.kv_rank + (a.q_rank or 0)
+            case Attention() as a:
+                rows = a.heads * a.cache.key_dim + a.cache.kv_heads * (a.cache.key_dim + a.cache.value_dim)
+                count += (rows if a.qkv_bias else 0) + (2 * a.cache.key_dim if a.qk_norm else 0)
+            case ShortConvolution() | GatedRecurrence():
+                raise AssertionError("a layer with attention was asked for")
     match layer.feed_forward:
-        case Routed(router=router):
-            count += router.experts * (width + router.correction_bias)
-        case Dense() | Beside():
+        case Routed(router=router, shared_gate=gated):
+            count += router.experts * (width + router.correction_bias) + width * gated
+        case Dense() | Beside() | None:
             pass
     return count
 
@@ -144,6 +194,13 @@ def _vision(v: Keys, model: str, spec: ModelSpec) -> int:
             patches = (v.integer("image_size") // patch) ** 2
             layer = 4 * width * (width + 1) + 4 * width + 2 * width * inner + inner + width
             return (3 * patch**2 + 1 + patches + 2) * width + layers * layer + width * spec.width + width
+        case "qwen3_5" | "qwen3_5_moe":
+            width, inner, layers = v.integer("hidden_size"), v.integer("intermediate_size"), v.integer("depth")
+            merged = v.integer("spatial_merge_size", 2) ** 2 * width
+            patch = 3 * v.integer("temporal_patch_size", 2) * v.integer("patch_size", 16) ** 2 + 1
+            layer = 4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width
+            merger = 2 * width + merged * (merged + 1) + (merged + 1) * spec.width
+            return patch * width + v.integer("num_position_embeddings", 2304) * width + layers * layer + merger
         case "gemma4":
             width, inner, layers = _sizes(v)
             heads, head = v.integer("num_attention_heads"), v.integer("head_dim")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trilens.spec.model import (
     Attention,
     DynamicScaling,
+    GatedRecurrence,
     LatentAttention,
     LinearScaling,
     Llama3Scaling,
@@ -122,9 +123,10 @@ def ropes(spec: ModelSpec) -> list[Rope]:
     """The model's different ropes, in the order of the layers that first use them."""
     found: dict[Rope, None] = {}
     for layer in spec.layers:
-        match layer.mixer:
-            case Attention(rope=rope) | LatentAttention(rope=rope):
-                found |= {} if rope is None else {rope: None}
-            case ShortConvolution():
-                pass
+        for mixer in layer.mixers:
+            match mixer:
+                case Attention(rope=rope) | LatentAttention(rope=rope):
+                    found |= {} if rope is None else {rope: None}
+                case ShortConvolution() | GatedRecurrence():
+                    pass
     return list(found)

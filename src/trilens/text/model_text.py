@@ -10,27 +10,20 @@ from typing import Any
 from trilens.checkpoints.find import Found
 from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
+from trilens.text.conversation import ChatMessage, Message, plain, read_conversation
 from trilens.text.from_directory import read_json_object
+from trilens.text.literal import Aside, Literal, control_texts
 from trilens.text.read_template import inference_of
-from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, render_with
-from trilens.text.template import RESERVED, ChatTemplate, check_messages, directory_template, gguf_template
-from trilens.text.thinking import Inference, Start, completed, start_of, stated_inference
+from trilens.text.strategy import OFF_OR_LEAST, Strategy, Thinking, check_start, choose, continuing, render_with
+from trilens.text.template import RESERVED, ChatTemplate, directory_template, gguf_template
+from trilens.text.thinking import Inference, Markers, Start, completed, start_of, stated_inference
 from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
+from trilens.text.tool_calls import model_format
+from trilens.text.tool_formats import ToolFormat
 
 # generation_config.json's names that are also `Sampling`'s.
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-
-
-# What opens a tool call; a thinking that is still open ends there.
-TOOL_CALLS = (
-    "<tool_call>",
-    "<|tool_call>",
-    "<|tool_calls_section_begin|>",
-    "<\uff5ctool\u2581calls\u2581begin\uff5c>",
-    "<\uff5cDSML\uff5c",
-    "[TOOL_CALLS]",
-)
 
 
 @dataclass(frozen=True)
@@ -44,40 +37,57 @@ class Encoded:
 
 @dataclass(frozen=True)
 class ModelText:
-    """`template` is None for a model that has none: its prompts go in as they are."""
+    """`template` is None for a model that has none: its prompts go in as they are. `tool_template` is another one, for
+    requests with tools, where the model has one of that name. `trust_control_tokens`: callers may write control
+    tokens."""
 
     tokenizer: Tokenizer
     template: ChatTemplate | None
     inference: Inference
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    tool_template: ChatTemplate | None = None
+    trust_control_tokens: bool = False
+    response_template: Mapping[str, Any] | None = None  # what the checkpoint says of the form of its answers
 
     @property
     def end_ids(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self.tokenizer.eos_ids
 
-    def strategy(self, thinking: Thinking, *, raw: bool) -> Strategy:
-        """Raises RequestRefused, before any work, for what this model cannot do."""
+    @property
+    def reads_tools(self) -> bool:
+        """Whether the model can be shown tools."""
+        return self.tool_template is not None or (self.template is not None and self.template.reads_tools)
+
+    def strategy(self, thinking: Thinking, *, raw: bool, continues: bool = False) -> Strategy:
+        """`continues`: the answer goes on with the last message. Raises RequestRefused, before any work, for what this
+        model cannot do."""
+        if continues and raw:
+            raise RequestRefused("a raw prompt is always continued; leave continue_final_message out, or raw")
+        if continues and not thinking:
+            return continuing(choose(self.inference, None if self.inference.setting("off") is None else thinking))
         if not raw:
-            return choose(self.inference, thinking)
+            chosen = choose(self.inference, thinking)
+            return continuing(chosen) if continues else chosen
         if thinking not in (None, OFF_OR_LEAST):
             raise RequestRefused("a raw prompt carries its own switch; leave thinking out, or raw")
         return Strategy(thinking, "unknown")
 
     def encode(
         self,
-        prompt: str | Sequence[Mapping[str, Any]],
+        prompt: str | Sequence[ChatMessage | Message],
         strategy: Strategy,
         *,
         raw: bool,
+        continues: bool = False,
         variables: Mapping[str, Any],
         tools: Sequence[Mapping[str, Any]] | None = None,
         context: int | None = None,
     ) -> Encoded:
         """A string or a conversation -> token ids; a string is the user's message unless `raw`, or without a template.
 
-        Control tokens are recognised in what the template wrote, never in a raw prompt. What cannot be less than
-        `context` tokens raises ContextFull before it is tokenized.
+        Control tokens are recognised in what the template wrote, never in a raw prompt, and in what the caller wrote
+        only if that is trusted. What cannot be less than `context` tokens raises ContextFull before it is tokenized.
         """
         if isinstance(prompt, str):
             if raw or self.template is None:
@@ -89,16 +99,61 @@ class ModelText:
             raise RequestRefused("a conversation cannot be sent raw; expected a string")
         if self.template is None:
             raise RequestRefused("this model has no chat template; expected one string, not a conversation")
-        check_messages(prompt)
+        conversation = read_conversation(prompt)
         if taken := sorted(RESERVED.intersection(variables)):
             raise RequestRefused(
                 f"template_variables sets {taken[0]!r}, which belongs to the request itself; leave it out"
             )
-        messages, variables = render_with(strategy, self.inference, prompt, variables)
-        text = self.template.render(messages, tools=tools, **variables)
-        self._check_length(text, context)
-        check_start(strategy, self.inference, text)
-        return Encoded(self.tokenizer.encode(text), start_of(text, self.inference.markers))
+        template = self.tool_template if tools and self.tool_template is not None else self.template
+        aside = Aside(self._literal)
+        if not self.trust_control_tokens:
+            last = len(conversation) - 1
+            conversation = [
+                aside.message(message, self._exempt(message, continues and i == last))
+                for i, message in enumerate(conversation)
+            ]
+            tools, variables = aside.data(plain(tools, "tools")), aside.data(plain(variables, "the variables"))
+        messages, variables = render_with(strategy, self.inference, conversation, variables)
+        text = template.render(messages, tools=tools, continue_final_message=continues, **variables)
+        self._check_length(aside.back(text), context)
+        ids, markers = self._literal.encode(text, aside), self.inference.markers
+        if continues:
+            return Encoded(ids, _inside(messages[-1].text, markers))
+        if messages[-1].role != "tool" or template.accepts.after_result:
+            check_start(strategy, self.inference, text)
+        return Encoded(ids, start_of(text, markers))
+
+    @cached_property
+    def _literal(self) -> Literal:
+        templates = [template for template in (self.template, self.tool_template) if template is not None]
+        written = [template.source for template in templates]
+        if (markers := self.inference.markers) is not None:
+            written += [markers.open, markers.close]
+        return Literal(self.tokenizer, control_texts(self.tokenizer, written))
+
+    def _exempt(self, message: Message, continued: bool) -> frozenset[str]:
+        """The markers that an assistant's own text may hold: those that the template looks for to take thoughts and
+        calls out of it, and those of a thinking that is continued."""
+        if message.role != "assistant":
+            return frozenset()
+        markers = self.inference.markers
+        thoughts = () if markers is None else (markers.open.strip(), markers.close.strip())
+        return self._taken_out.union(thoughts if continued else ())
+
+    @cached_property
+    def _taken_out(self) -> frozenset[str]:
+        if self.template is None:
+            return frozenset()
+        found: set[str] = set()
+        if (markers := self.inference.markers) is not None and self.template.changes(
+            f"{markers.open}I see.{markers.close}Hi."
+        ):
+            found |= {markers.open.strip(), markers.close.strip()}
+        calls = "" if self.tool_format is None else "\n".join(self.tool_format.texts)
+        for start, end in self._literal.spans(calls):
+            if self.template.changes(f"Hi.\n{calls[start:end]}\nSo it is."):
+                found.add(calls[start:end])
+        return frozenset(found)
 
     def _check_length(self, text: str, context: int | None) -> None:
         if context is None or len(text) <= context:
@@ -111,9 +166,19 @@ class ModelText:
             )
 
     def splitter(self, encoded: Encoded, index: int = 0) -> ThoughtSplitter:
-        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events."""
+        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events. A thinking that is
+        still open ends where a call of a tool begins."""
         markers = None if encoded.raw else self.inference.markers
-        return ThoughtSplitter(markers, encoded.start, closers=self._tool_calls, reopens=self._reopens, index=index)
+        form = self.tool_format
+        calls = () if form is None else form.triggers
+        closers = [call for call in calls if "<" in call or call.startswith("[")]  # no word of a thought
+        options: dict[str, Any] = {"closers": closers, "calls": calls, "reopens": self._reopens, "index": index}
+        return ThoughtSplitter(markers, encoded.start, **options)
+
+    @cached_property
+    def tool_format(self) -> ToolFormat | None:
+        """How this model writes calls of tools; None where its template shows it none."""
+        return model_format(self.tool_template or self.template, self.response_template)
 
     @cached_property
     def _reopens(self) -> bool:
@@ -136,17 +201,19 @@ class ModelText:
 
     @cached_property
     def shown(self) -> frozenset[int]:
-        """Control tokens that markers are made of; all others are hidden."""
-        markers = self.inference.markers
-        texts = [] if markers is None else [markers.open, markers.close, markers.answer or ""]
-        return self.tokenizer.special_ids.intersection(
-            i for text in (*texts, *self._tool_calls) for i in self.tokenizer.encode(text)
-        )
+        """Control tokens that markers and calls of tools are made of; all others are hidden."""
+        markers, form = self.inference.markers, self.tool_format
+        texts = [] if markers is None else [markers.open, markers.close, *markers.openings, markers.end or ""]
+        texts += [] if form is None else form.texts
+        return self.tokenizer.special_ids.intersection(i for text in texts for i in self.tokenizer.encode(text))
 
-    @cached_property
-    def _tool_calls(self) -> tuple[str, ...]:
-        source = "" if self.template is None else self.template.source
-        return tuple(marker for marker in TOOL_CALLS if marker in source)
+
+def _inside(text: str, markers: Markers | None) -> Start:
+    """Where the output begins behind an answer's beginning: inside a thinking that it holds the open marker of, else in
+    the middle of the answer."""
+    if markers is not None and text.rfind(markers.open) > text.rfind(markers.close):
+        return "opened"
+    return "answer"
 
 
 def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
@@ -168,11 +235,16 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
         checkpoint = read_gguf(found.path)
         tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
         template = gguf_template(checkpoint.metadata, tokenizer)
+        tool_template = gguf_template(checkpoint.metadata, tokenizer, name="tool_use")
         checkpoint.close()
-        return ModelText(tokenizer, template, completed(inference_of(template), fact))
+        return ModelText(tokenizer, template, completed(inference_of(template), fact), tool_template=tool_template)
     tokenizer = Tokenizer.from_directory(found.path)
     template = directory_template(found.path, tokenizer)
-    return ModelText(tokenizer, template, completed(inference_of(template), fact), _sampling_defaults(found))
+    tool_template = directory_template(found.path, tokenizer, name="tool_use")
+    inference, defaults = completed(inference_of(template), fact), _sampling_defaults(found)
+    declared = read_json_object(found.path / "tokenizer_config.json").get("response_template")
+    declared = declared if isinstance(declared, dict) else None
+    return ModelText(tokenizer, template, inference, defaults, tool_template, response_template=declared)
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:

@@ -28,9 +28,15 @@ class Template(Protocol):
 
 # Pairs that families write, the more special first. The third is what opens an answer.
 KNOWN_MARKERS = (
-    Markers("<|channel|>analysis<|message|>", "<|end|>", "<|start|>assistant<|channel|>final<|message|>"),
+    Markers(
+        "<|channel|>analysis<|message|>",
+        "<|end|>",
+        "<|start|>assistant<|channel|>final<|message|>",
+        end="<|end|>",
+        preamble="<|start|>assistant<|channel|>commentary<|message|>",
+    ),
     Markers("<|channel>thought\n", "<channel|>"),
-    Markers("<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>"),
+    Markers("<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>response<|sep|>", end="<|close|>response<|sep|>"),
     Markers("<mm:think>", "</mm:think>"),
     Markers("<seed:think>", "</seed:think>"),
     Markers("<longcat_think>", "</longcat_think>"),
@@ -44,13 +50,16 @@ KNOWN_MARKERS = (
     Markers("◁think▷", "◁/think▷"),
     Markers("[THINK]", "[/THINK]"),
     Markers("<think>", "</think>"),
+    Markers("<|think|>", "<|end|>", "<|begin|>assistant<|content|>", end="<|end|>"),
     Markers("<|think|>", "<|end|>"),
-    Markers("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]"),
+    Markers("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", end="[END FINAL RESPONSE]"),
     Markers("Here is my thought process:", "Here is my response:"),
 )
+# Pairs around an answer; a template may also write them around what a tool gave back.
+WRAPPERS = (("<answer>", "</answer>"), ("<response>", "</response>"))
 SUFFIXED = re.compile(r"<think:[\w-]+>")  # a suffix that changes with the release
 
-SWITCHES = ("enable_thinking", "thinking", "think")
+SWITCHES = ("enable_thinking", "thinking", "think", "reasoning")
 MODES = ("thinking_mode", "think_mode")
 MODE_NAMES = {"enabled": "on", "thinking": "on", "on": "on", "disabled": "off", "chat": "off", "off": "off"}
 MODE_NAMES |= {"adaptive": "auto", "auto": "auto"}
@@ -129,6 +138,7 @@ class _Reader:
             for name, value in (("off", 0), ("on", -1)):
                 prompt = self._render({budget: value}) or ""
                 settings.append(Setting(name, {budget: value}, start_of(prompt, markers)))
+        settings = _without_closed_levels(settings)
         default = self._default(settings)
         if settings and default is None:
             default = "auto"
@@ -143,8 +153,12 @@ class _Reader:
             kind = "switchable"
         elif start_of(self.plain, markers) == "opened":
             kind, settings = "always", [Setting("on", {}, "opened")]
-        elif markers is not None:
-            kind, certain, settings = "always", False, [Setting("on", {}, start_of(self.plain, markers))]
+        elif start_of(self.plain, markers) == "closed":
+            kind = "never"
+        elif markers is not None and self._asks_for_thoughts(markers):
+            kind, settings = "always", [Setting("on", {}, start_of(self.plain, markers))]
+        elif markers is not None:  # it handles thoughts, and may be a model's that has none
+            kind, certain = "unknown", False
         else:
             kind, certain = "never", False
         return Inference(
@@ -154,7 +168,7 @@ class _Reader:
             budget_variable=budget,
             default=default or ("on" if kind == "always" else None),
             settings=tuple(sorted(settings, key=_by_amount)),
-            markers=None if kind == "never" or markers is None else self._with_spaces(markers),
+            markers=None if kind == "never" or markers is None else self._with_spaces(self._with_answer(markers)),
             certain=certain,
             source=source,
         )
@@ -197,7 +211,7 @@ class _Reader:
                 levels = [("on", *levels[0][1:])]
             if offs and not levels and offs[0][2] != self.plain:
                 levels = [("on", dict(on), self.plain)]
-            if len({prompt for *_, prompt in [*offs, *levels]}) > 1:
+            if len({prompt for *_, prompt in [*offs, *levels]} | ({nonsense} if levels and nonsense else set())) > 1:
                 return ([] if switch else offs[:1]) + ([] if switch and levels[0][0] == "on" else levels)
         flags = []
         for name, level in EFFORT_FLAGS.items():
@@ -238,9 +252,11 @@ class _Reader:
         return self._render({}, messages)
 
     def _default(self, settings: list[Setting]) -> str | None:
-        """The setting whose prompt is that of the untouched template."""
+        """The setting whose prompt is that of the untouched template, white space aside: a line that sets a variable
+        may leave some behind."""
+        plain = self.plain.split()
         for setting in sorted(settings, key=lambda s: s.name == "on"):  # a level that is the default says more
-            if setting.text is None and self._render(dict(setting.variables)) == self.plain:
+            if setting.text is None and (self._render(dict(setting.variables)) or "").split() == plain:
                 return setting.name
         return "on" if any(s.text is not None for s in settings) else None
 
@@ -253,16 +269,39 @@ class _Reader:
         tails = [p.rstrip() for p in self.seen]
         opened = [m for m in KNOWN_MARKERS if any(tail.endswith(m.open.rstrip()) for tail in tails)]
         there = opened + [m for m in KNOWN_MARKERS if m.open in text and m.close in text]
+        there = [m for m in there if not m.answer or m.openings[-1] in text or not _has_twin(m)]
         if not there:  # an opener of two parts whose second one the template never writes
             there = [m for m in KNOWN_MARKERS if m.open.endswith("\n") and m.open.partition(">")[0] + ">" in text]
             there = [m for m in there if m.close in text]
         there += [Markers(open_, "</" + open_[1:]) for open_ in sorted(set(SUFFIXED.findall("\n".join(self.seen))))]
+        if not there:  # a close marker that is a line of its own, which nobody writes for another reason
+            there = [m for m in KNOWN_MARKERS if m.close.startswith("[BEGIN") and m.close in text]
         if not there and "</think>" in text:
             there = [Markers("<think>", "</think>")]
         for markers in there:
             if any(tail.endswith((markers.open.rstrip(), markers.close.rstrip())) for tail in tails):
                 return markers
         return there[0] if there else None
+
+    def _asks_for_thoughts(self, markers: Markers) -> bool:
+        """Whether each prompt tells the model to write the close marker, whatever the system message."""
+        own = self._with_text("system", "Be kind.")
+        return markers.close in self.plain and (own is None or markers.close in own)
+
+    def _with_answer(self, markers: Markers) -> Markers:
+        """With what the model wraps its answer in: a pair that prompts name, or that is taken out of old turns."""
+        if markers.answer is not None or markers.end is not None:
+            return markers
+        for open_, close in WRAPPERS:
+            if open_ not in self.template.source or close not in self.template.source:
+                continue
+            said = f"{open_}\nHi there.\n{close}"
+            turn = {"role": "assistant", "content": f"{markers.open}I.{markers.close}{said}"}
+            old = self._render({}, [*ASK, turn, *ASK])
+            named = any(open_ in prompt and said not in prompt for prompt in self.seen)
+            if named or (old is not None and open_ not in old and "Hi there." in old):
+                return replace(markers, answer=open_, end=close)
+        return markers
 
     def _with_spaces(self, markers: Markers) -> Markers:
         """The white space around the close marker, where a turn that still goes on, or a prompt, shows it."""
@@ -306,6 +345,24 @@ class _Reader:
         return self.template.render(ASK, **variables)
 
 
+def _without_closed_levels(settings: list[Setting]) -> list[Setting]:
+    """A level that closes the thinking in advance is no thinking, whatever its name; a level alone is on."""
+    levels = [setting for setting in settings if setting.name in LEVELS]
+    closed = [setting for setting in levels if setting.start == "closed"]
+    if not closed or len(closed) == len(levels):
+        return settings
+    kept = [setting for setting in settings if setting not in closed]
+    if not any(setting.name == "off" for setting in kept):
+        kept.insert(0, replace(closed[0], name="off"))
+    if len(levels) - len(closed) == 1:
+        kept = [replace(setting, name="on") if setting in levels else setting for setting in kept]
+    return kept
+
+
 def _by_amount(setting: Setting) -> int:
     order = ("off", "auto", *LEVELS, "on")
     return order.index(setting.name) if setting.name in order else len(order)
+
+
+def _has_twin(markers: Markers) -> bool:
+    return any(other.open == markers.open for other in KNOWN_MARKERS if other is not markers)

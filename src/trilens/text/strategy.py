@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from trilens.errors import RequestRefused, shown
+from trilens.text.conversation import Message, Text
 from trilens.text.thinking import Inference, Setting, start_of
-
-if TYPE_CHECKING:
-    from trilens.text.template import Message
 
 Thinking = bool | str | int | None
 
 WORDS = ("minimal", "low", "medium", "high", "xhigh", "max")
 OFF_OR_LEAST = "off-or-least"
-THOUGHT_KEYS = ("thinking", "reasoning_content", "reasoning")  # a template reads one of them, or several
 
 
 @dataclass(frozen=True)
@@ -31,6 +28,18 @@ class Strategy:
     effective: str
     setting: Setting | None = None
     budget: int | None = None
+
+
+def continuing(strategy: Strategy) -> Strategy:
+    """How an answer that has begun is gone on with: there is no place left to think. Raises RequestRefused where the
+    caller asks for it."""
+    if strategy.requested not in (None, False, OFF_OR_LEAST, 0):
+        raise RequestRefused(
+            f"the last message's text is continued, so there is no place for thinking={strategy.requested!r}; leave "
+            "one of them out"
+        )
+    setting = strategy.setting if strategy.effective == "off" else None
+    return Strategy(strategy.requested, "off", setting)
 
 
 def choose(inference: Inference, thinking: Thinking) -> Strategy:
@@ -56,11 +65,8 @@ def choose(inference: Inference, thinking: Thinking) -> Strategy:
 def render_with(
     strategy: Strategy, inference: Inference, messages: Sequence[Message], variables: Mapping[str, Any]
 ) -> tuple[list[Message], dict[str, Any]]:
-    """Messages and template variables that carry the strategy out; the caller's own `variables` must not contradict.
-
-    Thoughts of earlier turns go under every name that templates read; each keeps or drops them by its own rule.
-    """
-    prepared = [_with_thoughts(message, number) for number, message in enumerate(messages, 1)]
+    """Messages and template variables that carry the strategy out; the caller's own `variables` must not contradict."""
+    prepared = list(messages)
     setting = strategy.setting
     if setting is None:
         return prepared, dict(variables)
@@ -84,7 +90,8 @@ def render_with(
 
 
 def check_start(strategy: Strategy, inference: Inference, prompt: str) -> None:
-    """Refuse a prompt that does not leave the model where the setting says: a text in a message has switched it."""
+    """Refuse a prompt that does not leave the model where the setting says: a text in a message has switched it. (Not
+    for a turn that goes on without a generation prompt.)"""
     setting = strategy.setting
     if setting is None or setting.start == "free" or inference.source.startswith("the catalog"):
         return
@@ -110,6 +117,8 @@ def _can_be_off(inference: Inference) -> bool:
 
 
 def _off(inference: Inference, requested: Thinking) -> Strategy:
+    if inference.kind == "always" and not inference.certain:
+        return Strategy(requested, "unknown")
     if inference.kind in ("never", "unknown"):
         return Strategy(requested, "off" if inference.kind == "never" else "unknown")
     setting = inference.setting("off")
@@ -128,7 +137,7 @@ def _on(inference: Inference, requested: Thinking, budget: int | None = None) ->
     for name in (usual, "on", "medium", *reversed(inference.levels), "auto"):
         if name is not None and (setting := inference.setting(name)) is not None:
             return Strategy(requested, name, setting, budget)
-    return Strategy(requested, "on", None, budget)
+    return Strategy(requested, "unknown" if inference.kind == "unknown" else "on", None, budget)
 
 
 def _least(inference: Inference) -> Strategy:
@@ -165,7 +174,7 @@ def _budget(inference: Inference, tokens: int) -> Strategy:
 
 def _must_think(inference: Inference, requested: Thinking) -> None:
     if inference.kind == "never" or inference.markers is None:
-        known = "does not think" if inference.kind == "never" else "is not known to think"
+        known = "does not think" if inference.kind == "never" and inference.certain else "is not known to think"
         raise RequestRefused(f"this model {known}: thinking={requested!r} is not possible; leave it out")
 
 
@@ -174,38 +183,22 @@ def _rank(level: str) -> int:
 
 
 def _has_system(messages: Sequence[Message]) -> bool:
-    return any(m.get("role") == "system" for m in messages)
+    return any(message.role == "system" for message in messages)
 
 
 def _with_text(setting: Setting, messages: list[Message]) -> list[Message]:
     """The switch's text in the first system message, or in the last of the user's."""
-    text = setting.text or ""
+    word = setting.text or ""
     if setting.text_role == "system":
         if not _has_system(messages):
-            return [{"role": "system", "content": text}, *messages]
-        at = next(i for i, m in enumerate(messages) if m.get("role") == "system")
-        content = _joined(text, messages[at].get("content"), "\n\n") if text else messages[at].get("content")
+            return [Message("system", (Text(word),)), *messages]
+        at = next(i for i, message in enumerate(messages) if message.role == "system")
+        first, *rest = messages[at].texts or [""]
+        texts = [f"{word}\n\n{first}" if word else first, *rest]
     else:
-        at = max((i for i, m in enumerate(messages) if m.get("role") == "user"), default=-1)
+        at = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
         if at < 0:
             raise RequestRefused("the conversation has no message of the user, where this model's switch belongs")
-        content = _joined(messages[at].get("content"), text, " ")
-    return [*messages[:at], {**messages[at], "content": content}, *messages[at + 1 :]]
-
-
-def _joined(first: Any, second: Any, between: str) -> Any:
-    """Two contents as one; a content is a text or a list of parts."""
-    if isinstance(first, list) or isinstance(second, list):
-        return [*(first if isinstance(first, list) else [first]), *(second if isinstance(second, list) else [second])]
-    return f"{first}{between}{second}"
-
-
-def _with_thoughts(message: Message, number: int) -> Message:
-    """The thoughts of an assistant's message under every name; `thinking` is where they are kept."""
-    if not isinstance(message, Mapping):
-        return message
-    thoughts = {message[key] for key in THOUGHT_KEYS if isinstance(message.get(key), str) and message[key]}
-    if len(thoughts) > 1:
-        raise RequestRefused(f"message {number} holds different thoughts under several names; keep them in 'thinking'")
-    bare = {key: value for key, value in message.items() if key not in THOUGHT_KEYS}
-    return {**bare, **dict.fromkeys(THOUGHT_KEYS, thoughts.pop())} if thoughts else bare
+        *before, last = messages[at].texts or [""]
+        texts = [*before, f"{last} {word}"]
+    return [*messages[:at], messages[at].with_texts(texts), *messages[at + 1 :]]

@@ -5,7 +5,9 @@ ends in time whatever it tries.
 """
 
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +17,23 @@ from jinja2 import TemplateSyntaxError, meta
 from jinja2.exceptions import SecurityError
 
 from trilens.errors import BadCheckpoint, BadTemplate, RequestRefused
+from trilens.files import read_json_object
+from trilens.text.accepts import Accepts, probed
+from trilens.text.allowance import together, used_up
+from trilens.text.conversation import Message, Text, plain, read_conversation
 from trilens.text.meter import METER, Meter, OverLimit, TemplateRefusal
 from trilens.text.sandbox import MAX_SOURCE, Callback, environment
 
 if TYPE_CHECKING:
     from trilens.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
-MOST_DEPTH = 64  # of lists and objects in a request; a schema in a tool has ten
-RESERVED = frozenset(("messages", "tools", "add_generation_prompt", "strftime_now"))  # no caller's variables
-OWN_NAMES = RESERVED | {"bos_token", "eos_token"}
+RESERVED = frozenset(  # no caller's variables
+    ("messages", "tools", "add_generation_prompt", "continue_final_message", "strftime_now")
+)
+TOKEN_NAMES = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+OWN_NAMES = RESERVED | {*TOKEN_NAMES, "additional_special_tokens"}
+CONTROL = 3  # the type of a control token in GGUF; a card must not wait for the tokenizers library
+SECONDS = 1.5  # of processor time for all renderings that find out what a template accepts
 
 
 class _Failed(BadTemplate):
@@ -49,15 +58,16 @@ class ChatTemplate:
         *,
         bos_token: str = "",
         eos_token: str = "",
+        tokens: Mapping[str, Any] | None = None,
         now: Callable[[], datetime] = datetime.now,
     ) -> None:
-        """`now` is the clock behind `strftime_now`. Raises BadTemplate for a template that cannot be compiled."""
+        """`tokens` are further special tokens by the names that templates know, such as "pad_token"; `now` is the clock
+        behind `strftime_now`. Raises BadTemplate for a template that cannot be compiled."""
         if len(source) > MAX_SOURCE:
             raise BadTemplate(f"the chat template has {len(source)} characters; at most {MAX_SOURCE} are read")
         self.source = source
-        self._tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self._tokens = {**(tokens or {}), "bos_token": bos_token, "eos_token": eos_token}
         self._now = now
-        self._reads_parts = False
         try:
             self._template = environment().from_string(source)
             names = meta.find_undeclared_variables(environment().parse(source))
@@ -79,21 +89,28 @@ class ChatTemplate:
 
     def render(
         self,
-        messages: Sequence[Message],
+        messages: Sequence[Mapping[str, Any] | Message],
         /,
         *,
         add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> str:
-        """The prompt. A content may be a text or a list of text parts, which are joined with newlines.
+        """The prompt, with the messages in the form that this template reads (`accepts`).
 
-        `variables` are JSON data, passed to the template by name. Raises RequestRefused for messages of another
-        shape, for a conversation that the template itself refuses, and for one that it fails on though it renders a
-        plain one; BadTemplate for a template that fails on that too.
+        With `continue_final_message` it ends with the last message's own text, for the model to go on with it.
+        `variables` are JSON data, passed to the template by name. Raises RequestRefused for what is no conversation,
+        for one that the template itself refuses, and for one that it fails on though it renders a plain one;
+        BadTemplate for a template that fails on that too.
         """
+        read = read_conversation(messages)
+        given = plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
         try:
-            return self._rendered(messages, add_generation_prompt, tools, variables)
+            if continue_final_message:
+                return self._continued(read, given)
+            shown = self.accepts.shown(read)
+            return self._render({**given, "messages": shown, "add_generation_prompt": add_generation_prompt})
         except _Failed as problem:
             if problem.always or not self._works:
                 raise
@@ -101,6 +118,61 @@ class ChatTemplate:
                 f"the model's chat template fails on this conversation, though not on a plain one ({problem.said}); "
                 "look at its tool calls, tools and template variables"
             ) from None
+
+    def _continued(self, messages: list[Message], given: dict[str, Any]) -> str:
+        """The prompt up to the end of the last message's text, found by a word that is put behind it."""
+        last = messages[-1]
+        if last.role != "assistant" or not last.text or last.calls:
+            raise RequestRefused(
+                "continue_final_message has nothing to continue: the last message is no text of the assistant; "
+                "expected one, or a conversation that is to be answered"
+            )
+        word = f"TRILENS{secrets.token_hex(8)}"
+        *before, end = last.texts
+        ended = last.with_texts([*before, end + word])
+        shown = self.accepts.shown([*messages[:-1], ended])
+        prompt = self._render({**given, "messages": shown, "add_generation_prompt": False})
+        at = prompt.rfind(word)
+        if at < 0:
+            raise RequestRefused(
+                "the model's chat template does not show the last message as it is, so it cannot be continued; end "
+                "the conversation with the user's"
+            )
+        return prompt[:at]
+
+    @cached_property
+    def accepts(self) -> Accepts:
+        """What it reads of a conversation, found out once. What a template refuses to show stays at the usual form."""
+        with together(SECONDS):
+            found = probed(self._printed)
+            if used_up() and found != Accepts():
+                raise BadTemplate(
+                    f"the chat template takes more than {SECONDS:g} s of processor time for a few short "
+                    "conversations; it is damaged or hostile, use another"
+                )
+        return found
+
+    def changes(self, said: str) -> bool:
+        """Whether it shows this text of the assistant otherwise than as it is, now or in later turns."""
+        asked, answered = Message("user", (Text("Hello"),)), Message("assistant", (Text(said),))
+        with together(SECONDS):
+            shown = [self._printed(self.accepts.shown(chat)) for chat in ([asked, answered, asked], [asked, answered])]
+        return any(prompt is not None and said not in prompt for prompt in shown)
+
+    def _printed(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> str | None:
+        """Exactly these messages; None where it fails."""
+        if used_up():
+            return None
+        given = {**self._tokens, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        try:
+            return self._render({**given, "messages": list(messages)})
+        except (BadTemplate, RequestRefused):
+            return None
 
     @cached_property
     def _works(self) -> bool:
@@ -111,30 +183,6 @@ class ChatTemplate:
         except (BadTemplate, RequestRefused):
             return False
         return True
-
-    def _rendered(
-        self,
-        messages: Sequence[Message],
-        add_generation_prompt: bool,
-        tools: Sequence[Mapping[str, Any]] | None,
-        variables: Mapping[str, Any],
-    ) -> str:
-        texts = _checked(messages)
-        given = _plain({**self._tokens, **variables, "tools": None if tools is None else list(tools)}, "the variables")
-        given["add_generation_prompt"] = add_generation_prompt
-        if self._reads_parts:
-            return self._render({**given, "messages": _typed(texts)})
-        prompt = self._render({**given, "messages": texts})
-        if _lost(texts, prompt):
-            # Templates of models that also see images may read content only as a list of typed parts.
-            try:
-                again = self._render({**given, "messages": _typed(texts)})
-            except (BadTemplate, RequestRefused):  # it changes what was said, and reads it as text all the same
-                return prompt
-            if not _lost(texts, again):
-                self._reads_parts = True
-                return again
-        return prompt
 
     def _render(self, variables: dict[str, Any]) -> str:
         token = METER.set(Meter(variables))
@@ -203,21 +251,53 @@ def directory_template(
     directory: str | Path, tokenizer: "Tokenizer | None" = None, *, name: str = "default"
 ) -> ChatTemplate | None:
     """The chat template beside a checkpoint, None if there is none of that name; raises as its parts do."""
-    return _template(find_templates(directory).get(name), tokenizer)
+    source = find_templates(directory).get(name)
+    return None if source is None else _template(source, tokenizer, directory_tokens(Path(directory)))
 
 
 def gguf_template(
     metadata: Mapping[str, Any], tokenizer: "Tokenizer | None" = None, *, name: str = "default"
 ) -> ChatTemplate | None:
     """The chat template in GGUF metadata, None if there is none of that name; raises as its parts do."""
-    return _template(gguf_templates(metadata).get(name), tokenizer)
+    source = gguf_templates(metadata).get(name)
+    return None if source is None else _template(source, tokenizer, gguf_tokens(metadata))
 
 
-def _template(source: str | None, tokenizer: "Tokenizer | None") -> ChatTemplate | None:
-    if source is None:
-        return None
-    bos, eos = ("", "") if tokenizer is None else (tokenizer.bos, tokenizer.eos)
-    return ChatTemplate(source, bos_token=bos, eos_token=eos)
+def directory_tokens(directory: Path) -> dict[str, Any]:
+    """The special tokens that the files beside a checkpoint name, by the names that templates know."""
+    config: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        with suppress(FileNotFoundError):
+            config |= read_json_object(directory / name)
+    named = {key: text for key, value in config.items() if key.endswith("_token") and (text := _text_of(value))}
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    if isinstance(extra, dict):
+        return named | {key: text for key, value in extra.items() if (text := _text_of(value))}
+    listed = [text for value in extra if (text := _text_of(value))] if isinstance(extra, list) else []
+    return {**named, "additional_special_tokens": listed}
+
+
+def gguf_tokens(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The special tokens in GGUF metadata, by the names that templates know. All control tokens without a name of their
+    own are additional ones, for the file says no more."""
+    tokens, types = metadata.get("tokenizer.ggml.tokens", ()), metadata.get("tokenizer.ggml.token_type", ())
+    words = {"unknown": "unk", "seperator": "sep", "padding": "pad", "cls": "cls", "mask": "mask"}
+    ids = {f"{short}_token": metadata.get(f"tokenizer.ggml.{word}_token_id") for word, short in words.items()}
+    named = {name: tokens[i] for name, i in ids.items() if isinstance(i, int) and 0 <= i < len(tokens)}
+    control = [text for text, kind in zip(tokens, types, strict=False) if kind == CONTROL]
+    return {**named, "additional_special_tokens": [text for text in control if text not in named.values()]}
+
+
+def _text_of(token: Any) -> str | None:
+    """The text of a token that is written as it is, or as {"content": text}."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _template(source: str, tokenizer: "Tokenizer | None", tokens: Mapping[str, Any]) -> ChatTemplate:
+    if tokenizer is None:
+        return ChatTemplate(source, tokens=tokens)
+    return ChatTemplate(source, bos_token=tokenizer.bos, eos_token=tokenizer.eos, tokens=tokens)
 
 
 def _named(value: Any) -> dict[str, str]:
@@ -228,103 +308,6 @@ def _named(value: Any) -> dict[str, str]:
     if not all(isinstance(text, str) for entry in entries for text in entry):
         raise TypeError("a template or its name is not a text")
     return dict(entries)
-
-
-def check_messages(messages: Sequence[Message]) -> None:
-    """Raises RequestRefused for messages that are no conversation, naming the message and what is wrong in it."""
-    _checked(messages)
-
-
-def _checked(messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """Copies of the messages in plain data, with contents that are texts."""
-    if not isinstance(messages, list | tuple) or not messages:
-        raise RequestRefused('the conversation is empty or no list; expected [{"role": ..., "content": ...}, ...]')
-    texts = []
-    for number, message in enumerate(messages, 1):
-        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            raise RequestRefused(f"message {number} has no role; expected a role such as 'user' and a content")
-        copy = _plain(message, f"message {number}")
-        content = copy.get("content")
-        if isinstance(content, list):
-            copy["content"] = "\n".join(_text_part(part, number) for part in content)
-        elif not isinstance(content, str) and not (content is None and copy.get("tool_calls")):
-            raise RequestRefused(
-                f"message {number}: content is {content!r:.60}; expected a text or a list of text parts"
-            )
-        for name in ("name", "tool_call_id"):
-            if not isinstance(copy.get(name), str | None):
-                raise RequestRefused(f"message {number}: {name} is {copy[name]!r:.60}; expected a text")
-        if copy.get("tool_calls") is not None:
-            _check_calls(copy["tool_calls"], number)
-        texts.append(copy)
-    return texts
-
-
-def _check_calls(calls: Any, number: int) -> None:
-    if not isinstance(calls, list):
-        raise RequestRefused(f"message {number}: tool_calls is {calls!r:.60}; expected a list")
-    for place, call in enumerate(calls, 1):
-        function = call.get("function", call) if isinstance(call, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise RequestRefused(
-                f"message {number}: tool call {place} is {call!r:.60}; "
-                'expected {"type": "function", "function": {"name": ..., "arguments": ...}}'
-            )
-        if not isinstance(function.get("arguments"), str | dict | None):
-            raise RequestRefused(
-                f"message {number}: the arguments of tool call {place} are {function['arguments']!r:.60}; "
-                "expected an object, or its JSON as a text"
-            )
-
-
-def _text_part(part: Any, number: int) -> str:
-    match part:
-        case str():
-            return part
-        case {"type": "text", "text": str(text)}:
-            return text
-        case {"type": kind}:
-            raise RequestRefused(f"message {number}: a part has type {kind!r}; only parts of type 'text' can be read")
-        case _:
-            raise RequestRefused(f'message {number}: a part is {part!r:.60}; expected {{"type": "text", "text": ...}}')
-
-
-def _typed(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [
-        {**m, "content": [{"type": "text", "text": m["content"]}]} if isinstance(m.get("content"), str) else m
-        for m in messages
-    ]
-
-
-def _lost(messages: list[dict[str, Any]], prompt: str) -> bool:
-    """Whether the last thing that the user said is missing from the prompt."""
-    said = next((m["content"].strip() for m in reversed(messages) if m["role"] == "user" and m.get("content")), "")
-    return said not in prompt
-
-
-def _plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy in exactly JSON's types: a template must not meet an object with methods of its own."""
-    if depth > MOST_DEPTH:
-        raise RequestRefused(f"{where} hold data nested more than {MOST_DEPTH} deep")
-    match value:
-        case None | bool():
-            return value
-        case str():
-            return str.__str__(value)
-        case int():
-            if value.bit_length() > 1024:
-                raise RequestRefused(f"{where} hold a number of {value.bit_length()} bits; expected at most 1024")
-            return int(value)
-        case float():
-            return float(value)
-        case Mapping():
-            if not all(isinstance(key, str) for key in value):
-                raise RequestRefused(f"{where} hold an object with a name that is no text; expected JSON data only")
-            return {str.__str__(key): _plain(item, where, depth + 1) for key, item in value.items()}
-        case list() | tuple():
-            return [_plain(item, where, depth + 1) for item in value]
-        case _:
-            raise RequestRefused(f"{where} hold a {type(value).__name__}; expected JSON data only")
 
 
 def _one_line(fault: object) -> str:

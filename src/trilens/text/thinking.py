@@ -6,14 +6,17 @@ template shows nothing) is data of the catalog, and `completed` joins the two. N
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from trilens.spec.catalog import StatedInference
 
+TURN = re.compile(r"^<\|\w+\|>assistant")
+TURN_BEGUN = re.compile(r"<\|\w+\|>assistant$")
 Kind = Literal["never", "always", "switchable", "levels", "unknown"]
-Start = Literal["opened", "closed", "free"]
+Start = Literal["opened", "closed", "free", "answer"]
 Role = Literal["system", "user"]
 
 WORDS: dict[str, str] = {
@@ -27,7 +30,8 @@ WORDS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Markers:
-    """Text around the thinking; `answer` opens the answer where a family has a marker for it.
+    """Text around the thinking; `answer` opens the answer where a family has a marker for it, `end` closes it, and
+    `preamble` opens a text before a call of a tool.
 
     `before_close` and `after_close` is the white space that the template writes on both sides of `close`.
     """
@@ -37,6 +41,14 @@ class Markers:
     answer: str | None = None
     before_close: str = ""
     after_close: str = ""
+    end: str | None = None
+    preamble: str | None = None
+
+    @property
+    def openings(self) -> tuple[str, ...]:
+        """What opens the answer: its marker, and the same in a turn that the prompt has opened already."""
+        found = [text for text in (self.answer, self.preamble) if text is not None]
+        return (*found, *(bare for text in found if (bare := TURN.sub("", text)) != text))
 
     @property
     def closing(self) -> str:
@@ -61,7 +73,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class Inference:
-    """`kind` is unknown where there is no template to read.
+    """`kind` is unknown where there is no template to read, and where one only handles thoughts of old turns; then
+    `markers` say how they are written.
 
     `variable` switches the thinking on and off, `level_variable` chooses how much, `budget_variable` takes a number of
     tokens. `default` names the setting that an untouched template gives. `closing_phrase` is what the family's
@@ -93,7 +106,7 @@ class Inference:
     @property
     def can_be_off(self) -> bool | None:
         """None where nobody knows."""
-        if self.kind == "unknown":
+        if self.kind == "unknown" or (self.kind == "always" and not self.certain):
             return None
         return self.kind == "never" or any(s.name == "off" for s in self.settings)
 
@@ -119,11 +132,21 @@ def completed(read: Inference, fact: Inference | None) -> Inference:
     """What the template shows, and where it shows nothing for certain, what the catalog knows."""
     if fact is None or fact.kind == "unknown":
         return read
+    markers = _together(read.markers, fact.markers)
     if fact.kind == read.kind:
-        return replace(read, certain=True, markers=read.markers or fact.markers, closing_phrase=fact.closing_phrase)
+        return replace(read, certain=True, markers=markers, closing_phrase=fact.closing_phrase)
     if read.certain and read.kind != "unknown":
-        return read
-    return replace(fact, markers=fact.markers or read.markers)
+        return replace(read, markers=markers) if read.markers else read
+    return replace(fact, markers=markers)
+
+
+def _together(read: Markers | None, fact: Markers | None) -> Markers | None:
+    """The template's word on white space, the catalog's on what is around answers."""
+    if read is None or fact is None:
+        return read or fact
+    if read.close.strip() != fact.close.strip():
+        return fact
+    return read if read.answer or not fact.answer else replace(read, answer=fact.answer, end=fact.end)
 
 
 def start_of(prompt: str, markers: Markers | None) -> Start:
@@ -131,6 +154,10 @@ def start_of(prompt: str, markers: Markers | None) -> Start:
     if markers is None:
         return "free"
     tail = prompt.rstrip()
+    if turn := TURN_BEGUN.search(tail):  # behind a thinking that is a turn of its own, and empty
+        empty = re.escape(markers.open.rstrip()) + r"\s*" + re.escape(markers.close.strip()) + "$"
+        if re.search(empty, tail[: turn.start()]):
+            return "closed"
     if tail.endswith(markers.open.rstrip()):
         return "opened"
     if tail.endswith((markers.close.rstrip(), (markers.answer or markers.close).rstrip())):
@@ -156,7 +183,12 @@ def stated_inference(stated: StatedInference) -> Inference:
         level_variable=stated.level_variable,
         default=stated.default or ("on" if stated.kind == "always" else None),
         settings=tuple(settings),
-        markers=None if stated.markers is None else Markers(*stated.markers),
+        markers=None if stated.markers is None else _stated_markers(stated.markers, stated.answer),
         closing_phrase=stated.closing_phrase,
         source="the catalog" + (f": {stated.note}" if stated.note else ""),
     )
+
+
+def _stated_markers(markers: tuple[str, str], answer: tuple[str, str] | None) -> Markers:
+    opening, end = answer or (None, None)
+    return Markers(*markers, answer=opening, end=end)

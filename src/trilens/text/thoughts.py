@@ -36,9 +36,10 @@ class ThoughtSplitter:
     """Splits one output. The pieces that come out are, joined, the text that went in; only what may still become a
     marker is held back, and white space that may turn out to stand beside one.
 
-    `start`: where the output begins, as the prompt leaves it. `closers` end a thinking as its close marker does, and
-    belong to the answer (a tool call). `reopens`: a second thinking may follow, because the open marker is a control
-    token that no quotation holds; elsewhere markers inside an answer are text, and `marked` says that one was there.
+    `start`: where the output begins, as the prompt leaves it ("answer": in the middle of one). `closers` end a thinking
+    as its close marker does, and belong to the answer (a tool call); where a header leads to the answer, one of `calls`
+    does too. `reopens`: a second thinking may follow, because the open marker is a control token that no quotation
+    holds; elsewhere markers inside an answer are text, and `marked` says that one was there.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class ThoughtSplitter:
         start: Start = "free",
         *,
         closers: Sequence[str] = (),
+        calls: Sequence[str] = (),
         reopens: bool = False,
         index: int = 0,
     ) -> None:
@@ -62,12 +64,17 @@ class ThoughtSplitter:
         self._strip = start == "closed"  # white space here stands between a marker and the answer
         self._fresh = start == "opened"  # the same at the beginning of a thinking
         self._header = False
-        if markers is None:
+        # whether the answer's end is looked for
+        self._wrapped = markers is not None and markers.end is not None and start in ("closed", "answer")
+        self._lead = False  # white space here stands between the answer's marker and the answer
+        if markers is None or start == "answer":
             self._state = "answer"
+        if markers is None:
             return
         self._closers = (markers.close, *closers)
+        self._calls = tuple(calls)
         self._firsts = frozenset(closer[0] for closer in self._closers)
-        self._answers = () if markers.answer is None else (markers.answer, _without_turn(markers))
+        self._answers = markers.openings
         if start == "opened":
             self._state = "thinking"
 
@@ -95,7 +102,7 @@ class ThoughtSplitter:
         if self._state == "thinking":
             quiet = not self._fresh and not text[-1].isspace() and self._firsts.isdisjoint(text)
             return ThinkingEvent if quiet else None
-        if self._state == "answer":
+        if self._state == "answer" and not self._wrapped and not self._lead:
             quiet = self.markers is None or (not self._tail and self.markers.open[0] not in text)
             return TextEvent if quiet else None
         return None
@@ -117,9 +124,12 @@ class ThoughtSplitter:
         if not held:
             return []
         if self._state == "before":
-            return [(Control if self._strip and held.isspace() else TextEvent)(held, self.index)]
+            body = held.lstrip()
+            cut = self._header and any(marker.startswith(body) for marker in self._answers)  # in the midst of a header
+            return [(Control if cut or (self._strip and not body) else TextEvent)(held, self.index)]
         if self._state == "answer":
-            return [TextEvent(held, self.index)]
+            ended = self._wrapped and held.strip() == self._end
+            return [(Control if ended else TextEvent)(held, self.index)]
         body = held.rstrip() if not self._fresh else held.strip()
         at = held.find(body) if body else 0
         pieces: tuple[tuple[type[Piece], str], ...] = (
@@ -149,12 +159,18 @@ class ThoughtSplitter:
                 elif marker == self.markers.close:
                     self._strip = True
                 else:
-                    self._state = "answer"
+                    self._state, self._wrapped = "answer", self.markers.end is not None
+                    self._lead = self._wrapped and not self._reopens
                 return True
-        if any(marker.startswith(body) for marker in (*self._answers, self.markers.open, self.markers.close)):
+        if self._header and any(body.startswith(call) for call in self._calls):
+            self._take(out, Control, space)
+            self._state = "answer"
+            return True
+        markers = (*self._answers, self.markers.open, self.markers.close, *(self._calls if self._header else ()))
+        if any(marker.startswith(body) for marker in markers):
             return False
         if self._header and len(body) < HEADER:
-            found = [at for m in (*self._answers, self.markers.open) if (at := body.find(m)) >= 0]
+            found = [at for m in (*self._answers, self.markers.open, *self._calls) if (at := body.find(m)) >= 0]
             if not found:
                 return False
             self._take(out, Control, space + min(found))
@@ -183,8 +199,9 @@ class ThoughtSplitter:
             self._take(out, Control, at - thought)
             if marker == self.markers.close:
                 self._take(out, Control, len(marker))
+                self._wrapped = self.markers.end is not None and self.markers.answer is None
             self._state, self._strip, self.closed = "before", True, True
-            self._header = bool(self._answers)
+            self._header = bool(self._answers) and (self._reopens or self.markers.end is None)
             return True
         kept = partial(self._held, self._closers)
         self._take(out, ThinkingEvent, len(self._held[: len(self._held) - kept].rstrip()))
@@ -194,21 +211,45 @@ class ThoughtSplitter:
         if self.markers is None:
             self._take(out, TextEvent, len(self._held))
             return False
-        open_ = self.markers.open
-        if not self._reopens:
-            seen = self._tail + self._held
-            self.marked = self.marked or open_ in seen
-            self._tail = seen[len(seen) - partial(seen, (open_,)) :]
-            self._take(out, TextEvent, len(self._held))
+        if self._lead:
+            self._take(out, Control, len(self._held) - len(self._held.lstrip()))
+            self._lead = not self._held
+            return not self._lead
+        stops = ((self.markers.open,) if self._reopens else ()) + ((self._end,) if self._wrapped else ())
+        found = [(at, marker) for marker in stops if (at := self._held.find(marker)) >= 0]
+        if not found:
+            kept = partial(self._held, stops)
+            ready = self._held[: len(self._held) - kept]
+            self._say(out, len(ready.rstrip() if self._wrapped and not self._reopens else ready))
             return False
-        at = self._held.find(open_)
-        if at >= 0:
-            self._take(out, TextEvent, at)
-            self._take(out, Control, len(open_))
+        at, marker = min(found)
+        if marker != self._end:
+            self._say(out, at)
+            self._take(out, Control, len(marker))
             self._open()
             return True
-        self._take(out, TextEvent, len(self._held) - partial(self._held, (open_,)))
-        return False
+        if self._reopens:  # a control token: what follows is a turn's next part
+            self._say(out, at)
+            self._take(out, Control, len(marker))
+            self._state, self._strip, self._header, self._wrapped = "before", True, True, False
+            return True
+        if self._held[at + len(marker) :].isspace() or self._held.endswith(marker):
+            self._say(out, len(self._held[:at].rstrip()))  # it ends the answer unless more text follows
+            return False
+        self._say(out, at + len(marker))
+        return True
+
+    @property
+    def _end(self) -> str:
+        return "" if self.markers is None else self.markers.end or ""
+
+    def _say(self, out: list[Piece], count: int) -> None:
+        """So much of what is held back belongs to the answer."""
+        if not self._reopens and self.markers is not None:
+            seen = self._tail + self._held[:count]
+            self.marked = self.marked or self.markers.open in seen
+            self._tail = seen[len(seen) - partial(seen, (self.markers.open,)) :]
+        self._take(out, TextEvent, count)
 
     def _open(self) -> None:
         self._state, self._fresh, self.thought = "thinking", True, True
@@ -275,10 +316,3 @@ class TokenCounts:
                     self.counts[self._kind] += first[0]
                     self._kind = "control"
                     self._waiting.popleft()
-
-
-def _without_turn(markers: Markers) -> str:
-    """The answer's marker from where it begins like the thinking's: a prompt may have opened the turn already."""
-    assert markers.answer is not None
-    first = markers.open[: markers.open.find(">") + 1] or markers.open[: markers.open.find("=") + 1]
-    return markers.answer[max(0, markers.answer.find(first)) :]

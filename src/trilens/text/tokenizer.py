@@ -1,11 +1,12 @@
 """Text to token ids and back, the same for every kind of tokenizer file."""
 
 import ctypes
+import json
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
@@ -14,6 +15,9 @@ from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
 from trilens.text.from_gguf import read_gguf_vocabulary
 from trilens.text.vocabulary import Vocabulary
+
+T = TypeVar("T")
+ANCHOR = "\U0010ffffanchor"  # a token that no text holds
 
 
 class Tokenizer:
@@ -36,7 +40,7 @@ class Tokenizer:
         self._raw = vocabulary.raw
         self._twins = vocabulary.twins
         self._engine = vocabulary.engine
-        self._literal = _without_special(vocabulary.engine)
+        self._literal = _without(vocabulary.engine)
         self._pieces: dict[int, bytes] = {}
         self._texts: dict[int, str | None] = {}
 
@@ -73,9 +77,16 @@ class Tokenizer:
         that the vocabulary can write in no other way.
         """
         engine = self._engine if special else self._literal
+        ids = self._guarded(text, lambda: _encode(engine, text))
+        if not special:
+            self._check_reached(self.special_ids, ids, text)
+        return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
+
+    def _guarded(self, text: str, encode: Callable[[], T]) -> T:
+        """What `encode` makes of a text, with the faults of tokenizers as refusals of the text."""
         try:
             text.encode()
-            ids = _encode(engine, text)
+            return encode()
         except UnicodeEncodeError as fault:
             raise RequestRefused(
                 f"the text holds {text[fault.start]!a} at position {fault.start}, half a character; remove it"
@@ -87,13 +98,38 @@ class Tokenizer:
                 f"the tokenizer gives up on this text of {len(text)} characters ({_first_line(fault)}); "
                 "send less, or break its longest run of like characters"
             ) from None
-        if not special and (
-            reached := [t for i in self.special_ids.intersection(ids) if (t := self.text_of(i)) in text]
-        ):
+
+    def _check_reached(self, control: Collection[int], ids: Sequence[int], text: str) -> None:
+        """Raises RequestRefused where a control token came out of a text that spells it."""
+        if reached := [t for i in set(control).intersection(ids) if (t := self.text_of(i)) in text]:
             raise RequestRefused(
                 f"the text spells the control token {reached[0]!r}, which would take effect; remove it"
             )
-        return ids if max(ids, default=0) < self.vocab_size else [i for i in ids if i < self.vocab_size]
+
+    @property
+    def added(self) -> dict[str, bool]:
+        """The tokens that are found in a text before anything else, and whether each is a control token."""
+        return {token.content: token.special for token in self._engine.get_added_tokens_decoder().values()}
+
+    def runs(self, text: str) -> list[tuple[int, int, list[int]]]:
+        """The text that a template wrote, cut at its added tokens: for each of these, and for each run between two of
+        them, where it begins and ends and its ids."""
+        found = self._guarded(text, lambda: self._engine.encode_batch([text], add_special_tokens=False)[0])
+        added = self._engine.get_added_tokens_decoder()
+        runs: list[tuple[int, int, list[int]]] = []
+        at, ids = 0, list[int]()
+        for token, (start, end) in zip(found.ids, found.offsets, strict=True):
+            if token not in added:
+                ids.append(token)
+                continue
+            runs += [(at, start, ids), (start, end, [token])]
+            at, ids = end, []
+        runs.append((at, len(text), ids))
+        return [(start, end, [i for i in ids if i < self.vocab_size]) for start, end, ids in runs if start < end]
+
+    def without(self, texts: Collection[str]) -> "LiteralEngine":
+        """The same tokenizer that takes these added tokens as ordinary text."""
+        return LiteralEngine(self, _without(self._engine, texts))
 
     def fewest_tokens(self, text: str) -> int:
         """No more than `encode` gives, without its work; 0 where nothing is known."""
@@ -175,6 +211,24 @@ class Tokenizer:
         return token_id in self.special_ids
 
 
+class LiteralEngine:
+    """Texts from outside in the middle of a prompt, with control tokens as ordinary pieces."""
+
+    def __init__(self, tokenizer: Tokenizer, engine: tokenizers.Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._engine = engine
+        added = engine.get_added_tokens_decoder()
+        self._control = frozenset(i for i, token in added.items() if token.special)
+        engine.add_tokens([tokenizers.AddedToken(ANCHOR, special=False, normalized=False)])
+
+    def encode(self, text: str, follows: bool) -> list[int]:
+        """`follows`: it stands behind a token of the template, where no vocabulary puts a space in front of it."""
+        tokenizer, anchored = self._tokenizer, ANCHOR + text if follows else text
+        ids = tokenizer._guarded(text, lambda: _encode(self._engine, anchored))[int(follows) :]
+        tokenizer._check_reached(self._control, ids, text)
+        return [i for i in ids if i < tokenizer.vocab_size]
+
+
 def _encode(engine: tokenizers.Tokenizer, text: str) -> list[int]:
     """Texts that take more than a moment go in as a batch of one: unlike `encode`, it lets go of Python's lock, and it
     makes no table of offsets."""
@@ -199,8 +253,9 @@ def _give_back() -> None:
         trim(0)
 
 
-def _without_special(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
-    """The same tokenizer, sharing the same vocabulary in memory, that takes the text of control tokens as text.
+def _without(engine: tokenizers.Tokenizer, texts: Collection[str] = ()) -> tokenizers.Tokenizer:
+    """The same tokenizer, sharing the same vocabulary in memory, that takes the text of control tokens as text, and of
+    other added tokens that are named.
 
     Two engines, because the switch is a state of the engine and not an argument of its `encode`.
     """
@@ -210,11 +265,27 @@ def _without_special(engine: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     if engine.pre_tokenizer is not None:
         twin.pre_tokenizer = engine.pre_tokenizer
     added = engine.get_added_tokens_decoder()
-    twin.add_tokens([added[i] for i in sorted(added)])
+    twin.add_tokens([_marked(added[i], texts) for i in sorted(added)])
     if twin.get_added_tokens_decoder().keys() != added.keys():  # ids with gaps cannot be given again one by one
-        twin = tokenizers.Tokenizer.from_str(engine.to_str())
+        described = json.loads(engine.to_str())
+        for token in described["added_tokens"]:
+            token["special"] |= token["content"] in texts
+        twin = tokenizers.Tokenizer.from_str(json.dumps(described))
     twin.encode_special_tokens = True
     return twin
+
+
+def _marked(token: tokenizers.AddedToken, texts: Collection[str]) -> tokenizers.AddedToken:
+    if token.content not in texts:
+        return token
+    return tokenizers.AddedToken(
+        token.content,
+        special=True,
+        single_word=token.single_word,
+        lstrip=token.lstrip,
+        rstrip=token.rstrip,
+        normalized=token.normalized,
+    )
 
 
 def _first_line(fault: BaseException) -> str:

@@ -1,30 +1,66 @@
-"""Calls of tools, found in an answer's text: its `TextEvent`s -> text and calls of the same event types."""
+"""Calls of tools in an answer: its `TextEvent`s -> text and calls of the same event types.
+
+How a model writes its calls is a `ToolFormat`; `model_format` finds it, in three layers: what the checkpoint declares
+itself, what its chat template shows by difference, and a short table for what neither says.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Collection
+import string
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from trilens.text.events import EndEvent, Event, R, TextEvent, ToolCallEvent
-from trilens.text.stream import partial
+from trilens.text.read_template import KNOWN_MARKERS
+from trilens.text.template import ChatTemplate
+from trilens.text.tool_declared import by_declaration
+from trilens.text.tool_difference import by_difference
+from trilens.text.tool_formats import ToolFormat
+from trilens.text.tool_reader import Called, CallReader, Found, Piece
+from trilens.text.tool_table import by_table
 
-OPEN, CLOSE = "<tool_call>", "</tool_call>"
+SHORT = string.ascii_letters + string.digits
+
+
+def model_format(template: ChatTemplate | None, declared: Mapping[str, Any] | None = None) -> ToolFormat | None:
+    """The form in which a model writes its calls; None where its template shows it no tools."""
+    if template is None or not template.reads_tools:
+        return None
+    shown = by_difference(template, [markers.close for markers in KNOWN_MARKERS])
+    stated = by_declaration(declared)
+    if stated is None:
+        return by_table(template.source, shown)
+    if shown is None:
+        return stated
+    # where both begin alike the template says more: white space, ids, types
+    first, other = (shown, stated) if shown.triggers[:1] == stated.triggers[:1] else (stated, shown)
+    return replace(first, also=(other,))
 
 
 class CallFinder:
-    """Reads one answer's events. `names` are the tools that the model was shown; without any, no call is looked for.
-    What is no call after all stays text. Where the answer is `forced` to be a call, it is that call's JSON and no
-    markers stand around it: of one tool its arguments alone, of several an object with name and arguments."""
+    """Reads one answer's events. `tools` are the schemas of the tools that the model was shown, by name; without any,
+    no call is looked for. What is no call after all stays text.
 
-    def __init__(self, names: Collection[str] = (), forced: Collection[str] = (), index: int = 0) -> None:
-        self._names = frozenset(names)
-        self._forced = tuple(forced)
+    `form` is None where the answer is `forced` to be a call and the model has no form of its own: then it is that
+    call's JSON and no markers stand around it, of one tool its arguments alone, of several an object with name and
+    arguments.
+    """
+
+    def __init__(
+        self,
+        form: ToolFormat | None,
+        tools: Mapping[str, Any],
+        forced: Sequence[str] = (),
+        index: int = 0,
+    ) -> None:
+        self._reader = None if form is None or not tools else CallReader(form, tools)
+        self._forced = tuple(forced) if form is None else ()
+        self._short = form is not None and form.short_ids
         self._index = index
         self._held = ""
-        self._behind = False  # a call: line ends that follow it are no text
         self._calls = 0
 
     def push(self, event: Event[R]) -> list[Event[R]]:
@@ -35,65 +71,52 @@ class CallFinder:
             return [*found, replace(event, reason="tool_calls") if called else event]
         if not isinstance(event, TextEvent):
             return [event]
+        if self._reader is not None:
+            found = self._events(self._reader.push(event.text))
+            return [event] if found == [event] else found
         if len(self._forced) == 1:
             if not self._calls:
                 return [self._call(self._forced[0], event.text)]
             return [ToolCallEvent(event.text, self._index, self._calls - 1)]
-        if not self._forced and not self._names:
+        if not self._forced:
             return [event]
         self._held += event.text
-        return [] if self._forced else self._found(event)
-
-    def _found(self, event: TextEvent) -> list[Any]:
-        out: list[TextEvent | ToolCallEvent] = []
-        while True:
-            if self._behind:
-                self._held = self._held.lstrip("\n")
-                self._behind = not self._held
-            at = self._held.find(OPEN)
-            if at < 0:
-                ready = self._held[: len(self._held) - partial(self._held, (OPEN,))]
-                self._held = self._held[len(ready) :]
-                if ready:  # nearly always all of what came
-                    out.append(event if ready == event.text else TextEvent(ready, self._index))
-                return out
-            if at:
-                out.append(TextEvent(self._held[:at], self._index))
-                self._held = self._held[at:]
-            end = self._held.find(CLOSE)
-            if end < 0:
-                return out
-            end += len(CLOSE)
-            found = self._read(self._held[:end])
-            out.append(found)
-            self._held, self._behind = self._held[end:], isinstance(found, ToolCallEvent)
+        return []
 
     def _rest(self) -> list[Any]:
-        """What was held back. A call whose close marker never came may be whole all the same."""
+        """What was held back."""
+        if self._reader is not None:
+            return self._events(self._reader.finish())
         held, self._held = self._held, ""
         if not held:
             return []
-        if self._forced:
-            try:
-                said = json.loads(held)
-            except ValueError:  # it was cut off
-                return [TextEvent(held, self._index)]
-            return [self._call(said["name"], json.dumps(said["arguments"], ensure_ascii=False))]
-        return [self._read(held) if held.startswith(OPEN) else TextEvent(held, self._index)]
-
-    def _read(self, text: str) -> TextEvent | ToolCallEvent:
-        body = text.removeprefix(OPEN).removesuffix(CLOSE).strip()
         try:
-            said = json.loads(body)
-            name, arguments = said["name"], said.get("arguments", said.get("parameters", {}))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            return TextEvent(text, self._index)
-        if not isinstance(name, str) or name not in self._names:
-            return TextEvent(text, self._index)
-        written = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return self._call(name, written)
+            said = json.loads(held)
+        except ValueError:  # it was cut off
+            return [TextEvent(held, self._index)]
+        return [self._call(said["name"], json.dumps(said["arguments"], ensure_ascii=False))]
 
-    def _call(self, name: str, arguments: str) -> ToolCallEvent:
+    def _events(self, found: Sequence[Found]) -> list[Any]:
+        out: list[TextEvent | ToolCallEvent] = []
+        for one in found:
+            match one:
+                case str():
+                    out.append(TextEvent(one, self._index))
+                case Called(name, id):
+                    out.append(self._call(name, "", id))
+                case Piece(text):
+                    last = out[-1] if out else None
+                    if isinstance(last, ToolCallEvent):
+                        out[-1] = replace(last, arguments=last.arguments + text)
+                    else:
+                        out.append(ToolCallEvent(text, self._index, self._calls - 1))
+        return out
+
+    def _call(self, name: str, arguments: str, id: str | None = None) -> ToolCallEvent:
         self._calls += 1
-        id = f"call_{secrets.token_hex(12)}"
-        return ToolCallEvent(arguments, self._index, self._calls - 1, id, name)
+        return ToolCallEvent(arguments, self._index, self._calls - 1, id or self._new_id(), name)
+
+    def _new_id(self) -> str:
+        if self._short:
+            return "".join(secrets.choice(SHORT) for _ in range(9))
+        return f"call_{secrets.token_hex(12)}"

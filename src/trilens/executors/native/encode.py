@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from trilens.decoder.weights import Parameter
     from trilens.executors.native.program import Program
 
-OUTPUTS, INPUTS, PARAMETERS, INTEGERS, NUMBERS = 3, 3, 6, 8, 4
+OUTPUTS, INPUTS, PARAMETERS, INTEGERS, NUMBERS = 3, 5, 6, 8, 4
 PARTS = list(Part)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """`integers` [instructions, 6 + 3 + 3 + 6 + 8]: op, wanted, part, layer, two widths; outputs, inputs, parameters,
+    """`integers` [instructions, 6 + 3 + 5 + 6 + 8]: op, wanted, part, layer, two widths; outputs, inputs, parameters,
     integers, -1 where there is none. `numbers` [instructions, 4]. A parameter is its place in `parameters`.
     """
 

@@ -23,7 +23,7 @@ from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op, share_buffers
 from trilens.executors.native.record import record
-from trilens.spec.model import Chunk, ModelSpec, PositionScale, Window
+from trilens.spec.model import Chunk, ModelSpec, Positions, PositionScale, StateTensor, Window
 from trilens.spec.rope import RopeTable, rope_table, tables_key
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 KVType = Literal["f32", "f16", "8bit"]
 Activations = Literal["8bit", "16bit"]
 
-SNAPSHOT_EVERY = 256  # tokens after which a sequence keeps a copy of its fixed states by itself
+SNAPSHOT_EVERY = 256  # tokens after which a sequence keeps a snapshot of its fixed states by itself, at least
+SNAPSHOT_TOKEN = 4096  # bytes a token that snapshots may take where keys and values take less
 MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
 SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
 MATRICES = {
@@ -110,6 +111,9 @@ class NativeSequence:
     def snapshot(self) -> None:
         self.inner.snapshot()
 
+    def snapshot_at(self, length: int) -> None:
+        self.inner.snapshot_at(length)
+
     def rewind(self, length: int) -> bool:
         self._ready = 0
         return bool(self.inner.rewind(length))
@@ -167,8 +171,9 @@ class NativeExecutor:
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else _memory() // 2
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
-        fixed = [state.bytes // 4 for state in self.program.fixed]
-        self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, SNAPSHOT_EVERY)
+        fixed = [tensor.bytes // 4 for tensor in self.program.fixed]
+        every = snapshot_every(self.program.caches, self.program.fixed, self.kv_element_bytes)
+        self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, every)
         self.engine = _refusing(
             _native.Engine,
             encoded.integers,
@@ -366,6 +371,13 @@ class NativeExecutor:
             table = _native.Table(cos, sin)
             self._tables[rule] = reach, table
         return table
+
+
+def snapshot_every(caches: Iterable[Positions], fixed: Iterable[StateTensor], element_bytes: int) -> int:
+    """Tokens from one snapshot to the next: so many that their keys and values take as much memory as the snapshot."""
+    a_token = max(SNAPSHOT_TOKEN, sum(cache.width for cache in caches) * element_bytes)
+    steps = -(-sum(tensor.bytes for tensor in fixed) // (a_token * SNAPSHOT_EVERY))
+    return SNAPSHOT_EVERY * max(1, steps)
 
 
 def native_types() -> dict[str, tuple[int, int]]:

@@ -14,8 +14,9 @@ MOST_TOGETHER = 3  # outputs of one instruction
 
 
 def fuse(program: Program) -> Program:
-    """Gate, up and their product; a matrix and the residual it is added to; matrices on the same input."""
-    for rule in (_gated, _residual, _side_by_side):
+    """Gate, up and their product; a convolution and the curve behind it; a matrix and the residual it is added to;
+    matrices on the same input."""
+    for rule in (_gated, _curved, _residual, _side_by_side):
         program = replace(program, instructions=tuple(rule(list(program.instructions), program.logits)))
     return program
 
@@ -37,7 +38,7 @@ def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
         if ins.op is Op.GLU:
             gate, up = (writers[v] for v in ins.inputs)
             plain = all(w.op is Op.LINEAR and uses[w.outputs[0]] == 1 for w in (gate, up))
-            if plain and gate.inputs == up.inputs:
+            if plain and gate.inputs == up.inputs and gate.width == up.width:
                 gone |= {gate, up}
                 ins = replace(
                     ins,
@@ -46,6 +47,22 @@ def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
                     input_width=gate.input_width,
                     parameters=gate.parameters + up.parameters,
                 )
+        result.append(ins)
+    return [ins for ins in result if ins not in gone]
+
+
+def _curved(instructions: list[Instruction], logits: int) -> list[Instruction]:
+    """activate(convolve(x)) -> convolve(x), which passes each row through the curve as it writes it."""
+    uses, writers = _uses(instructions, logits), _writers(instructions)
+    gone: set[Instruction] = set()
+    result = []
+    for ins in instructions:
+        if ins.op is Op.ACTIVATE:
+            before = writers[ins.inputs[0]]
+            if before.op is Op.CONVOLVE and uses[ins.inputs[0]] == 1:
+                gone.add(before)
+                place, taps, _ = before.integers
+                ins = replace(before, outputs=ins.outputs, integers=(place, taps, *ins.integers))
         result.append(ins)
     return [ins for ins in result if ins not in gone]
 
@@ -89,6 +106,7 @@ def _side_by_side(instructions: list[Instruction], logits: int) -> list[Instruct
                 op=Op.LINEARS,
                 outputs=tuple(w.outputs[0] for w in group),
                 parameters=tuple(p for w in group for p in w.parameters),
+                integers=(max(w.integers[0] for w in group),),
             )
         if ins not in gone:
             result.append(ins)

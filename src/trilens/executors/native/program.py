@@ -7,7 +7,7 @@ from enum import IntEnum
 
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import Parameter
-from trilens.spec.model import Fixed, Positions, PositionScale, Rope
+from trilens.spec.model import Positions, PositionScale, Rope, StateTensor
 
 
 class Op(IntEnum):
@@ -18,32 +18,36 @@ class Op(IntEnum):
 
     EMBED = 0  # -> y | table
     LAST_ROWS = 1  # x -> y
-    LINEAR = 2  # x -> y | weight, bias
+    LINEAR = 2  # x -> y | weight, bias | fine: x with 16 bits in every model
     HEAD_LINEAR = 3  # x -> y | weight | heads
     NORM = 4  # x -> y | weight, bias | groups, centred | eps
     ROPE = 5  # x -> y | | heads, which rope, dim, interleaved
     SCALE_BY_POSITION = 6  # x -> y | | which rule
-    CLIP = 7  # x -> y | | | limit
+    CLIP = 7  # x -> y | | | least, most
     SLICE = 8  # x -> y | | groups, start, stop
     JOIN = 9  # a, b -> y | | groups
     ADD = 10  # a, b -> y
-    MUL = 11  # x -> y | factor
+    MUL = 11  # x -> y | factors: one for each of equal parts of x
     SCALE = 12  # x -> y | | | factor
     SOFTCAP = 13  # x -> y | | | cap
     GLU = 14  # gate, up -> y | | curve | clamp (infinite: none), slope, up offset
+    #           a gate that is narrower than up has a number for each of equal parts of it
     WRITE_KV = 15  # k, v (none: latent) -> | | which cache
     ATTEND = 16  # q -> y | sinks | cache, heads, mask (0 full, 1 window, 2 chunk), its size | scale, softcap (0: none)
     ROUTE = 17  # logits -> ids, weights | correction bias, expert scale
     #             | chosen, scoring, renormalise, groups (0: none), groups chosen, best of a group
     #             | renormalise eps, scale, jitter
     EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
-    #               | chosen, weight on input, curve | clamp, slope, up offset
+    #               | chosen, weight on input, curve, gated (0: gate and up are one) | clamp, slope, up offset
 
-    CONVOLVE = 19  # x -> y | taps, bias | which fixed state, W
+    CONVOLVE = 19  # x -> y | taps, bias | which fixed tensor, W, curve behind it (-1: none)
+    RECUR = 20  # q, k, v, decay, beta -> y | | which fixed tensor, heads, key heads, key dim, value dim, delta rule,
+    #             vector decay, tiled heads
+    ACTIVATE = 21  # x -> y | | curve
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
-    LINEARS = 20  # x -> up to 3 results | weight, bias of each
-    GLU_LINEAR = 21  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
+    LINEARS = 22  # x -> up to 3 results | weight, bias of each | fine
+    GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Program:
     wanted: tuple[bool, ...]
     logits: int
     caches: tuple[Positions, ...]
-    fixed: tuple[Fixed, ...]
+    fixed: tuple[StateTensor, ...]  # the tensors of all fixed states
     ropes: tuple[Rope, ...]
     position_scales: tuple[PositionScale, ...]
 

@@ -22,6 +22,7 @@ from trilens.spec.model import (
     Norm,
     Positions,
     PositionScale,
+    Recurrence,
     Rope,
     Routed,
     Router,
@@ -30,7 +31,15 @@ from trilens.spec.model import (
     by_kind,
 )
 
-CURVES = {Curve.SILU: 0, Curve.GELU: 1, Curve.GELU_TANH: 2, Curve.IDENTITY: 3}
+CURVES = {
+    Curve.SILU: 0,
+    Curve.GELU: 1,
+    Curve.GELU_TANH: 2,
+    Curve.IDENTITY: 3,
+    Curve.SIGMOID: 4,
+    Curve.SOFTPLUS: 5,
+    Curve.RELU2: 6,
+}
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
 
@@ -67,7 +76,10 @@ class _Recorder:
     """`Ops` on buffer numbers."""
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.caches, self.fixed = by_kind(spec.states)
+        self.caches, fixed = by_kind(spec.states)
+        self.fixed = tuple(tensor for state in fixed for tensor in state.tensors)
+        names = [(state.index, tensor.name) for state in fixed for tensor in state.tensors]
+        self._tensors = {name: place for place, name in enumerate(names)}
         self.instructions: list[Instruction] = []
         self.widths: list[int] = []
         self.wanted: list[bool] = []
@@ -138,7 +150,9 @@ class _Recorder:
 
     # ---- matrices
     def linear(self, x: _Value, w: LinearWeights) -> _Value:
-        return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias))
+        # what is rounded off around a recurrence stays in its state, and the norm behind it enlarges it
+        fine = int(self._part is Part.RECURRENCE)
+        return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias), (fine,))
 
     def head_linear(self, x: _Value, weight: Parameter) -> _Value:
         heads, out, _ = weight.shape
@@ -159,8 +173,8 @@ class _Recorder:
             self.position_scales.append(rule)
         return self._rows(Op.SCALE_BY_POSITION, x.width, (x,), (), (self.position_scales.index(rule),))
 
-    def clip(self, x: _Value, limit: float) -> _Value:
-        return self._rows(Op.CLIP, x.width, (x,), numbers=(limit,))
+    def clip(self, x: _Value, least: float, most: float) -> _Value:
+        return self._rows(Op.CLIP, x.width, (x,), numbers=(least, most))
 
     def slice(self, x: _Value, groups: int, start: int, stop: int) -> _Value:
         return self._rows(Op.SLICE, groups * (stop - start), (x,), (), (groups, start, stop))
@@ -181,7 +195,12 @@ class _Recorder:
         return self._rows(Op.SOFTCAP, x.width, (x,), numbers=(cap,))
 
     def glu(self, gate: _Value, up: _Value, glu: Glu) -> _Value:
-        return self._rows(Op.GLU, gate.width, (gate, up), (), (CURVES[glu.curve],), _glu_numbers(glu))
+        if gate.width != up.width and glu != Glu(glu.curve):
+            raise ValueError("a gate that is narrower than its row has a curve and nothing else")
+        return self._rows(Op.GLU, up.width, (gate, up), (), (CURVES[glu.curve],), _glu_numbers(glu))
+
+    def activate(self, x: _Value, curve: Curve) -> _Value:
+        return self._rows(Op.ACTIVATE, x.width, (x,), (), (CURVES[curve],))
 
     # ---- attention
     def write_kv(self, cache: Positions, k: _Value, v: _Value | None) -> None:
@@ -206,10 +225,18 @@ class _Recorder:
             (scale, softcap or 0.0),
         )
 
-    # ---- convolution
-    def convolve(self, x: _Value, state: Fixed, w: LinearWeights) -> _Value:
+    # ---- what is carried from token to token
+    def convolve(self, x: _Value, state: Fixed, rows: str, w: LinearWeights) -> _Value:
         width, taps = w.weight.shape
-        return self._rows(Op.CONVOLVE, width, (x,), (w.weight, w.bias), (self.fixed.index(state), taps))
+        return self._rows(Op.CONVOLVE, width, (x,), (w.weight, w.bias), (self._tensors[state.index, rows], taps, -1))
+
+    def recur(
+        self, q: _Value, k: _Value, v: _Value, decay: _Value, beta: _Value, state: Fixed, rule: Recurrence
+    ) -> _Value:
+        sizes = rule.heads, rule.key_heads, rule.key_dim, rule.value_dim
+        flags = int(rule.delta), int(rule.vector_decay), int(rule.tiled)
+        place = self._tensors[state.index, "matrix"]
+        return self._rows(Op.RECUR, rule.values, (q, k, v, decay, beta), (), (place, *sizes, *flags))
 
     # ---- experts
     def route(
@@ -228,13 +255,19 @@ class _Recorder:
         return routes
 
     def experts(self, x: _Value, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Value:
+        gate = w.up if w.gate is None else w.gate
+        match ffn.glu:
+            case Glu() as glu:
+                curve, numbers = glu.curve, _glu_numbers(glu)
+            case Curve() as curve:
+                numbers = _glu_numbers(Glu(Curve.IDENTITY))
         return self._rows(
             Op.EXPERTS,
             w.down.weight.shape[1],
             (x, routes.ids, routes.weights),
-            (w.gate.weight, w.gate.bias, w.up.weight, w.up.bias, w.down.weight, w.down.bias),
-            (ffn.router.chosen, int(ffn.weight_on_input), CURVES[ffn.glu.curve]),
-            _glu_numbers(ffn.glu),
+            (gate.weight, gate.bias, w.up.weight, w.up.bias, w.down.weight, w.down.bias),
+            (ffn.router.chosen, int(ffn.weight_on_input), CURVES[curve], int(w.gate is not None)),
+            numbers,
         )
 
 

@@ -54,6 +54,7 @@ class StatedInference:
     default: str | None = None
     off: bool | None = None  # whether levels include none at all
     markers: tuple[str, str] | None = None
+    answer: tuple[str, str] | None = None  # what the model wraps its answer in
     closing_phrase: str = ""  # what the publisher writes before a thinking is cut short
     note: str | None = None
 
@@ -129,7 +130,8 @@ def catalogued(name: str) -> CatalogEntry | None:
 def _entry(data: dict[str, Any]) -> CatalogEntry:
     source, inference = data.pop("source", None), data.pop("inference", {"kind": "unknown"})
     inference["levels"] = tuple(inference.get("levels", ()))
-    inference["markers"] = tuple(inference["markers"]) if "markers" in inference else None
+    for name in ("markers", "answer"):
+        inference[name] = tuple(inference[name]) if name in inference else None
     for name in ("aliases", "sizes"):
         data[name] = tuple(data.get(name, ()))
     return CatalogEntry(

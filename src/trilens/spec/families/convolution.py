@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
-from trilens.spec.families.parts import decoder_only, head_norms, layer_types
+from trilens.spec.families.parts import decoder_only, head_norms, layer_types, repeated
 from trilens.spec.families.routed import expert_count
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
@@ -76,9 +76,9 @@ def _short_convolutions(
     spec = decoder_only(k, family, norm=Norm(k.number("norm_eps", least=0, most=1)), feed_forward=feed_forward)
     if "tie_embedding" in k:
         spec = replace(spec, head=replace(spec.head, tied=k.flag("tie_embedding", True)))
-    _repeated(k, {"block_dim": spec.width, "conv_dim": spec.width, "conv_dim_out": spec.width})
-    _repeated(k, {"num_heads": k.integer("num_attention_heads"), "block_norm_eps": spec.final_norm.eps})
-    _repeated(k, {"block_use_swiglu": True, "use_pos_enc": True})
+    repeated(k, {"block_dim": spec.width, "conv_dim": spec.width, "conv_dim_out": spec.width})
+    repeated(k, {"num_heads": k.integer("num_attention_heads"), "block_norm_eps": spec.final_norm.eps})
+    repeated(k, {"block_use_swiglu": True, "use_pos_enc": True})
     types = layer_types(k, default_type, known=("conv", "full_attention"))
     rows, bias = StateTensor("rows", (k.integer("conv_L_cache", least=2) - 1, spec.width)), k.flag("conv_bias", False)
 
@@ -99,11 +99,3 @@ def _state(layer: Layer) -> State:
             return state
         case other:
             raise AssertionError(f"no layer of these families has {type(other).__name__}")
-
-
-def _repeated(k: Keys, values: Mapping[str, object]) -> None:
-    """Keys that say again what others say, and must agree with them."""
-    for name, expected in values.items():
-        if name in k and k.raw(name) != expected:
-            raise k.wrong(name, k.values[name], str(expected))
-        k.ignore(name)

@@ -1,4 +1,4 @@
-"""Families with latent attention: DeepSeek V2 and V3, Kimi K2, GLM-4.7-Flash, Mistral Large 3."""
+"""Families with latent attention: DeepSeek V2 and V3, Kimi K2 and Kimi Linear, GLM-4.7-Flash, Mistral Large 3."""
 
 from __future__ import annotations
 
@@ -12,14 +12,18 @@ from trilens.spec.families.parts import (
     activation,
     expert_groups,
     layer_count,
+    layer_types,
     query_growth,
+    repeated,
     rope_rules,
     rope_theta,
     scaled_rope,
 )
+from trilens.spec.families.recurrent import delta_rule, with_recurrences
 from trilens.spec.families.routed import corrected_experts, expert_count
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
+    Curve,
     Dense,
     FeedForward,
     Full,
@@ -29,8 +33,10 @@ from trilens.spec.model import (
     Layer,
     ModelSpec,
     Norm,
+    OutputGate,
     Positions,
     PositionScale,
+    Recurrence,
     Routed,
     Router,
     Scoring,
@@ -73,6 +79,57 @@ def deepseek_v3(k: Keys) -> ModelSpec:
         if (stated := k.text(name, known)) != known:
             raise UnsupportedModel(f"{k.where}: {name} {stated!r} is not known in this family; known: {known}")
     return _latent(k, "deepseek_v3", corrected_experts(k, layer_count(k)))
+
+
+def kimi_linear(k: Keys) -> ModelSpec:
+    """Kimi Linear: delta rule with a decay for each key column on most layers, latent attention without positions."""
+    k.renamed(KIMI_LINEAR)
+    k.assume(kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, rms_norm_eps=1e-5)
+    k.assume(num_experts=256, num_experts_per_tok=8, n_shared_experts=1, routed_scaling_factor=2.446)
+    k.assume(first_k_dense_replace=1, moe_intermediate_size=1024, intermediate_size=9216)
+    k.assume(max_position_embeddings=1048576)
+    # a rope that no layer has, and what says again how experts are chosen
+    k.ignore("rope_theta", "rope_scaling", "rope_parameters", "rope_interleave", "use_grouped_topk", "layer_types")
+    repeated(k, {"moe_router_activation_func": "sigmoid", "mla_use_nope": True})
+    count, experts = layer_count(k), corrected_experts(k, layer_count(k))
+    inner = k.mapping("linear_attn_config")
+    linear = inner if inner is not None else k
+    linear.renamed({"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"})
+    linear.renamed({"short_conv_kernel_size": "linear_conv_kernel_dim"})
+    k.ignore("linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim")
+    heads, dim = linear.integer("linear_num_heads", 32), linear.integer("linear_head_dim", 128, most=WIDEST_HEAD)
+    rule = Recurrence(heads, heads, dim, dim, delta=True, vector_decay=True)
+    spec = _latent(k, "kimi_linear", experts, turned=False)
+    taps = linear.integer("linear_conv_kernel_dim", 4, least=2)
+    recurrence = delta_rule(rule, taps, OutputGate(Curve.SIGMOID, spec.final_norm, parts=heads), rank=dim)
+    full = _full_layers(k, inner, count)
+    return with_recurrences(spec, recurrence, lambda i: i not in full)
+
+
+# Its own words, where transformers has others.
+KIMI_LINEAR = {
+    "model_max_length": "max_position_embeddings",
+    "moe_renormalize": "norm_topk_prob",
+    "num_expert_group": "n_group",
+    "num_experts_per_token": "num_experts_per_tok",
+    "num_shared_experts": "n_shared_experts",
+}
+
+
+def _full_layers(k: Keys, linear: Keys | None, count: int) -> set[int]:
+    """The layers with attention: listed from 1 on, or by `layer_types`, or every fourth behind the first."""
+    if linear is not None:
+        listed, others = linear.integers("full_attn_layers"), linear.integers("kda_layers")
+        if listed is not None and "layer_types" not in k:
+            if others is not None and sorted((*listed, *others)) != list(range(1, count + 1)):
+                raise linear.wrong("kda_layers", others, f"with full_attn_layers each of the layers 1 to {count} once")
+            return {layer - 1 for layer in listed}
+    types = layer_types(
+        k,
+        lambda i: "full_attention" if i and i % 4 == 0 else "linear_attention",
+        known=("linear_attention", "full_attention"),
+    )
+    return {i for i, kind in enumerate(types) if kind == "full_attention"}
 
 
 def glm4_moe_lite(k: Keys) -> ModelSpec:
@@ -181,9 +238,14 @@ def _stated(k: Keys, name: str) -> Keys:
 
 
 def _latent(
-    k: Keys, family: str, feed_forward: Callable[[int], FeedForward], growth: PositionScale | None = None
+    k: Keys,
+    family: str,
+    feed_forward: Callable[[int], FeedForward],
+    growth: PositionScale | None = None,
+    *,
+    turned: bool = True,
 ) -> ModelSpec:
-    """The decoder of latent families: norm, attention, add, norm, feed-forward, add."""
+    """The decoder of latent families: norm, attention, add, norm, feed-forward, add; with positions where `turned`."""
     heads, count, width = k.integer("num_attention_heads"), layer_count(k), k.integer("hidden_size")
     nope, rope_dim = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim", most=WIDEST_HEAD)
     value_dim, kv_rank = k.integer("v_head_dim"), k.integer("kv_lora_rank")
@@ -216,7 +278,7 @@ def _latent(
                     cache=cache,
                     scale=scale,
                     mask=Full(),
-                    rope=rope,
+                    rope=rope if turned else None,
                     nope_dim=nope,
                     rope_dim=rope_dim,
                     value_dim=value_dim,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.keys import Keys
@@ -15,7 +15,9 @@ from trilens.spec.model import (
     DynamicScaling,
     ExpertGroups,
     FeedForward,
+    Fixed,
     Full,
+    GatedRecurrence,
     Glu,
     Head,
     LatentAttention,
@@ -24,6 +26,7 @@ from trilens.spec.model import (
     Llama3Scaling,
     LongRopeScaling,
     Mask,
+    Mixer,
     ModelSpec,
     Norm,
     Positions,
@@ -32,10 +35,14 @@ from trilens.spec.model import (
     QueryKeyNorm,
     Rope,
     ShortConvolution,
+    SideBySide,
+    State,
     Window,
     YarnScaling,
 )
 from trilens.spec.rope import longrope_attention_factor, yarn_attention_factor
+
+S = TypeVar("S", Positions, Fixed)
 
 MOST_LAYERS = 1000  # the spec writes every layer out
 
@@ -123,8 +130,35 @@ def with_attention(layer: Layer, **fields: Any) -> Layer:
     match layer.mixer:
         case Attention() | LatentAttention() as attention:
             return replace(layer, mixer=replace(attention, **fields))
-        case ShortConvolution():
+        case SideBySide(attention=attention) as both:
+            return replace(layer, mixer=replace(both, attention=replace(attention, **fields)))
+        case ShortConvolution() | GatedRecurrence() | None:
             return layer
+
+
+def renumbered(spec: ModelSpec) -> ModelSpec:
+    """The same model with its layers' states numbered from 0 on, each layer's own; for families that took some away or
+    put some in."""
+    states: list[State] = []
+
+    def numbered(state: S) -> S:
+        states.append(replace(state, index=len(states)))
+        return cast(S, states[-1])
+
+    def own(mixer: Mixer | None) -> Mixer | None:
+        match mixer:
+            case Attention() | LatentAttention() as a:
+                return replace(a, cache=numbered(a.cache))
+            case ShortConvolution() | GatedRecurrence() as r:
+                return replace(r, state=numbered(r.state))
+            case SideBySide(attention=a, recurrence=r):
+                cache, state = numbered(a.cache), numbered(r.state)
+                return SideBySide(replace(a, cache=cache), replace(r, state=state))
+            case None:
+                return None
+
+    stack = tuple(replace(layer, mixer=own(layer.mixer)) for layer in spec.layers)
+    return replace(spec, layers=stack, states=tuple(states))
 
 
 def layers(spec: ModelSpec, **fields: Any) -> ModelSpec:
@@ -184,6 +218,14 @@ def activation(k: Keys, name: str = "hidden_act") -> Curve:
 def optional_number(k: Keys, name: str) -> float | None:
     k.ignore(name)
     return k.positive(name) if name in k else None
+
+
+def repeated(k: Keys, values: Mapping[str, object]) -> None:
+    """Keys that say again what others say, and must agree with them."""
+    for name, expected in values.items():
+        if name in k and k.raw(name) != expected:
+            raise k.wrong(name, k.values[name], str(expected))
+        k.ignore(name)
 
 
 def expert_groups(k: Keys, best: int) -> ExpertGroups | None:

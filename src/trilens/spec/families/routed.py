@@ -20,6 +20,7 @@ from trilens.spec.families.parts import (
     optional_number,
     partial_dim,
     read_rope,
+    repeated,
     rope_rules,
     rope_theta,
     scaled_rope,
@@ -149,6 +150,27 @@ def glm4_moe(k: Keys) -> ModelSpec:
     return head_norms(spec) if k.flag("use_qk_norm", False) else spec
 
 
+def minimax_m2(k: Keys) -> ModelSpec:
+    """MiniMax-M2 to M2.7: norms over all heads together, part of each head turned, sigmoid scores with a correction."""
+    k.assume(head_dim=128, num_key_value_heads=8, num_experts=256, num_experts_per_tok=8, rope_theta=5000000.0)
+    k.assume(max_position_embeddings=196608, vocab_size=200064)
+    said = {"use_qk_norm": True, "qk_norm_type": "per_layer", "use_routing_bias": True, "scoring_func": "sigmoid"}
+    repeated(k, {**said, "shared_intermediate_size": 0})
+    # layers that predict further tokens, which its files do not have, and factors of a design before it
+    k.ignore("use_mtp", "mtp_transformer_layers", "num_mtp_modules", "mlp_intermediate_size", "num_experts")
+    k.ignore("layernorm_full_attention_beta", "layernorm_linear_attention_beta", "layernorm_mlp_beta")
+    if any(kind != 1 for kind in k.integers("attn_type_list") or ()):
+        raise k.wrong("attn_type_list", k.raw("attn_type_list"), "1 for each layer: attention that sees everything")
+    head_dim = k.integer("head_dim")
+    if "rotary_dim" in k:
+        turned = k.integer("rotary_dim", most=head_dim)
+        k.assume(partial_rotary_factor=turned / head_dim)
+    router = Router(
+        expert_count(k), k.integer("num_experts_per_tok"), Scoring.SIGMOID, renormalise=True, correction_bias=True
+    )
+    return whole_norms(decoder_only(k, "minimax_m2", feed_forward=_everywhere(k, router)))
+
+
 def corrected_experts(
     k: Keys, count: int, scoring: Scoring = Scoring.SIGMOID, correction_bias: bool = True
 ) -> Callable[[int], FeedForward]:
@@ -256,10 +278,10 @@ def _everywhere(k: Keys, router: Router) -> Callable[[int], FeedForward]:
     return lambda i: routed
 
 
-def expert_count(k: Keys) -> int:
+def expert_count(k: Keys, least: int = 1) -> int:
     """How many experts there are, under any of the names that families and re-saved files give it."""
     stated = [name for name in ("num_local_experts", "num_experts", "n_routed_experts") if name in k.values]
-    counts = {k.integer(name, most=MOST_EXPERTS) for name in stated}
+    counts = {k.integer(name, least=least, most=MOST_EXPERTS) for name in stated}
     if len(counts) > 1:
         raise k.wrong(stated[0], k.values[stated[0]], f"the same number as {stated[1]}, {k.values[stated[1]]}")
     return counts.pop() if counts else k.integer("num_experts", most=MOST_EXPERTS)

@@ -1,0 +1,35 @@
+"""Tokens that would end an answer and may not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+ANY = np.iinfo(np.uint32).max  # a word of 32 tokens that are all allowed
+
+
+def without(allowed: np.ndarray, tokens: Iterable[int]) -> np.ndarray:
+    """The same words (see `Constraint.allowed`) with these tokens no longer allowed."""
+    left = allowed.copy()
+    for token in tokens:
+        left[token // 32] &= ~np.uint32(1 << token % 32)
+    return left
+
+
+@dataclass(frozen=True)
+class EndsBarred:
+    """`always` may never come, and `ends` not among an answer's first `min_tokens` tokens. `words` of 32 tokens make up
+    the vocabulary."""
+
+    ends: frozenset[int]
+    always: frozenset[int]
+    min_tokens: int
+    words: int
+
+    def rest(self, allowed: np.ndarray | None, tokens: int) -> np.ndarray:
+        """What is left of the allowed ones (None: all) behind so many tokens; all of them, where nothing would be."""
+        of = np.full(self.words, ANY, np.uint32) if allowed is None else allowed
+        left = without(of, self.ends if tokens < self.min_tokens else self.always)
+        return left if left.any() else of

@@ -1,0 +1,44 @@
+"""Filling in the middle: the control tokens with which models were trained to write between two texts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from trilens.errors import RequestRefused
+from trilens.text.tokenizer import Tokenizer
+
+
+class Form(NamedTuple):
+    """Tokens as a vocabulary writes them. `middle` is None where the suffix comes first and the prefix goes on."""
+
+    prefix: str
+    suffix: str
+    middle: str | None
+
+
+FORMS = (
+    Form("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen, CodeGemma
+    Form("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),  # StarCoder, Granite
+    Form("<fim-prefix>", "<fim-suffix>", "<fim-middle>"),  # SantaCoder
+    Form("<\uff5cfim\u2581begin\uff5c>", "<\uff5cfim\u2581hole\uff5c>", "<\uff5cfim\u2581end\uff5c>"),  # DeepSeek
+    Form("<|code_prefix|>", "<|code_suffix|>", "<|code_middle|>"),  # GLM
+    Form("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>"),  # Code Llama
+    Form("[PREFIX]", "[SUFFIX]", None),  # Codestral
+)
+
+
+def fill_in(tokenizer: Tokenizer, before: str, after: str) -> list[int]:
+    """The prompt behind which a model writes what stands between the two texts. Raises RequestRefused for a vocabulary
+    without such tokens."""
+    for form in FORMS:
+        ids = [None if text is None else tokenizer.id_of(text) for text in form]
+        if any(id is None and text is not None for id, text in zip(ids, form, strict=True)):
+            continue
+        prefix, suffix, middle = ids
+        assert prefix is not None and suffix is not None
+        start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
+        first, second = (tokenizer.encode(text, special=False) for text in (before, after))
+        if middle is None:
+            return [*start, suffix, *second, prefix, *first]
+        return [*start, prefix, *first, suffix, *second, middle]
+    raise RequestRefused("this model's vocabulary has no tokens for filling in a middle; expected a prompt alone")

@@ -1,0 +1,156 @@
+"""What a caller wrote stays text: control tokens in it are put aside while a template renders, and encoded as ordinary
+pieces afterwards. The template's own stay tokens.
+
+A template may do what it likes with a text (trim it, quote it as JSON, look for a word in it), so nothing is put around
+texts. Only the control tokens in them are replaced, each by a word of letters and digits that means nothing to anybody.
+A text without any is not touched, and its ids are those that it always had.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from trilens.errors import RequestRefused
+from trilens.text.conversation import Message, Part, Text, Thought, arguments_of, written
+from trilens.text.events import ToolCall
+from trilens.text.tokenizer import Tokenizer
+
+MARKED = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)  # how control tokens are written, marked as such or not
+
+
+def control_texts(tokenizer: Tokenizer, written: Sequence[str]) -> frozenset[str]:
+    """The added tokens that no caller may write: those that are marked as special, that are written like one, or that
+    are `written` by the model's templates. White space is text."""
+    return frozenset(
+        text
+        for text, special in tokenizer.added.items()
+        if text
+        and not text.isspace()
+        and (special or MARKED.fullmatch(text) or any(text in source for source in written))
+    )
+
+
+class Literal:
+    """The control tokens of one model."""
+
+    def __init__(self, tokenizer: Tokenizer, control: Collection[str]) -> None:
+        self.tokenizer = tokenizer
+        self.control = frozenset(control)
+        self._pattern = re.compile(_any_of(self.control)) if control else None
+        self._engine = tokenizer.without(self.control)
+
+    def spans(self, text: str, exempt: Collection[str] = ()) -> list[tuple[int, int]]:
+        """Where control tokens stand in a text."""
+        if self._pattern is None:
+            return []
+        return [found.span() for found in self._pattern.finditer(text) if found[0] not in exempt]
+
+    def encode(self, text: str, aside: Aside) -> list[int]:
+        """The ids of a prompt in which `aside` has put words; what they stand for is ordinary text."""
+        if not aside.words:
+            return self.tokenizer.encode(text)
+        ids: list[int] = []
+        for start, end, own in self.tokenizer.runs(text):
+            run = text[start:end]
+            ids += own if aside.word not in run else self._engine.encode(aside.back(run), start > 0)
+        return ids
+
+
+class Aside:
+    """The words of one prompt, and the control tokens that they stand for."""
+
+    def __init__(self, literal: Literal) -> None:
+        self.words: list[str] = []
+        self.word = f"z{secrets.token_hex(6)}y"
+        self._literal = literal
+        self._found = re.compile(rf"{self.word}(\d+)x")
+
+    def message(self, message: Message, exempt: Collection[str] = ()) -> Message:
+        """The same with words. `exempt` are markers that a template has to find in the assistant's own text."""
+        parts: Sequence[Part] = message.parts
+        joined = self._literal.spans("".join(message.texts))
+        if len(joined) > sum(len(self._literal.spans(text)) for text in message.texts):
+            parts = message.with_texts(["".join(message.texts)]).parts  # a token in two pieces
+        return replace(
+            message,
+            parts=tuple(self._part(part, exempt) for part in parts),
+            name=None if message.name is None else self.text(message.name),
+            call_id=None if message.call_id is None else self.text(message.call_id),
+            other=self.data(message.other),
+        )
+
+    def _part(self, part: Part, exempt: Collection[str]) -> Part:
+        match part:
+            case Text(text):
+                return Text(self.text(text, exempt))
+            case Thought(text, signature):
+                return Thought(self.text(text), signature)
+            case ToolCall(id, name, arguments):
+                if "\\u" in arguments:  # JSON may spell a token by the numbers of its characters
+                    before = len(self.words)
+                    data = self.data(arguments_of(part))
+                    arguments = written(data) if len(self.words) > before else arguments
+                return ToolCall(self.text(id), self.text(name), self.text(arguments))
+
+    def data(self, value: Any) -> Any:
+        """JSON data with words in all of its texts."""
+        match value:
+            case str():
+                return self.text(value)
+            case Mapping():
+                return {self.text(key): self.data(item) for key, item in value.items()}
+            case list() | tuple():
+                return [self.data(item) for item in value]
+            case _:
+                return value
+
+    def text(self, text: str, exempt: Collection[str] = ()) -> str:
+        spans = self._literal.spans(text, exempt)
+        if not spans:
+            return text
+        pieces, at = [], 0
+        for start, end in spans:
+            pieces += [text[at:start], f"{self.word}{len(self.words)}x"]
+            self.words.append(text[start:end])
+            at = end
+        return "".join([*pieces, text[at:]])
+
+    def back(self, text: str) -> str:
+        """The text with what the words stand for. Raises RequestRefused where a template has cut or changed one."""
+        made = self._found.sub(lambda found: self.words[int(found[1])], text) if self.words else text
+        if self.words and self.word[:8] in made.lower():
+            raise RequestRefused(
+                f"the model's chat template changes a text that spells a control token such as {self.words[0]!r}; "
+                "remove it, or trust control tokens"
+            )
+        return made
+
+
+def _any_of(texts: Collection[str]) -> str:
+    """A pattern that finds the longest of these texts, and looks at each character of a long text once."""
+    tree: dict[str, Any] = {}
+    for text in texts:
+        node = tree
+        for character in text:
+            node = node.setdefault(character, {})
+        node[""] = {}
+    return _branches(tree)
+
+
+def _branches(node: Mapping[str, Any]) -> str:
+    ways = []
+    for character, below in node.items():
+        path = character
+        while len(below) == 1 and "" not in below:
+            [(following, below)] = below.items()
+            path += following
+        if character:
+            ways.append(re.escape(path) + _branches(below))
+    if not ways:
+        return ""
+    made = "(?:" + "|".join(ways) + ")"
+    return made + "?" if "" in node else made
