@@ -16,18 +16,23 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trilens"
 # file -> (number of asserts, why they hold)
 REVIEWED = {
     "model.py": (1, "files that were loaded have a spec, so their card is a whole one"),
-    "checkpoints/changes.py": (4, "names.py gives these changes to rows of families with that attention only"),
     "decoder/attention.py": (2, "decoder_weights makes these weights from the same fields of the same spec"),
+    "decoder/ffn.py": (1, "decoder_weights makes a gate for each feed-forward with a glu"),
     "executors/accountant.py": (
-        11,
+        16,
         "widths between the decoder and its own tree of weights; spec/bounds.py has checked the spec's numbers",
     ),
     "executors/native/executor.py": (1, "the scheduler steps a sequence with the executor that made it"),
-    "executors/torch.py": (1, "the scheduler steps a sequence with the executor that made it"),
+    "executors/torch.py": (
+        2,
+        "the scheduler steps a sequence with the executor that made it; decoder_weights, as above",
+    ),
     "generate/answer.py": (3, "a budget is made only for a thinking that can be closed"),
+    "generate/scheduler.py": (1, "the caller has looked for scores"),
     "lenses/card.py": (1, "only a catalog entry makes a card without files"),
     "lenses/forecast.py": (1, "the caller has looked for the device"),
     "lenses/held.py": (2, "called only for sources with a reading"),
+    "lenses/llama_graph.py": (1, "Layer refuses to be made without a mixer and a feed-forward"),
     "lenses/own_memory.py": (1, "a feed-forward's weights, made from the same spec"),
     "lenses/plan.py": (1, "called only for sources with a reading"),
     "lenses/plan_speed.py": (2, "called only for sources with a reading"),
@@ -39,7 +44,7 @@ REVIEWED = {
     "serve/nodes.py": (1, "opened before it is waited for"),
     "serve/registry.py": (1, "a model that is put away was taken out"),
     "text/events.py": (2, "only pieces of text are joined; an answer that did not fail has an end"),
-    "text/thoughts.py": (3, "the state machine enters these states with markers only"),
+    "text/tool_reader.py": (1, "made only for forms with an envelope"),
     "trials/routing.py": (1, "the events of a call end with its generation"),
 }
 

@@ -17,6 +17,7 @@ from trilens.errors import RequestRefused
 from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.native.executor import NativeExecutor, NativeSequence
+from trilens.executors.native.program import Instruction, Op
 from trilens.executors.torch import TorchExecutor, TorchOps, TorchRoutes
 from trilens.spec.model import ModelSpec, Router
 
@@ -49,11 +50,12 @@ class RoundingOps(TorchOps):
     """TorchOps that rounds activations where the native executor does, and takes the experts it is told to take."""
 
     packed: frozenset[str] = frozenset()
+    fine: frozenset[str] = frozenset()  # matrices that take 16 bits whatever the others take
     activations = "8bit"
     chosen: Iterator[torch.Tensor] | None = None
 
     def _rounded(self, x: torch.Tensor, weight: Parameter) -> torch.Tensor:
-        bits = "16bit" if ".recurrence." in weight.name else self.activations
+        bits = "16bit" if weight.name in self.fine else self.activations
         return rounded(x, bits) if weight.name in self.packed else x
 
     def linear(self, x: torch.Tensor, w: LinearWeights) -> torch.Tensor:
@@ -82,12 +84,13 @@ def torch_logits(
     packed: frozenset[str] = frozenset(),
     chosen: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
     activations: str = "8bit",
+    fine: frozenset[str] = frozenset(),
 ) -> np.ndarray:
     executor = TorchExecutor(spec, tensors)
     with torch.inference_mode():
         ops = RoundingOps(executor, [StepInput(executor.sequence(len(tokens)), tokens)], every_row=True)
         ops.packed, ops.chosen = packed, None if chosen is None else iter(chosen)
-        ops.activations = activations
+        ops.activations, ops.fine = activations, fine
         return decode(ops, spec, executor.weights).numpy()
 
 
@@ -131,9 +134,23 @@ def compare(
     logits = executor.step([StepInput(executor.sequence(length), tokens)], every_row=True)
     packed = frozenset(n for n, (own, _) in stored.items() if own not in ("F32", "F16", "BF16"))
     routes = taken_routes(executor)
-    alike = torch_logits(spec, values, tokens, packed, routes, activations)
+    fine = takes_16_bits(executor)
+    assert {name for name in packed if ".recurrence." in name} <= fine
+    alike = torch_logits(spec, values, tokens, packed, routes, activations, fine)
     plain = torch_logits(spec, values, tokens, frozenset(), routes)
     return distance(logits, alike), distance(logits, plain)
+
+
+def takes_16_bits(executor: NativeExecutor) -> frozenset[str]:
+    """The matrices around a recurrence, and those that share their input with one of them."""
+    written: dict[int, int] = {}  # a buffer -> the instruction that wrote it last
+    readers: dict[tuple[int, int], list[Instruction]] = {}
+    for i, ins in enumerate(executor.program.instructions):
+        if ins.op in (Op.LINEAR, Op.LINEARS):
+            readers.setdefault((ins.inputs[0], written.get(ins.inputs[0], -1)), []).append(ins)
+        written.update((buffer, i) for buffer in ins.outputs)
+    fine = [ins for group in readers.values() if any(ins.integers[0] for ins in group) for ins in group]
+    return frozenset(p.name for ins in fine for p in ins.parameters if p is not None)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:

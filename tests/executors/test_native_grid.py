@@ -22,7 +22,7 @@ from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.huggingface import read_config
-from trilens.spec.model import ModelSpec, ShortConvolution
+from trilens.spec.model import GatedRecurrence, ModelSpec, ShortConvolution
 
 WIDTHS = {
     "hidden_size",
@@ -56,7 +56,7 @@ TYPES = sorted(_native.types())
 NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
 FAR = 3e-2  # from torch without rounding, with eight bits
-GATED = 5e-2  # a short convolution multiplies three rounded rows, and so adds up their rounding
+GATED = 5e-2  # a convolution's gates and a recurrence's multiply rounded rows, and so add up their rounding
 UNTRAINED = 6e-2  # over all types and families of random weights, where a few single ones are beyond 3 %
 
 Directory = Callable[[str], Path]
@@ -84,6 +84,10 @@ def wide_spec(directory: Path, by: int = 4) -> ModelSpec:
     return read_config(widened(config, by), "a wider copy").spec
 
 
+def has(spec: ModelSpec, *kinds: type) -> bool:
+    return any(isinstance(mixer, kinds) for layer in spec.layers for mixer in layer.mixers)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Directory) -> None:
     spec = wide_spec(tiny_directory(name))
@@ -91,8 +95,7 @@ def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Dire
     assert sum(own == "Q4_0" for own, _ in stored.values()) >= 0.75 * len(stored)
     alike, plain = compare(spec, "Q4_0", activations="16bit", length=40)
     assert alike < 1e-2 and plain < 2e-3
-    gates = any(isinstance(layer.mixer, ShortConvolution) for layer in spec.layers)
-    assert compare(spec, "Q4_0", length=40)[1] < (GATED if gates else FAR)
+    assert compare(spec, "Q4_0", length=40)[1] < (GATED if has(spec, ShortConvolution, GatedRecurrence) else FAR)
     assert compare(spec, "F16", length=40)[1] < 2e-3
 
 
@@ -103,8 +106,11 @@ def test_eight_bits_are_rounded_as_torch_rounds_them(name: str, tiny_directory: 
     Where none does, the logits are equal to a few 1e-7. Where one does, no reference helps but one that adds in the
     same order: over 40 tokens, torch in float64 is as far from torch in float32 as from the native executor, 1e-2.
     """
-    distances = [compare(wide_spec(tiny_directory(name)), "Q4_0", length=1, seed=s)[0] for s in range(1, 9)]
-    assert sum(d < 1e-5 for d in distances) >= 4
+    spec = wide_spec(tiny_directory(name))
+    distances = [compare(spec, "Q4_0", length=1, seed=s)[0] for s in range(1, 9)]
+    # a recurrence's rows have 16 bits: 254 times as many places where the last bit decides, and less lost at each
+    near, least = (5e-5, 1) if has(spec, GatedRecurrence) else (1e-5, 4)
+    assert sum(d < near for d in distances) >= least
     assert max(distances) < 5e-2
 
 

@@ -93,7 +93,7 @@ class Kind(ABC):
         """The answers, as a protocol reads them; `read` is called with each event."""
         async with self.registry.lease(self.name) as loop:
             made = prepare or (lambda i: self.prepare(question, i))
-            chat_run: ChatRun = await begin(loop, "id", ToolUse(), question, made, choices)
+            chat_run: ChatRun = await begin(loop, "id", ToolUse(), question, made, choices, [])
             texts, ended = [""] * choices, 0
             try:
                 async for batch in chat_run.events():

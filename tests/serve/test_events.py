@@ -31,13 +31,16 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How many events of each kind have been made."""
     counts: Counter[str] = Counter()
     for kind in KINDS:
-
-        def init(self: Any, *given: Any, usual: Any = kind.__init__, name: str = kind.__name__, **named: Any) -> None:
-            counts[name] += 1
-            usual(self, *given, **named)
-
-        monkeypatch.setattr(kind, "__init__", init)
+        monkeypatch.setattr(kind, "__init__", counted(counts, kind.__name__, kind.__init__))
     return counts
+
+
+def counted(counts: Counter[str], kind: str, usual: Any) -> Any:
+    def init(self: Any, *given: Any, **named: Any) -> None:
+        counts[kind] += 1
+        usual(self, *given, **named)
+
+    return init
 
 
 class Steps:
@@ -131,12 +134,13 @@ def test_hosted_thoughts_inside_the_answer_are_made_once(made: Counter[str]) -> 
 
 
 def test_a_call_in_the_answer(made: Counter[str]) -> None:
-    """Text before a call stays the event that it was; the call is one more, and the end says so."""
+    """Text before a call stays the event that it was. The call's event is made twice, without and with its arguments,
+    and the end says that the answer called."""
     call = '<tool_call>{"name": "time", "arguments": {"city": "Oslo"}}</tool_call>'
     got, finish = hosted([{"content": "I look."}, {"content": call}], [Tool("time", "", {})])
     assert got[0] == {"content": "I look."} and finish == "tool_calls"
     assert got[1]["tool_calls"][0]["function"] == {"name": "time", "arguments": '{"city": "Oslo"}'}
-    assert made == {"TextEvent": 2, "ToolCallEvent": 1, "EndEvent": 2}
+    assert made == {"TextEvent": 3, "ToolCallEvent": 2, "EndEvent": 2}
 
 
 def test_only_neighbours_of_one_kind_and_one_prompt_are_merged() -> None:

@@ -21,7 +21,8 @@ def document(server: Served) -> schemathesis.openapi.OpenApiSchema:
 
 def test_every_route_is_in_the_document(document: schemathesis.openapi.OpenApiSchema) -> None:
     paths = {operation.ok().path for operation in document.get_all_operations()}
-    assert paths == {f"/v1/{path}" for path in (*PATHS, "models")} | {"/healthz", "/metrics"}
+    under = {f"/v1/{path}" for path in (*PATHS, "models", "models/{name}")}
+    assert paths == under | {"/healthz", "/health", "/metrics", "/tokenize", "/detokenize", "/tokenizer_info"}
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda m: m.value)

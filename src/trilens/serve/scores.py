@@ -35,7 +35,6 @@ class Scored:
         return sum(map(len, self._texts()))
 
     def _texts(self) -> list[str]:
-        assert self.tokenizer is not None or not self.tokens
         return [token_text(self.tokenizer, token) for token in self.tokens] if self.tokenizer else []
 
     def as_dict(self, alternatives: int, offset: int = 0) -> dict[str, Any]:

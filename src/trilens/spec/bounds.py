@@ -29,8 +29,7 @@ def check(spec: ModelSpec, k: Keys) -> None:
     """Raises BadCheckpoint, naming the file and the key, for numbers that contradict each other."""
     for mixer in {mixer for layer in spec.layers for mixer in layer.mixers}:
         _mixer(mixer, k)
-    for feed_forward in {layer.feed_forward for layer in spec.layers} - {None}:
-        assert feed_forward is not None
+    for feed_forward in {layer.feed_forward for layer in spec.layers if layer.feed_forward is not None}:
         _feed_forward(feed_forward, k)
     for rope in ropes(spec):
         _rope(rope, spec.context, k)

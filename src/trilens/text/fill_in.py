@@ -31,11 +31,10 @@ def fill_in(tokenizer: Tokenizer, before: str, after: str) -> list[int]:
     """The prompt behind which a model writes what stands between the two texts. Raises RequestRefused for a vocabulary
     without such tokens."""
     for form in FORMS:
-        ids = [None if text is None else tokenizer.id_of(text) for text in form]
-        if any(id is None and text is not None for id, text in zip(ids, form, strict=True)):
+        prefix, suffix = tokenizer.id_of(form.prefix), tokenizer.id_of(form.suffix)
+        middle = None if form.middle is None else tokenizer.id_of(form.middle)
+        if prefix is None or suffix is None or (middle is None and form.middle is not None):
             continue
-        prefix, suffix, middle = ids
-        assert prefix is not None and suffix is not None
         start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
         first, second = (tokenizer.encode(text, special=False) for text in (before, after))
         if middle is None:

@@ -270,7 +270,8 @@ class _Probe:
             tags = Tagged(open_ + KEY, middle, close)
             closed = len(close.replace(KEY, KEYS[1]))
             spans.append((keys[0] - len(open_), values[1] + len(VALUES[i][1]) + closed))
-        assert tags is not None
+        if tags is None:  # there are no calls
+            return
         tags = replace(tags, typed=self._typed(tags, as_text), item=self._item(tags, as_text))
         yield from self._around(text, start, spans, ends, tags)
 

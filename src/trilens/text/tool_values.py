@@ -120,10 +120,10 @@ def string(cursor: Cursor, put: Put) -> Wait:
         if found == "\\":
             put((yield from _escape(cursor)))
         else:
-            run = plain.match(cursor.text, cursor.at)
-            assert run is not None
-            cursor.at = run.end()
-            put(json_string(run[0]))
+            begin = cursor.at
+            run = plain.match(cursor.text, begin)
+            cursor.at = begin + 1 if run is None else run.end()
+            put(json_string(cursor.text[begin : cursor.at]))
     cursor.at += 1
     put('"')
 

@@ -98,8 +98,8 @@ def falcon_h1(k: Keys) -> ModelSpec:
     recurrence = replace(recurrence, output=output)
 
     def mixed(layer: Layer) -> Layer:
-        assert isinstance(layer.mixer, Attention)
-        return replace(layer, mixer=SideBySide(layer.mixer, recurrence))
+        mixer = layer.mixer  # attention everywhere, as `decoder_only` makes it
+        return replace(layer, mixer=SideBySide(mixer, recurrence) if isinstance(mixer, Attention) else mixer)
 
     _falcon_factors(k)
     head = replace(spec.head, scale=k.positive("lm_head_multiplier", 1.0))
