@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trilens"
 # file -> (number of asserts, why they hold)
 REVIEWED = {
     "model.py": (1, "files that were loaded have a spec, so their card is a whole one"),
+    "checkpoints/changes.py": (2, "names.py gives these changes to rows of families with that attention only"),
     "decoder/attention.py": (2, "decoder_weights makes these weights from the same fields of the same spec"),
     "decoder/ffn.py": (1, "decoder_weights makes a gate for each feed-forward with a glu"),
     "executors/accountant.py": (
@@ -45,6 +46,7 @@ REVIEWED = {
     "serve/registry.py": (1, "a model that is put away was taken out"),
     "text/events.py": (2, "only pieces of text are joined; an answer that did not fail has an end"),
     "text/tool_reader.py": (1, "made only for forms with an envelope"),
+    "text/thoughts.py": (2, "the state machine enters these states with markers only"),
     "trials/routing.py": (1, "the events of a call end with its generation"),
 }
 
