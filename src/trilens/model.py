@@ -46,6 +46,7 @@ from trilens.text.tool_calls import CallFinder
 from trilens.text.tool_schema import described, schemas_of
 
 Prompt = str | Sequence[ChatMessage | Message]
+SAMPLING = frozenset(f.name for f in fields(Sampling))
 R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
 
 
@@ -422,10 +423,9 @@ class Model:
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
         """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
-        known = {f.name for f in fields(Sampling)}
-        unknown = sorted(set(stated) - known)
+        unknown = sorted(stated.keys() - SAMPLING)
         if unknown:
-            raise UsageError(f"option {unknown[0]!r} is not known; expected one of {', '.join(sorted(known))}")
+            raise UsageError(f"option {unknown[0]!r} is not known; expected one of {', '.join(sorted(SAMPLING))}")
         chosen = {name: value for name, value in stated.items() if value is not None}
         chosen.setdefault("seed", secrets.randbits(32))
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})

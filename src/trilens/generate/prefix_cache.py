@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Literal
 
 import numpy as np
@@ -117,7 +117,7 @@ class PrefixCache:
     def _begins(self, parent: bytes, tokens: Sequence[int]) -> tuple[Entry | None, int]:
         """The block behind `parent` that begins with the most of these tokens, and how many these are."""
         best, most = None, 0
-        for key in list(self._behind(parent))[: -SIBLINGS - 1 : -1]:
+        for key in self._newest_behind(parent):
             entry = self._entries[key]
             same = common_prefix(entry.tokens, tokens)
             if same > most:
@@ -145,8 +145,7 @@ class PrefixCache:
             self.files.write(key, parent, tokens, block, again=entry is not None)
 
     def _add(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, origin: Origin) -> None:
-        siblings = self._behind(parent, make=True)
-        for other in [k for k in list(siblings)[: -SIBLINGS - 1 : -1] if self._shorter(k, tokens)]:
+        for other in [k for k in self._newest_behind(parent) if self._shorter(k, tokens)]:
             self._drop(other)
         siblings = self._behind(parent, make=True)
         siblings[key] = None
@@ -206,6 +205,10 @@ class PrefixCache:
         if entry is not None:
             return entry.following
         return self._firsts.setdefault(parent, {}) if make else self._firsts.get(parent, {})
+
+    def _newest_behind(self, parent: bytes) -> list[bytes]:
+        """Those that are compared token by token. There may be many thousands behind a beginning."""
+        return list(islice(reversed(self._behind(parent)), SIBLINGS))
 
 
 def chain(root: bytes, tokens: Sequence[int] | np.ndarray) -> list[bytes]:

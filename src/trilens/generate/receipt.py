@@ -288,12 +288,13 @@ def _between(begin: float, end: float | None) -> float | None:
 def _positions(steps: Sequence[StepRecord]) -> list[slice]:
     """Of the tokens that these steps were fed; between two of them there may be cached ones."""
     found: list[slice] = []
+    begin = end = steps[0].past if steps else 0
     for step in steps:
-        if found and found[-1].stop == step.past:
-            found[-1] = slice(found[-1].start, step.past + step.fed)
-        else:
-            found.append(slice(step.past, step.past + step.fed))
-    return found
+        if step.past != end:
+            found.append(slice(begin, end))
+            begin = step.past
+        end = step.past + step.fed
+    return [*found, slice(begin, end)] if steps else found
 
 
 def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None) -> Phase:

@@ -31,6 +31,7 @@ from trilens.generate.scores import PromptScores
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
+MOST_AHEAD = PAGE  # tokens that are drawn before they are looked at: memory is taken for all of these
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
 
@@ -190,11 +191,13 @@ class Scheduler:
                 self._steppers.add(stepper)
                 feeds, elsewhere = self._schedule(fed, failed, stepper, ahead > 0)
             scored = [r.scores is not None and r.prompting for r in fed]
-            if not all(scored):
+            if True not in scored:
+                self._step(fed, feeds, elsewhere, stepper, ahead)
+            else:
                 rest = [not one for one in scored]
                 self._step(list(compress(fed, rest)), list(compress(feeds, rest)), elsewhere, stepper, ahead)
-            for request, feed in zip(compress(fed, scored), compress(feeds, scored), strict=True):
-                self._step([request], [feed], elsewhere, stepper, ahead)
+                for request, feed in zip(compress(fed, scored), compress(feeds, scored), strict=True):
+                    self._step([request], [feed], elsewhere, stepper, ahead)
             return failed + fed
         finally:
             if mine:
@@ -222,34 +225,48 @@ class Scheduler:
         decodes; then pieces of prompts, for which `shares` says how long. A stepper takes its part of those that no
         other one has."""
         feeds: list[StepInput] = []
-
-        def plan(request: Request, end: int, draws: bool) -> None:
-            feed = self._feed(request, end, draws, ahead, fed, failed)
-            if feed is not None:
+        can, elsewhere = self._ready(stepper)
+        prompts: list[Request] = []
+        for request in can:
+            if request.prompting:  # one whose pages have just gone to one before it is a prompt again
+                prompts.append(request)
+            elif (feed := self._feed(request, request.length, True, ahead, fed, failed)) is not None:
                 feeds.append(feed)
                 fed.append(request)
-
-        can, elsewhere = self._ready(stepper)
-        for request in can:
-            if not request.prompting:
-                plan(request, request.length, True)
-        room = min(STEP_ROWS - sum(len(feed.tokens) for feed in feeds), self._prompt_rows())
-        prompts = self._admitted([g for g in can if g.prompting and g.finish is None], room)
-        begun = [g.fed for g in prompts]
-        left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in prompts]
-        full = room * self._row_seconds <= STEP_SECONDS
-        for request, first, share in zip(prompts, begun, shares(left, room, full), strict=True):
-            rows = share if request.scores is None else min(share, SCORED_ROWS)
-            if rows and request.fed == first:  # its pages may have gone to one before it
-                whole = first >= request.computed and first + rows >= len(request.prompt)
-                # what its writer has put behind the prompt goes with the prompt's end
-                plan(request, request.length if whole else first + rows, whole and request.limits.total > 0)
+        if prompts:
+            room = min(STEP_ROWS - sum([len(feed.tokens) for feed in feeds]), self._prompt_rows())
+            self._share(prompts, room, ahead, feeds, fed, failed)
         now = time.perf_counter()
         for request in fed:
             request.in_step = True
             if request.times.admitted is None:
                 request.times.admitted = now
         return feeds, elsewhere
+
+    def _share(
+        self,
+        prompts: list[Request],
+        room: int,
+        ahead: bool,
+        feeds: list[StepInput],
+        fed: list[Request],
+        failed: list[Request],
+    ) -> None:
+        """Add to the step pieces of prompts with `room` tokens together."""
+        admitted = self._admitted(prompts, room)
+        begun = [g.fed for g in admitted]
+        left = [(g.computed if g.fed < g.computed else len(g.prompt)) - g.fed for g in admitted]
+        full = room * self._row_seconds <= STEP_SECONDS
+        for request, first, share in zip(admitted, begun, shares(left, room, full), strict=True):
+            rows = share if request.scores is None else min(share, SCORED_ROWS)
+            if not rows or request.fed != first:  # its pages may have gone to one before it
+                continue
+            whole = first >= request.computed and first + rows >= len(request.prompt)
+            # what its writer has put behind the prompt goes with the prompt's end
+            end, draws = request.length if whole else first + rows, whole and request.limits.total > 0
+            if (feed := self._feed(request, end, draws, ahead, fed, failed)) is not None:
+                feeds.append(feed)
+                fed.append(request)
 
     def _feed(
         self,
@@ -261,20 +278,19 @@ class Scheduler:
         failed: list[Request],
     ) -> StepInput | None:
         """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
-        new, most = end - request.fed, 1
-        if not self._grown(request, new, fed, failed):
-            return None
+        first, sequence, most = request.fed, request.sequence, 1
         if draws and ahead:
             try:
-                most = request.max_draws
+                most = min(request.max_draws, MOST_AHEAD)
             except Exception as fault:
                 self._fail(request, fault)
                 failed.append(request)
                 return None
-            if most > 1 and not request.sequence.grow(new + most - 1):
-                most = 1
-        piece = request.piece(request.fed, end)
-        return StepInput(request.sequence, piece, draws, request.sampler if draws else None, most)
+        if most == 1 or not sequence.grow(end - first + most - 1):
+            most = 1
+            if not self._grown(request, end - first, fed, failed):
+                return None
+        return StepInput(sequence, request.piece(first, end), draws, request.sampler if draws else None, most)
 
     def _ready(self, stepper: int | None) -> tuple[list[Request], int]:
         """Who can go on, and how many are in other steppers' steps."""
@@ -361,8 +377,8 @@ class Scheduler:
     def _grown(self, request: Request, tokens: int, fed: Sequence[Request], failed: list[Request]) -> bool:
         """Whether it has memory for so many more tokens. Beginnings that nobody uses give way, then who came last."""
         grow = request.sequence.grow
-        blocks = 1 + (request.fed + tokens) // PAGE - request.fed // PAGE
         while not grow(tokens):
+            blocks = 1 + (request.fed + tokens) // PAGE - request.fed // PAGE
             self.prefixes.free(blocks * self.executor.block_bytes)
             if grow(tokens):
                 break
@@ -431,6 +447,8 @@ class Scheduler:
         self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
     ) -> None:
         """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
+        if not fed:
+            return
         try:
             if fed[0].scores is not None and fed[0].prompting:
                 drawn = self._scored(fed[0], feeds[0])
@@ -441,18 +459,19 @@ class Scheduler:
                 self._fail(request, failure)
             return
         now = time.perf_counter()
-        rows = sum(len(feed.tokens) for feed in feeds)
+        rows = sum([len(feed.tokens) for feed in feeds])
         if rows >= LEAST_ROWS // 2:
             took = drawn.seconds[0] / rows
             self._row_seconds = took if not self._row_seconds else (self._row_seconds + took) / 2
         batches = [elsewhere + len(fed)]  # of each pass: who was in it
-        for i in range(1, len(drawn.seconds)):
-            batches.append(elsewhere + sum(len(t) + (n in drawn.faults) > i for n, t in enumerate(drawn.tokens)))
+        if len(drawn.seconds) > 1:
+            drew = [len(tokens) + (n in drawn.faults) for n, tokens in enumerate(drawn.tokens)]
+            batches += [elsewhere + sum([d > i for d in drew]) for i in range(1, len(drawn.seconds))]
         for n, request in enumerate(fed):
             try:
                 tokens, fault = drawn.tokens[n], drawn.faults.get(n)
-                steps = max(1, len(tokens) + (fault is not None))
-                taken = zip(drawn.seconds[:steps], batches[:steps], drawn.passes[:steps], strict=True)
+                steps = len(tokens) + (fault is not None) or 1
+                taken = zip(drawn.seconds[:steps], batches, drawn.passes, strict=False)
                 self._deliver(request, feeds[n], tokens, taken, now)
                 if fault is not None:
                     self._fail(request, fault)
@@ -487,14 +506,14 @@ class Scheduler:
         now: float,
     ) -> None:
         """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
-        new, again = len(feed.tokens), request.fed < request.computed
-        record = request.repeated if again else request.steps
-        scored = request.scores is not None and request.prompting
+        new, fed = len(feed.tokens), request.fed
+        record = request.repeated if fed < request.computed else request.steps
+        rows = new if request.scores is not None and request.prompting else int(feed.logits)
         for seconds, batch_size, passes in steps:
-            rows = new if scored else int(feed.logits)
-            record.append(StepRecord(request.fed, new, rows, seconds, batch_size, passes))
-            request.fed += new
+            record.append(StepRecord(fed, new, rows, seconds, batch_size, passes))
+            fed += new
             new = 1
+        request.fed = fed
         if tokens and request.times.first_token is None:
             request.times.first_token = now
         if request.fired is not None and request.fed > len(request.fired):

@@ -96,15 +96,12 @@ class Fields(BaseModel):
     def left_aside(self, at: str = "") -> list[str]:
         """The fields of the request that were left aside, each with its place."""
         found = [f"{at}{name}" for name in self._left]
-        for name, field in type(self).model_fields.items():
-            value = getattr(self, name)
-            place = f"{at}{field.alias or name}"
-            if isinstance(value, Fields):
-                found += value.left_aside(f"{place}.")
-            elif isinstance(value, list):
-                for i, one in enumerate(value):
-                    if isinstance(one, Fields):
-                        found += one.left_aside(f"{place}.{i}.")
+        for name, value in vars(self).items():
+            parts = [("", value)] if isinstance(value, Fields) else []
+            if isinstance(value, list):
+                parts = [(f"{i}.", one) for i, one in enumerate(value) if isinstance(one, Fields)]
+            for number, part in parts:
+                found += part.left_aside(f"{at}{type(self).model_fields[name].alias or name}.{number}")
         return found
 
 

@@ -18,6 +18,8 @@ from trilens.serve.loop import EngineLoop, LoopFailed, Running, tell
 MANY = 4  # calls, from which on readers are woken together ...
 TOGETHER = 0.02  # ... no more often than this many seconds; a screen shows no more
 AHEAD = 0.003  # seconds for which so many draw token after token before what came is looked at
+FEW_AHEAD = 0.001  # the same for fewer; longer steps than this are looked at one by one
+CROWD_AHEAD = 0.02  # the same for a crowd, whose readers are told more seldom than that; a new prompt waits for so long
 CROWD = 32  # calls, from which on readers are woken half as often, and steps shorter than AHEAD are done in steppers
 FAULTS = 5  # faults of the loop itself in a row, with no step between them that worked, after which it gives up
 PATIENCE = 5.0  # seconds for which closing waits for a thread that is inside a step
@@ -114,7 +116,8 @@ class LocalLoop(EngineLoop[Call]):
         with self._door:
             self._let_go()
             self._admit()
-        ahead = AHEAD if len(self._calls) >= MANY else 0.0
+        calls = len(self._calls)
+        ahead = FEW_AHEAD if calls < MANY else AHEAD if calls < CROWD else CROWD_AHEAD
         self._stepping[stepper] = time.monotonic()
         try:
             stepped = self.model.step(stepper if self._split.is_set() else None, ahead)

@@ -47,18 +47,29 @@ class Gone(Exception):
 
 
 async def unless_gone(receive: Callable[[], Awaitable[AsgiMessage]], work: Awaitable[Result]) -> Result:
-    """The work's result; a client that leaves before it is there cancels it. Raises Gone then."""
-    working = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(receive))
+    """The work's result; a client that leaves before it is there cancels it. Raises Gone then.
+
+    The work is done in the caller's own task, for each task more would wait for another turn of a busy event loop.
+    """
+    task = asyncio.current_task()
+    assert task is not None, "a coroutine that runs"
+    stopping, left = task.cancelling(), False
+
+    async def watch() -> None:
+        nonlocal left
+        await _gone(receive)
+        left = True
+        task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Gone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if left and task.uncancel() <= stopping:  # nobody else has cancelled it
+            raise Gone from None
+        raise
     finally:
-        for task in (working, gone):
-            task.cancel()
-        await asyncio.gather(working, gone, return_exceptions=True)
+        watching.cancel()
 
 
 async def _gone(receive: Callable[[], Awaitable[AsgiMessage]]) -> None:

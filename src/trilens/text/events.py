@@ -70,6 +70,14 @@ class ToolCall:
 def merged(events: Iterable[Event[R]]) -> list[Event[R]]:
     """The same with neighbours of one kind and one prompt joined. An event without such a neighbour stays the same
     object."""
+    events = list(events)
+    if len(events) < 2:
+        return events
+    first = events[0]
+    if isinstance(first, ThinkingEvent | TextEvent):
+        alike = [e.text for e in events if type(e) is type(first) and e.index == first.index]
+        if len(alike) == len(events):  # nearly always
+            return [type(first)("".join(alike), first.index)]
     out: list[Event[R]] = []
     kind: type | None = None  # of the newest, as the next two
     index, texts = -1, list[str]()

@@ -12,6 +12,7 @@ import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 from trilens.errors import RequestRefused
@@ -65,9 +66,12 @@ class Aside:
 
     def __init__(self, literal: Literal) -> None:
         self.words: list[str] = []
-        self.word = f"z{secrets.token_hex(6)}y"
         self._literal = literal
-        self._found = re.compile(rf"{self.word}(\d+)x")
+
+    @cached_property
+    def word(self) -> str:
+        """What all words begin with. Most prompts need none."""
+        return f"z{secrets.token_hex(6)}y"
 
     def message(self, message: Message, exempt: Collection[str] = ()) -> Message:
         """The same with words. `exempt` are markers that a template has to find in the assistant's own text."""
@@ -121,8 +125,10 @@ class Aside:
 
     def back(self, text: str) -> str:
         """The text with what the words stand for. Raises RequestRefused where a template has cut or changed one."""
-        made = self._found.sub(lambda found: self.words[int(found[1])], text) if self.words else text
-        if self.words and self.word[:8] in made.lower():
+        if not self.words:
+            return text
+        made = re.sub(rf"{self.word}(\d+)x", lambda found: self.words[int(found[1])], text)
+        if self.word[:8] in made.lower():
             raise RequestRefused(
                 f"the model's chat template changes a text that spells a control token such as {self.words[0]!r}; "
                 "remove it, or trust control tokens"
