@@ -43,7 +43,8 @@ $(VENV)/.torch: $(VENV)/bin/python
 	@touch $@
 
 # Compiles the extension; again when its sources have changed.
-$(VENV)/.demo: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+COMPILED := $(wildcard csrc/*) src/trilens/executors/native/program.py
+$(VENV)/.demo: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(COMPILED)
 	@command -v $${CXX:-c++} >/dev/null || { echo "make: no C++ compiler; on Debian: apt install g++" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet -e .
 	@touch $@
@@ -66,7 +67,7 @@ fuzz: $(VENV)/.test build/fuzz/.done
 	  --native build/fuzz/trilens/executors/native/_native*.so
 
 # A copy of its own, with the address and undefined-behaviour sanitizers in the compiled part.
-build/fuzz/.done: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(wildcard csrc/*)
+build/fuzz/.done: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(COMPILED)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/fuzz -C build-dir=build/fuzz-objects \
 	  -C cmake.define.TRILENS_SANITIZE=address,undefined .
 	@touch $@

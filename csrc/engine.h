@@ -16,8 +16,8 @@ namespace trilens {
 
 // The numbers are those of program.py.
 enum class Op : int32_t {
-  EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE, SOFTCAP, GLU,
-  WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, RECUR, ACTIVATE, LINEARS, GLU_LINEAR, COUNT
+#include "ops.inl"  // made from program.py by CMake
+  COUNT
 };
 
 struct Instruction {

@@ -37,7 +37,7 @@ def model(smollm2: Path) -> Model:
 
 
 def test_logits_equal_transformers_on_the_same_file(model: Model, smollm2: Path) -> None:
-    """A prompt of 200 tokens, all at once and token by token; float32."""
+    """A prompt of 200 tokens, all at once and its last 50 token by token; float32."""
     theirs = AutoModelForCausalLM.from_pretrained(
         str(smollm2.parent), gguf_file=smollm2.name, dtype=torch.float32, attn_implementation="eager"
     ).eval()
@@ -48,9 +48,10 @@ def test_logits_equal_transformers_on_the_same_file(model: Model, smollm2: Path)
         expected = theirs(torch.tensor([tokens])).logits[0]
         at_once = executor.forward([StepInput(executor.sequence(200), tokens)], every_row=True)
         sequence = executor.sequence(200)
-        singly = torch.cat([executor.forward([StepInput(sequence, [t])]) for t in tokens])
+        executor.forward([StepInput(sequence, tokens[:150])])
+        singly = torch.cat([executor.forward([StepInput(sequence, [t])]) for t in tokens[150:]])
     assert (at_once - expected).abs().max() < 1e-3
-    assert (singly - expected).abs().max() < 1e-3
+    assert (singly - expected[150:]).abs().max() < 1e-3
 
 
 def test_the_answer_is_a_fold_over_the_stream(model: Model) -> None:

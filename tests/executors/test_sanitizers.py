@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from trilens.executors.native.program import Op
+
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 FILES = sorted(path.stem for path in SOURCES.glob("*.cpp") if path.stem != "bindings")  # that one needs Python
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
@@ -31,7 +33,9 @@ def test_a_few_requests_are_clean(tmp_path: Path) -> None:
 def _check(folder: Path, flags: list[str], sets: dict[str, list[str]], requests: int) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     assert compiler, "this test compiles C++: install a compiler (on Debian: apt install g++)"
-    always = ["-std=c++20", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-sanitize-recover=all", "-pthread"]
+    numbers = "".join(f"{op.name} = {op.value},\n" for op in Op)
+    (folder / "ops.inl").write_text(numbers, "utf-8")  # as CMake makes it
+    always = [f"-I{folder}", "-std=c++20", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-sanitize-recover=all", "-pthread"]
     sources = [*(SOURCES / f"{name}.cpp" for name in FILES), Path(__file__).with_name("native_checks.cpp")]
 
     def compiled(source: Path) -> str:

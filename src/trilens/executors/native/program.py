@@ -11,7 +11,7 @@ from trilens.spec.model import Positions, PositionScale, Rope, StateTensor
 
 
 class Op(IntEnum):
-    """What an instruction does. The numbers are shared with the program that replays it.
+    """What an instruction does. The compiled part takes its numbers from here (see CMakeLists.txt).
 
     Behind each: inputs -> outputs | parameters | integers | numbers, in the order in which an `Instruction` holds them.
     """
