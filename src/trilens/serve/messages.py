@@ -39,7 +39,7 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
-from trilens.text.conversation import Message, Part, Text, Thought, a_text, read_texts, written
+from trilens.text.conversation import Message, MessagePart, Text, Thought, a_text, read_texts, written
 from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
@@ -311,7 +311,7 @@ def _turns(message: dict[str, Any], at: str) -> list[Message]:
         if content is None:
             raise FieldRefused(f"{at}.content", "is missing; expected a text or a list of blocks")
         return [Message(role, _parts(content, f"{at}.content"), other=other)]
-    parts: list[Part] = []
+    parts: list[MessagePart] = []
     results: list[Message] = []
     for number, block in enumerate(content):
         place = f"{at}.content.{number}"

@@ -38,7 +38,7 @@ from trilens.serve.wire import (
     prepared,
     receipt_fields,
 )
-from trilens.text.conversation import Message, Part, Thought, a_text, read_texts, written
+from trilens.text.conversation import Message, MessagePart, Thought, a_text, read_texts, written
 from trilens.text.conversation import Text as Words
 from trilens.text.events import EndEvent, TextEvent, ToolCall, Whole
 
@@ -312,7 +312,7 @@ def _messages(items: list[dict[str, Any]]) -> list[Message]:
     out: list[Message] = []
     thoughts: list[Thought] = []
 
-    def said(*parts: Part) -> None:
+    def said(*parts: MessagePart) -> None:
         """By the assistant, in the message that is not over yet."""
         before = out.pop().parts if out and out[-1].role == "assistant" else ()
         out.append(Message("assistant", (*before, *thoughts, *parts)))

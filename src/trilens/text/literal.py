@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.text.conversation import Message, Part, Text, Thought, arguments_of, written
+from trilens.text.conversation import Message, MessagePart, Text, Thought, arguments_of, written
 from trilens.text.events import ToolCall
 from trilens.text.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ class Aside:
 
     def message(self, message: Message, exempt: Collection[str] = ()) -> Message:
         """The same with words. `exempt` are markers that a template has to find in the assistant's own text."""
-        parts: Sequence[Part] = message.parts
+        parts: Sequence[MessagePart] = message.parts
         joined = self._literal.spans("".join(message.texts))
         if len(joined) > sum(len(self._literal.spans(text)) for text in message.texts):
             parts = message.with_texts(["".join(message.texts)]).parts  # a token in two pieces
@@ -83,7 +83,7 @@ class Aside:
             other=self.data(message.other),
         )
 
-    def _part(self, part: Part, exempt: Collection[str]) -> Part:
+    def _part(self, part: MessagePart, exempt: Collection[str]) -> MessagePart:
         match part:
             case Text(text):
                 return Text(self.text(text, exempt))
