@@ -20,6 +20,7 @@ from trilens.model import Call, Model, Prompt
 from trilens.spec.model import ModelSpec
 from trilens.text.conversation import as_chat, read_conversation
 from trilens.text.events import EndEvent, Event, merged
+from trilens.text.literal import marked
 from trilens.text.model_text import ModelText
 from trilens.text.strategy import Strategy, Thinking, render_with
 
@@ -121,6 +122,12 @@ class EngineModel:
             tools=tools,
             context=self.context,
         )
+        spelled = next((one for one in encoded.spelled if marked(self.text.tokenizer, one)), None)
+        if spelled is not None:  # the engine is sent texts, and reads control tokens in all of them
+            raise RequestRefused(
+                f"the request spells the control token {spelled!r}, which would take effect in {service}; "
+                "remove it, or serve with --trust-control-tokens"
+            )
         messages, given = render_with(strategy, self.text.inference, read_conversation(asked), variables)
         markers = self.text.inference.markers
         more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else dict(constraint.fields)}

@@ -29,10 +29,13 @@ from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_TOKENS,
+    TEXT_PART,
     AnyReceipt,
     Asks,
+    Known,
     Samples,
     conversation,
+    left_aside,
     new_id,
     now,
     prepared,
@@ -43,6 +46,10 @@ from trilens.text.conversation import Text as Words
 from trilens.text.events import EndEvent, TextEvent, ToolCall, Whole
 
 INCOMPLETE = ("length", "context")
+ITEM: Known = {
+    **dict.fromkeys(("type", "role", "encrypted_content", "call_id", "name", "arguments", "input")),
+    **dict.fromkeys(("content", "summary", "output"), TEXT_PART),
+}
 
 
 class ResponseTool(Fields):
@@ -148,7 +155,9 @@ class ResponseRequest(Asks, Samples):
 
     def left_aside(self, at: str = "") -> list[str]:
         included = [one for one in self.include or () if one != "message.output_text.logprobs"]
-        return [*super().left_aside(at), *(f"include ({one:.80})" for one in included)]
+        items = self.input if isinstance(self.input, list) else []
+        sent = left_aside([item for item in items if not is_reference(item)], ITEM, f"{at}input")
+        return [*super().left_aside(at), *(f"{at}include ({one:.80})" for one in included), *sent]
 
     def conversation(self, kept: KeptItems) -> list[Message]:
         before = [] if self.instructions is None else [Message("system", (Words(self.instructions),))]

@@ -22,6 +22,11 @@ from trilens.text.tokenizer import Tokenizer
 MARKED = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)  # how control tokens are written, marked as such or not
 
 
+def marked(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether an added token is special, or written like one: those that open and end turns are."""
+    return tokenizer.added.get(text, False) or MARKED.fullmatch(text) is not None
+
+
 def control_texts(tokenizer: Tokenizer, written: Sequence[str]) -> frozenset[str]:
     """The added tokens that no caller may write: those that are marked as special, that are written like one, or that
     are `written` by the model's templates. White space is text."""
@@ -56,8 +61,12 @@ class Literal:
         ids: list[int] = []
         for start, end, own in self.tokenizer.runs(text):
             run = text[start:end]
-            ids += own if aside.word not in run else self._engine.encode(aside.back(run), start > 0)
+            ids += own if aside.word not in run else self.plain(aside.back(run), follows=start > 0)
         return ids
+
+    def plain(self, text: str, *, follows: bool = False) -> list[int]:
+        """The ids of a text in which no control token counts; `follows`: it stands behind a token of the prompt."""
+        return self._engine.encode(text, follows)
 
 
 class Aside:
