@@ -241,7 +241,9 @@ class Model:
         def constraint() -> Constraint | None:
             if chosen:
                 return self.forced_call(chosen)
-            return None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1])
+            form = self.text.tool_format
+            openings = () if form is None or not schemas else form.openings(schemas)
+            return None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1], openings)
 
         calls = [
             self.prepare(
@@ -363,8 +365,9 @@ class Model:
     def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
         """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
         their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
-        form = self.text.tool_format
-        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
+        form, markers = self.text.tool_format, self.text.inference.markers
+        turn = "" if markers is None else markers.turn
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools, turn)
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
@@ -407,7 +410,7 @@ class Model:
         closable = limits.thinking is not None  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
             text.tokenizer,
-            text.splitter(encoded, index),
+            text.splitter(encoded, index, calls=constraint is None or constraint.calls != "none"),
             strategy,
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,

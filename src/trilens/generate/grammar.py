@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from trilens.errors import RequestRefused, UsageError
+from trilens.generate.answer import Calls
 from trilens.generate.schema import Path, dotted, followed, inner
 from trilens.text.tokenizer import Tokenizer
 
@@ -69,9 +71,10 @@ class Grammars:
         rule = f"%json {json.dumps({**read.schema, 'x-guidance': {**options, **(style or {})}})}"
         return rule, (*read.ignored, *approximated)
 
-    def lark(self, grammar: str, what: str, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
-        """A text of this grammar in Lark's form, written here for `what`. Raises RequestRefused."""
-        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), what, ignored)
+    def forced_call(self, grammar: str, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+        """A call of a tool as this grammar in Lark's form has it. Raises RequestRefused."""
+        lark = self._llguidance.LLMatcher.grammar_from_lark(grammar)
+        return self._constraint(lark, "schema of a tool", ignored, "forced")
 
     def regex(self, regex: str, openings: Sequence[str] = ()) -> GrammarConstraint:
         """A text that the whole of this regular expression matches. Raises RequestRefused."""
@@ -108,14 +111,31 @@ class Grammars:
         if not openings:
             lark = f"start: {rule}"
         else:
-            free = " | ".join(f"{self._written(text)} REST" for text in openings)
-            lark = f"start: wanted | free\nwanted: {rule}\nfree: {free}\nREST: /(?s:.*)/"
-        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(lark), what, ignored)
+            free = " | ".join(f"{self.literal(text)} rest" for text in openings)
+            ids = sorted(self._tokenizer.special_ids - self._tokenizer.eos_ids)
+            control = f" | <[{','.join(map(str, ids))}]>" if ids else ""
+            lark = f"start: wanted | free\nwanted: {rule}\nfree: {free}\nrest: (TEXT{control})*\nTEXT: /(?s:.+)/"
+        calls: Calls = "allowed" if openings else "none"
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(lark), what, ignored, calls)
 
-    def _written(self, text: str) -> str:
-        """A text in a grammar; one that is a control token is named by its id, for no text can hold it."""
-        ids = self._tokenizer.encode(text)
-        return f"<[{ids[0]}]>" if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else _quoted(text)
+    def literal(self, text: str) -> str:
+        """A text in a grammar; control tokens in it are named by their ids, for no text can hold them."""
+        parts = []
+        for part in self._control_texts.split(text) if self._specials else [text]:
+            if part in self._specials:
+                parts.append(f"<[{self._specials[part]}]>")
+            elif part:
+                parts.append(_quoted(part))
+        return " ".join(parts)
+
+    @cached_property
+    def _specials(self) -> dict[str, int]:
+        tokenizer = self._tokenizer
+        return {tokenizer.piece(i).decode("utf-8", "replace"): i for i in tokenizer.special_ids if tokenizer.piece(i)}
+
+    @cached_property
+    def _control_texts(self) -> re.Pattern[str]:
+        return re.compile("(" + "|".join(map(re.escape, sorted(self._specials, key=len, reverse=True))) + ")")
 
     def _options(self, schema: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         """(how llguidance is to read the schema, the keywords that it then only approximates). Raises SchemaRefused,
@@ -159,19 +179,25 @@ class Grammars:
             self._formats[name] = self._problem({"type": "string", "format": name}) is None
         return self._formats[name]
 
-    def _constraint(self, grammar: str, what: str = "schema", ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+    def _constraint(
+        self, grammar: str, what: str = "schema", ignored: tuple[str, ...] = (), calls: Calls = "none"
+    ) -> GrammarConstraint:
         matcher = self._llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
             raise SchemaRefused(f"the {what} cannot be followed: {_first_line(matcher.get_error())}")
-        return GrammarConstraint(matcher, self._words, ignored)
+        return GrammarConstraint(matcher, self._words, ignored, calls, self._tokenizer.encode)
 
 
 class GrammarConstraint:
     """A `Constraint` of one answer."""
 
-    def __init__(self, matcher: Any, words: int, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, matcher: Any, words: int, ignored: tuple[str, ...], calls: Calls, encode: Callable[[str], list[int]]
+    ) -> None:
         """`ignored`: the schema's keywords that it does not hold the answer to."""
         self.ignored = ignored
+        self.calls: Calls = calls
+        self._encode = encode
         self._matcher = matcher
         self._allowed = np.zeros(words, np.uint32)
 
@@ -184,6 +210,9 @@ class GrammarConstraint:
     def take(self, token: int) -> None:
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
+
+    def begin(self, text: str) -> None:
+        self._matcher.try_consume_tokens(self._encode(text))
 
     @property
     def complete(self) -> bool:

@@ -19,15 +19,16 @@ PYTHON = {"boolean": '("True" | "False")', "null": '"None"'}
 
 
 def forced_call(
-    grammars: Grammars, tokenizer: Tokenizer, form: ToolFormat, tools: Mapping[str, Any]
+    grammars: Grammars, tokenizer: Tokenizer, form: ToolFormat, tools: Mapping[str, Any], turn: str = ""
 ) -> GrammarConstraint:
-    """Holds an answer to one call of one of these tools; `tools` are the schemas of their arguments, by name.
+    """Holds an answer to one call of one of these tools; `tools` are the schemas of their arguments, by name. `turn`
+    may stand before the call: a header behind a thinking that was a turn of its own.
 
     Raises RequestRefused for a schema that cannot be followed.
     """
     rules = _Rules(grammars, tokenizer, form)
-    grammar = rules.written(tools)
-    return grammars.lark(grammar, "schema of a tool", tuple(dict.fromkeys(rules.ignored)))
+    grammar = rules.written(tools, turn)
+    return grammars.forced_call(grammar, tuple(dict.fromkeys(rules.ignored)))
 
 
 class _Rules:
@@ -38,14 +39,13 @@ class _Rules:
         self.form = form
         self.ignored: list[str] = []  # keywords of schemas that nothing is held to
         self.rules: list[str] = []
-        specials = {tokenizer.piece(i).decode("utf-8", "replace"): i for i in tokenizer.special_ids}
-        self.specials = {text: i for text, i in specials.items() if any(text in literal for literal in form.texts)}
-        longest = sorted(self.specials, key=len, reverse=True)
-        self.special = re.compile("(" + "|".join(map(re.escape, longest)) + ")") if longest else None
+        control = {tokenizer.piece(i).decode("utf-8", "replace") for i in tokenizer.special_ids}
+        self.control = {text for text in control if text and any(text in literal for literal in form.texts)}
 
-    def written(self, tools: Mapping[str, Any]) -> str:
+    def written(self, tools: Mapping[str, Any], turn: str) -> str:
         calls = [self.rule(self.call(name, schema)) for name, schema in tools.items()]
-        return "\n".join([f"start: {' | '.join(calls)}", *self.rules]) + "\n"
+        before = f"({self.literal(turn)})? " if turn else ""
+        return "\n".join([f"start: {before}({' | '.join(calls)})", *self.rules]) + "\n"
 
     def call(self, name: str, schema: Any) -> str:
         form = self.form
@@ -64,17 +64,8 @@ class _Rules:
 
     def literal(self, text: str) -> str:
         """Text as it stands; control tokens in it are tokens, and slots are what fits them."""
-        parts = []
-        for piece in SLOT.split(text):
-            if piece in SLOTS:
-                parts.append(SLOTS[piece])
-                continue
-            for part in self.special.split(piece) if self.special else [piece]:
-                if part in self.specials:
-                    parts.append(f"<[{self.specials[part]}]>")
-                elif part:
-                    parts.append(json.dumps(part, ensure_ascii=False))
-        return " ".join(parts)
+        pieces = [piece for piece in SLOT.split(text) if piece]
+        return " ".join(SLOTS[piece] if piece in SLOTS else self.grammars.literal(piece) for piece in pieces)
 
     # ----------------------------------------------------------------------------------------------------- arguments
 
@@ -149,6 +140,6 @@ class _Rules:
         values = schema.get("enum") if isinstance(schema, Mapping) else None
         if isinstance(values, list) and values and all(isinstance(value, str) and value for value in values):
             return f"({' | '.join(map(self.literal, values))}) {self.literal(close)}"
-        if any(special in close for special in self.specials):  # no text can hold it
+        if any(text in close for text in self.control):  # no text can hold it
             return f"/(?s:.*)/ {self.literal(close)}"
         return self.rule("/(?s:.*)/", f"[suffix={json.dumps(close, ensure_ascii=False)}]")

@@ -16,7 +16,7 @@ from trilens.serve.engine_model import EngineModel
 from trilens.serve.fields import Fields
 from trilens.serve.structure import Wanted
 from trilens.text.tool_calls import CallFinder
-from trilens.text.tool_formats import NAME, ToolFormat
+from trilens.text.tool_formats import ToolFormat
 
 MOST_TOOLS = 512
 # OpenAI's names of tools that run beside its models, and Anthropic's, which end in a date.
@@ -91,12 +91,7 @@ class ToolUse:
 
     def _openings(self, form: ToolFormat | None) -> tuple[str, ...]:
         """What an answer begins with where it is a call of one of the tools; nothing where no call would be read."""
-        if form is None or not self.tools:
-            return ()
-        if not form.bare:
-            return (form.opening.strip(),)
-        before = form.begin + form.before + form.head
-        return tuple(before[: before.find(NAME)].strip() + tool.name for tool in self.tools)
+        return () if form is None or not self.tools else form.openings(tool.name for tool in self.tools)
 
     def constraint(self, model: Model | EngineModel, wanted: Wanted | None, ignored: list[str]) -> Any:
         """What holds the answer to a forced call, or to what is wanted of it, as this model's own `prepare` takes it;

@@ -172,14 +172,14 @@ class ModelText:
                 f"context of {context} with an answer; shorten the prompt"
             )
 
-    def splitter(self, encoded: Encoded, index: int = 0) -> ThoughtSplitter:
+    def splitter(self, encoded: Encoded, index: int = 0, calls: bool = True) -> ThoughtSplitter:
         """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events. A thinking that is
-        still open ends where a call of a tool begins."""
+        still open ends where a call of a tool begins, if there can be `calls`."""
         markers = None if encoded.raw else self.inference.markers
-        form = self.tool_format
-        calls = () if form is None else form.triggers
-        closers = [call for call in calls if "<" in call or call.startswith("[")]  # no word of a thought
-        options: dict[str, Any] = {"closers": closers, "calls": calls, "reopens": self._reopens, "index": index}
+        form = self.tool_format if calls else None
+        triggers = () if form is None else form.triggers
+        closers = [call for call in triggers if "<" in call or call.startswith("[")]  # no word of a thought
+        options: dict[str, Any] = {"closers": closers, "calls": triggers, "reopens": self._reopens, "index": index}
         return ThoughtSplitter(markers, encoded.start, **options)
 
     @cached_property
