@@ -15,7 +15,7 @@ from tests.text.test_fill_in import literal_with
 from trilens.generate.answer import Constraint
 from trilens.generate.grammar import Grammars
 from trilens.generate.limits import request_limits
-from trilens.generate.tool_grammar import forced_call
+from trilens.generate.tool_grammar import forced_call, offered_calls
 from trilens.model import Model
 from trilens.text.events import EndEvent, Whole
 from trilens.text.model_text import Encoded, ModelText
@@ -57,7 +57,8 @@ class Spoken:
         if held == "call":
             constraint = forced_call(grammars, self.tokenizer, self.form, LOOK, markers.turn)
         else:
-            constraint = grammars.schema(CITY, self.form.openings(LOOK) if held == "either" else ())
+            calls = offered_calls(grammars, self.tokenizer, self.form, LOOK, markers.turn)
+            constraint = grammars.schema(CITY, calls if held == "either" else None)
         model: Any = SimpleNamespace(text=text)
         limits, opened = request_limits(4096, 8, None, thinks=True), Encoded([1], "opened")
         strategy = Strategy(None, "on")
@@ -123,6 +124,9 @@ def test_what_a_model_would_write_is_allowed(
         ("harmony", "call", "Hm.<|end|>final", "final"),
         ("harmony", "schema", f"Hm.<|end|>{TURN}final<|message|>No", "No"),
         ("harmony", "call", "Hm.<|return|>", "<|return|>"),
+        ("think", "either", "Hm.</think><tool_call>2", "2"),
+        ("think", "either", f"Hm.</think>{CALL}So", "So"),
+        ("think", "call", f"Hm.</think>{CALL}\n{CALL}", f"\n{CALL}"),
     ],
 )
 def test_what_leads_elsewhere_is_not(

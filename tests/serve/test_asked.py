@@ -245,3 +245,41 @@ def test_what_is_left_aside_in_messages_is_listed(scripted: Served, route: str) 
     without = json.loads(json.dumps(history), object_hook=lambda one: {k: v for k, v in one.items() if k != "zzkept"})
     _, answer = post(scripted.url + route, {**body(route, ""), **without})
     assert set(answer["trilens"]["ignored"]) == {one for one in expected if not one.endswith("zzkept")}
+
+
+@pytest.mark.parametrize("route", HISTORIES)
+def test_parameters_are_of_an_object(scripted: Served, route: str) -> None:
+    """A tool that states none takes none; what is no object is refused."""
+    asked = body(route, "[[call look {}]]", names=("look",))
+    described = asked["tools"][0].get("function", asked["tools"][0])
+    key = "input_schema" if route == MESSAGES else "parameters"
+    forced = {MESSAGES: {"type": "any"}}.get(route, "required")
+    for stated in ({}, None, {"type": "object", "properties": {}}):
+        described[key] = stated
+        _, answer = post(scripted.url + route, {**asked, "tool_choice": forced})
+        assert calls_of(route, answer) == ["look"]
+        assert '"length"' not in json.dumps(answer) and used(answer) > 0
+    described[key] = {"type": "array", "items": {}}
+    status, answer = post(scripted.url + route, asked)
+    assert status == 400 and "tools.0 has parameters of type" in answer["error"]["message"]
+
+
+WANTED = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}
+FORMS_OF_WANTED: dict[str, dict[str, Any]] = {
+    CHAT: {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": WANTED}}},
+    RESPONSES: {"text": {"format": {"type": "json_schema", "name": "n", "schema": WANTED}}},
+    MESSAGES: {"output_config": {"format": {"type": "json_schema", "schema": WANTED}}},
+}
+
+
+@pytest.mark.parametrize("route", FORMS_OF_WANTED)
+def test_a_schema_beside_tools_is_followed_or_a_tool_is_called(scripted: Served, route: str) -> None:
+    called = [[], ["look"], ["look", "book"]]
+    both = f"{written('look', 'Rome')}\n{written('book', 'Oslo')}"
+    for said, names in zip(('{"x":true}', written("look", "Rome"), both), called, strict=True):
+        _, answer = post(scripted.url + route, body(route, f"[[say {said}]]", **FORMS_OF_WANTED[route]))
+        assert calls_of(route, answer) == names
+        assert names or '{\\"x\\":true}' in json.dumps(answer)
+    one = {**FORMS_OF_WANTED[route], **ONE_CALL[route]}
+    _, answer = post(scripted.url + route, body(route, f"[[say {both}]]", **one))
+    assert calls_of(route, answer) == ["look"]

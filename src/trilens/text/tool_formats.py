@@ -7,7 +7,7 @@ printed, compared and written back. White space in a literal is what the templat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -118,13 +118,6 @@ class ToolFormat:
         """What stands before the name of the first call, as the template writes it."""
         whole = self.begin + self.before + ("" if self.envelope else self.head)
         return whole[: min((at for slot in SLOTS if (at := whole.find(slot)) >= 0), default=len(whole))]
-
-    def openings(self, names: Iterable[str]) -> tuple[str, ...]:
-        """What an answer begins with where it is a call of one of the tools with these names."""
-        if not self.bare:
-            return (self.opening.strip(),)
-        before = self.begin + self.before + self.head
-        return tuple(before[: before.find(NAME)].strip() + name for name in names)
 
     @property
     def bare(self) -> bool:
