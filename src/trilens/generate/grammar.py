@@ -266,6 +266,7 @@ def _plain(problem: str) -> str:
 
 
 def _first_line(problem: object) -> str:
-    """Of a message of llguidance, without its state; of a regular expression's, all that says something."""
+    """Of a message of llguidance, without its state and without the grammar that it shows again; of a regular
+    expression's, all that says something."""
     lines = [line.strip(" ^") for line in str(problem).partition("<state>")[0].splitlines()]
-    return " ".join(line for line in lines if line)[:300]
+    return " ".join(line for line in lines if line and not re.match(r"\d+ \|", line))[:300]
