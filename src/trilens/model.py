@@ -24,14 +24,14 @@ from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.ends import EndsBarred
-from trilens.generate.grammar import GrammarConstraint, Grammars
+from trilens.generate.grammar import CallRules, GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.request import Beginning, Request
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Scheduler
-from trilens.generate.tool_grammar import forced_call
+from trilens.generate.tool_grammar import forced_call, offered_calls
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -242,7 +242,11 @@ class Model:
         def constraint() -> Constraint | None:
             if chosen:
                 return self.forced_call(chosen)
-            return None if wanted is None else getattr(self.grammars, wanted[0])(wanted[1])
+            if wanted is None:
+                return None
+            offer = self.offered_calls(schemas) if schemas else None
+            held: Constraint = getattr(self.grammars, wanted[0])(wanted[1], offer)
+            return held
 
         calls = [
             self.prepare(
@@ -365,7 +369,18 @@ class Model:
         """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
         their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
         form = self.text.tool_format
-        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools)
+        return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools, self._turn)
+
+    def offered_calls(self, tools: Mapping[str, Any], several: bool = True) -> CallRules | None:
+        """The same where an answer may be something else too. `several`: it may have more than one call."""
+        form, tokenizer = self.text.tool_format, self.text.tokenizer
+        return None if form is None else offered_calls(self.grammars, tokenizer, form, tools, self._turn, several)
+
+    @property
+    def _turn(self) -> str:
+        """What stands between a thinking and a call."""
+        markers = self.text.inference.markers
+        return "" if markers is None else markers.turn
 
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
@@ -408,7 +423,7 @@ class Model:
         closable = limits.thinking is not None  # an unasked thinking is not closed: it is reported
         return AnswerWriter(
             text.tokenizer,
-            text.splitter(encoded, index),
+            text.splitter(encoded, index, calls=constraint is None or constraint.calls != "none"),
             strategy,
             limits,
             Closing(text.closing_ids, text.opening_ids) if closable else None,

@@ -21,7 +21,7 @@ import numpy as np
 import trilens
 from tests.serve.conftest import Served, served
 from trilens.errors import RequestRefused
-from trilens.executors.executor import StepInput, StepOutput
+from trilens.executors.executor import Block, CachedSequence, StepInput, StepOutput
 from trilens.model import Model
 from trilens.serve.local_loop import LocalLoop
 
@@ -69,6 +69,7 @@ class _Block:
 
     kept_bytes = own_bytes = 0
     route_width = 0
+    has_states = True
 
     def __init__(self, ids: Sequence[int]) -> None:
         self.ids = list(ids)
@@ -102,7 +103,7 @@ class _Sequence:
     def routes(self, first: int = 0) -> np.ndarray:
         return np.empty((self.length - first, 0), np.uint16)
 
-    def block(self, number: int) -> _Block:
+    def block(self, number: int) -> Block:
         return _Block(self.ids[number * 64 : (number + 1) * 64])
 
     def adopt(self, blocks: Sequence[_Block], last_tokens: int) -> int:
@@ -111,8 +112,24 @@ class _Sequence:
             self.ids += block.ids[:last_tokens] if number == len(blocks) else block.ids
         return self.length - before
 
+    def fork(self, length: int, request_length: int) -> _Sequence:
+        raise RequestRefused("nothing is forked")
+
+    def nearest(self, length: int) -> int:
+        return length
+
+    def snapshot(self) -> None:
+        pass
+
+    def snapshot_at(self, length: int) -> None:
+        pass
+
     def free(self) -> None:
         self.ids.clear()
+
+    def rewind(self, length: int) -> bool:
+        del self.ids[length:]
+        return True
 
 
 class ScriptedExecutor:
@@ -128,7 +145,7 @@ class ScriptedExecutor:
 
     steppers = 1
 
-    def sequence(self, request_length: int) -> _Sequence:
+    def sequence(self, request_length: int) -> CachedSequence:
         return _Sequence(request_length)
 
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 
 from trilens.errors import ContextFull, RequestRefused
 from trilens.executors.executor import StepInput, StepOutput
-from trilens.generate.answer import AnswerWriter, Closing
+from trilens.generate.answer import AnswerWriter, Calls, Closing
 from trilens.generate.limits import Limits, request_limits
 from trilens.generate.request import Request
 from trilens.generate.sampling import Sampling
@@ -95,7 +95,8 @@ class Scripted:
 class Anything:
     """A constraint that allows every token."""
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, vocab: int, calls: Calls) -> None:
+        self.calls = calls
         self._allowed = np.full((vocab + 31) // 32, np.iinfo(np.uint32).max, np.uint32)
 
     def allowed(self) -> np.ndarray:
@@ -103,6 +104,9 @@ class Anything:
 
     def take(self, token: int) -> None:
         pass
+
+    def begin(self, text: str) -> None:
+        assert text
 
 
 def script_of(tokenizer: Tokenizer, markers: Markers | None, draw: random.Random) -> list[int]:
@@ -129,7 +133,7 @@ def one_request(tokenizer: Tokenizer, draw: random.Random) -> tuple[Request, Ans
     opening = () if markers is None else tuple(tokenizer.encode(markers.open))
     prompt = tokenizer.encode("1+1")
     stops = draw.choice(((), (), ("1",), ("</", "12"), ("\n",), ("\N{GRINNING FACE}", "a")))
-    constraint = Anything(tokenizer.vocab_size) if draw.random() < 0.2 else None
+    constraint = Anything(tokenizer.vocab_size, draw.choice(get_args(Calls))) if draw.random() < 0.2 else None
     most = draw.choice((None, None, *range(1, 12), 40))
     try:
         limits = request_limits(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.text.invented_templates import CALLS, invented
+from tests.text.test_fill_in import literal_with
 from trilens.checkpoints.find import find
 from trilens.generate.grammar import Grammars
 from trilens.generate.tool_grammar import forced_call
@@ -83,6 +85,34 @@ def test_what_is_drawn_is_a_call(vocabulary: tuple[Tokenizer, Grammars], name: s
             jsonschema.validate(json.loads(call.arguments), TOOLS[call.name])
             seen.add(call.name)
     assert seen == set(TOOLS)
+
+
+WORD = "zzcontrol"
+SPELLED = {
+    f"a_{WORD}": {
+        "type": "object",
+        "properties": {f"k_{WORD}": {"type": "string", "enum": [WORD]}},
+        "required": [f"k_{WORD}"],
+        "additionalProperties": False,
+    }
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_what_a_caller_named_is_text(tmp_path: Path, name: str) -> None:
+    """Names, keys and values that spell a control token are written without it."""
+    tokenizer = literal_with([WORD], tmp_path, special=True).tokenizer
+    grammars = Grammars(tokenizer, tokenizer.vocab_size)
+    constraint = forced_call(grammars, tokenizer, FORMS[name], SPELLED)
+    text = drawn(tokenizer, grammars, FORMS[name], dict(SPELLED), 0)
+    assert text.count(WORD) >= 3
+    finder, whole = CallFinder(FORMS[name], SPELLED), Whole[None]()
+    for event in [*finder.push(TextEvent(text)), *finder.push(EndEvent(None))]:
+        whole.take(event)
+    assert [(c.name, json.loads(c.arguments)) for c in whole.calls] == [(f"a_{WORD}", {f"k_{WORD}": WORD})]
+    for token in tokenizer.encode(text, special=False):
+        constraint.take(token)
+    assert constraint.complete and tokenizer.id_of(WORD) not in tokenizer.encode(text, special=False)
 
 
 FREE = {"note": {"type": "object", "properties": {"text": {"type": "string"}, "days": {"type": "integer"}}}}

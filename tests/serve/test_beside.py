@@ -53,6 +53,18 @@ def test_tokens_and_back(server: Served) -> None:
     assert chat["count"] == whole["usage"]["prompt_tokens"]
 
 
+def test_offsets_are_places_in_the_text(server: Served) -> None:
+    """Also of tokens that are a part of a character, which are shown as bytes."""
+    text = "a😀é b"
+    [choice] = post(server, "/v1/completions", prompt=text, echo=True, logprobs=0, max_tokens=0)["choices"]
+    scores, before = choice["logprobs"], b""
+    assert any(token.startswith("bytes:") for token in scores["tokens"])
+    for token, offset in zip(scores["tokens"], scores["text_offset"], strict=True):
+        assert offset == len(before.decode("utf-8", "ignore"))
+        before += bytes.fromhex(token[6:].replace("\\x", "")) if token.startswith("bytes:") else token.encode()
+    assert before.decode() == text
+
+
 @pytest.mark.parametrize("most", [0, 1, 5])
 @pytest.mark.parametrize("stream", [False, True])
 def test_echo_scores_the_prompt(server: Served, most: int, stream: bool) -> None:

@@ -233,7 +233,7 @@ def test_what_stands_beside_a_control_token_keeps_its_ids(tokenizer: Tokenizer) 
         assert [i for *_, ids in runs for i in ids] == tokenizer.encode(prompt)
         for start, end, ids in runs:
             if prompt[start:end] not in (*SPECIAL, *ADDED, *ORDINARY):
-                assert literal._engine.encode(prompt[start:end], start > 0) == ids
+                assert literal.plain(prompt[start:end], follows=start > 0) == ids
 
 
 def test_added_tokens_that_belong_to_texts_stay(tokenizer: Tokenizer) -> None:

@@ -95,10 +95,8 @@ def serve(
             raise UsageError(
                 "--engine takes one MODEL, and its own options behind --; no --threads, --quantise or --prefix-dir"
             )
-        if trust_control_tokens:
-            raise UsageError("--trust-control-tokens is for models that run here; an engine writes its own prompts")
         limit = start.pop("start_limit")
-        launch = _launch(engine, parallel, offline, more, **start)
+        launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
         serve_engine(models[0], launch, rules, port, Room(parallel, queue, float(time_limit)), limit, limits)
         return
     given = next((name for name in start if _stated(context, name)), None)
@@ -122,6 +120,7 @@ def _launch(
     engine: Any,
     batch: int,
     offline: bool,
+    trust_control_tokens: bool,
     options: tuple[str, ...],
     engine_path: str | None,
     machine: str,
@@ -139,4 +138,4 @@ def _launch(
             "--ray is vLLM's, and given at the head alone; join the others with: ray start --address=HEAD:6379"
         )
     node = Node(nnodes, node_rank, master_addr, master_port)
-    return Launch(engine, engine_path, machine, batch, node, ray, options, offline)
+    return Launch(engine, engine_path, machine, batch, node, ray, options, offline, trust_control_tokens)

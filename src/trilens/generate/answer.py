@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from trilens.errors import RequestRefused
-from trilens.generate.ends import ANY, EndsBarred, without
+from trilens.generate.ends import ANY, EndsBarred, also, without
 from trilens.generate.limits import Limits
 from trilens.generate.request import Finish
 from trilens.text.events import TextEvent
@@ -21,10 +21,16 @@ from trilens.text.thoughts import Control, Piece, ThoughtSplitter, TokenCounts
 from trilens.text.tokenizer import Tokenizer
 
 ClosedBy = Literal["model", "budget", "caller", "length"]
+Calls = Literal["none", "allowed", "forced"]  # whether a constrained answer is a call of a tool
+MOST_BREAKS = 2  # lines that a model may leave free between a thinking that it closed and a constrained answer
 
 
 class Constraint(Protocol):
-    """What an answer has to follow, token by token."""
+    """What an answer has to follow, token by token. With `calls` "forced" it also holds what stands between a thinking
+    and the call, such as the header of a new turn."""
+
+    @property
+    def calls(self) -> Calls: ...
 
     def allowed(self) -> np.ndarray:
         """uint32; bit i of all of them: whether token i may come next."""
@@ -32,6 +38,10 @@ class Constraint(Protocol):
 
     def take(self, token: int) -> None:
         """The token that came."""
+        ...
+
+    def begin(self, text: str) -> None:
+        """The answer begins with this text, which came before anybody could know that it would."""
         ...
 
 
@@ -84,6 +94,7 @@ class AnswerWriter:
         Raises RequestRefused where the limits leave no room behind the tokens that are put in at the beginning.
         """
         self._constraint = constraint
+        self._breaks = MOST_BREAKS
         self._barred = barred
         self.counts = TokenCounts()
         self.tokens = 0
@@ -150,6 +161,8 @@ class AnswerWriter:
         allowed = None if self._constraint is None else self._constraint.allowed()
         if allowed is not None and not self._constrained:
             allowed = without(np.full_like(allowed, ANY), self._end_ids)
+        elif allowed is not None and (breaks := self._line_breaks()):
+            allowed = also(allowed, breaks)
         return allowed if self._barred is None else self._barred.rest(allowed, self.tokens)
 
     @property
@@ -157,21 +170,22 @@ class AnswerWriter:
         """Whether what comes next belongs to the answer; where a marker opens it behind a thinking, not before that."""
         if self.before_answer is not None:
             return True
-        markers = self._splitter.markers
-        marked = markers is not None and markers.answer is not None and self._splitter.thought
+        markers, forced = self._splitter.markers, self._constraint is not None and self._constraint.calls == "forced"
+        marked = not forced and markers is not None and markers.answer is not None and self._splitter.thought
         return self._splitter.answering or not (self._splitter.thinking or marked)
 
     def take(self, token: int, unread: deque[Any], more: bool = False) -> Finish | Sequence[int] | None:
         self.tokens += 1
         splitter, most = self._splitter, self._limits.thinking
-        if self._constraint is not None and self._constrained:
-            self._constraint.take(token)
+        held = self._constraint is not None and self._held(token, self._constraint)
         if token in self._silent:
             self.counts.control()
         else:
             text = self._stream.push(token)
             pieces = splitter.push(text)
             self.counts.push(text, pieces)
+            if self._constraint is not None and not held and splitter.answering:
+                self._constraint.begin("".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held)
             if self._show(pieces, unread):
                 return "stop_string"
         if self.before_answer is None:
@@ -185,6 +199,23 @@ class AnswerWriter:
         if self.before_answer is not None and self.tokens - self.before_answer >= self._limits.answer:
             return "context" if self._limits.context_bound else "length"
         return None
+
+    def _held(self, token: int, constraint: Constraint) -> bool:
+        """Whether the constraint is in force. It is told the token then, but for line breaks that it does not know."""
+        if not self._constrained:
+            return False
+        lines = self._line_breaks().get(token, 0)
+        if lines and not constraint.allowed()[token // 32] >> np.uint32(token % 32) & 1:
+            self._breaks -= lines
+        else:
+            constraint.take(token)
+        return True
+
+    def _line_breaks(self) -> dict[int, int]:
+        """Line breaks that the model may write now: behind a thinking that it closed itself, as its template does."""
+        if self._breaks < 1 or self._splitter.answering or not self._splitter.closed:
+            return {}
+        return {token: lines for token, lines in self._tokenizer.line_breaks.items() if lines <= self._breaks}
 
     def lookahead(self) -> int:
         """See `Writer.ahead`: as far as no limit of the answer or of the thinking can be reached."""

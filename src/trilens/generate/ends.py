@@ -1,4 +1,4 @@
-"""Tokens that would end an answer and may not."""
+"""Sets of tokens as bits, and tokens that would end an answer and may not."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ def without(allowed: np.ndarray, tokens: Iterable[int]) -> np.ndarray:
     for token in tokens:
         left[token // 32] &= ~np.uint32(1 << token % 32)
     return left
+
+
+def also(allowed: np.ndarray, tokens: Iterable[int]) -> np.ndarray:
+    """The same words with these tokens allowed too."""
+    more = allowed.copy()
+    for token in tokens:
+        more[token // 32] |= np.uint32(1 << token % 32)
+    return more
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from trilens.errors import RequestRefused, UsageError
+from trilens.generate.answer import Calls
 from trilens.generate.schema import Path, dotted, followed, inner
 from trilens.text.tokenizer import Tokenizer
 
@@ -30,6 +33,15 @@ class SchemaRefused(RequestRefused):
         self.path = path
 
 
+@dataclass(frozen=True)
+class CallRules:
+    """Rules in Lark's notation, of which the one named `calls` is an answer that calls tools; `ignored` are keywords of
+    the tools' schemas that it is not held to."""
+
+    rules: str
+    ignored: tuple[str, ...] = ()
+
+
 class Grammars:
     """What one model's vocabulary makes of schemas. Made once a model: it sorts all tokens."""
 
@@ -48,9 +60,9 @@ class Grammars:
         self._words = (vocab + 31) // 32
         self._formats: dict[str, bool] = {}
 
-    def schema(self, schema: Mapping[str, Any] | None, openings: Sequence[str] = ()) -> GrammarConstraint:
-        """JSON that follows `schema`; any JSON object for None. An answer that begins with one of the `openings` is
-        free instead; so it is with the next three. Raises SchemaRefused for a schema that cannot be followed."""
+    def schema(self, schema: Mapping[str, Any] | None, calls: CallRules | None = None) -> GrammarConstraint:
+        """JSON that follows `schema`; any JSON object for None. An answer may be `calls` instead; so it is with
+        the next three. Raises SchemaRefused for a schema that cannot be followed."""
         wanted = {"type": "object"} if schema is None else schema
         try:
             stated = json.dumps(wanted)
@@ -59,7 +71,7 @@ class Grammars:
         if len(stated) > MOST_SCHEMA:
             raise SchemaRefused(f"the schema has {len(stated)} characters; expected at most {MOST_SCHEMA}")
         rule, ignored = self.json_rule(wanted)
-        return self._lark(rule, "schema", openings, ignored)
+        return self._lark(rule, "schema", calls, ignored)
 
     def json_rule(self, schema: Any, style: Mapping[str, Any] | None = None) -> tuple[str, tuple[str, ...]]:
         """(JSON that follows `schema`, as what a rule of Lark's has behind its colon; keywords that it is not held to).
@@ -69,24 +81,25 @@ class Grammars:
         rule = f"%json {json.dumps({**read.schema, 'x-guidance': {**options, **(style or {})}})}"
         return rule, (*read.ignored, *approximated)
 
-    def lark(self, grammar: str, what: str, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
-        """A text of this grammar in Lark's form, written here for `what`. Raises RequestRefused."""
-        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), what, ignored)
+    def forced(self, calls: CallRules) -> GrammarConstraint:
+        """Nothing but calls. Raises RequestRefused."""
+        lark = self._llguidance.LLMatcher.grammar_from_lark(f"start: calls\n{calls.rules}")
+        return self._constraint(lark, "schema of a tool", calls.ignored, "forced")
 
-    def regex(self, regex: str, openings: Sequence[str] = ()) -> GrammarConstraint:
+    def regex(self, regex: str, calls: CallRules | None = None) -> GrammarConstraint:
         """A text that the whole of this regular expression matches. Raises RequestRefused."""
         _short("regex", regex)
-        return self._lark(f"/{self._llguidance.regex_to_lark(_whole(regex))}/", "regex", openings)
+        return self._lark(f"/{self._llguidance.regex_to_lark(_whole(regex))}/", "regex", calls)
 
-    def choice(self, texts: Sequence[str], openings: Sequence[str] = ()) -> GrammarConstraint:
+    def choice(self, texts: Sequence[str], calls: CallRules | None = None) -> GrammarConstraint:
         """One of these texts. Raises RequestRefused."""
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise RequestRefused("the choice is empty or has an empty text; expected a list of texts")
-        alternatives = " | ".join(map(_quoted, texts))
+        alternatives = " | ".join(map(quoted, texts))
         _short("choice", alternatives)
-        return self._lark(alternatives, "choice", openings)
+        return self._lark(alternatives, "choice", calls)
 
-    def grammar(self, grammar: str, openings: Sequence[str] = ()) -> GrammarConstraint:
+    def grammar(self, grammar: str, calls: CallRules | None = None) -> GrammarConstraint:
         """A text of this grammar: GBNF (`root ::= ...`), or Lark's as llguidance has it (`start: ...`). Raises
         RequestRefused."""
         _short("grammar", grammar)
@@ -97,25 +110,37 @@ class Grammars:
                 grammar = gbnf_to_lark(grammar)
             except Exception as problem:  # the converter's own, for whatever it does not know
                 raise RequestRefused(f"the grammar cannot be followed: {_first_line(problem)}") from None
-        if openings:
+        if calls is not None:
             raise RequestRefused(
                 "a grammar leaves no room for calls; leave out the tools, or put calls into the grammar"
             )
         return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(grammar), "grammar")
 
-    def _lark(self, rule: str, what: str, openings: Sequence[str], ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+    def _lark(self, rule: str, what: str, calls: CallRules | None, ignored: tuple[str, ...] = ()) -> GrammarConstraint:
         """`rule` is what a rule of Lark's has behind its colon."""
-        if not openings:
-            lark = f"start: {rule}"
-        else:
-            free = " | ".join(f"{self._written(text)} REST" for text in openings)
-            lark = f"start: wanted | free\nwanted: {rule}\nfree: {free}\nREST: /(?s:.*)/"
-        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(lark), what, ignored)
+        if calls is None:
+            return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(f"start: {rule}"), what, ignored)
+        lark = f"start: wanted | calls\nwanted: {rule}\n{calls.rules}"
+        return self._constraint(self._llguidance.LLMatcher.grammar_from_lark(lark), what, ignored, "allowed")
 
-    def _written(self, text: str) -> str:
-        """A text in a grammar; one that is a control token is named by its id, for no text can hold it."""
-        ids = self._tokenizer.encode(text)
-        return f"<[{ids[0]}]>" if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else _quoted(text)
+    def literal(self, text: str) -> str:
+        """A text in a grammar; control tokens in it are named by their ids, for no text can hold them."""
+        parts = []
+        for part in self._control_texts.split(text) if self._specials else [text]:
+            if part in self._specials:
+                parts.append(f"<[{self._specials[part]}]>")
+            elif part:
+                parts.append(quoted(part))
+        return " ".join(parts)
+
+    @cached_property
+    def _specials(self) -> dict[str, int]:
+        tokenizer = self._tokenizer
+        return {tokenizer.piece(i).decode("utf-8", "replace"): i for i in tokenizer.special_ids if tokenizer.piece(i)}
+
+    @cached_property
+    def _control_texts(self) -> re.Pattern[str]:
+        return re.compile("(" + "|".join(map(re.escape, sorted(self._specials, key=len, reverse=True))) + ")")
 
     def _options(self, schema: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
         """(how llguidance is to read the schema, the keywords that it then only approximates). Raises SchemaRefused,
@@ -159,19 +184,25 @@ class Grammars:
             self._formats[name] = self._problem({"type": "string", "format": name}) is None
         return self._formats[name]
 
-    def _constraint(self, grammar: str, what: str = "schema", ignored: tuple[str, ...] = ()) -> GrammarConstraint:
+    def _constraint(
+        self, grammar: str, what: str = "schema", ignored: tuple[str, ...] = (), calls: Calls = "none"
+    ) -> GrammarConstraint:
         matcher = self._llguidance.LLMatcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
             raise SchemaRefused(f"the {what} cannot be followed: {_first_line(matcher.get_error())}")
-        return GrammarConstraint(matcher, self._words, ignored)
+        return GrammarConstraint(matcher, self._words, ignored, calls, self._tokenizer.encode)
 
 
 class GrammarConstraint:
     """A `Constraint` of one answer."""
 
-    def __init__(self, matcher: Any, words: int, ignored: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, matcher: Any, words: int, ignored: tuple[str, ...], calls: Calls, encode: Callable[[str], list[int]]
+    ) -> None:
         """`ignored`: the schema's keywords that it does not hold the answer to."""
         self.ignored = ignored
+        self.calls: Calls = calls
+        self._encode = encode
         self._matcher = matcher
         self._allowed = np.zeros(words, np.uint32)
 
@@ -184,6 +215,9 @@ class GrammarConstraint:
     def take(self, token: int) -> None:
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
+
+    def begin(self, text: str) -> None:
+        self._matcher.try_consume_tokens(self._encode(text))
 
     @property
     def complete(self) -> bool:
@@ -214,7 +248,8 @@ def _short(what: str, text: str) -> None:
         raise RequestRefused(f"the {what} has {len(text)} characters; expected at most {MOST_SCHEMA}")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text in a grammar that is no control token, whatever it spells."""
     return json.dumps(text, ensure_ascii=False)
 
 
@@ -231,6 +266,7 @@ def _plain(problem: str) -> str:
 
 
 def _first_line(problem: object) -> str:
-    """Of a message of llguidance; of a regular expression's, all that says something."""
-    lines = [line.strip(" ^") for line in str(problem).splitlines()]
-    return " ".join(line for line in lines if line)[:300]
+    """Of a message of llguidance, without its state and without the grammar that it shows again; of a regular
+    expression's, all that says something."""
+    lines = [line.strip(" ^") for line in str(problem).partition("<state>")[0].splitlines()]
+    return " ".join(line for line in lines if line and not re.match(r"\d+ \|", line))[:300]

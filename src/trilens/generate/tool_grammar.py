@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from trilens.generate.grammar import GrammarConstraint, Grammars
+from trilens.generate.grammar import CallRules, GrammarConstraint, Grammars, SchemaRefused, quoted
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_formats import ID, KEY, NAME, NUMBER, Json, Keywords, Loose, Tagged, ToolFormat
 from trilens.text.tool_values import json_string, kinds_of, referred
 
 JSON_STYLE = {"item_separator": ", ", "key_separator": ": "}  # as models and templates write it
-SLOT = re.compile(f"([{ID}{NUMBER}])")
+SLOT = re.compile(f"([{ID}{NUMBER}{NAME}{KEY}])")
 SLOTS = {ID: "/[a-zA-Z0-9]{9}/", NUMBER: "/[0-9]{1,2}/"}
 PYTHON = {"boolean": '("True" | "False")', "null": '"None"'}
 
 
 def forced_call(
-    grammars: Grammars, tokenizer: Tokenizer, form: ToolFormat, tools: Mapping[str, Any]
+    grammars: Grammars, tokenizer: Tokenizer, form: ToolFormat, tools: Mapping[str, Any], turn: str = ""
 ) -> GrammarConstraint:
-    """Holds an answer to one call of one of these tools; `tools` are the schemas of their arguments, by name.
+    """Holds an answer to one call of one of these tools; `tools` are the schemas of their arguments, by name. `turn`
+    may stand before the call: a header behind a thinking that was a turn of its own.
 
     Raises RequestRefused for a schema that cannot be followed.
     """
     rules = _Rules(grammars, tokenizer, form)
-    grammar = rules.written(tools)
-    return grammars.lark(grammar, "schema of a tool", tuple(dict.fromkeys(rules.ignored)))
+    return grammars.forced(rules.written(tools, turn, several=False))
+
+
+def offered_calls(
+    grammars: Grammars,
+    tokenizer: Tokenizer,
+    form: ToolFormat,
+    tools: Mapping[str, Any],
+    turn: str = "",
+    several: bool = True,
+) -> CallRules:
+    """Calls of these tools, or one where there may not be `several`, as an alternative to what else an answer may be.
+    Arguments whose schema cannot be followed are any object, and reported."""
+    rules = _Rules(grammars, tokenizer, form)
+    followed = dict(tools)
+    for name, schema in tools.items():
+        try:
+            grammars.json_rule(schema)
+        except SchemaRefused as refused:
+            followed[name] = {"type": "object"}
+            rules.ignored.append(f"{name}, whose schema cannot be followed: {refused.said}")
+    return rules.written(followed, turn, several and form.several)
 
 
 class _Rules:
@@ -38,42 +58,46 @@ class _Rules:
         self.form = form
         self.ignored: list[str] = []  # keywords of schemas that nothing is held to
         self.rules: list[str] = []
-        specials = {tokenizer.piece(i).decode("utf-8", "replace"): i for i in tokenizer.special_ids}
-        self.specials = {text: i for text, i in specials.items() if any(text in literal for literal in form.texts)}
-        longest = sorted(self.specials, key=len, reverse=True)
-        self.special = re.compile("(" + "|".join(map(re.escape, longest)) + ")") if longest else None
+        control = {tokenizer.piece(i).decode("utf-8", "replace") for i in tokenizer.special_ids}
+        self.control = {text for text in control if text and any(text in literal for literal in form.texts)}
 
-    def written(self, tools: Mapping[str, Any]) -> str:
-        calls = [self.rule(self.call(name, schema)) for name, schema in tools.items()]
-        return "\n".join([f"start: {' | '.join(calls)}", *self.rules]) + "\n"
-
-    def call(self, name: str, schema: Any) -> str:
+    def written(self, tools: Mapping[str, Any], turn: str, several: bool) -> CallRules:
         form = self.form
-        name = json_string(name) if form.envelope is not None else name
+        bodies = {name: self.arguments(schema) for name, schema in tools.items()}
+        given = {name: self.rule(body) if body else "" for name, body in bodies.items()}
         opening = (form.begin + form.before + form.head).lstrip()
-        if form.prompted:
-            opening = opening[opening.index(NAME) :]
-        parts = [self.literal(opening.replace(NAME, name)), self.arguments(schema)]
-        parts.append(self.literal((form.tail + form.after + form.end).replace(NAME, name)))
-        return " ".join(part for part in parts if part)
+        opening = opening[opening.index(NAME) :] if form.prompted else opening
+        parts = [f"({self.literal(turn)})?"] if turn else []
+        parts.append(self.one_of(opening, given))
+        if several:
+            parts.append(f"{self.one_of(form.between + form.before + form.head, given)}*")
+        parts.append(self.literal(form.end))
+        rules = "\n".join([f"calls: {' '.join(part for part in parts if part)}", *self.rules]) + "\n"
+        return CallRules(rules, tuple(dict.fromkeys(self.ignored)))
+
+    def one_of(self, opening: str, tools: Mapping[str, str]) -> str:
+        """A call of one of these tools; of each there is the rule for its arguments."""
+        calls = []
+        for name, arguments in tools.items():
+            slots = {NAME: json_string(name) if self.form.envelope is not None else name}
+            ends = self.literal(opening, slots), arguments, self.literal(self.form.tail + self.form.after, slots)
+            calls.append(self.rule(" ".join(part for part in ends if part)))
+        return f"({' | '.join(calls)})"
 
     def rule(self, body: str, attributes: str = "") -> str:
         name = f"r{len(self.rules)}"
         self.rules.append(f"{name}{attributes}: {body}")
         return name
 
-    def literal(self, text: str) -> str:
-        """Text as it stands; control tokens in it are tokens, and slots are what fits them."""
+    def literal(self, text: str, slots: Mapping[str, str] | None = None) -> str:
+        """Text of the form: control tokens in it are tokens, and each slot is what fits it. What a caller named, in
+        `slots`, is text whatever it spells."""
         parts = []
         for piece in SLOT.split(text):
-            if piece in SLOTS:
-                parts.append(SLOTS[piece])
-                continue
-            for part in self.special.split(piece) if self.special else [piece]:
-                if part in self.specials:
-                    parts.append(f"<[{self.specials[part]}]>")
-                elif part:
-                    parts.append(json.dumps(part, ensure_ascii=False))
+            if slots is not None and piece in slots:
+                parts.append(quoted(slots[piece]))
+            elif piece:
+                parts.append(SLOTS.get(piece) or self.grammars.literal(piece))
         return " ".join(parts)
 
     # ----------------------------------------------------------------------------------------------------- arguments
@@ -82,11 +106,11 @@ class _Rules:
         schema = schema if isinstance(schema, Mapping) else {}
         match self.form.arguments:
             case Json():
-                return self.rule(self.json({"type": "object", **schema}))
+                return self.rule(self.json({**schema, "type": "object"}))
             case Keywords():
-                return self.members(schema, ", ", lambda key, one: f"{self.literal(key + '=')} {self.python(one)}")
+                return self.members(schema, ", ", lambda key, one: f"{quoted(key + '=')} {self.python(one)}")
             case Loose(quote):
-                inner = self.members(schema, ",", lambda key, one: f'"{key}:" {self.loose(one, quote)}')
+                inner = self.members(schema, ",", lambda key, one: f"{quoted(key + ':')} {self.loose(one, quote)}")
                 return f'"{{" {inner} "}}"'
             case Tagged() as tags:
                 return self.members(schema, "", lambda key, one: self.tagged(key, one, tags))
@@ -137,18 +161,18 @@ class _Rules:
         kinds = kinds_of(schema)
         kind = kinds[0] if kinds else "string"
         middle = dict[str, str](tags.typed).get(kind, tags.middle)
-        before = self.literal((tags.open + middle).replace(KEY, key))
-        close = tags.close.replace(KEY, key)
+        before = self.literal(tags.open + middle, {KEY: key})
         if kind == "string":
-            return f"{before} {self.text(schema, close)}"
-        return f"{before} {self.rule(self.json(schema))} {self.literal(close)}"
+            return f"{before} {self.text(schema, tags.close, key)}"
+        return f"{before} {self.rule(self.json(schema))} {self.literal(tags.close, {KEY: key})}"
 
-    def text(self, schema: Any, close: str) -> str:
+    def text(self, schema: Any, close: str, key: str = "") -> str:
         """A string as it stands, with what ends it."""
+        end = self.literal(close, {KEY: key})
         schema = referred(schema, schema)
         values = schema.get("enum") if isinstance(schema, Mapping) else None
         if isinstance(values, list) and values and all(isinstance(value, str) and value for value in values):
-            return f"({' | '.join(map(self.literal, values))}) {self.literal(close)}"
-        if any(special in close for special in self.specials):  # no text can hold it
-            return f"/(?s:.*)/ {self.literal(close)}"
-        return self.rule("/(?s:.*)/", f"[suffix={json.dumps(close, ensure_ascii=False)}]")
+            return f"({' | '.join(map(quoted, values))}) {end}"
+        if any(text in close for text in self.control):  # no text can hold it
+            return f"/(?s:.*)/ {end}"
+        return self.rule("/(?s:.*)/", f"[suffix={quoted(close.replace(KEY, key))}]")

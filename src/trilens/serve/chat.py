@@ -29,8 +29,10 @@ from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_us
 from trilens.serve.wire import (
     MOST_CHOICES,
     MOST_TOKENS,
+    TEXT_PART,
     AnyReceipt,
     Asks,
+    Known,
     Samples,
     as_json,
     conversation,
@@ -41,7 +43,7 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
-from trilens.text.conversation import Message, read_conversation
+from trilens.text.conversation import THOUGHT_KEYS, Message, read_conversation
 from trilens.text.events import EndEvent, Event, TextEvent, ThinkingEvent, ToolCallEvent, Whole
 
 FINISH = {
@@ -53,6 +55,14 @@ FINISH = {
     "cancelled": "stop",
 }
 DONE = b"data: [DONE]\n\n"
+PREFIX = ("prefix", "partial")  # Mistral's and DeepSeek's names for a message that is to be continued
+FUNCTION: Known = dict.fromkeys(("name", "arguments"))
+MESSAGE: Known = {
+    **dict.fromkeys(("role", "name", "tool_call_id", *THOUGHT_KEYS, *PREFIX)),
+    "content": TEXT_PART,
+    "tool_calls": {**dict.fromkeys(("id", "type")), "function": FUNCTION, **FUNCTION},
+    "function_call": FUNCTION,
+}
 
 
 class StreamOptions(Fields):
@@ -158,6 +168,9 @@ class ChatRequest(Asks, Samples, Structures):
             case choice:
                 return tool_use(tools, choice, parallel=self.parallel_tool_calls)
 
+    def left_aside(self, at: str = "") -> list[str]:
+        return [*super().left_aside(at), *left_aside(self.messages, MESSAGE, f"{at}messages")]
+
     def functions(self) -> list[FunctionTool]:
         return [tool for tool in self.tools or () if isinstance(tool, FunctionTool)]
 
@@ -166,8 +179,8 @@ class ChatRequest(Asks, Samples, Structures):
         return one_of(None if form is None else form.wanted("response_format"), *self.stated())
 
     def continues(self, messages: Sequence[Message]) -> bool:
-        """Whether the answer goes on with the last message; Mistral and DeepSeek say so in the message itself."""
-        asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in ("prefix", "partial"))
+        """Whether the answer goes on with the last message; some say so in the message itself."""
+        asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in PREFIX)
         if self.add_generation_prompt is not None and self.add_generation_prompt == asked:
             said = "is true beside continue_final_message" if asked else "is false without continue_final_message"
             raise FieldRefused("add_generation_prompt", f"{said}; leave it out")
@@ -200,7 +213,7 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
         request.sampling,
     )
     messages = conversation(read)
-    ignored = [*request.left_aside(), *left_aside(read)]
+    ignored = request.left_aside()
 
     def prepare(number: int) -> AnyCall:
         call: AnyCall = prepared(

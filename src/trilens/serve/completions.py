@@ -27,7 +27,6 @@ from trilens.serve.wire import (
     stops_of,
 )
 from trilens.text.events import EndEvent, TextEvent, Whole
-from trilens.text.fill_in import fill_in
 
 USUAL = 16  # tokens, as the protocol has it
 MOST_PROMPTS = 64
@@ -100,9 +99,10 @@ async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Chat
         constraint = None if wanted is None else wanted.constraint(model)
         if wanted is not None:
             ignored.extend(wanted.left_aside(constraint))
-        prompt = prompts[number // tried]
+        prompt, sampling = prompts[number // tried], request.sampling(number % tried)
         if request.suffix is not None:
-            prompt = _between(model, prompt, request.suffix)
+            prompt, ends = _between(model, prompt, request.suffix)
+            sampling["stop_token_ids"] = [*sampling.get("stop_token_ids", ()), *ends]
         return model.prepare(
             prompt,
             index=number,
@@ -112,15 +112,15 @@ async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Chat
             constraint=constraint,
             logprobs=0 if request.logprobs is None and tried > request.n else request.logprobs,
             scored=request.scored,
-            **request.sampling(number % tried),
+            **sampling,
         )
 
     return await begin(loop, new_id("cmpl-"), ToolUse(), request.prompt, prepare, len(prompts) * tried, ignored)
 
 
-def _between(model: AnyModel, before: str | list[int], after: str) -> list[int]:
+def _between(model: AnyModel, before: str | list[int], after: str) -> tuple[list[int], frozenset[int]]:
     try:
-        return fill_in(model.text.tokenizer, str(before), after)
+        return model.text.fill_in(str(before), after)
     except RequestRefused as problem:
         raise FieldRefused("suffix", f"cannot be used: {problem}") from None
 

@@ -20,6 +20,7 @@ from trilens.model import Call, Model, Prompt
 from trilens.spec.model import ModelSpec
 from trilens.text.conversation import as_chat, read_conversation
 from trilens.text.events import EndEvent, Event, merged
+from trilens.text.literal import marked
 from trilens.text.model_text import ModelText
 from trilens.text.strategy import Strategy, Thinking, render_with
 
@@ -30,22 +31,22 @@ class Schemas:
     def __init__(self, service: str) -> None:
         self._flat = service == "sglang"  # its fields stand in the request itself
 
-    def schema(self, schema: Mapping[str, Any] | None, openings: Sequence[str] = ()) -> Wish:
+    def schema(self, schema: Mapping[str, Any] | None, calls: object = None) -> Wish:
         if schema is None:
-            return _wish({"response_format": {"type": "json_object"}}, openings)
+            return _wish({"response_format": {"type": "json_object"}}, calls)
         described = {"name": "answer", "schema": dict(schema)}
-        return _wish({"response_format": {"type": "json_schema", "json_schema": described}}, openings)
+        return _wish({"response_format": {"type": "json_schema", "json_schema": described}}, calls)
 
-    def regex(self, regex: str, openings: Sequence[str] = ()) -> Wish:
-        return _wish({"regex": regex} if self._flat else {"structured_outputs": {"regex": regex}}, openings)
+    def regex(self, regex: str, calls: object = None) -> Wish:
+        return _wish({"regex": regex} if self._flat else {"structured_outputs": {"regex": regex}}, calls)
 
-    def choice(self, texts: Sequence[str], openings: Sequence[str] = ()) -> Wish:
+    def choice(self, texts: Sequence[str], calls: object = None) -> Wish:
         if self._flat:
-            return self.regex("|".join(map(re.escape, texts)), openings)
-        return _wish({"structured_outputs": {"choice": list(texts)}}, openings)
+            return self.regex("|".join(map(re.escape, texts)), calls)
+        return _wish({"structured_outputs": {"choice": list(texts)}}, calls)
 
-    def grammar(self, grammar: str, openings: Sequence[str] = ()) -> Wish:
-        return _wish({"ebnf": grammar} if self._flat else {"structured_outputs": {"grammar": grammar}}, openings)
+    def grammar(self, grammar: str, calls: object = None) -> Wish:
+        return _wish({"ebnf": grammar} if self._flat else {"structured_outputs": {"grammar": grammar}}, calls)
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Wish:
     ignored: tuple[str, ...] = ()  # as of a constraint here
 
 
-def _wish(fields: Mapping[str, Any], openings: Sequence[str]) -> Wish:
-    if openings:
+def _wish(fields: Mapping[str, Any], calls: object) -> Wish:
+    if calls is not None:
         raise RequestRefused("an engine holds the whole answer to it, so that no tool could be called; leave one out")
     return Wish(fields)
 
@@ -121,6 +122,12 @@ class EngineModel:
             tools=tools,
             context=self.context,
         )
+        spelled = next((one for one in encoded.spelled if marked(self.text.tokenizer, one)), None)
+        if spelled is not None:  # the engine is sent texts, and reads control tokens in all of them
+            raise RequestRefused(
+                f"the request spells the control token {spelled!r}, which would take effect in {service}; "
+                "remove it, or serve with --trust-control-tokens"
+            )
         messages, given = render_with(strategy, self.text.inference, read_conversation(asked), variables)
         markers = self.text.inference.markers
         more: dict[str, Any] = {"index": index, "extra": {} if constraint is None else dict(constraint.fields)}
@@ -141,6 +148,10 @@ class EngineModel:
             **more,
         )
         return EngineCall(self, stream, encoded.ids)
+
+    def offered_calls(self, tools: Mapping[str, Any], several: bool) -> object:
+        """See `Model.offered_calls`; `Schemas` refuses them."""
+        return None if self.text.tool_format is None else tools
 
     def _limit(self, prompt: int, most: int | None) -> int | None:
         """Of the whole completion; None leaves it to the engine, which goes on to the end of its context."""

@@ -29,7 +29,7 @@ STAGES = {"vllm": "--pipeline-parallel-size", "sglang": "--pp-size"}
 class Launch:
     """`engine` and where it is; `path` names its command, or a Python that has it. `machine` as `trilens plan` takes it
     is all nodes together, `batch` the calls at once. `ray`: the other nodes are a Ray cluster's, which the user runs.
-    `options` are the engine's own, and count last."""
+    `options` are the engine's own, and count last. `trust_control_tokens`: callers may write control tokens."""
 
     engine: EngineName
     path: str | None = None
@@ -39,6 +39,7 @@ class Launch:
     ray: bool = False
     options: Sequence[str] = ()
     offline: bool = False
+    trust_control_tokens: bool = False
 
     def command(self, model: str, served: str, port: int, say: Callable[[str], None]) -> list[str]:
         """Serves `model` as `served` at that port of the loopback address. Raises UsageError and what `plan` raises."""

@@ -29,7 +29,9 @@ from trilens.serve.switch import can_think, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_TOKENS,
+    TEXT_PART,
     AnyReceipt,
+    Known,
     Samples,
     as_json,
     conversation,
@@ -39,7 +41,7 @@ from trilens.serve.wire import (
     receipt_fields,
     stops_of,
 )
-from trilens.text.conversation import Message, Part, Text, Thought, a_text, read_texts, written
+from trilens.text.conversation import Message, MessagePart, Text, Thought, a_text, read_texts, written
 from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
@@ -52,6 +54,8 @@ REASON = {
     "tool_calls": "tool_use",
     "cancelled": "end_turn",
 }
+BLOCK: Known = dict.fromkeys(("type", "text", "thinking", "signature", "id", "name", "input", "tool_use_id"))
+MESSAGE: Known = {"role": None, "content": {**BLOCK, "content": TEXT_PART}}
 
 
 class InputTool(Fields):
@@ -126,6 +130,10 @@ class Prompted(Fields):
         **dict.fromkeys(("metadata", "user_profile_id", "diagnostics"), IDENTIFIER),
     }
 
+    def left_aside(self, at: str = "") -> list[str]:
+        messages = left_aside(self.messages, MESSAGE, f"{at}messages")
+        return [*super().left_aside(at), *left_aside(self.system, TEXT_PART, f"{at}system"), *messages]
+
     def use(self) -> ToolUse:
         described = [tool for tool in self.tools or () if isinstance(tool, InputTool)]
         tools = [Tool(t.name, t.description, t.input_schema) for t in described]
@@ -194,7 +202,7 @@ async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
         lambda: stops_of(request.stop_sequences),
         request.sampling,
     )
-    ignored = [*request.left_aside(), *left_aside(_asked(request.messages))]
+    ignored = request.left_aside()
     if isinstance(request.thinking, ThinkingConfig) and request.shows_thinking and not can_think(inference):
         ignored.append("thinking")
     if request.output_config is not None and request.output_config.effort and not inference.levels:
@@ -306,22 +314,20 @@ def _turns(message: dict[str, Any], at: str) -> list[Message]:
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
-    other = {key: value for key, value in message.items() if key not in ("role", "content") and value is not None}
     if not isinstance(content, list):
         if content is None:
             raise FieldRefused(f"{at}.content", "is missing; expected a text or a list of blocks")
-        return [Message(role, _parts(content, f"{at}.content"), other=other)]
-    parts: list[Part] = []
+        return [Message(role, _parts(content, f"{at}.content"))]
+    parts: list[MessagePart] = []
     results: list[Message] = []
     for number, block in enumerate(content):
         place = f"{at}.content.{number}"
         match block.get("type") if isinstance(block, dict) else None:
             case "text":
                 parts += _parts([{"type": "text", "text": block.get("text")}], place)
-            case "thinking":
-                if role == "assistant":
-                    thought, signature = (a_text(block, key, place) or "" for key in ("thinking", "signature"))
-                    parts.append(Thought(thought, signature))
+            case "thinking" if role == "assistant":
+                thought, signature = (a_text(block, key, place) or "" for key in ("thinking", "signature"))
+                parts.append(Thought(thought, signature))
             case "redacted_thinking":
                 pass  # nobody can read it, so nothing can be shown to the model
             case "tool_use":
@@ -336,7 +342,7 @@ def _turns(message: dict[str, Any], at: str) -> list[Message]:
                 results.append(Message("tool", said, call_id=a_text(block, "tool_use_id", place)))
             case kind:
                 raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
-    return [*results, *([Message(role, tuple(parts), other=other)] if parts or not results else [])]
+    return [*results, *([Message(role, tuple(parts))] if parts or not results else [])]
 
 
 def _parts(content: Any, at: str) -> tuple[Text, ...]:

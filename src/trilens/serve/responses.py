@@ -29,20 +29,27 @@ from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
 from trilens.serve.wire import (
     MOST_TOKENS,
+    TEXT_PART,
     AnyReceipt,
     Asks,
+    Known,
     Samples,
     conversation,
+    left_aside,
     new_id,
     now,
     prepared,
     receipt_fields,
 )
-from trilens.text.conversation import Message, Part, Thought, a_text, read_texts, written
+from trilens.text.conversation import Message, MessagePart, Thought, a_text, read_texts, written
 from trilens.text.conversation import Text as Words
 from trilens.text.events import EndEvent, TextEvent, ToolCall, Whole
 
 INCOMPLETE = ("length", "context")
+ITEM: Known = {
+    **dict.fromkeys(("type", "role", "encrypted_content", "call_id", "name", "arguments", "input")),
+    **dict.fromkeys(("content", "summary", "output"), TEXT_PART),
+}
 
 
 class ResponseTool(Fields):
@@ -148,7 +155,9 @@ class ResponseRequest(Asks, Samples):
 
     def left_aside(self, at: str = "") -> list[str]:
         included = [one for one in self.include or () if one != "message.output_text.logprobs"]
-        return [*super().left_aside(at), *(f"include ({one:.80})" for one in included)]
+        items = self.input if isinstance(self.input, list) else []
+        sent = left_aside([item for item in items if not is_reference(item)], ITEM, f"{at}input")
+        return [*super().left_aside(at), *(f"{at}include ({one:.80})" for one in included), *sent]
 
     def conversation(self, kept: KeptItems) -> list[Message]:
         before = [] if self.instructions is None else [Message("system", (Words(self.instructions),))]
@@ -312,7 +321,7 @@ def _messages(items: list[dict[str, Any]]) -> list[Message]:
     out: list[Message] = []
     thoughts: list[Thought] = []
 
-    def said(*parts: Part) -> None:
+    def said(*parts: MessagePart) -> None:
         """By the assistant, in the message that is not over yet."""
         before = out.pop().parts if out and out[-1].role == "assistant" else ()
         out.append(Message("assistant", (*before, *thoughts, *parts)))

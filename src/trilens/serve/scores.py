@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,26 +30,27 @@ class Scored:
     def own(self) -> Iterator[tuple[int, float]]:
         return (score[0] for score in self.scores if score)
 
+    def as_dict(self, alternatives: int, offset: int = 0) -> dict[str, Any]:
+        """`offset`: of the first token in the text, in characters."""
+        return {
+            "tokens": [token_text(self.tokenizer, token) for token in self.tokens] if self.tokenizer else [],
+            "token_logprobs": [None if score is None else max(score[0][1], LEAST) for score in self.scores],
+            "top_logprobs": [self._likeliest(score) for score in self.scores] if alternatives else None,
+            "text_offset": [offset + before for before in self._offsets()[:-1]],
+        }
+
     @property
     def length(self) -> int:
         """Characters of all of them."""
-        return sum(map(len, self._texts()))
+        return self._offsets()[-1]
 
-    def _texts(self) -> list[str]:
-        return [token_text(self.tokenizer, token) for token in self.tokens] if self.tokenizer else []
-
-    def as_dict(self, alternatives: int, offset: int = 0) -> dict[str, Any]:
-        """`offset`: of the first token in the text, in characters."""
-        texts, offsets = self._texts(), list[int]()
-        for text in texts:
-            offsets.append(offset)
-            offset += len(text)
-        return {
-            "tokens": texts,
-            "token_logprobs": [None if score is None else max(score[0][1], LEAST) for score in self.scores],
-            "top_logprobs": [self._likeliest(score) for score in self.scores] if alternatives else None,
-            "text_offset": offsets,
-        }
+    def _offsets(self) -> list[int]:
+        """How many characters are whole before each token, and behind the last."""
+        decoder, offsets = codecs.getincrementaldecoder("utf-8")("replace"), [0]
+        if (tokenizer := self.tokenizer) is not None:
+            for token in self.tokens:
+                offsets.append(offsets[-1] + len(decoder.decode(tokenizer.piece(token))))
+        return offsets
 
     def _likeliest(self, score: Alternatives | None) -> dict[str, float] | None:
         if score is None or self.tokenizer is None:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -100,6 +101,7 @@ def serve_engine(
         return
     facts = card_source(source, offline=launch.offline)
     text = read_model_text(find(source, offline=launch.offline, only_small=True), catalogued(source))
+    text = replace(text, trust_control_tokens=launch.trust_control_tokens)
     if facts.reading is None:
         raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
     spec = facts.reading.spec

@@ -24,11 +24,11 @@ class Wanted:
     kind: Kind
     value: Any
 
-    def constraint(self, model: Any, openings: tuple[str, ...] = ()) -> Any:
-        """As this model's own `prepare` takes it; an answer may also begin with one of the `openings`, and is free
-        then. Raises FieldRefused, which names the part at fault."""
+    def constraint(self, model: Any, calls: Any = None) -> Any:
+        """As this model's own `prepare` takes it; an answer may also be `calls`, as `offered_calls` has them. Raises
+        FieldRefused, which names the part at fault."""
         try:
-            return getattr(model.grammars, self.kind)(self.value, openings)
+            return getattr(model.grammars, self.kind)(self.value, calls)
         except SchemaRefused as problem:
             place = f"{self.field}.{dotted(problem.path)}" if problem.path else self.field
             raise FieldRefused(place, f"cannot be used: {problem.said}") from None

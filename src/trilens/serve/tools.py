@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, ConfigDict
@@ -13,10 +13,11 @@ from pydantic_core import PydanticCustomError
 from trilens.errors import FieldRefused, RequestRefused
 from trilens.model import Model
 from trilens.serve.engine_model import EngineModel
-from trilens.serve.fields import Fields
+from trilens.serve.fields import Fields, shown
 from trilens.serve.structure import Wanted
 from trilens.text.tool_calls import CallFinder
-from trilens.text.tool_formats import NAME, ToolFormat
+from trilens.text.tool_formats import ToolFormat
+from trilens.text.tool_schema import EMPTY, takes_object
 
 MOST_TOOLS = 512
 # OpenAI's names of tools that run beside its models, and Anthropic's, which end in a date.
@@ -56,11 +57,11 @@ class ToolUse:
         if not self.forced:
             return None
         if self.one is not None:
-            return {"type": "object", **self.one.parameters}
+            return {**self.one.parameters, "type": "object"}
         calls = [
             {
                 "type": "object",
-                "properties": {"name": {"const": tool.name}, "arguments": {"type": "object", **tool.parameters}},
+                "properties": {"name": {"const": tool.name}, "arguments": {**tool.parameters, "type": "object"}},
                 "required": ["name", "arguments"],
                 "additionalProperties": False,
             }
@@ -89,15 +90,6 @@ class ToolUse:
         """The form of the calls in an answer; an engine is told to force a call's JSON alone."""
         return model.text.tool_format if isinstance(model, Model) or not self.forced else None
 
-    def _openings(self, form: ToolFormat | None) -> tuple[str, ...]:
-        """What an answer begins with where it is a call of one of the tools; nothing where no call would be read."""
-        if form is None or not self.tools:
-            return ()
-        if not form.bare:
-            return (form.opening.strip(),)
-        before = form.begin + form.before + form.head
-        return tuple(before[: before.find(NAME)].strip() + tool.name for tool in self.tools)
-
     def constraint(self, model: Model | EngineModel, wanted: Wanted | None, ignored: list[str]) -> Any:
         """What holds the answer to a forced call, or to what is wanted of it, as this model's own `prepare` takes it;
         None where it is free. Where tools are offered, the answer is a call or what is wanted. `ignored` gets the
@@ -111,7 +103,10 @@ class ToolUse:
             wanted = Wanted("tools", "schema", schema)
         if wanted is None:
             return None
-        constraint = wanted.constraint(model, () if self.forced else self._openings(model.text.tool_format))
+        offered = {tool.name: tool.parameters for tool in self.tools if not self.forced}
+        calls = model.offered_calls(offered, self.parallel) if offered else None
+        constraint = wanted.constraint(model, calls)
+        ignored += [f"tools: {one}" for one in getattr(calls, "ignored", ())]
         ignored += wanted.left_aside(constraint)
         return constraint
 
@@ -136,7 +131,12 @@ def tool_use(
     RequestRefused."""
     if len(tools) > MOST_TOOLS:
         raise FieldRefused("tools", f"has {len(tools)} entries; expected at most {MOST_TOOLS}")
+    tools = [tool if tool.parameters else replace(tool, parameters=EMPTY) for tool in tools]
     names = [tool.name for tool in tools]
+    for number, tool in enumerate(tools):
+        if not takes_object(tool.parameters):
+            kind = shown(tool.parameters["type"])
+            raise FieldRefused(f"tools.{number}", f"has parameters of type {kind}; expected an object")
     for number, one in enumerate(names):
         if one in names[:number]:
             raise FieldRefused(f"tools.{number}", f"has the name {one!r:.80} of another one; expected one tool a name")

@@ -42,6 +42,13 @@ class Asks(Fields):
     thinking_budget: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
     chat_template_kwargs: dict[str, Any] | None = None
 
+    def left_aside(self, at: str = "") -> list[str]:
+        return [
+            *super().left_aside(at),
+            *left_aside(self.thinking, dict.fromkeys(("type", "budget_tokens")), f"{at}thinking"),
+            *left_aside(self.reasoning, dict.fromkeys(("effort", "max_tokens", "enabled")), f"{at}reasoning"),
+        ]
+
 
 class Samples(Fields):
     """The fields of `Sampling`, and those that say where an answer may end; what is left out comes from the model's own
@@ -136,7 +143,7 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
 
 
 def conversation(messages: Sequence[Message]) -> list[Message]:
-    """Messages in the roles that templates know, without the fields that only clients know (`left_aside`). Raises
+    """Messages in the roles that templates know, without the fields that only clients know (see `left_aside`). Raises
     FieldRefused."""
     if len(messages) > MOST_MESSAGES:
         raise FieldRefused("messages", f"has {len(messages)} entries; expected at most {MOST_MESSAGES}")
@@ -151,9 +158,28 @@ def _known(message: Message, at: str) -> Message:
     return replace(message, role=role, other={})
 
 
-def left_aside(messages: Sequence[Message]) -> list[str]:
-    """Fields of messages that mean nothing here: what a client keeps with its history."""
-    return sorted({f"messages.{name}" for message in messages for name in message.other})
+# The fields of an object that are read, and of those that are objects, or lists of objects, the fields inside.
+Known = Mapping[str, "Known | None"]
+TEXT_PART: Known = dict.fromkeys(("type", "text", "refusal"))
+
+
+def left_aside(given: Any, known: Known, at: str) -> list[str]:
+    """The fields of messages that mean nothing here, each once, wherever they stand: what a client keeps with its
+    history."""
+    found = dict[str, None]()
+
+    def look(value: Any, known: Known, at: str) -> None:
+        for one in value if isinstance(value, list) else [value]:
+            for name, inner in one.items() if isinstance(one, dict) else ():
+                if inner is None:
+                    continue
+                if name not in known:
+                    found[f"{at}.{name:.80}"] = None
+                elif (beneath := known[name]) is not None:
+                    look(inner, beneath, f"{at}.{name}")
+
+    look(given, known, at)
+    return sorted(found)
 
 
 def prepared(model: Any, messages: list[Message], **options: Any) -> Any:

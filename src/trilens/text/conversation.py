@@ -35,7 +35,7 @@ class Thought:
     signature: str = ""
 
 
-Part = Text | Thought | ToolCall
+MessagePart = Text | Thought | ToolCall
 ChatMessage = Mapping[str, Any]  # one message as OpenAI's chat protocol and chat templates write it
 
 
@@ -45,7 +45,7 @@ class Message:
     belongs to; `other` are fields that only a template knows, as plain data."""
 
     role: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[MessagePart, ...] = ()
     name: str | None = None
     call_id: str | None = None
     other: Mapping[str, Any] = field(default_factory=dict)

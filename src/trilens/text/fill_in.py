@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from trilens.errors import RequestRefused
-from trilens.text.tokenizer import Tokenizer
+from trilens.text.literal import Literal
 
 
 class Form(NamedTuple):
@@ -27,17 +27,23 @@ FORMS = (
 )
 
 
-def fill_in(tokenizer: Tokenizer, before: str, after: str) -> list[int]:
-    """The prompt behind which a model writes what stands between the two texts. Raises RequestRefused for a vocabulary
-    without such tokens."""
+def fill_in(literal: Literal, before: str, after: str) -> tuple[list[int], frozenset[int]]:
+    """(the prompt behind which a model writes what stands between the two texts, the tokens that end it). A middle has
+    no control tokens, so each of them ends it: models have several for this (`<|fim_pad|>`, `<|file_sep|>`).
+
+    Raises RequestRefused for a vocabulary without such tokens.
+    """
+    tokenizer = literal.tokenizer
     for form in FORMS:
         prefix, suffix = tokenizer.id_of(form.prefix), tokenizer.id_of(form.suffix)
         middle = None if form.middle is None else tokenizer.id_of(form.middle)
         if prefix is None or suffix is None or (middle is None and form.middle is not None):
             continue
         start = [tokenizer.bos_id] if tokenizer.add_bos and tokenizer.bos_id is not None else []
-        first, second = (tokenizer.encode(text, special=False) for text in (before, after))
+        first, second = literal.plain(before), literal.plain(after, follows=True)
         if middle is None:
-            return [*start, suffix, *second, prefix, *first]
-        return [*start, prefix, *first, suffix, *second, middle]
+            ids = [*start, suffix, *second, prefix, *first]
+        else:
+            ids = [*start, prefix, *first, suffix, *second, middle]
+        return ids, frozenset(i for text in literal.control if (i := tokenizer.id_of(text)) is not None)
     raise RequestRefused("this model's vocabulary has no tokens for filling in a middle; expected a prompt alone")

@@ -16,11 +16,16 @@ from functools import cached_property
 from typing import Any
 
 from trilens.errors import RequestRefused
-from trilens.text.conversation import Message, Part, Text, Thought, arguments_of, written
+from trilens.text.conversation import Message, MessagePart, Text, Thought, arguments_of, written
 from trilens.text.events import ToolCall
 from trilens.text.tokenizer import Tokenizer
 
 MARKED = re.compile(r"<[|\uff5c].*[|\uff5c]>", re.DOTALL)  # how control tokens are written, marked as such or not
+
+
+def marked(tokenizer: Tokenizer, text: str) -> bool:
+    """Whether an added token is special, or written like one: those that open and end turns are."""
+    return tokenizer.added.get(text, False) or MARKED.fullmatch(text) is not None
 
 
 def control_texts(tokenizer: Tokenizer, written: Sequence[str]) -> frozenset[str]:
@@ -57,8 +62,12 @@ class Literal:
         ids: list[int] = []
         for start, end, own in self.tokenizer.runs(text):
             run = text[start:end]
-            ids += own if aside.word not in run else self._engine.encode(aside.back(run), start > 0)
+            ids += own if aside.word not in run else self.plain(aside.back(run), follows=start > 0)
         return ids
+
+    def plain(self, text: str, *, follows: bool = False) -> list[int]:
+        """The ids of a text in which no control token counts; `follows`: it stands behind a token of the prompt."""
+        return self._engine.encode(text, follows)
 
 
 class Aside:
@@ -75,7 +84,7 @@ class Aside:
 
     def message(self, message: Message, exempt: Collection[str] = ()) -> Message:
         """The same with words. `exempt` are markers that a template has to find in the assistant's own text."""
-        parts: Sequence[Part] = message.parts
+        parts: Sequence[MessagePart] = message.parts
         joined = self._literal.spans("".join(message.texts))
         if len(joined) > sum(len(self._literal.spans(text)) for text in message.texts):
             parts = message.with_texts(["".join(message.texts)]).parts  # a token in two pieces
@@ -87,7 +96,7 @@ class Aside:
             other=self.data(message.other),
         )
 
-    def _part(self, part: Part, exempt: Collection[str]) -> Part:
+    def _part(self, part: MessagePart, exempt: Collection[str]) -> MessagePart:
         match part:
             case Text(text):
                 return Text(self.text(text, exempt))

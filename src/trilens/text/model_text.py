@@ -11,6 +11,7 @@ from trilens.checkpoints.find import Found
 from trilens.errors import BadTemplate, ContextFull, RequestRefused
 from trilens.spec.catalog import CatalogEntry
 from trilens.text.conversation import ChatMessage, Message, plain, read_conversation
+from trilens.text.fill_in import fill_in
 from trilens.text.from_directory import read_json_object
 from trilens.text.literal import Aside, Literal, control_texts
 from trilens.text.read_template import inference_of
@@ -28,11 +29,13 @@ SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penal
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt's tokens, and where the output begins behind them."""
+    """A prompt's tokens, and where the output begins behind them. `spelled`: the control tokens that the caller wrote,
+    and that count as text."""
 
     ids: list[int]
     start: Start
     raw: bool = False
+    spelled: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,14 @@ class ModelText:
         self._check_length(aside.back(text), context)
         ids, markers = self._literal.encode(text, aside), self.inference.markers
         if continues:
-            return Encoded(ids, _inside(messages[-1].text, markers))
+            return Encoded(ids, _inside(messages[-1].text, markers), spelled=tuple(aside.words))
         if messages[-1].role != "tool" or template.accepts.after_result:
             check_start(strategy, self.inference, text)
-        return Encoded(ids, start_of(text, markers))
+        return Encoded(ids, start_of(text, markers), spelled=tuple(aside.words))
+
+    def fill_in(self, before: str, after: str) -> tuple[list[int], frozenset[int]]:
+        """See `text.fill_in`."""
+        return fill_in(self._literal, before, after)
 
     @cached_property
     def _literal(self) -> Literal:
@@ -165,14 +172,14 @@ class ModelText:
                 f"context of {context} with an answer; shorten the prompt"
             )
 
-    def splitter(self, encoded: Encoded, index: int = 0) -> ThoughtSplitter:
+    def splitter(self, encoded: Encoded, index: int = 0, calls: bool = True) -> ThoughtSplitter:
         """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events. A thinking that is
-        still open ends where a call of a tool begins."""
+        still open ends where a call of a tool begins, if there can be `calls`."""
         markers = None if encoded.raw else self.inference.markers
-        form = self.tool_format
-        calls = () if form is None else form.triggers
-        closers = [call for call in calls if "<" in call or call.startswith("[")]  # no word of a thought
-        options: dict[str, Any] = {"closers": closers, "calls": calls, "reopens": self._reopens, "index": index}
+        form = self.tool_format if calls else None
+        triggers = () if form is None else form.triggers
+        closers = [call for call in triggers if "<" in call or call.startswith("[")]  # no word of a thought
+        options: dict[str, Any] = {"closers": closers, "calls": triggers, "reopens": self._reopens, "index": index}
         return ThoughtSplitter(markers, encoded.start, **options)
 
     @cached_property

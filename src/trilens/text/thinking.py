@@ -51,6 +51,12 @@ class Markers:
         return (*found, *(bare for text in found if (bare := TURN.sub("", text)) != text))
 
     @property
+    def turn(self) -> str:
+        """The header of the turn that stands between a thinking and the answer, where there is one."""
+        found = TURN.match(self.answer or "")
+        return "" if found is None else found[0]
+
+    @property
     def closing(self) -> str:
         """What ends a thinking and leads to the answer."""
         return self.before_close + self.close + (self.answer or "") + self.after_close

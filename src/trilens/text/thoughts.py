@@ -83,6 +83,11 @@ class ThoughtSplitter:
         return self._state == "thinking"
 
     @property
+    def held(self) -> str:
+        """Text that is held back."""
+        return self._held
+
+    @property
     def answering(self) -> bool:
         """Whether the answer has begun."""
         return self._state == "answer"

@@ -14,6 +14,7 @@ from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
 from trilens.text.from_gguf import read_gguf_vocabulary
+from trilens.text.spelling import spell
 from trilens.text.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -181,6 +182,13 @@ class Tokenizer:
         """The id of a token as the vocabulary writes it, or None."""
         token_id = self._engine.token_to_id(token_text)
         return token_id if token_id is not None and token_id < self.vocab_size else None
+
+    @cached_property
+    def line_breaks(self) -> dict[int, int]:
+        """Tokens that write one or two line breaks and no more -> how many."""
+        texts = {lines: ("\n" * lines, spell(b"\n" * lines), "<0x0A>" * lines) for lines in (1, 2)}
+        found = {self.id_of(text): lines for lines, several in texts.items() for text in several}
+        return {i: n for i, n in found.items() if i is not None and self.piece(i) == b"\n" * n}
 
     def check(self, where: object, rows: int) -> None:
         """That ids fit a model whose table has so many rows, and none is missing among them. A model's table may be

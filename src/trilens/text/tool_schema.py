@@ -28,12 +28,20 @@ def described(tool: Mapping[str, Any] | Callable[..., Any]) -> dict[str, Any]:
         parameters = inner.get("parameters", inner.get("input_schema"))
         if parameters is not None and not isinstance(parameters, Mapping):
             raise RequestRefused(f"the parameters of tool {inner['name']!r} are {shown(parameters)}; expected a schema")
+        if not takes_object(parameters or EMPTY):
+            raise RequestRefused(f"the parameters of tool {inner['name']!r} are of another type; expected an object")
         function = {key: value for key, value in inner.items() if key not in ("type", "input_schema")}
         function |= {"description": inner.get("description") or "", "parameters": dict(parameters or EMPTY)}
         return {"type": "function", "function": function}
     if not callable(tool) or not hasattr(tool, "__name__"):
         raise RequestRefused(f"one of the tools is {shown(tool)}; expected a function, or an object with a name")
     return {"type": "function", "function": _of_function(tool)}
+
+
+def takes_object(parameters: Mapping[str, Any]) -> bool:
+    """Whether a schema of arguments is one of an object."""
+    kind = parameters.get("type", "object")
+    return kind == "object" or (isinstance(kind, list) and "object" in kind)
 
 
 def schemas_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -47,7 +55,7 @@ def schemas_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
+EMPTY: dict[str, Any] = {"type": "object", "properties": {}}  # of a tool that states no parameters
 
 
 def _of_function(function: Callable[..., Any]) -> dict[str, Any]:
