@@ -6,6 +6,7 @@
     |- BadCheckpoint       a file that is damaged, incomplete or hostile         exit 4
     |  `- BadTemplate      a chat template that fails, loops or reaches too far
     |- ModelNotFound       no such file, catalog name or hub id; no network      exit 5
+    |  `- AmbiguousName    a name that several models of the catalog have
     |- RequestRefused      the request cannot be carried out as asked            exit 6
     |  |- ContextFull      prompt and answer do not fit the model's context
     |  |- FieldRefused     one field of the request is wrong; the message names it
@@ -49,6 +50,15 @@ class BadTemplate(BadCheckpoint):
 
 class ModelNotFound(TrilensError):
     exit_code = 5
+
+
+class AmbiguousName(ModelNotFound):
+    """`models` are the names of the catalog that it may mean."""
+
+    def __init__(self, name: str, models: tuple[str, ...]) -> None:
+        shown_models = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
+        super().__init__(f"{shown(name)} may mean {shown_models}; say which one")
+        self.models = models
 
 
 class RequestRefused(TrilensError):

@@ -56,7 +56,7 @@ class _Answer(BaseHTTPRequestHandler):
         if not rest or rest[0] == "revision":
             if rest and rest[1] not in ("main", COMMIT):
                 return self.send(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
-            siblings = [{"rfilename": name} for name in files]
+            siblings = [{"rfilename": name, "size": len(data)} for name, data in files.items()]
             return self.send_json({"id": repo, "modelId": repo, "sha": COMMIT, "siblings": siblings})
         if rest[0] == "tree":
             tree = [

@@ -41,7 +41,7 @@ def test_a_model_with_weights_here_and_at_an_engine() -> None:
 
 def test_what_never_thinks_and_what_has_levels() -> None:
     assert asking("smollm2", engine="vllm", offline=True)[0].fields["True"] is None
-    levels = asking("gpt-oss", engine="ollama", offline=True)
+    levels = asking("gpt-oss-120b", engine="ollama", offline=True)
     assert levels[0].fields["'high'"] == {"reasoning_effort": "high"}
     assert levels[0].fields["False"] is None
     with pytest.raises(RequestRefused, match="engine is 'nope'; expected one of vllm, sglang, "):

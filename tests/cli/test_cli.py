@@ -62,7 +62,7 @@ class TestRun:
         assert receipt["parameters"]["total"] == 134_515_008
         assert receipt["finish"] == "stop"
 
-    def test_a_file_of_prompts_is_answered_in_order(self, tmp_path: Path) -> None:
+    def test_a_file_of_prompts_is_answered(self, tmp_path: Path) -> None:
         lines = [
             {"prompt": "What is the capital of France?"},
             {"messages": [{"role": "user", "content": "What is the capital of Japan?"}]},
@@ -71,7 +71,8 @@ class TestRun:
         path = tmp_path / "prompts.jsonl"
         path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "\n")
         done = trilens("run", "--file", str(path), "--temperature", "0", "--max-tokens", "16")
-        texts = [json.loads(line)["text"] for line in done.stdout.splitlines()]
+        answers = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda a: a["line"])
+        texts = [a["text"] for a in answers]
         assert [("Paris" in t, "Tokyo" in t) for t in texts] == [(True, False), (False, True), (True, False)]
 
     def test_the_torch_executor_says_the_same(self) -> None:
@@ -104,6 +105,7 @@ class TestRun:
     def test_an_interrupt_leaves_quietly(self) -> None:
         running = subprocess.Popen(
             [*TRILENS, "run", "Write a very long story.", "--max-tokens", "3000", "--temperature", "0"],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             # a run started in the background ignores interrupts, and hands that on

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,8 @@ WRONG: tuple[Any, ...] = ({}, {"a": 1}, [1], [[]], [None])
 
 def run(path: Path, *options: str) -> tuple[int, list[Any], str]:
     done = subprocess.run([*RUN, str(path), *options], capture_output=True, timeout=120)
-    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
+    answers = [json.loads(line) for line in done.stdout.splitlines()]  # in the order in which they ended
+    return done.returncode, sorted(answers, key=lambda a: a["line"]), done.stderr.decode()
 
 
 def test_each_bad_line_is_one_error_and_the_others_are_answered(tmp_path: Path) -> None:
@@ -112,7 +115,7 @@ def test_lines_are_read_as_they_are_needed(tmp_path: Path) -> None:
         list(open_lines(tmp_path))
 
 
-def test_many_lines_keep_their_order_and_their_answers(tmp_path: Path) -> None:
+def test_many_lines_keep_their_answers(tmp_path: Path) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"What is {i} plus 30?", "id": i}) + "\n" for i in range(300)))
     code, answers, said = run(path)
@@ -137,12 +140,116 @@ def test_each_answer_is_printed_while_later_lines_are_still_to_come(tmp_path: Pa
     with path.open("w") as feed:
         feed.write(GOOD + "\n" + GOOD + "\n")
         feed.flush()
-        first = json.loads(running.stdout.readline())
-        assert (first["line"], first["text"]) == (1, "42")
+        two = [json.loads(running.stdout.readline()) for _ in range(2)]
+        assert sorted((a["line"], a["text"]) for a in two) == [(1, "42"), (2, "42")]
         feed.write(GOOD + "\n")
         feed.flush()
-        assert json.loads(running.stdout.readline())["line"] == 2
+        assert json.loads(running.stdout.readline())["line"] == 3
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=60)
     assert running.returncode == 130 and err.decode() == "trilens: interrupted\n"
     assert all("text" in json.loads(line) for line in out.splitlines())
+
+
+def _interrupted_and_resumed(directory: Path, count: int, ends: list[signal.Signals], seed: int) -> None:
+    """`count` lines, a run that is ended at a random moment with each of `ends`, and one that may finish: every line
+    has one answer, the same as alone."""
+    path, output, chance = directory / "prompts.jsonl", directory / "answers.jsonl", random.Random(seed)
+    path.write_text(
+        "".join(json.dumps({"prompt": f"What is {i} plus 30?", "id": f"n{i}"}) + "\n" for i in range(count))
+    )
+    command = [*RUN, str(path), "--output", str(output), "--resume", "--max-tokens", "6"]
+    for end in ends:
+        running = subprocess.Popen(
+            command,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        before = len(output.read_bytes().splitlines()) if output.exists() else 0
+        more = chance.randrange(0, max(1, count // (len(ends) + 1)))
+        until = time.monotonic() + 120
+        while running.poll() is None and time.monotonic() < until:
+            if output.exists() and len(output.read_bytes().splitlines()) >= before + more:
+                break
+            time.sleep(0.01)
+        time.sleep(chance.random() / 10)
+        running.send_signal(end)
+        assert running.wait(60) in (0, 130, -end)
+    done = subprocess.run(command, capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    answers = [json.loads(line) for line in output.read_text().splitlines()]
+    assert sorted(a["line"] for a in answers) == list(range(1, count + 1))
+    assert all(a["id"] == f"n{a['line'] - 1}" and a["text"] for a in answers)
+
+
+def test_a_run_that_was_ended_goes_on_and_answers_every_line_once(tmp_path: Path) -> None:
+    _interrupted_and_resumed(tmp_path, 80, [signal.SIGKILL, signal.SIGINT], 1)
+
+
+@pytest.mark.slow
+def test_ten_random_ends(tmp_path: Path) -> None:
+    _interrupted_and_resumed(tmp_path, 200, [signal.SIGKILL, signal.SIGINT] * 5, 2)
+
+
+def test_resuming_drops_errors_and_a_cut_line_and_keeps_answers(tmp_path: Path) -> None:
+    path, output = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    path.write_text(GOOD + "\n{}\n")
+    code, _, said = run(path, "-o", str(output))
+    assert code == 6 and f"{path}:2: has no prompt" in said
+    first, second = output.read_text().splitlines()
+    kept = first if "text" in json.loads(first) else second
+    with output.open("a") as file:
+        file.write(kept[:40])
+    code, _, said = run(path, "-o", str(output))
+    assert code == 2 and "exists; give --resume" in said
+    path.write_text(GOOD + '\n{"prompt": "What is 2 plus 3?"}\n')
+    assert run(path, "-o", str(output), "--resume")[0] == 0
+    lines = output.read_text().splitlines()
+    assert lines[0] == kept and len(lines) == 2 and json.loads(lines[1])["line"] == 2
+    assert list(tmp_path.glob(".answers*")) == []
+    output.write_text("a shopping list\n")
+    code, _, said = run(path, "-o", str(output), "--resume")
+    assert code == 2 and "answers.jsonl:1: is no record of `run --file`" in said
+    assert output.read_text() == "a shopping list\n"
+
+
+def test_lines_that_are_the_same_are_each_answered(tmp_path: Path) -> None:
+    path, output = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    path.write_text(GOOD + "\n")
+    assert run(path, "-o", str(output))[0] == 0
+    path.write_text((GOOD + "\n") * 3)
+    assert run(path, "-o", str(output), "--resume")[0] == 0
+    assert [json.loads(line)["text"] for line in output.read_text().splitlines()] == ["42"] * 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["hi", "--resume"], "--resume needs --output"),
+        (["hi", "-o", "x"], "--output is for the answers of --file"),
+        (["hi", "--file", "x"], "--file was given, and a prompt or -f beside it"),
+        (["-f", "x", "--file", "x"], "--file was given, and a prompt or -f beside it"),
+        (["hi", "-f", "nowhere.txt"], "nowhere.txt: cannot be read"),
+    ],
+)
+def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
+    done = subprocess.run([*RUN[:-1], *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and said in done.stderr and done.stdout == ""
+
+
+def test_files_and_standard_input_stand_before_the_prompt(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("What is 10")
+    ask = [*RUN[:-1], "--temperature", "0", "--raw", "--json", "--max-tokens", "1"]
+    prompts = []
+    for words, given in (
+        (["plus 4?", "-f", str(notes)], b""),
+        (["plus 4?"], b"What is 10\n"),
+        (["plus 4?", "-f", "-"], b"What is 10\n"),
+        (["What is 10\n\nplus 4?"], b""),
+    ):
+        done = subprocess.run([*ask, *words], capture_output=True, input=given)
+        prompts.append(json.loads(done.stdout)["receipt"]["tokens"]["prompt"])
+    assert len(set(prompts)) == 1
+    done = subprocess.run([*ask, "plus 4?"], capture_output=True, stdin=subprocess.DEVNULL)
+    assert json.loads(done.stdout)["receipt"]["tokens"]["prompt"] < prompts[0]

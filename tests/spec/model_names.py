@@ -208,6 +208,7 @@ NAMES = {
         "Gemini 3 Pro",
         "gemini-2.0-flash-thinking-exp",
         "Gemini 2.5 Flash (thinking)",
+        "Grok 4",
         "Grok 4.5",
     ),
     "unknown · switchable": (
@@ -247,7 +248,6 @@ NAMES = {
         "70b",
         "Mixtral 9x9B",
         "my finetune of llama 3.1 8b",
-        "Grok 4",
         "Qwen3.7 14B",
         "DeepSeek V9",
         "gemma 5",

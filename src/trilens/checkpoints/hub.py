@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TypeVar
 
+from trilens.checkpoints.announced import announce
 from trilens.checkpoints.local import CONFIGS, PICKLES, Found, at_path, gguf_sets, listing
 from trilens.checkpoints.verified import check_hub_files
 from trilens.errors import ModelNotFound
@@ -44,7 +45,9 @@ def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool
         return _from_cache(repo, choice, revision, only_small, ModelNotFound(f"{repo}: offline"))
     try:
         wait = _patience()
-        info = _within(wait + RESOLVE, lambda: HfApi().model_info(repo, revision=revision, timeout=wait))
+        info = _within(
+            wait + RESOLVE, lambda: HfApi().model_info(repo, revision=revision, timeout=wait, files_metadata=True)
+        )
     except Exception as error:
         told = _told(repo, error)
         if isinstance(error, _final_errors()):
@@ -58,6 +61,13 @@ def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool
         if here is None or not all((here / file).exists() for file in files):
             raise ModelNotFound(f"{repo}: has no config.json, and {files[0]} is not here; get it with `trilens pull`")
     else:
+        here = _cached(repo, info.sha)
+        lacking = [sibling for sibling in info.siblings or () if sibling.rfilename in files]
+        lacking = [sibling for sibling in lacking if here is None or not (here / sibling.rfilename).exists()]
+        if lacking:
+            sizes = [sibling.size for sibling in lacking]
+            whole = None if None in sizes else sum(size for size in sizes if size is not None)
+            announce(f"{origin.removeprefix('hub ')} from the hub, {len(lacking)} files", whole)
         here = _download(repo, revision, files)
     check_hub_files(here / file for file in files)
     if files[0].lower().endswith(".gguf"):

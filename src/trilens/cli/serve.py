@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from trilens.checkpoints.find import check_name
 from trilens.cli.options import PREFIXES, TRUST, options
 from trilens.errors import UsageError
 
@@ -87,6 +88,8 @@ def serve(
         raise UsageError(f"serving needs {missing.name}; install it with: pip install 'trilens[serve]'") from None
     if api_key == "":
         raise UsageError("the API key is empty; give one, or leave --api-key out")
+    for name in models:
+        check_name(name)
     context = click.get_current_context()
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trilens.cli.inputs import prompt_text, structure, with_system
-from trilens.cli.lines import answer_fields, answer_lines, open_lines
+from trilens.cli.answers import Results, answer_fields, answer_lines
+from trilens.cli.inputs import prompt_with_context, structure, with_system
+from trilens.cli.lines import open_lines
 from trilens.cli.options import GENERATION, MODEL
 from trilens.cli.streams import json_text, read_line
 from trilens.cli.terminal import Progress, interrupts, print_stream
@@ -29,6 +30,21 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help='A JSON line each: {"prompt": ...} or {"messages": ...}, with options of its own.',
 )
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Add the answers of --file to this one.",
+)
+@click.option("--resume", is_flag=True, help="Answer the lines of --file that have no answer in --output yet.")
+@click.option(
+    "-f",
+    "context_files",
+    multiple=True,
+    metavar="FILE",
+    help="A text for the model to read before the prompt; repeatable.",
+)
 @click.option("--system", metavar="TEXT", help="A system message before the prompt.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object: text, thinking, receipt.")
@@ -38,26 +54,38 @@ if TYPE_CHECKING:
 def run(
     prompt: str | None,
     prompts_file: Path | None,
+    output: Path | None,
+    resume: bool,
+    context_files: tuple[str, ...],
     system: str | None,
     raw: bool,
     as_json: bool,
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Answer PROMPT, or standard input, or every prompt of a file."""
-    if prompts_file is not None and prompt is not None:
-        raise UsageError("both a prompt and --file were given; expected one of them")
+    """Answer PROMPT, or standard input, or every prompt of a file.
+
+    With PROMPT, what comes on standard input stands before it, as the files of -f do, as in `cat notes | trilens run
+    "Sum up"`. With --file and --output, a run that was ended goes on with --resume.
+    """
+    if prompts_file is not None and (prompt is not None or context_files):
+        raise UsageError("--file was given, and a prompt or -f beside it; expected one of them")
+    if output is not None and prompts_file is None:
+        raise UsageError("--output is for the answers of --file; send one answer somewhere with >")
+    if resume and output is None:
+        raise UsageError("--resume needs --output, the file with the answers so far")
     if system is not None and raw:
         raise UsageError("--system needs the chat template; leave out --raw")
     hide, held = options.pop("hide_thinking"), structure(options)
-    asked: Prompt = prompt_text(prompt) if prompts_file is None else ""
+    asked: Prompt = prompt_with_context(prompt, context_files) if prompts_file is None else ""
     lines = None if prompts_file is None else open_lines(prompts_file)
+    results = Results(output, resume)
     if system is not None:
         asked = with_system(system, asked)
     loaded = _load(options)
     options |= {"thinking": as_thinking(options["thinking"]), **held}
     if lines is not None:
-        answer_lines(loaded, lines, system, {"raw": raw, **options})
+        answer_lines(loaded, lines, system, {"raw": raw, **options}, results)
     elif as_json:
         print(json_text(answer_fields(loaded.generate(asked, raw=raw, **options))))
     else:

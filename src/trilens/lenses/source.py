@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trilens.checkpoints.find import HUB_ID, Found, find
+from trilens.checkpoints.find import Found, find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from trilens.files import read_json_object
-from trilens.spec.catalog import CatalogEntry, lookup, of_hub
+from trilens.spec.catalog import HUB_ID, CatalogEntry, lookup, of_hub
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Reading
 from trilens.text.read_template import read_inference

@@ -7,14 +7,20 @@ hosted/  models behind a vendor's service, whose backbone nobody outside knows
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
+from trilens.errors import AmbiguousName
+from trilens.spec.catalog.words import words_of
+
 Backbone = Literal["dense", "routed", "unknown"]
+HUB_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<choice>[^:]+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,7 @@ class StatedInference:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """What is known of a model before any of its files is here. `sizes`: endings of the name that share all of it."""
+    """What is known of a model before any of its files is here."""
 
     name: str
     description: str
@@ -81,7 +87,7 @@ class CatalogEntry:
     published: tuple[Published, ...] = ()
     backbone: Backbone = "unknown"
     inference: StatedInference = StatedInference("unknown")
-    sizes: tuple[str, ...] = ()
+    stem: str | None = None  # of one size of a family: the name that the sizes share
     vendor: str | None = None  # of a hosted model
     look_up: str | None = None  # what one would look up next, where something is unknown
 
@@ -89,32 +95,63 @@ class CatalogEntry:
     def hosted(self) -> bool:
         return self.vendor is not None
 
+    @property
+    def can_be_counted(self) -> bool:
+        """Whether its numbers are known, or files to read them from."""
+        return self.config is not None or self.source is not None or self.comes_with is not None or self.hub is not None
+
 
 @cache
 def entries() -> dict[str, CatalogEntry]:
-    """Every entry by its name, in alphabetical order."""
-    found = [
-        _entry(json.loads(file.read_text("utf-8")))
+    """Every entry by its name, in alphabetical order. A size of a family that has a file of its own is that file's."""
+    files = [
+        json.loads(file.read_text("utf-8"))
         for folder in ("open", "names", "hosted")
         for file in resources.files(__name__).joinpath(folder).iterdir()
         if file.name.endswith(".json")
     ]
+    configs = {data["name"]: data.get("config") for data in files}
+    for data in files:
+        if "wired_as" in data:
+            data["config"] = configs[data.pop("wired_as")]
+    models = [model for data in files for model in _each_model(data)]
+    found = [_entry(model) for model in models if "stem" not in model]
+    taken = {words_of(alias) for entry in found for alias in (entry.name, *entry.aliases)}
+    found += [
+        _entry(model)
+        for model in models
+        if "stem" in model and not any(words_of(alias) in taken for alias in (model["name"], *model["aliases"]))
+    ]
     return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
 
 
-def lookup(name: str) -> CatalogEntry | None:
-    """The entry of that name or alias, whatever its case; else the one model that is written so, spaces and all."""
-    wanted = name.lower()
-    for entry in entries().values():
-        aliases = () if entry.sizes else entry.aliases  # with sizes, an alias is the beginning of a name
-        if wanted in (entry.name.lower(), *(alias.lower() for alias in aliases)):
-            return entry
-    if "/" in name or "\\" in name:
-        return None
-    from trilens.spec.catalog.recognise import models_called
+def _each_model(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A file -> the data of each model that it stands for: every size of a family behind each `stem` (by itself the
+    name), and the models in `also` (a name and its aliases), which share everything else."""
+    rest = {key: value for key, value in data.items() if key not in ("sizes", "stem", "also", "aliases", "name")}
+    stated = data.get("stem", data["name"])
+    for stem in stated if isinstance(stated, list) else [stated]:
+        for size in data.get("sizes", ()):
+            aliases = [f"{alias} {size}" for alias in (stem, *data.get("aliases", ()))]
+            name = f"{stem}-{size}".replace(" ", "-")
+            yield copy.deepcopy(rest) | {"name": name, "aliases": aliases, "stem": stem}
+    for name, *aliases in data.get("also", ()):
+        yield copy.deepcopy(rest) | {"name": name, "aliases": aliases, "description": name}
+    if "sizes" not in data:
+        yield copy.deepcopy(rest) | {"name": data["name"], "aliases": list(data.get("aliases", ()))}
 
-    called = models_called(name)
-    return called[0] if len(called) == 1 else None
+
+def lookup(name: str) -> CatalogEntry | None:
+    """The one model that the name means, as people write it; None for an unknown name, and for an id of the hub of
+    which the catalog knows no hosted model. Raises AmbiguousName."""
+    if "\\" in name:
+        return None
+    from trilens.spec.catalog.meaning import certain, meaning
+
+    if HUB_ID.fullmatch(name) is None:
+        return certain(name)
+    meant = meaning(name)  # "openai/gpt-4o", as routers of requests call it
+    return meant.models[0] if meant.certain and meant.models[0].hosted else None
 
 
 def of_hub(repo: str) -> CatalogEntry | None:
@@ -123,8 +160,12 @@ def of_hub(repo: str) -> CatalogEntry | None:
 
 
 def catalogued(name: str) -> CatalogEntry | None:
-    """The entry of a name as `load` takes it: a catalog name, or a hub id with or without a choice of files."""
-    return lookup(name) or of_hub(name.partition(":")[0])
+    """The entry of a name as `load` takes it: a catalog name, or a hub id with or without a choice of files. None
+    where the name means none, or several."""
+    try:
+        return lookup(name) or of_hub(name.partition(":")[0])
+    except AmbiguousName:
+        return None
 
 
 def _entry(data: dict[str, Any]) -> CatalogEntry:
@@ -132,8 +173,7 @@ def _entry(data: dict[str, Any]) -> CatalogEntry:
     inference["levels"] = tuple(inference.get("levels", ()))
     for name in ("markers", "answer"):
         inference[name] = tuple(inference[name]) if name in inference else None
-    for name in ("aliases", "sizes"):
-        data[name] = tuple(data.get(name, ()))
+    data["aliases"] = tuple(data.get("aliases", ()))
     return CatalogEntry(
         **{**data, "published": tuple(Published(**stated) for stated in data.get("published", ()))},
         source=None if source is None else PinnedFile(**source),
