@@ -197,6 +197,11 @@ class Receipt:
         ]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from trilens.notebook import labelled
+
+        return labelled(self.as_text().splitlines())
+
 
 def _sources(reused: dict[str, int]) -> str:
     """Where cached tokens come from, where that is not the ordinary place."""

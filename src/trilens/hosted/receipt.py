@@ -102,6 +102,11 @@ class HostedReceipt:
         ]
         return "\n".join(lines)
 
+    def _repr_html_(self) -> str:
+        from trilens.notebook import labelled
+
+        return labelled(self.as_text().splitlines())
+
     def _thinking(self) -> list[str]:
         lines = thinking_lines(self.thinking)
         cost = self.price.thinking
