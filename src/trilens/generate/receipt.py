@@ -170,7 +170,7 @@ class Receipt:
     def as_text(self) -> str:
         """A few lines for people."""
         p, t = self.parameters, self.tokens
-        share = "" if p.every_weight_fires else f", {big(p.active)} active"
+        share = "" if p.every_weight_fires else f", {big(p.active_with_embeddings)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
         first = "" if self.time_to_first_token is None else f"{self.time_to_first_token:.2f} s to the first token"
         if self.queue_seconds is not None and self.queue_seconds >= 0.01:

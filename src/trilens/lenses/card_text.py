@@ -90,11 +90,14 @@ def _heading(card: Card, width: int) -> list[str]:
 
 def _dense(card: Card, width: int) -> list[str]:
     p, lens = card.parameters, card.dense
-    count = f"{spaced(p.total)} total ({big(p.total)}), {spaced(p.active)} active per token ({big(p.active)}): "
-    count += f"{100 * lens.ratio:.1f} %"
-    if p.active_with_embeddings != p.active:
-        count += f"; with whole tables {spaced(p.active_with_embeddings)} active"
+    active = p.active_with_embeddings
+    count = f"{spaced(p.total)} total ({big(p.total)}), {spaced(active)} active per token ({big(active)}): "
+    count += f"{100 * active / p.total:.1f} %"
     lines = ["dense lens", *paragraph("parameters", count, width)]
+    if p.active != active:
+        multiplied = f"{spaced(p.active)} of them for a token ({big(p.active)}): {100 * lens.ratio:.1f} % of all; of a "
+        multiplied += "table that is only looked up, a token takes one row"
+        lines += paragraph("multiplied", multiplied, width)
     for compared in card.published:
         lines += paragraph("published", compared.as_line(), width)
     lines += paragraph("per token", "operations, a multiply-add counted as two, by what a token sees", width)
