@@ -71,8 +71,8 @@ class Machine:
         return (
             f"On {self.name} ({data(self.memory)} at {data(self.bandwidth)}/s, 4-bit weights, one sequence): a dense "
             f"model gives {ENOUGH:.0f} tokens a second or more up to {big(self.dense_up_to)} parameters. Below that "
-            "dense wins: a routed model holds as much memory and saves compute that nobody waits for. Above it, routing "
-            "pays."
+            "dense wins: a routed model holds as much memory and saves compute that nobody waits for. Above it, "
+            "routing pays."
         )
 
     def verdict(self, name: str, count: ParameterCount) -> str:
