@@ -39,6 +39,7 @@ from trilens.generate.tool_grammar import forced_call
 from trilens.generate.whole import Answer as Answer
 from trilens.generate.whole import AnswerStream
 from trilens.generate.whole import fold as fold
+from trilens.ledger import record
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
@@ -395,7 +396,10 @@ class Model:
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
         receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
-        return self._predictor.complete(receipt)
+        receipt = self._predictor.complete(receipt)
+        decode = self.text.tokenizer.decode
+        record(receipt, lambda: (decode(generation.prompt, skip_special=False), decode(generation.tokens)))
+        return receipt
 
     @property
     def cache_pages(self) -> int:

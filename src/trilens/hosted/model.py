@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from trilens.hosted.price import price
 from trilens.hosted.receipt import HostedReceipt, count, report
 from trilens.hosted.service import Service, ServiceEnd, Usage, Wish
 from trilens.hosted.table import Asked, Row, ask
+from trilens.ledger import record
 from trilens.model import Prompt, several
 from trilens.spec.catalog import Backbone
 from trilens.text.conversation import ChatMessage as Message
@@ -277,6 +279,7 @@ class HostedStream(AnswerStream[HostedReceipt]):
             seed=wish.sampling.get("seed"),
             served=None if end is None or end.own is None else dict(end.own),
         )
+        record(receipt, lambda: (json.dumps(list(wish.messages), ensure_ascii=False, default=str), text))
         state = None
         if end is not None and end.state:
             state = {"service": e.row.service, "content": text, "items": list(end.state)}
