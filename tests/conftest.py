@@ -6,6 +6,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["TRILENS_LEDGER"] = "/nowhere/ledger.db"  # tests write nothing into the user's own
 
 from collections.abc import Callable, Iterator
 from functools import cache

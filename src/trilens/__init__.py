@@ -24,32 +24,44 @@ from trilens.errors import (
 if TYPE_CHECKING:
     from trilens.anywhere import call_model, load
     from trilens.executors.accountant import dense_ffn_flops_per_token
-    from trilens.hosted.model import HostedModel
-    from trilens.lenses.card import card
-    from trilens.model import Answer, Model, Stream
+    from trilens.generate.receipt import Receipt
+    from trilens.generate.whole import Answer, AnswerStream
+    from trilens.hosted.model import HostedModel, HostedStream
+    from trilens.hosted.receipt import HostedReceipt
+    from trilens.lenses.card import Card, StatedCard, card
+    from trilens.model import Model, Stream
+    from trilens.tables import table
     from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
+    from trilens.trials.routing import Trace, trace
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Answer",
+    "AnswerStream",
     "BadCheckpoint",
     "BadTemplate",
+    "Card",
     "ContextFull",
     "EndEvent",
     "HostedError",
     "HostedModel",
+    "HostedReceipt",
+    "HostedStream",
     "Model",
     "ModelNotFound",
     "RateLimited",
+    "Receipt",
     "Refused",
     "RequestRefused",
     "ServiceFailed",
+    "StatedCard",
     "Stream",
     "TextEvent",
     "ThinkingEvent",
     "ToolCall",
     "ToolCallEvent",
+    "Trace",
     "TrilensError",
     "Unreachable",
     "UnsupportedModel",
@@ -58,23 +70,34 @@ __all__ = [
     "card",
     "dense_ffn_flops_per_token",
     "load",
+    "table",
+    "trace",
 ]
 
 _ROOMS = {
-    **dict.fromkeys(("Answer", "Model", "Stream"), "trilens.model"),
+    **dict.fromkeys(("Answer", "AnswerStream"), "trilens.generate.whole"),
+    **dict.fromkeys(("Model", "Stream"), "trilens.model"),
     **dict.fromkeys(("EndEvent", "TextEvent", "ThinkingEvent", "ToolCall", "ToolCallEvent"), "trilens.text.events"),
     **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
-    "HostedModel": "trilens.hosted.model",
-    "card": "trilens.lenses.card",
+    **dict.fromkeys(("HostedModel", "HostedStream"), "trilens.hosted.model"),
+    **dict.fromkeys(("Card", "StatedCard", "card"), "trilens.lenses.card"),
+    **dict.fromkeys(("Trace", "trace"), "trilens.trials.routing"),
+    "HostedReceipt": "trilens.hosted.receipt",
+    "Receipt": "trilens.generate.receipt",
     "dense_ffn_flops_per_token": "trilens.executors.accountant",
+    "table": "trilens.tables",
 }
 
+if not TYPE_CHECKING:  # or every name of this module would be known to a type checker
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its room when it is first used, so that `trilens card` never waits for numpy or
-    torch."""
-    if name not in _ROOMS:
-        raise AttributeError(f"module 'trilens' has no attribute {name!r}")
-    from importlib import import_module
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its room when it is first used, so that `trilens card` never waits for numpy or
+        torch."""
+        if name not in _ROOMS:
+            raise AttributeError(f"module 'trilens' has no attribute {name!r}")
+        from importlib import import_module
 
-    return getattr(import_module(_ROOMS[name]), name)
+        return getattr(import_module(_ROOMS[name]), name)
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

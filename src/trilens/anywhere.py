@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
+from os import PathLike
+from typing import Any, overload
 
+from typing_extensions import Unpack
+
+from trilens.errors import RequestRefused
 from trilens.generate import arguments
+from trilens.generate.options import CallOptions, HostedOptions, LoadOptions
+from trilens.generate.receipt import Receipt
+from trilens.generate.whole import Answer
 from trilens.hosted.load import is_hosted, load_hosted
 from trilens.hosted.model import HostedModel
-from trilens.model import Answer, Model, Prompt
+from trilens.hosted.receipt import HostedReceipt
+from trilens.model import Model, Prompt
 from trilens.model import load as load_here
 from trilens.text.strategy import OFF_OR_LEAST, Thinking
 
 
-def load(name: str, **options: Any) -> Any:
+# The options say where a model is meant to run; a name alone does not say it to a type checker.
+@overload
+def load(name: str | PathLike[str]) -> Model | HostedModel: ...
+@overload
+def load(name: str | PathLike[str], **options: Unpack[LoadOptions]) -> Model: ...
+@overload
+def load(name: str | PathLike[str], **options: Unpack[HostedOptions]) -> HostedModel: ...
+def load(name: str | PathLike[str], **options: Any) -> Model | HostedModel:
     """A model ready to be asked: a `Model` for a catalog name, a path or a hub id; a `HostedModel` for "openai:MODEL",
     "anthropic:MODEL", "gemini:MODEL", or the address of a server that speaks OpenAI's chat.
 
@@ -22,10 +37,29 @@ def load(name: str, **options: Any) -> Any:
     return load_hosted(name, **options) if is_hosted(name) else load_here(name, **options)
 
 
+@overload
 def call_model(
-    model: Model | HostedModel | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Any
-) -> Answer[Any]:
-    """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes."""
+    model: Model, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Unpack[CallOptions]
+) -> Answer[Receipt]: ...
+@overload
+def call_model(
+    model: HostedModel, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Unpack[CallOptions]
+) -> Answer[HostedReceipt]: ...
+@overload
+def call_model(
+    model: Model | HostedModel | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Unpack[CallOptions]
+) -> Answer[Receipt] | Answer[HostedReceipt]: ...
+def call_model(
+    model: Model | HostedModel | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Unpack[CallOptions]
+) -> Answer[Receipt] | Answer[HostedReceipt]:
+    """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes.
+
+    `extended_thinking` is another name of `thinking`; the other options are `Model.stream_all`'s.
+    """
+    extended = options.pop("extended_thinking", None)
+    if extended is not None:
+        if thinking != OFF_OR_LEAST:
+            raise RequestRefused("thinking and extended_thinking are two names of one option; give one of them")
+        thinking = extended
     loaded: Model | HostedModel = model if isinstance(model, Model | HostedModel) else load(model)
-    answer: Answer[Any] = loaded.generate(prompt, thinking=thinking, **options)
-    return answer
+    return loaded.stream(prompt, thinking=thinking, **options).answer()

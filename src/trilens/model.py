@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
-from typing import Any, Generic, overload
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
-from typing_extensions import TypeVar
+from typing_extensions import Unpack
 
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
@@ -26,19 +29,24 @@ from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.ends import EndsBarred
 from trilens.generate.grammar import CallRules, GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
+from trilens.generate.options import GenerateOptions, NativeOptions, SamplingOptions
 from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.request import Beginning, Request
 from trilens.generate.sampling import Sampling
 from trilens.generate.scheduler import Scheduler
 from trilens.generate.tool_grammar import forced_call, offered_calls
+from trilens.generate.whole import Answer as Answer
+from trilens.generate.whole import AnswerStream
+from trilens.generate.whole import fold as fold
+from trilens.ledger import record
 from trilens.lenses.card import Card, card
 from trilens.lenses.energy import EnergyMeter
 from trilens.lenses.predictor import Predictor
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.conversation import ChatMessage, Message
-from trilens.text.events import EndEvent, Event, ToolCall, Whole, merged
+from trilens.text.events import EndEvent, Event, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.tokenizer import Tokenizer
@@ -47,32 +55,6 @@ from trilens.text.tool_schema import described, schemas_of
 
 Prompt = str | Sequence[ChatMessage | Message]
 SAMPLING = frozenset(f.name for f in fields(Sampling))
-R = TypeVar("R", default=Receipt)  # elsewhere than here a call has another receipt
-
-
-@dataclass(frozen=True)
-class Answer(Generic[R]):
-    """What the model said, what it thought before, and what that cost. `state` is what a hosted model wants back
-    unchanged with the next turn; `calls` are the tools that the model called."""
-
-    text: str
-    thinking: str
-    receipt: R
-    state: Mapping[str, Any] | None = None
-    calls: tuple[ToolCall, ...] = ()
-
-    @property
-    def message(self) -> dict[str, Any]:
-        """For the next turn of the conversation; the template decides whether the model sees the thinking again."""
-        said: dict[str, Any] = {"role": "assistant", "content": self.text}
-        if self.thinking:
-            said["thinking"] = self.thinking
-        if self.calls:
-            said["tool_calls"] = [
-                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
-                for call in self.calls
-            ]
-        return said if self.state is None else {**said, "state": self.state}
 
 
 def load(
@@ -81,11 +63,11 @@ def load(
     offline: bool = False,
     ignore_keys: Iterable[str] = (),
     progress: Callable[[int, int], None] | None = None,
-    executor: str = "native",
-    prefix_dir: str | Path | None = None,
+    executor: Literal["native", "torch"] = "native",
+    prefix_dir: str | PathLike[str] | None = None,
     prefix_bytes: int = PREFIX_BYTES,
     trust_control_tokens: bool = False,
-    **options: Any,
+    **options: Unpack[NativeOptions],
 ) -> Model:
     """A model ready to run, by catalog name, path or hub id.
 
@@ -95,8 +77,8 @@ def load(
     `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
     `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
     computed again after a restart; prompts can be read from these files. `trust_control_tokens`: a control token that
-    a message spells takes effect, as if the chat template had written it; otherwise it is text. Raises ModelNotFound,
-    BadCheckpoint, UnsupportedModel or UsageError.
+    a message spells takes effect, as if the chat template had written it; otherwise it is text. A `with` block closes
+    the model at its end. Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -143,7 +125,7 @@ def _check_defaults(text: ModelText, files: ModelFiles) -> None:
 
 class Model:
     """A loaded model, for any number of threads: their requests run together. What a request has in common with the
-    beginning of an earlier one is not computed again."""
+    beginning of an earlier one is not computed again. A `with` block gives its memory back at its end."""
 
     def __init__(self, name: str, files: ModelFiles, executor: Executor, text: ModelText) -> None:
         self.name = name
@@ -157,6 +139,28 @@ class Model:
     def spec(self) -> ModelSpec:
         return self.executor.spec
 
+    def close(self) -> None:
+        """Give its memory back. What still runs is cut off with UsageError, as is whatever is asked afterwards."""
+        kept = self.name
+        vars(self).clear()
+        self.name = kept
+        gc.collect()  # the scheduler and its requests refer to each other
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if "executor" not in vars(self) and name in CLOSED:
+                raise UsageError(f"the model {self.name} was closed; load it again")
+            raise AttributeError(f"'Model' object has no attribute {name!r}")
+
     def keep_prefixes(self, directory: Path, most_bytes: int) -> None:
         """See `load`'s `prefix_dir`. Raises UsageError for a directory that cannot be used."""
         path, executor = self.files.found.path, self.executor
@@ -169,15 +173,35 @@ class Model:
         """The three lenses on this model."""
         made = card(self.files.found, context=context)
         assert isinstance(made, Card), "files that were loaded have a spec"
-        return made
+        return replace(made, name=self.name)
+
+    def count_tokens(
+        self,
+        prompt: Prompt,
+        *,
+        thinking: Thinking = None,
+        raw: bool = False,
+        tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+    ) -> int:
+        """How many tokens a prompt is, as a call with these options sends it: with the chat template's own, unless
+        `raw`. It may be longer than the context. Raises RequestRefused."""
+        arguments.prompt(prompt)
+        offered = None if tools is None else [described(tool) for tool in arguments.tools(tools)]
+        arguments.request(None, raw, offered, template_variables)
+        strategy = self.text.strategy(thinking, raw=raw, continues=False)
+        encoded = self.text.encode(prompt, strategy, raw=raw, variables=template_variables or {}, tools=offered)
+        return len(encoded.ids)
 
     @overload
-    def generate(self, prompt: Sequence[ChatMessage | Message], **options: Any) -> Answer: ...
+    def generate(self, prompt: Sequence[ChatMessage | Message], **options: Unpack[GenerateOptions]) -> Answer: ...
     @overload
-    def generate(self, prompt: str, **options: Any) -> Answer: ...
+    def generate(  # type: ignore[overload-overlap] # a string is a sequence of strings
+        self, prompt: str, **options: Unpack[GenerateOptions]
+    ) -> Answer: ...
     @overload
-    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Answer]: ...
-    def generate(self, prompt: Any, **options: Any) -> Answer | list[Answer]:
+    def generate(self, prompt: Sequence[Prompt], **options: Unpack[GenerateOptions]) -> list[Answer]: ...
+    def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[GenerateOptions]) -> Answer | list[Answer]:
         """The whole answer; for a list of prompts, a list of answers that were computed side by side.
 
         A prompt is a string or a conversation, a list of {"role": ..., "content": ...} or of `Message`s. Options are
@@ -187,9 +211,9 @@ class Model:
         answers = fold(self.stream_all(prompts, **options), len(prompts))
         return answers[0] if single else answers
 
-    def stream(self, prompt: Prompt, **options: Any) -> Stream:
-        """The same answer piece by piece: `ThinkingEvent`s, `TextEvent`s, then one `EndEvent` with the receipt. See
-        `stream_all`."""
+    def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
+        """The same answer piece by piece: `ThinkingEvent`s, `TextEvent`s, then one `EndEvent` with the receipt; for
+        `for`, `async for`, and `await`, which gives the whole answer. Options are `stream_all`'s."""
         return self.stream_all([prompt], **options)
 
     def stream_all(
@@ -197,6 +221,7 @@ class Model:
         prompts: Sequence[Prompt],
         *,
         thinking: Thinking = None,
+        extended_thinking: Thinking = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
@@ -211,12 +236,13 @@ class Model:
         min_tokens: int = 0,
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
-        **sampling: Any,
+        **sampling: Unpack[SamplingOptions],
     ) -> Stream:
         """Events of several prompts, as they come.
 
         `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
-        a word of the model's own), a most number of tokens, or "off-or-least". `max_tokens` counts from where the
+        a word of the model's own), a most number of tokens, or "off-or-least"; `extended_thinking` is another name of
+        it. `max_tokens` counts from where the
         answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
         not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
         `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
@@ -231,6 +257,7 @@ class Model:
         work is done. Closing the stream cancels what still runs.
         """
         arguments.prompts(prompts)
+        thinking = arguments.thinking(thinking, extended_thinking)
         arguments.whole("max_tokens", max_tokens, 1)
         wanted = arguments.structure(schema, regex, choice, grammar)
         offered = None if tools is None else [described(tool) for tool in arguments.tools(tools)]
@@ -385,7 +412,10 @@ class Model:
     def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
         receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
-        return self._predictor.complete(receipt)
+        receipt = self._predictor.complete(receipt)
+        decode = self.text.tokenizer.decode
+        record(receipt, lambda: (decode(generation.prompt, skip_special=False), decode(generation.tokens)))
+        return receipt
 
     @property
     def cache_pages(self) -> int:
@@ -526,16 +556,13 @@ class Call:
         self.writer.close_now = True
 
 
-class Stream(Iterator[Event[Receipt]]):
-    """Events as they come. `close` cancels what still runs; `answer_now` ends a thinking that runs, from any thread."""
+class Stream(AnswerStream[Receipt]):
+    """See `AnswerStream`. `answer_now` ends a thinking that runs, from any thread."""
 
     def __init__(self, model: Model, calls: Sequence[Call], finders: Sequence[CallFinder] = ()) -> None:
         """`finders`: of each call, what finds the tools that its answer calls."""
+        super().__init__(_run(model, calls, finders), len(calls))
         self.calls = calls
-        self._events = _run(model, calls, finders)
-
-    def __next__(self) -> Event[Receipt]:
-        return next(self._events)
 
     @property
     def thinking(self) -> bool:
@@ -549,8 +576,9 @@ class Stream(Iterator[Event[Receipt]]):
             if index in (None, i):
                 call.answer_now()
 
-    def close(self) -> None:
-        self._events.close()
+    def _cancel(self) -> None:
+        for call in self.calls:
+            call.cancel(wait=False)
 
 
 def _run(model: Model, calls: Sequence[Call], finders: Sequence[CallFinder]) -> Generator[Event[Receipt]]:
@@ -575,16 +603,7 @@ def _taken(unread: deque[Any]) -> Iterator[Event[Receipt]]:
         yield unread.popleft()
 
 
-def fold(events: Iterable[Event[R]], count: int) -> list[Answer[R]]:
-    """A stream's events -> whole answers, in the order of their prompts."""
-    answers: list[Whole[R]] = [Whole() for _ in range(count)]
-    for event in events:
-        answers[event.index].take(event)
-    return [
-        Answer(a.text, a.thinking, a.ended.receipt, a.ended.state, tuple(a.calls))
-        for a in answers
-        if a.ended is not None
-    ]
+CLOSED = frozenset(("executor", "files", "text", "grammars", "_scheduler", "_predictor"))  # what `Model.close` takes
 
 
 def several(prompt: Any) -> tuple[list[Prompt], bool]:

@@ -35,7 +35,14 @@ def _check(folder: Path, flags: list[str], sets: dict[str, list[str]], requests:
     assert compiler, "this test compiles C++: install a compiler (on Debian: apt install g++)"
     numbers = "".join(f"{op.name} = {op.value},\n" for op in Op)
     (folder / "ops.inl").write_text(numbers, "utf-8")  # as CMake makes it
-    always = [f"-I{folder}", "-std=c++20", "-ffp-contract=off", "-fno-strict-aliasing", "-fno-sanitize-recover=all", "-pthread"]
+    always = [
+        f"-I{folder}",
+        "-std=c++20",
+        "-ffp-contract=off",
+        "-fno-strict-aliasing",
+        "-fno-sanitize-recover=all",
+        "-pthread",
+    ]
     sources = [*(SOURCES / f"{name}.cpp" for name in FILES), Path(__file__).with_name("native_checks.cpp")]
 
     def compiled(source: Path) -> str:

@@ -26,8 +26,9 @@ STEP = re.compile(r"([\d+*-]+)=(\d+)")
 def recipe() -> Any:
     """The recipe's modules, which lie outside the package."""
     sys.path.insert(0, str(RECIPE))
-    import examples
     import vocabulary
+
+    import examples
 
     yield examples, vocabulary
     sys.path.remove(str(RECIPE))

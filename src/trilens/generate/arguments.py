@@ -8,6 +8,7 @@ from typing import Any
 
 from trilens.errors import RequestRefused, TrilensError, UsageError, shown
 from trilens.text.conversation import Message
+from trilens.text.strategy import Thinking
 
 MOST = 1 << 63
 
@@ -83,6 +84,13 @@ def request(max_tokens: object, raw: object, tools: object, template_variables: 
     given = template_variables
     fits = isinstance(given, Mapping) and all(isinstance(key, str) for key in given)
     _expect(RequestRefused, given is None or fits, "template_variables", given, "an object with texts as names")
+
+
+def thinking(thinking: Thinking, extended_thinking: Thinking) -> Thinking:
+    """The one of two names that was used."""
+    if thinking is not None and extended_thinking is not None:
+        raise RequestRefused("thinking and extended_thinking are two names of one option; give one of them")
+    return extended_thinking if thinking is None else thinking
 
 
 def structure(schema: object, regex: object, choice: object, grammar: object) -> tuple[str, Any] | None:

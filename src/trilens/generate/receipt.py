@@ -170,7 +170,7 @@ class Receipt:
     def as_text(self) -> str:
         """A few lines for people."""
         p, t = self.parameters, self.tokens
-        share = "" if p.every_weight_fires else f", {big(p.active)} active"
+        share = "" if p.every_weight_fires else f", {big(p.active_with_embeddings)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
         first = "" if self.time_to_first_token is None else f"{self.time_to_first_token:.2f} s to the first token"
         if self.queue_seconds is not None and self.queue_seconds >= 0.01:
@@ -196,6 +196,11 @@ class Receipt:
             f"bits     {self.arithmetic}; {self.determinism} · replay {self.replay}",
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from trilens.notebook import labelled
+
+        return labelled(self.as_text().splitlines())
 
 
 def _sources(reused: dict[str, int]) -> str:

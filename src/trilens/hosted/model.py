@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, overload
+from types import TracebackType
+from typing import Any, Self, overload
+
+from typing_extensions import Unpack
 
 from trilens.errors import HostedError, Refused, RequestRefused, UsageError
 from trilens.executors.accountant import ParameterCount
 from trilens.generate import arguments
 from trilens.generate.limits import ANSWER, THINKING
+from trilens.generate.options import GenerateOptions, LocalCallOptions, SamplingOptions
 from trilens.generate.sampling import Sampling
+from trilens.generate.whole import Answer, AnswerStream
 from trilens.hosted.faults import broke_off, typed
 from trilens.hosted.price import price
 from trilens.hosted.receipt import HostedReceipt, count, report
 from trilens.hosted.service import Service, ServiceEnd, Usage, Wish
 from trilens.hosted.table import Asked, Row, ask
-from trilens.model import Answer, Prompt, fold, several
+from trilens.ledger import record
+from trilens.model import Prompt, several
 from trilens.spec.catalog import Backbone
 from trilens.text.conversation import ChatMessage as Message
 from trilens.text.conversation import Message as ReadMessage
 from trilens.text.conversation import as_chat, read_conversation
-from trilens.text.events import EndEvent, Event, Whole
+from trilens.text.events import EndEvent, Event
 from trilens.text.strategy import Thinking
 
+LOCAL = frozenset(LocalCallOptions.__annotations__).difference(SamplingOptions.__annotations__)
 AT_ONCE = 8  # requests of one `generate` that are under way together
 
 
@@ -61,41 +69,73 @@ class HostedModel:
         """Give its connections back; what goes out of scope does so by itself."""
         self._service.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def count_tokens(self, prompt: Prompt) -> int:
+        """How many tokens the prompt's texts are, without those that the service adds. Raises RequestRefused
+        for a vendor's model, and where the model was loaded without a `tokenizer`."""
+        arguments.prompt(prompt)
+        if self.elsewhere.tokens_of is None:
+            way = "load the model with tokenizer=, the name of a model with the same tokenizer"
+            if self.elsewhere.host is None:
+                way = "its tokenizer is not published; ask it and read the receipt"
+            raise RequestRefused(f"{self.elsewhere.where}: tokens cannot be counted here: {way}")
+        texts = [text for message in read_conversation(_messages(prompt)) for text in message.texts]
+        return sum(map(self.elsewhere.tokens_of, texts))
+
     @overload
-    def generate(self, prompt: Sequence[Message | ReadMessage], **options: Any) -> Answer[HostedReceipt]: ...
+    def generate(
+        self, prompt: Sequence[Message | ReadMessage], **options: Unpack[GenerateOptions]
+    ) -> Answer[HostedReceipt]: ...
     @overload
-    def generate(self, prompt: str, **options: Any) -> Answer[HostedReceipt]: ...
+    def generate(  # type: ignore[overload-overlap] # a string is a sequence of strings
+        self, prompt: str, **options: Unpack[GenerateOptions]
+    ) -> Answer[HostedReceipt]: ...
     @overload
-    def generate(self, prompt: Sequence[Prompt], **options: Any) -> list[Answer[HostedReceipt]]: ...
-    def generate(self, prompt: Any, **options: Any) -> Answer[HostedReceipt] | list[Answer[HostedReceipt]]:
+    def generate(self, prompt: Sequence[Prompt], **options: Unpack[GenerateOptions]) -> list[Answer[HostedReceipt]]: ...
+    def generate(
+        self, prompt: Prompt | Sequence[Prompt], **options: Unpack[GenerateOptions]
+    ) -> Answer[HostedReceipt] | list[Answer[HostedReceipt]]:
         """The whole answer; for a list of prompts a list, asked for side by side. Options are `stream`'s."""
         prompts, single = several(prompt)
         if single:
-            return fold(self.stream(prompts[0], **options), 1)[0]
+            return self.stream(prompts[0], **options).answer()
         streams = [self.stream(one, **options) for one in prompts]  # refused before anything is sent
         with ThreadPoolExecutor(AT_ONCE) as threads:
-            return list(threads.map(lambda stream: fold(stream, 1)[0], streams))
+            return list(threads.map(HostedStream.answer, streams))
 
     def stream(
         self,
         prompt: Prompt,
         *,
         thinking: Thinking = None,
+        extended_thinking: Thinking = None,
         max_tokens: int | None = None,
         stop: str | Sequence[str] = (),
         raw: bool = False,
-        **sampling: Any,
+        **more: Unpack[LocalCallOptions],
     ) -> HostedStream:
         """`ThinkingEvent`s, `TextEvent`s, then one `EndEvent`.
 
-        Options are those of `Model.stream_all`. What this service or model cannot do raises RequestRefused before
-        anything is sent; what goes wrong there raises HostedError, with what had come in its `partial`. `max_tokens`
-        counts the answer: where the service's limit counts thinking too, a thinking that is on gets its budget, or
-        8,192 tokens, on top, so an answer can get longer than that when the thinking was short.
+        Options are those of `Model.stream_all`. What this service or model cannot do, or trilens cannot ask of it,
+        raises RequestRefused before anything is sent. What goes wrong there raises HostedError, with what had come in
+        its `partial`. `max_tokens` counts the answer: where the service's limit counts thinking too, a thinking that
+        is on gets its budget, or 8,192 tokens, on top, so an answer can get longer than that when the thinking was
+        short.
         """
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, None, None)
         stops = arguments.stops(stop)
+        thinking = arguments.thinking(thinking, extended_thinking)
+        local = next((name for name in more if name in LOCAL), None)
+        if local is not None:
+            raise RequestRefused(f"{self.elsewhere.where}: {local} is for models that run here; leave it out")
         if raw:
             raise RequestRefused(f"{self.elsewhere.where}: takes conversations, not a raw prompt; leave `raw` out")
         asked = ask(self.elsewhere.row, self.elsewhere.model, thinking)
@@ -104,7 +144,7 @@ class HostedModel:
             asked,
             limit=self._limit(asked, max_tokens),
             stop=stops,
-            sampling=sampling,
+            sampling=more,
         )
 
     def send(
@@ -160,29 +200,22 @@ class HostedModel:
         return chosen
 
 
-class HostedStream(Iterator[Event[HostedReceipt]]):
-    """Events as they come. `close` closes the connection. A thinking elsewhere cannot be told to end: `thinking` is
+class HostedStream(AnswerStream[HostedReceipt]):
+    """See `AnswerStream`. `close` closes the connection. A thinking elsewhere cannot be told to end: `thinking` is
     False and `answer_now` raises RequestRefused."""
 
     thinking = False
 
     def __init__(self, elsewhere: Elsewhere, service: Service, wish: Wish, request: dict[str, Any]) -> None:
+        super().__init__(self._run(), 1)
         self.request = request
         self._elsewhere = elsewhere
         self._service = service
         self._wish = wish
-        self._whole = Whole[HostedReceipt]()
         self._first: float | None = None
-        self._events = self._run()
-
-    def __next__(self) -> Event[HostedReceipt]:
-        return next(self._events)
 
     def answer_now(self, index: int | None = None) -> None:
         raise RequestRefused(f"{self._elsewhere.where}: a thinking there cannot be ended early; close the stream")
-
-    def close(self) -> None:
-        self._events.close()
 
     def _run(self) -> Generator[Event[HostedReceipt]]:
         where = self._elsewhere.where
@@ -196,7 +229,6 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
                     continue
                 if self._first is None:
                     self._first = time.perf_counter() - self._started
-                self._whole.take(event)
                 yield event
         except Exception as problem:
             error = typed(problem, where, self._elsewhere.key, begun=self._first is not None)
@@ -221,7 +253,8 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
     def _answer(self, end: ServiceEnd | None) -> Answer[HostedReceipt]:
         """What came so far. Without an end it broke off, and nothing of its price is known."""
         e, wish = self._elsewhere, self._wish
-        text, thought = self._whole.text, self._whole.thinking
+        whole = self._wholes[self._wish.index]
+        text, thought = whole.text, whole.thinking
         seconds = time.perf_counter() - self._started
         usage = Usage() if end is None else _whole(end.usage, e.row)
         finish = "broken" if end is None else end.finish
@@ -246,6 +279,7 @@ class HostedStream(Iterator[Event[HostedReceipt]]):
             seed=wish.sampling.get("seed"),
             served=None if end is None or end.own is None else dict(end.own),
         )
+        record(receipt, lambda: (json.dumps(list(wish.messages), ensure_ascii=False, default=str), text))
         state = None
         if end is not None and end.state:
             state = {"service": e.row.service, "content": text, "items": list(end.state)}

@@ -88,7 +88,7 @@ class HostedReceipt:
         t, speed = self.tokens, self.tokens_per_second
         known = "parameters unknown" if self.parameters is None else f"{big(self.parameters.total)} parameters"
         if self.parameters is not None and not self.parameters.every_weight_fires:
-            known += f", {big(self.parameters.active)} active"
+            known += f", {big(self.parameters.active_with_embeddings)} active"
         served = f" · served as {self.served_as}" if self.served_as not in (None, self.model) else ""
         first = "" if self.time_to_first_token is None else f"{self.time_to_first_token:.2f} s to the first token · "
         rate = "" if speed is None else f"{speed:.1f} tok/s · "
@@ -101,6 +101,11 @@ class HostedReceipt:
             f"price    {self._price()}",
         ]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        from trilens.notebook import labelled
+
+        return labelled(self.as_text().splitlines())
 
     def _thinking(self) -> list[str]:
         lines = thinking_lines(self.thinking)

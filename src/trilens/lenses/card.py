@@ -113,6 +113,11 @@ class Card:
 
         return card_text(self, width)
 
+    def _repr_html_(self) -> str:
+        from trilens.lenses.card_text import card_html
+
+        return card_html(self)
+
 
 @dataclass(frozen=True)
 class StatedCard:
@@ -153,6 +158,11 @@ class StatedCard:
         from trilens.lenses.card_text import stated_text
 
         return stated_text(self, width)
+
+    def _repr_html_(self) -> str:
+        from trilens.notebook import preformatted
+
+        return preformatted(self.as_text(100))
 
 
 def card(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from trilens.lenses.layout import heading, paragraph, ranges, spaced, table, terminal_width
 from trilens.lenses.moe import MoeLens
 from trilens.lenses.reasoning import THOUGHT
+from trilens.notebook import bars, folded, pairs, preformatted, titled
 from trilens.spec.model import (
     Attention,
     Chunk,
@@ -29,6 +30,24 @@ def card_text(card: Card, width: int | None = None) -> str:
     lines = _heading(card, width)
     lines += ["", *_dense(card, width), "", *_moe(card, width), "", *_reasoning(card, width)]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def card_html(card: Card) -> str:
+    """For a notebook: the numbers that are asked for most, operations as bars, and the whole text folded away."""
+    p, costs = card.parameters, card.dense.costs
+    rows = [
+        ("parameters", f"{big(p.total)} total, {big(p.active_with_embeddings)} active per token"),
+        ("weights", ", ".join(f"{w.type} {data(w.bytes)}" for w in card.weights if w.bytes is not None)),
+        ("KV cache", f"{data(card.kv_bytes(card.spec.context))} at {card.spec.context} tokens ({card.kv_type})"),
+        ("thinking", card.reasoning.summary()),
+    ]
+    parts = {
+        f"context {n}": {k.replace("_", " "): v for k, v in cost.flops_by_part().items() if k != "total"}
+        for n, cost in costs.items()
+    }
+    drawn = bars(parts, {f"context {n}": flop(cost.flops()) for n, cost in costs.items()})
+    whole = folded("the three lenses", preformatted(card_text(card, 100)))
+    return titled(card.name, card.tag, pairs(rows), drawn, whole)
 
 
 def stated_text(card: StatedCard, width: int | None = None) -> str:
@@ -71,11 +90,14 @@ def _heading(card: Card, width: int) -> list[str]:
 
 def _dense(card: Card, width: int) -> list[str]:
     p, lens = card.parameters, card.dense
-    count = f"{spaced(p.total)} total ({big(p.total)}), {spaced(p.active)} active per token ({big(p.active)}): "
-    count += f"{100 * lens.ratio:.1f} %"
-    if p.active_with_embeddings != p.active:
-        count += f"; with whole tables {spaced(p.active_with_embeddings)} active"
+    active = p.active_with_embeddings
+    count = f"{spaced(p.total)} total ({big(p.total)}), {spaced(active)} active per token ({big(active)}): "
+    count += f"{100 * active / p.total:.1f} %"
     lines = ["dense lens", *paragraph("parameters", count, width)]
+    if p.active != active:
+        multiplied = f"{spaced(p.active)} of them for a token ({big(p.active)}): {100 * lens.ratio:.1f} % of all; of a "
+        multiplied += "table that is only looked up, a token takes one row"
+        lines += paragraph("multiplied", multiplied, width)
     for compared in card.published:
         lines += paragraph("published", compared.as_line(), width)
     lines += paragraph("per token", "operations, a multiply-add counted as two, by what a token sees", width)

@@ -9,10 +9,13 @@ from typing import Any
 
 from trilens.errors import UsageError
 from trilens.lenses.card import Card, StatedCard, card
+from trilens.lenses.dense_or_routed import Machine, machine_of
 from trilens.lenses.layout import table_in_parts, terminal_width
+from trilens.lenses.target import accelerators
 from trilens.units import big, data, flop
 
 USUAL_CONTEXT = 4096
+USUAL_MACHINE = "m4-max"
 
 
 @dataclass(frozen=True)
@@ -21,26 +24,38 @@ class Comparison:
 
     cards: tuple[Card | StatedCard, ...]
     context: int
+    machine: Machine
 
     def as_dict(self) -> list[dict[str, Any]]:
-        return [c.as_dict() for c in self.cards]
+        """The cards; a routed model's has `dense_or_routed` too."""
+        weighed = {c.name: {"dense_or_routed": self.machine.as_dict(c.parameters)} for c in self.routed}
+        return [{**c.as_dict(), **weighed.get(c.name, {})} for c in self.cards]
+
+    @property
+    def routed(self) -> list[Card]:
+        return [c for c in self.cards if isinstance(c, Card) and c.moe is not None]
 
     def as_text(self, width: int | None = None) -> str:
         header = ("model", "tag", "total", "active", "FLOP/token", "KV cache", "bf16", "4-bit")
         width = width or terminal_width()
         lines = table_in_parts(header, [_row(c) for c in self.cards], width)
         shown = f"FLOP/token and KV cache (f16) at {self.context} tokens, or a model's maximum; 4-bit with scales"
-        return "\n".join([*lines, "", *textwrap.wrap(shown, width)])
+        lines += ["", *textwrap.wrap(shown, width)]
+        said = [self.machine.verdict(c.name, c.parameters) for c in self.routed]
+        for line in [self.machine.rule(), *said] if said else []:
+            lines += ["", *textwrap.wrap(line, width)]
+        return "\n".join(lines)
 
 
 def compare(names: Sequence[str], *, context: int = USUAL_CONTEXT, offline: bool = False) -> Comparison:
-    """The cards of all names. Raises what `card` raises, for the first that cannot be read."""
+    """The cards of all names; where dense or routed wins is said of an Apple M4 Max. Raises what `card` raises, for the
+    first that cannot be read."""
     if not names:
         raise UsageError("nothing to compare; expected the names of two models or more")
     if context < 1:
         raise UsageError(f"context {context} is not possible; expected 1 token or more")
     cards = (card(name, context=context, offline=offline, up_to_context=True) for name in names)
-    return Comparison(tuple(cards), context)
+    return Comparison(tuple(cards), context, machine_of(accelerators()[USUAL_MACHINE]))
 
 
 def _row(c: Card | StatedCard) -> tuple[str, ...]:
@@ -51,7 +66,7 @@ def _row(c: Card | StatedCard) -> tuple[str, ...]:
         c.name,
         c.tag,
         big(c.parameters.total),
-        big(c.parameters.active),
+        big(c.parameters.active_with_embeddings),
         flop(c.token.flops()),
         data(c.kv_bytes(c.context)),
         data(sizes["bf16"] or 0),

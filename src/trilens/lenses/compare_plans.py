@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
+from trilens.executors.accountant import count_parameters
+from trilens.lenses.dense_or_routed import machine_of
 from trilens.lenses.forecast import ANSWER, Interval
 from trilens.lenses.layout import table_in_parts, terminal_width
 from trilens.lenses.plan import Plan, plan
+from trilens.lenses.target import target
 from trilens.units import data
 
 HEADER = ("model", "tag", "weights", "memory", "fits", "tok/s", "p10 to p90", "thinking", "answer after")
@@ -41,6 +44,13 @@ class PlanComparison:
         lines += [line for source in sorted(sources) for line in textwrap.wrap(f"Thinking rests on {source}.", width)]
         for name, why in self.unknown.items():
             lines += textwrap.wrap(f"{name}: {why}", width)
+        at = target(self.machine)
+        routed = [p for p in self.plans if p.backbone == "routed"]
+        if at.device is not None and routed:
+            there = machine_of(at.device, at.count)
+            verdicts = [there.verdict(p.model, count_parameters(p.spec)) for p in routed]
+            for line in [there.rule(), *verdicts]:
+                lines += ["", *textwrap.wrap(line, width)]
         return "\n".join(lines)
 
 

@@ -163,7 +163,7 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
         path = f"a router picks {picked} experts for every token {where}, so two tokens take two paths; the same "
         path += "input repeats its path only where the arithmetic repeats to the bit"
     else:
-        total = "every weight takes part in every token (tables that are only looked up taken whole)"
+        total = "every weight takes part in every token (tables that are only looked up count whole)"
         path = "there is no router: every token goes through the same weights in the same order"
     return (
         Property("total = active", p.every_weight_fires, _answer(p.every_weight_fires), total),

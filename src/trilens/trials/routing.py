@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import Unpack
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import distinct_experts
 from trilens.executors.executor import StepInput
 from trilens.executors.native.executor import NativeExecutor
+from trilens.generate.options import GenerateOptions
 from trilens.model import Answer, Model, Prompt, fold
+from trilens.notebook import heat_map, preformatted, titled
 
 Phase = Literal["prompt", "thinking", "answer"]
 PHASES: tuple[Phase, ...] = ("prompt", "thinking", "answer")
@@ -178,11 +181,16 @@ class Trace:
         lines += ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([*lines, "hot: the fewest experts with 90 % of the load; (expected of an even router)"])
 
+    def _repr_html_(self) -> str:
+        rows = {str(layer.layer): (layer.load * layer.experts / layer.ids.size).tolist() for layer in self.layers}
+        drawn = heat_map(rows) if rows else ""
+        return titled(self.model, f"{len(self.tokens)} tokens: {self.verdict}", drawn, preformatted(self.as_text()))
+
     def _batches(self) -> list[int]:
         return [n for n in BATCHES if n <= len(self.tokens)]
 
 
-def trace(model: Model, prompt: Prompt, **options: Any) -> Trace:
+def trace(model: Model, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Trace:
     """Make the call with the native executor and keep what its routers chose. Options are those of `generate`.
 
     Raises UsageError for a model on another executor, and what `generate` raises.
@@ -210,7 +218,7 @@ def trace(model: Model, prompt: Prompt, **options: Any) -> Trace:
     )
 
 
-def _call(model: Model, prompt: Prompt, options: dict[str, Any]) -> tuple[tuple[int, ...], tuple[Phase, ...], Answer]:
+def _call(model: Model, prompt: Prompt, options: GenerateOptions) -> tuple[tuple[int, ...], tuple[Phase, ...], Answer]:
     """(the tokens in the order they were fed, the phase of each, the answer); nothing of earlier calls is reused."""
     fresh = Model(model.name, model.files, model.executor, model.text)
     stream = fresh.stream(prompt, **options)

@@ -1,0 +1,111 @@
+"""The commands of the ledger: what was asked, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilens.cli.streams import json_text
+from trilens.cli.terminal import say
+from trilens.errors import UsageError
+
+if TYPE_CHECKING:
+    from trilens.ledger import Entry, Total
+
+SINCE = click.option("--since", metavar="TIME", help="today, monday, 3d, 12h, or a date.")
+
+
+@click.command()
+@click.option("--on", "switch", flag_value="receipts", help="From now on, keep the receipt of every call.")
+@click.option("--prompts", "switch", flag_value="prompts", help="Keep prompts and answers too.")
+@click.option("--off", "switch", flag_value="off", help="Keep no more; what was kept stays.")
+@SINCE
+@click.option("--model", help="Calls of this model only.")
+@click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="The most calls to show.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object a line: the call with its receipt.")
+def log(switch: Any, since: str | None, model: str | None, number: int, as_json: bool) -> None:
+    """The last calls and what each cost, once --on has been given."""
+    from trilens import ledger
+
+    if switch is not None:
+        if since is not None or model is not None:
+            raise UsageError("--on, --prompts and --off take no other option")
+        ledger.keep(switch)
+        kept = {"off": "nothing more is kept", "receipts": "the receipt of every call is kept"}
+        say(f"{kept.get(switch, 'receipts, prompts and answers of every call are kept')} in {ledger.path()}")
+        return
+    found = ledger.entries(since, model, number)
+    if not found and ledger.kept() == "off":
+        say("no calls are kept; trilens log --on keeps their receipts from now on")
+    for entry in found if as_json else ():
+        print(json_text(asdict(entry)))
+    if found and not as_json:
+        heads = ("when", "model", "where", "prompt", "thinking", "answer", "seconds", "Wh", "US$")
+        print(_table(heads, map(_row, found)))
+
+
+@click.command()
+@click.option("--by", type=click.Choice(["model", "day", "where"]), default="model", show_default=True)
+@SINCE
+@click.option("--model", help="Calls of this model only.")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def cost(by: Any, since: str | None, model: str | None, as_json: bool) -> None:
+    """What the calls in the ledger cost together: tokens, seconds, watt-hours and money."""
+    from trilens import ledger
+
+    found = ledger.totals(by, since, model)
+    if as_json:
+        print(json_text([asdict(total) for total in found]))
+        return
+    if not found:
+        say("no calls are kept" + (" of that time or model" if ledger.kept() != "off" else "; see trilens log --on"))
+        return
+    heads = (by, "calls", "prompt", "thinking", "answer", "seconds", "Wh", "US$")
+    print(_table(heads, map(_sum, found)))
+
+
+def _row(entry: Entry) -> tuple[str, ...]:
+    counts = (entry.prompt_tokens, entry.thinking_tokens, entry.answer_tokens)
+    return (
+        datetime.fromtimestamp(entry.at).strftime("%Y-%m-%d %H:%M:%S"),
+        entry.model,
+        entry.place,
+        *("?" if count is None else str(count) for count in counts),
+        "?" if entry.seconds is None else f"{entry.seconds:.2f}",
+        "" if entry.watt_hours is None else f"{entry.watt_hours:.4f}",
+        "" if entry.dollars is None else f"{entry.dollars:.6f}",
+    )
+
+
+def _sum(total: Total) -> tuple[str, ...]:
+    """A sum of some calls only says of how many."""
+
+    def of(value: float | None, count: int, digits: int) -> str:
+        if value is None:
+            return ""
+        return f"{value:.{digits}f}" + (f" ({count} of {total.calls})" if count < total.calls else "")
+
+    return (
+        total.of,
+        str(total.calls),
+        str(total.prompt_tokens),
+        str(total.thinking_tokens),
+        str(total.answer_tokens),
+        f"{total.seconds:.1f}",
+        of(total.watt_hours, total.measured, 4),
+        of(total.dollars, total.priced, 6),
+    )
+
+
+def _table(heads: tuple[str, ...], rows: Any) -> str:
+    from trilens.cli.terminal import UNSAFE
+
+    lines = [heads, *(tuple(cell.translate(UNSAFE) for cell in row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+COMMANDS = (log, cost)
