@@ -375,7 +375,7 @@ class Model:
     def advance(self, calls: Sequence[Call]) -> None:
         """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
         Raises what stopped one of them."""
-        self._scheduler.advance([call.generation for call in calls if call.generation is not None])
+        self._scheduler.advance([call.request for call in calls if call.request is not None])
 
     @property
     def steppers(self) -> int:
@@ -409,12 +409,12 @@ class Model:
         markers = self.text.inference.markers
         return "" if markers is None else markers.turn
 
-    def _receipt(self, generation: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
+    def _receipt(self, request: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
         ceiling = self._predictor.ceiling()
-        receipt = write_receipt(self.name, self.executor, generation, writer, ceiling, meter.read())
+        receipt = write_receipt(self.name, self.executor, request, writer, ceiling, meter.read())
         receipt = self._predictor.complete(receipt)
         decode = self.text.tokenizer.decode
-        record(receipt, lambda: (decode(generation.prompt, skip_special=False), decode(generation.tokens)))
+        record(receipt, lambda: (decode(request.prompt, skip_special=False), decode(request.tokens)))
         return receipt
 
     @property
@@ -495,7 +495,7 @@ class Call:
     ) -> None:
         self.ids = ids
         self.writer = writer
-        self.generation: Request | None = None
+        self.request: Request | None = None
         self.finished = False
         self.receipt: Receipt | None = None
         self.watched = False  # whether `fired` is wanted
@@ -512,7 +512,7 @@ class Call:
         """Raises RequestRefused when there is no memory left for its cache."""
         model = self._model
         self._meter = EnergyMeter()
-        self.generation = model._scheduler.submit(
+        self.request = model._scheduler.submit(
             self.ids,
             self._options,
             self._limits,
@@ -527,25 +527,25 @@ class Call:
     @property
     def fired(self) -> list[list[int]]:
         """Of each token that was fed: what `CachedSequence.routes` has."""
-        return [] if self.generation is None or self.generation.fired is None else self.generation.fired
+        return [] if self.request is None or self.request.fired is None else self.request.fired
 
     def events(self) -> list[Event[Receipt]]:
         """What there is to read now, neighbours of one kind as one; by one reader, beside any steps."""
-        generation = self.generation
-        if generation is None or self.finished:
+        request = self.request
+        if request is None or self.finished:
             return []
-        ended = generation.finish  # asked first: what is unread then is all there will be
-        events: list[Event[Receipt]] = merged(_taken(generation.unread))
-        if ended is not None and generation.failure is None:
+        ended = request.finish  # asked first: what is unread then is all there will be
+        events: list[Event[Receipt]] = merged(_taken(request.unread))
+        if ended is not None and request.failure is None:
             self.finished = True
-            self.receipt = self._model._receipt(generation, self.writer, self._meter)
+            self.receipt = self._model._receipt(request, self.writer, self._meter)
             events.append(EndEvent(self.receipt, self._index, reason=ended, stop=self.writer.stop_hit))
         return events
 
     def cancel(self, wait: bool = True) -> None:
         """End it with the step that runs, and `wait` for that; does nothing to one that has finished."""
-        if self.generation is not None:
-            self._model._scheduler.end(self.generation, "cancelled", wait)
+        if self.request is not None:
+            self._model._scheduler.end(self.request, "cancelled", wait)
 
     @property
     def tokenizer(self) -> Tokenizer:

@@ -76,7 +76,7 @@ class TestRoutes:
             model = trilens.load("tiny-routed", executor=executor, **({"kv": "f32"} if executor == "native" else {}))
             stream = model.stream(QUESTION, thinking=True, temperature=0)
             list(stream)
-            kept.append(stream.calls[0].generation.routes)
+            kept.append(stream.calls[0].request.routes)
         assert kept[0].shape == kept[1].shape and (kept[0] == kept[1]).all()
 
     def test_a_sequence_that_goes_back_keeps_what_is_left(self, routed: Model) -> None:

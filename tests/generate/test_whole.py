@@ -110,7 +110,7 @@ def test_a_stream_gives_the_whole_answer_too(model: Model) -> None:
 def test_a_block_closes_its_stream(model: Model) -> None:
     with model.stream(TIMES, thinking=True) as stream:
         next(stream)
-    assert stream.calls[0].generation is not None and stream.calls[0].generation.finish == "cancelled"
+    assert stream.calls[0].request is not None and stream.calls[0].request.finish == "cancelled"
     with pytest.raises(UsageError, match="closed before its answer had ended"):
         stream.answer()
 
@@ -178,7 +178,7 @@ def test_a_cancelled_task_cancels_its_stream(model: Model, how: str, monkeypatch
 
     async def cancelled() -> None:
         task = asyncio.ensure_future(read())
-        while stream.calls[0].generation is None or not stream.calls[0].generation.tokens:
+        while stream.calls[0].request is None or not stream.calls[0].request.tokens:
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -186,7 +186,7 @@ def test_a_cancelled_task_cancels_its_stream(model: Model, how: str, monkeypatch
 
     asyncio.run(cancelled())
     stream._thread.shutdown()  # it ends with the step that ran
-    generation = stream.calls[0].generation
+    generation = stream.calls[0].request
     assert generation is not None and generation.finish == "cancelled" and len(generation.tokens) < 2000
 
 

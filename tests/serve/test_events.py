@@ -77,11 +77,11 @@ def test_local_events_are_made_once(made: Counter[str], each: int) -> None:
 
     def run() -> Iterator[list[Event[Any]]]:
         call.submit()
-        assert call.generation is not None
+        assert call.request is not None
         while not call.finished:
             for _ in range(each):
                 model.step()
-            put.update(type(event).__name__ for event in call.generation.unread)
+            put.update(type(event).__name__ for event in call.request.unread)
             yield call.events()
 
     got, finish = deltas(model, Steps(call, run()))

@@ -176,8 +176,8 @@ class TestLocalLoop:
             async for _ in loop.enter(calls).batches():
                 pass
             assert calls[0].fired == calls[2].fired == []
-            assert calls[1].generation is not None
-            assert calls[1].fired == calls[1].generation.routes.tolist()
+            assert calls[1].request is not None
+            assert calls[1].fired == calls[1].request.routes.tolist()
             return calls[1].fired
 
         fired = asyncio.run(read())
@@ -198,8 +198,8 @@ class TestLocalLoop:
             events = [event async for batch in loop.enter(calls).batches() for event in batch]
             assert isinstance(events[-1], EndEvent)
             if calls[0].watched:
-                assert calls[0].generation is not None
-                assert calls[0].fired == calls[0].generation.routes.tolist()
+                assert calls[0].request is not None
+                assert calls[0].fired == calls[0].request.routes.tolist()
             said = "".join(e.text for e in events if not isinstance(e, EndEvent))
             return said, events[-1].receipt.work.decode.steps
 

@@ -185,7 +185,7 @@ class TestChat:
         routes = [r for c in chunks for r in (getattr(c, "trilens", None) or {}).get("routes", ())]
         stream = trilens.load("tiny-routed").stream(ADD, temperature=0)
         list(stream)
-        generation = stream.calls[0].generation
+        generation = stream.calls[0].request
         assert generation is not None
         assert [r["token"] for r in routes] == list(range(len(generation.routes)))
         assert [list(chain(*r["experts"])) for r in routes] == generation.routes.tolist()

@@ -224,13 +224,13 @@ NO_ENERGY = Energy(None, "not asked")
 def write_receipt(
     name: str,
     executor: Executor,
-    generation: Request,
+    request: Request,
     writer: AnswerWriter,
     ceiling: Ceiling | None = None,
     energy: Energy = NO_ENERGY,
 ) -> Receipt:
-    """The receipt of a finished generation, whose tokens `writer` has counted; its prediction is put in afterwards."""
-    g, spec, counts = generation, executor.spec, writer.counts.counts
+    """The receipt of a finished request, whose tokens `writer` has counted; its prediction is put in afterwards."""
+    g, spec, counts = request, executor.spec, writer.counts.counts
     tokens = Tokens(len(g.prompt), g.cached, counts["thinking"], counts["answer"], counts["control"])
     if tokens.completion != len(g.tokens):
         raise AssertionError(f"the counts do not add up: {tokens} for {len(g.tokens)} tokens")

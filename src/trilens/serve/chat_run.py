@@ -100,15 +100,15 @@ def logprobs_of(call: AnyCall, start: int) -> tuple[list[dict[str, Any]], int]:
     """(what OpenAI calls `logprobs.content`, of the answer's tokens from place `start` on; the place behind them)."""
     if isinstance(call, EngineCall):
         return [], start
-    generation, begun = call.generation, call.writer.before_answer
-    if generation is None or begun is None:
+    request, begun = call.request, call.writer.before_answer
+    if request is None or begun is None:
         return [], start
     tokenizer = call.tokenizer
     found = []
-    end = len(generation.tokens)
+    end = len(request.tokens)
     for place in range(max(start, begun), end):
-        last = generation.logprobs.get(place)
-        if not last or generation.tokens[place] in tokenizer.special_ids:
+        last = request.logprobs.get(place)
+        if not last or request.tokens[place] in tokenizer.special_ids:
             continue
         (own, logprob), *others = last
         entry = _token(tokenizer.piece(own), logprob)

@@ -178,7 +178,7 @@ class EngineModel:
 class EngineCall:
     """The interface of `Call`. A thread puts in what comes, its reader takes it out with `events`."""
 
-    generation = None
+    request = None
 
     def __init__(self, model: EngineModel, stream: HostedStream, ids: list[int]) -> None:
         self.ids = ids

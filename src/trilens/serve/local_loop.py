@@ -172,16 +172,16 @@ class LocalLoop(EngineLoop[Call]):
                 self._over(call)
                 self.fail(running, fault)
             else:
-                assert call.generation is not None, "it was submitted"
-                self._calls[call.generation] = running, call
+                assert call.request is not None, "it was submitted"
+                self._calls[call.request] = running, call
 
     def _let_go(self) -> None:
         """End the calls that nobody reads any more."""
         while self._left:
             call = self._left.popleft()
             self._over(call)
-            if call.generation is not None:
-                self._calls.pop(call.generation, None)
+            if call.request is not None:
+                self._calls.pop(call.request, None)
                 try:
                     call.cancel(wait=False)
                 except Exception as fault:  # its client has left, and the others are not to blame
@@ -189,18 +189,18 @@ class LocalLoop(EngineLoop[Call]):
 
     def _hand_over(self, stepped: Sequence[Request]) -> None:
         at_once, ended = not stepped, []
-        for generation in stepped or [g for g in self._calls if g.finish is not None]:  # some may end outside a step
-            if generation not in self._calls:
+        for request in stepped or [g for g in self._calls if g.finish is not None]:  # some may end outside a step
+            if request not in self._calls:
                 continue  # it was cancelled meanwhile
-            running, call = self._calls[generation]
-            if generation.failure is not None:
-                self.fail(running, generation.failure)
+            running, call = self._calls[request]
+            if request.failure is not None:
+                self.fail(running, request.failure)
                 continue
-            if generation.unread or generation.finish is not None:
+            if request.unread or request.finish is not None:
                 self._untold[id(running)] = running
-                at_once |= len(generation.unread) >= UNREAD // 2
-            if generation.finish is not None:
-                del self._calls[generation]
+                at_once |= len(request.unread) >= UNREAD // 2
+            if request.finish is not None:
+                del self._calls[request]
                 self._over(call)
                 self._untold.pop(id(running), None)
                 ended.append(running)  # at once, for its client may have another question

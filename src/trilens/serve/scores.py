@@ -71,20 +71,20 @@ def token_text(tokenizer: Tokenizer, token: int) -> str:
 
 def scored_prompt(call: AnyCall) -> Scored:
     """A prompt's own tokens."""
-    if isinstance(call, EngineCall) or call.generation is None or call.generation.scores is None:
+    if isinstance(call, EngineCall) or call.request is None or call.request.scores is None:
         return Scored()
-    found = call.generation.scores.of
+    found = call.request.scores.of
     return Scored(list(call.ids), [found.get(place) for place in range(len(call.ids))], call.tokenizer)
 
 
 def scored_tokens(call: AnyCall, start: int) -> tuple[Scored, int]:
     """(the answer's tokens from place `start` on, the place behind them)."""
-    generation = None if isinstance(call, EngineCall) else call.generation
-    if generation is None:
+    request = None if isinstance(call, EngineCall) else call.request
+    if request is None:
         return Scored(), start
-    made, end = Scored(tokenizer=call.tokenizer), len(generation.tokens)
+    made, end = Scored(tokenizer=call.tokenizer), len(request.tokens)
     for place in range(start, end):
-        if score := generation.logprobs.get(place):
-            made.tokens.append(generation.tokens[place])
+        if score := request.logprobs.get(place):
+            made.tokens.append(request.tokens[place])
             made.scores.append(score)
     return made, end

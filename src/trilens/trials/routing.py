@@ -223,10 +223,10 @@ def _call(model: Model, prompt: Prompt, options: GenerateOptions) -> tuple[tuple
     fresh = Model(model.name, model.files, model.executor, model.text)
     stream = fresh.stream(prompt, **options)
     [answer] = fold(stream, 1)
-    generation = stream.calls[0].generation
-    assert generation is not None
+    request = stream.calls[0].request
+    assert request is not None
     work = answer.receipt.work
-    fed = (*generation.prompt, *generation.tokens)[: sum(p.tokens for p in (work.prefill, work.thinking, work.answer))]
+    fed = (*request.prompt, *request.tokens)[: sum(p.tokens for p in (work.prefill, work.thinking, work.answer))]
     counts: tuple[tuple[Phase, int], ...] = (
         ("prompt", work.prefill.tokens),
         ("thinking", work.thinking.tokens),
