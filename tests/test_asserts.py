@@ -47,6 +47,7 @@ REVIEWED = {
     "text/events.py": (2, "only pieces of text are joined; an answer that did not fail has an end"),
     "text/tool_reader.py": (1, "made only for forms with an envelope"),
     "text/thoughts.py": (2, "the state machine enters these states with markers only"),
+    "serve/streams.py": (1, "a coroutine that runs has a task"),
     "trials/routing.py": (1, "the events of a call end with its generation"),
 }
 

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import gguf
@@ -191,8 +190,9 @@ def test_header_of_a_large_vocabulary_is_read_at_once_and_without_numpy(tmp_path
     )
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = os.times()
         subprocess.run([sys.executable, "-c", program, str(path)], check=True, env=os.environ)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.4, seconds
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))  # of the processor, whatever else runs
+    assert min(seconds) < 0.6, seconds
     assert list(read_gguf(path).metadata["tokenizer.ggml.merges"]) == tokens
