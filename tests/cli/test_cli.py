@@ -135,8 +135,8 @@ class TestRun:
         done = trilens("chat", "--temperature", "0", "--max-tokens", "40", stdin=said)
         assert done.returncode == 0, done.stderr
         assert "Ferdinand" in done.stdout.splitlines()[-1]
-        second = [line for line in done.stderr.splitlines() if line.startswith("tokens")][1]
-        assert "(0 cached)" not in second
+        first, second = [line for line in done.stderr.splitlines() if " prompt" in line]
+        assert "cached" not in first and " cached) · " in second
 
 
 class TestCard:

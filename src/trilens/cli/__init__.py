@@ -14,10 +14,12 @@ import sys
 import click
 
 from trilens import __version__
-from trilens.cli import look, talk
+from trilens.cli import look
+from trilens.cli.chat import chat
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
 from trilens.cli.streams import standard_streams
+from trilens.cli.talk import run
 from trilens.errors import TrilensError
 
 
@@ -27,7 +29,7 @@ def commands() -> None:
     """One call runs any open-weight language model and tells what the call cost."""
 
 
-for _command in (talk.run, talk.chat, *look.COMMANDS, serve):
+for _command in (run, chat, *look.COMMANDS, serve):
     commands.add_command(_command)
 
 
