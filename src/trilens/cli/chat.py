@@ -87,6 +87,8 @@ class Conversation:
             try:
                 self._said(line.strip())
             except TrilensError as problem:
+                if problem is getattr(sys.stdout, "failure", None):
+                    raise  # no answer can be shown any more
                 say(" ".join(as_typed(str(problem)).split()))
         reader.close()
 
