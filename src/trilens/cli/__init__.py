@@ -1,8 +1,8 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
-Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, one line of a file could not be answered, or the answer could not be written,
-7 somebody else's service failed or refused, 1 a fault of our own,
+Exit codes: 0 done, 2 wrong usage (also a value that no model could take), 3 a part of the model is unknown, 4 a damaged
+file, 5 not found or no network, 6 the request cannot be carried out, one line of a file could not be answered, or the
+answer could not be written, 7 somebody else's service failed or refused, 1 a fault of our own,
 130 interrupted, 141 the reader of a pipe went away.
 """
 
@@ -44,6 +44,9 @@ def _run(arguments: list[str] | None) -> int:
         code = _invoked(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        print(bare.format_message())
+        return 0
     except click.ClickException as problem:
         return _complain(problem.format_message(), 2)
     except TrilensError as problem:

@@ -14,7 +14,7 @@ from trilens.cli.conversation import Saved, last_conversation, read_conversation
 from trilens.cli.editor import Editor, LineReader
 from trilens.cli.inputs import as_typed, structure
 from trilens.cli.loading import load_model
-from trilens.cli.options import GENERATION, MODEL
+from trilens.cli.options import GENERATION, MODEL, thinking_word
 from trilens.cli.terminal import Said, interrupts, print_stream, receipt_line, say
 from trilens.errors import ContextFull, TrilensError, UsageError
 from trilens.text.strategy import as_thinking
@@ -156,8 +156,7 @@ class Conversation:
     def change_thinking(self, rest: str) -> None:
         """WORD: on, off, a level or the most tokens; "default" for the model's own"""
         if rest:
-            as_thinking(rest)
-            self.saved.thinking = None if rest == "default" else rest
+            self.saved.thinking = None if rest == "default" else thinking_word(rest)
         say(f"thinking: {self.saved.thinking or 'as the model has it'}")
 
     def change_system(self, rest: str) -> None:
