@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OLLAMA_MODELS", "/nonexistent")  # models of this machine's other programs are none of ours
+os.environ.setdefault("LLAMA_CACHE", "/nonexistent")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["TRILENS_LEDGER"] = "/nowhere/ledger.db"  # tests write nothing into the user's own
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, UsageError
 from trilens.hosted.asking import asking
 from trilens.hosted.table import ask, rows
 
@@ -44,7 +44,7 @@ def test_what_never_thinks_and_what_has_levels() -> None:
     levels = asking("gpt-oss-120b", engine="ollama", offline=True)
     assert levels[0].fields["'high'"] == {"reasoning_effort": "high"}
     assert levels[0].fields["False"] is None
-    with pytest.raises(RequestRefused, match="engine is 'nope'; expected one of vllm, sglang, "):
+    with pytest.raises(UsageError, match="engine is 'nope'; expected one of vllm, sglang, "):
         asking("tiny-dense", engine="nope")
 
 

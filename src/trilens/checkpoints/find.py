@@ -1,4 +1,5 @@
-"""A model's name -> its files on this disk. A name is a path, a name of the catalog, or an id of the Hugging Face hub.
+"""A model's name -> its files on this disk. A name is a path, a name of the catalog, one that Ollama, LM Studio or
+llama.cpp has for a model of theirs (`held.py`), or an id of the Hugging Face hub.
 
 A path that exists always wins. The hub's ids are `org/name`, and `org/name:file-or-quant` for one of its GGUF files.
 """
@@ -8,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+from trilens.checkpoints.held import held_as
 from trilens.checkpoints.local import Found, at_path, listing
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import shown
@@ -35,6 +37,10 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
     if name and os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
         _no_revision(name, revision)
         return at_path(path, "path", only_small=only_small)
+    held = held_as(name)
+    if held is not None:
+        _no_revision(name, revision)
+        return held.found
     if FILE.fullmatch(name):
         raise ModelNotFound(f"{shown(name)}: no such file or directory")
     entry = lookup(name)
@@ -53,6 +59,8 @@ def check_name(name: str) -> None:
     """Raises what `find` would raise for a name that can mean no model here, without a network."""
     if FILE.fullmatch(name) or os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # as above
         find(name)
+        return
+    if held_as(name) is not None:
         return
     entry = lookup(name)
     if entry is None and HUB_ID.fullmatch(name) is None:
@@ -117,4 +125,4 @@ def _near(name: str) -> str:
     if near:
         return f"did you mean {' or '.join(near)}?"
     ready_first = sorted(entries().values(), key=lambda entry: entry.source is None and entry.comes_with is None)
-    return f"the catalog has {listing(entry.name for entry in ready_first)}"
+    return f"the catalog has {listing(entry.name for entry in ready_first)}: see `trilens models --catalog`"

@@ -1,8 +1,8 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
-Exit codes: 0 done, 2 wrong usage, 3 a part of the model is unknown, 4 a damaged file, 5 not found or no network,
-6 the request cannot be carried out, one line of a file could not be answered, or the answer could not be written,
-7 somebody else's service failed or refused, 1 a fault of our own,
+Exit codes: 0 done, 2 wrong usage (also a value that no model could take), 3 a part of the model is unknown, 4 a damaged
+file, 5 not found or no network, 6 the request cannot be carried out, one line of a file could not be answered, or the
+answer could not be written, 7 somebody else's service failed or refused, 1 a fault of our own,
 130 interrupted, 141 the reader of a pipe went away.
 """
 
@@ -14,10 +14,12 @@ import sys
 import click
 
 from trilens import __version__
-from trilens.cli import ledger, look, talk
+from trilens.cli import ledger, look, models
+from trilens.cli.chat import chat
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
 from trilens.cli.streams import standard_streams
+from trilens.cli.talk import run
 from trilens.errors import TrilensError
 
 
@@ -27,7 +29,7 @@ def commands() -> None:
     """One call runs any open-weight language model and tells what the call cost."""
 
 
-for _command in (talk.run, talk.chat, *look.COMMANDS, *ledger.COMMANDS, serve):
+for _command in (run, chat, *look.COMMANDS, *models.COMMANDS, *ledger.COMMANDS, serve):
     commands.add_command(_command)
 
 
@@ -42,6 +44,9 @@ def _run(arguments: list[str] | None) -> int:
         code = _invoked(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
+    except click.exceptions.NoArgsIsHelpError as bare:
+        print(bare.format_message())
+        return 0
     except click.ClickException as problem:
         return _complain(problem.format_message(), 2)
     except TrilensError as problem:

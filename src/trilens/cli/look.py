@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
+from trilens.cli.options import Number, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
@@ -17,7 +18,13 @@ from trilens.text.strategy import as_thinking
 
 @click.command()
 @click.argument("model")
-@click.option("--context", type=int, default=1, show_default=True, help="Tokens that a token sees, its own included.")
+@click.option(
+    "--context",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Tokens that a token sees, its own included.",
+)
 @click.option("--kv-type", default="f16", show_default=True, help="Type of the KV cache's numbers.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
@@ -31,11 +38,18 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--context", type=int, default=4096, show_default=True, help="Tokens that a token sees.")
+@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens that a token sees.")
 @click.option("--machine", help="Compare speed and memory there: this, or accelerators as in h100x8.")
 @click.option("--engine", help="On that machine; default: trilens here, else vllm or mlx-lm.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once, on that machine.")
-@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens, of those that can think.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once, on that machine."
+)
+@click.option(
+    "--thinking",
+    type=ThinkingWord(),
+    metavar="WORD",
+    help="off, on, a level, or the most tokens, of those that can think.",
+)
 @click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="A list of cards, or of plans, as JSON.")
@@ -67,13 +81,18 @@ def compare(
 
 @click.command()
 @click.argument("model")
-@click.option("--context", type=int, help="Tokens of a sequence; default 4096, or the model's most.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Sequences at once.")
+@click.option("--context", type=click.IntRange(1), help="Tokens of a sequence; default 4096, or the model's most.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
 @click.option("--machine", default="this", show_default=True, help="this, or accelerators as in h100x8.")
 @click.option("--engine", help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers.")
 @click.option("--quantise", help="own, bf16, fp8, 8bit or 4bit; default: the most bits that fit.")
 @click.option("--kv-type", default="f16", show_default=True, help="Numbers of the cache: a type, or K,V.")
-@click.option("--thinking", metavar="WORD", help="off, on, a level, or the most tokens. Default: the model's own.")
+@click.option(
+    "--thinking",
+    type=ThinkingWord(),
+    metavar="WORD",
+    help="off, on, a level, or the most tokens. Default: the model's own.",
+)
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
@@ -122,10 +141,10 @@ def tag(file: str, as_json: bool) -> None:
 )
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
-@click.option("--thinking", metavar="WORD", help="As for run.")
-@click.option("--max-tokens", type=int, help="Most tokens of the answer.")
-@click.option("--temperature", type=float, default=0.0, show_default=True)
-@click.option("--seed", type=int, help="The same seed gives the same answer.")
+@click.option("--thinking", type=ThinkingWord(), metavar="WORD", help="As for run.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of the answer.")
+@click.option("--temperature", type=Number(0, 100), default=0.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer.")
 def trace(
     model: str,
     prompt: str,
@@ -160,7 +179,13 @@ def trace(
 
 
 @click.command()
-@click.option("--questions", default=120, show_default=True, help="Held-out questions for each of the four.")
+@click.option(
+    "--questions",
+    type=click.IntRange(1),
+    default=120,
+    show_default=True,
+    help="Held-out questions for each of the four.",
+)
 @click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
 @click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
@@ -192,14 +217,25 @@ def pull(model: str) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--prompt", default=256, show_default=True, help="Tokens of the prompt.")
-@click.option("--decode", default=32, show_default=True, help="Tokens of the answer.")
-@click.option("--threads", type=int, help="Default: the physical cores that this process may use.")
-@click.option("--repeat", default=3, show_default=True, help="Rounds that count; one more comes before them.")
-@click.option("--batch", default=1, show_default=True, help="Sequences that decode at once.")
+@click.option("--prompt", type=click.IntRange(1), default=256, show_default=True, help="Tokens of the prompt.")
+@click.option("--decode", type=click.IntRange(1), default=32, show_default=True, help="Tokens of the answer.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores that this process may use.")
+@click.option(
+    "--repeat",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Rounds that count; one more comes before them.",
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences that decode at once.")
 @click.option("--activations", type=click.Choice(["8bit", "16bit"]), default="8bit", show_default=True)
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make an unquantised model smaller first.")
-@click.option("--kernels", default="", help="avx512, avx2 or portable; default: the fastest this processor runs.")
+@click.option(
+    "--kernels",
+    type=click.Choice(["", "avx512", "avx2", "portable"]),
+    default="",
+    help="avx512, avx2 or portable; default: the fastest this processor runs.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
 def bench(model: str, as_json: bool, **options: Any) -> None:
     """How fast MODEL runs here, beside what this machine's memory and arithmetic give."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import click
+
+from trilens.errors import UsageError
+from trilens.text.strategy import OFF_OR_LEAST, WORDS, as_thinking
 
 
 class Bytes(click.ParamType):  # type: ignore[type-arg]
@@ -23,6 +27,33 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
         if found is None or float(found[1]) <= 0:
             self.fail(f"{value!r} is no number of bytes; expected one such as 4GB or 500MB", param, ctx)
         return max(1, int(float(found[1]) * self.UNITS[found[2]]))
+
+
+class Number(click.FloatRange):
+    """A float in a range; "nan" and "inf" are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+class ThinkingWord(click.ParamType):  # type: ignore[type-arg]
+    """A word of --thinking; whether a model can do it shows when it is asked."""
+
+    name = "word"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return thinking_word(str(value))
+
+
+def thinking_word(word: str) -> str:
+    """The word, which is on, off, a level, off-or-least, or a number of tokens. Raises UsageError."""
+    known = ("on", "off", *WORDS, OFF_OR_LEAST, "auto")
+    if word not in known and isinstance(as_thinking(word), str):
+        raise UsageError(f"thinking is {word[:60]!r}; expected {', '.join(known[:-1])}, or a number of tokens")
+    return word
 
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,19 +100,24 @@ MODEL = options(
 GENERATION = options(
     click.option(
         "--thinking",
+        type=ThinkingWord(),
         metavar="WORD",
         help="on, off, a level (minimal to max), off-or-least, or the most tokens of it. Default: the model's own.",
     ),
     click.option("--hide-thinking", is_flag=True, help="Do not show the thinking on standard error."),
-    click.option("--temperature", type=float, help="0 takes the likeliest token every time."),
-    click.option("--top-k", type=int, help="Keep the k likeliest tokens; 0 keeps all."),
-    click.option("--top-p", type=float, help="Keep the likeliest tokens that reach this share together."),
-    click.option("--min-p", type=float, help="Keep tokens with at least this part of the likeliest one's share."),
-    click.option("--repetition-penalty", type=float),
-    click.option("--presence-penalty", type=float),
-    click.option("--frequency-penalty", type=float),
-    click.option("--seed", type=int, help="The same seed gives the same answer."),
-    click.option("--max-tokens", type=int, help="Most tokens of an answer."),
+    click.option("--temperature", type=Number(0, 100), help="0 takes the likeliest token every time."),
+    click.option("--top-k", type=click.IntRange(0, 2**31 - 1), help="Keep the k likeliest tokens; 0 keeps all."),
+    click.option(
+        "--top-p", type=Number(0, 1, min_open=True), help="Keep the likeliest tokens that reach this share together."
+    ),
+    click.option(
+        "--min-p", type=Number(0, 1), help="Keep tokens with at least this part of the likeliest one's share."
+    ),
+    click.option("--repetition-penalty", type=Number(0, 100, min_open=True)),
+    click.option("--presence-penalty", type=Number(-100, 100)),
+    click.option("--frequency-penalty", type=Number(-100, 100)),
+    click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer."),
+    click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer."),
     click.option("--schema", metavar="JSON", help="The answer is JSON of this schema; a file, or the schema itself."),
     click.option("--regex", help="The answer is a text that this regular expression matches."),
     click.option("--choice", multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, TRUST, options
+from trilens.cli.options import PREFIXES, TRUST, Number, options
 from trilens.errors import UsageError
 
 
@@ -30,9 +30,7 @@ class _WithEngineOptions(click.Command):
 @click.option("--parallel", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls at once.")
 @click.option("--queue", type=click.IntRange(0, 65536), default=128, show_default=True, help="Calls that may wait.")
 @click.option("--time-limit", type=click.IntRange(1), default=600, show_default=True, help="Seconds of a call.")
-@click.option(
-    "--read-limit", type=click.FloatRange(0.1), default=10, show_default=True, help="Seconds to send a header in."
-)
+@click.option("--read-limit", type=Number(0.1), default=10, show_default=True, help="Seconds to send a header in.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
 @click.option("--offline", is_flag=True, help="Use only what is on this disk.")

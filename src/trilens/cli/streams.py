@@ -42,9 +42,9 @@ class Output(io.TextIOBase):
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self._failure: Exception | None = None
+        self.failure: Exception | None = None
         if stream is None:
-            self._failure = RequestRefused("standard output is closed; send it to a file or a pipe")
+            self.failure = RequestRefused("standard output is closed; send it to a file or a pipe")
 
     def write(self, text: str) -> int:
         with self._explained():
@@ -59,18 +59,18 @@ class Output(io.TextIOBase):
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """Once it has failed it fails every time, for somebody may ask only whether it can be written."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         try:
             yield
         except OSError as problem:
             # Python flushes once more on its way out, and what is still held must go somewhere
             _point_nowhere(1)
             why = problem.strerror or problem
-            self._failure = RequestRefused(f"standard output cannot be written ({why}); send it somewhere else")
+            self.failure = RequestRefused(f"standard output cannot be written ({why}); send it somewhere else")
             if isinstance(problem, BrokenPipeError):
-                self._failure = problem
-            raise self._failure from None
+                self.failure = problem
+            raise self.failure from None
 
     def isatty(self) -> bool:
         return self._stream is not None and self._stream.isatty()

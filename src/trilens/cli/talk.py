@@ -1,8 +1,7 @@
-"""The commands that ask a model: `run` and `chat`."""
+"""The command that asks a model: `run`."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +10,15 @@ import click
 from trilens.cli.answers import Results, answer_fields, answer_lines
 from trilens.cli.inputs import prompt_with_context, structure, with_system
 from trilens.cli.lines import open_lines
+from trilens.cli.loading import load_model
 from trilens.cli.options import GENERATION, MODEL
-from trilens.cli.streams import json_text, read_line
-from trilens.cli.terminal import Progress, interrupts, print_stream
+from trilens.cli.streams import json_text
+from trilens.cli.terminal import print_stream
 from trilens.errors import UsageError
 from trilens.text.strategy import as_thinking
 
 if TYPE_CHECKING:
-    from trilens.hosted.model import HostedModel
-    from trilens.model import Model, Prompt
+    from trilens.model import Prompt
 
 
 @click.command()
@@ -82,7 +81,7 @@ def run(
     results = Results(output, resume)
     if system is not None:
         asked = with_system(system, asked)
-    loaded = _load(options)
+    loaded = load_model(options)
     options |= {"thinking": as_thinking(options["thinking"]), **held}
     if lines is not None:
         answer_lines(loaded, lines, system, {"raw": raw, **options}, results)
@@ -90,59 +89,3 @@ def run(
         print(json_text(answer_fields(loaded.generate(asked, raw=raw, **options))))
     else:
         print_stream(loaded.stream(asked, raw=raw, **options), quiet, hide)
-
-
-@click.command()
-@click.option("--system", metavar="TEXT", help="A system message.")
-@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
-@MODEL
-@GENERATION
-def chat(system: str | None, quiet: bool, **options: Any) -> None:
-    """A conversation; an empty line or Ctrl-D ends it. Ctrl-C ends a thinking, once more the answer."""
-    hide, held = options.pop("hide_thinking"), structure(options)
-    loaded = _load(options)
-    options |= {"thinking": as_thinking(options["thinking"]), **held}
-    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
-    while True:
-        try:
-            print("> ", end="", file=sys.stderr, flush=True)
-            line = read_line()
-        except KeyboardInterrupt:
-            line = ""
-        if not line.strip():
-            print(file=sys.stderr)
-            return
-        messages.append({"role": "user", "content": line.strip()})
-        try:
-            stream = loaded.stream(messages, **options)
-            with interrupts(stream):
-                said = print_stream(stream, quiet, hide)
-        except KeyboardInterrupt:
-            print("\n(interrupted; the answer is not kept)", file=sys.stderr)
-            messages.pop()
-            continue
-        messages.append(said)
-
-
-def _load(options: dict[str, Any]) -> Model | HostedModel:
-    """The model that the options name; takes the options of loading out, so that those of generating are left."""
-    from trilens.hosted.load import is_hosted, load_hosted
-    from trilens.model import load
-
-    name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
-    executor = options.pop("executor")
-    loading = ("threads", "quantise", "kv", "prefix_dir")
-    stated = {key: value for key in loading if (value := options.pop(key)) is not None}
-    if options.pop("trust_control_tokens"):
-        stated["trust_control_tokens"] = True
-    prefix_bytes = options.pop("prefix_bytes")
-    if is_hosted(name):
-        given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
-        if given or ignore_keys:
-            option = (given or ["ignore-key"])[0].replace("_", "-")
-            raise UsageError(f"--{option} is for models that run here, and {name} does not")
-        return load_hosted(name)
-    progress = Progress(name)
-    if "prefix_dir" in stated:
-        stated["prefix_bytes"] = prefix_bytes
-    return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trilens.hosted.model import HostedStream
     from trilens.model import Stream
+    from trilens.text.events import Event
 
 # A model can write anything; on a terminal an escape sequence in its answer would be obeyed. A pipe gets every byte.
 UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
@@ -39,36 +41,94 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool) -> dict[str, Any]:
-    """Print an answer as it comes, its thinking beside it and its receipt behind it; the message for the next turn."""
+class Said:
+    """What came of a stream so far; `receipt` once it has ended."""
+
+    def __init__(self) -> None:
+        self.content = ""
+        self.thinking = ""
+        self.receipt: Any = None
+        self.state: Any = None
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """For the next turn."""
+        message = {"role": "assistant", "content": self.content, "thinking": self.thinking}
+        return message if self.state is None else {**message, "state": self.state}
+
+
+def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool, said: Said | None = None) -> Said:
+    """Print an answer as it comes, its thinking beside it and its receipt behind it; `said` is what it fills."""
     from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
 
-    said: dict[str, list[str]] = {"content": [], "thinking": []}
-    state: Any = None
+    said = said or Said()
     answers, errors = sys.stdout.isatty(), sys.stderr.isatty()
-    for event in stream:
+    for event in _with_progress(stream):
         match event:
             case ThinkingEvent(text):
-                said["thinking"].append(text)
+                said.thinking += text
                 if not hide:
                     shown = f"\033[2m{text.translate(UNSAFE)}\033[0m" if errors else text
                     print(shown, end="", file=sys.stderr, flush=True)
             case TextEvent(text):
-                if said["thinking"] and not said["content"] and not hide:
+                if said.thinking and not said.content and not hide:
                     print("\n", file=sys.stderr)
-                said["content"].append(text)
+                said.content += text
                 print(text.translate(UNSAFE) if answers else text, end="", flush=True)
             case ToolCallEvent():
                 pass  # the command line offers no tools
             case EndEvent(receipt, state=state):
+                said.receipt, said.state = receipt, state
                 print(flush=True)
                 if receipt.finish in ("length", "context"):
                     why = "max_tokens was reached" if receipt.finish == "length" else "the model's context is full"
                     print(f"(cut off: {why})", file=sys.stderr)
                 if not quiet:
                     print("\n" + receipt.as_text(), file=sys.stderr)
-    message = {"role": "assistant", **{part: "".join(pieces) for part, pieces in said.items()}}
-    return message if state is None else {**message, "state": state}
+    return said
+
+
+def receipt_line(receipt: Any) -> str:
+    """A receipt in one line: tokens, time, and money where it is known."""
+    tokens = receipt.tokens
+    thought = f" · {tokens.thinking} thinking" if tokens.thinking else ""
+    cached = f" ({tokens.cached} cached)" if tokens.cached else ""
+    price = getattr(getattr(receipt, "price", None), "total", None)
+    money = "" if price is None else f" · ${price:.6f}"
+    known = [tokens.answer, tokens.thinking or 0]
+    speed = "" if None in known or not receipt.seconds else f", {sum(known) / receipt.seconds:.1f} tokens/s"
+    return f"{tokens.prompt} prompt{cached}{thought} · {tokens.answer} answer · {receipt.seconds:.2f} s{speed}{money}"
+
+
+def _with_progress(stream: Any) -> Iterator[Event[Any]]:
+    """The stream's events. On a terminal, how far the prompt is read while nothing has come for a second."""
+    if not sys.stderr.isatty():
+        yield from stream
+        return
+    came, shown = threading.Event(), False
+
+    def show() -> None:
+        nonlocal shown
+        wait = 1.0
+        while not came.wait(wait):
+            shown, wait = True, 0.2
+            generation = next((call.generation for call in getattr(stream, "calls", ())), None)
+            length = len(generation.prompt) if generation is not None else 0
+            how_far = f" {100 * min(generation.fed, length) // length:3} %" if generation is not None and length else ""
+            print(f"\rreading the prompt{how_far} ", end="", file=sys.stderr, flush=True)
+
+    watcher = threading.Thread(target=show, name="progress", daemon=True)
+    watcher.start()
+    try:
+        for event in stream:
+            if not came.is_set():
+                came.set()
+                watcher.join()
+                if shown:
+                    print("\r\033[K", end="", file=sys.stderr, flush=True)
+            yield event
+    finally:
+        came.set()
 
 
 @contextmanager

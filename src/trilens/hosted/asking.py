@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, UsageError
 from trilens.hosted.load import ADDRESS, VENDORS, is_hosted, load_hosted
 from trilens.hosted.table import Row, ask, row_for, rows, words
 from trilens.text.strategy import Thinking
@@ -68,7 +68,7 @@ def asking(name: str, *, engine: str | None = None, offline: bool = False) -> li
     engines = [row for row in rows() if not row.hosts and row.service not in VENDORS]
     chosen = [row for row in engines if engine in (None, row.service)]
     if not chosen:
-        raise RequestRefused(f"engine is {engine!r}; expected one of {', '.join(row.service for row in engines)}")
+        raise UsageError(f"engine is {engine!r}; expected one of {', '.join(row.service for row in engines)}")
     return [_of_template(source.inference, source.title), *(_of_row(row, name, row.service) for row in chosen)]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trilens.checkpoints.find import Found, find
+from trilens.checkpoints.held import held_as
 from trilens.checkpoints.load import read_spec
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from trilens.files import read_json_object
@@ -37,6 +38,9 @@ def card_source(name: str | Found, *, offline: bool) -> CardSource:
     if isinstance(name, Found):
         return _from_files(str(name.path), name, None)
     if not os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # Path.exists raises for a name that is too long
+        held = held_as(name)
+        if held is not None:
+            return _from_files(name, held.found, None)
         entry, hub = lookup(name), HUB_ID.fullmatch(name)
         if entry is not None:
             return _from_catalog(entry, offline=offline)

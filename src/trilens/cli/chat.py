@@ -1,0 +1,233 @@
+"""`trilens chat`: a conversation at a terminal, or line by line where standard input is none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trilens.cli.conversation import Saved, last_conversation, read_conversation, write_conversation
+from trilens.cli.editor import Editor, LineReader
+from trilens.cli.inputs import as_typed, structure
+from trilens.cli.loading import load_model
+from trilens.cli.options import GENERATION, MODEL, thinking_word
+from trilens.cli.terminal import Said, interrupts, print_stream, receipt_line, say
+from trilens.errors import ContextFull, TrilensError, UsageError
+from trilens.text.strategy import as_thinking
+
+if TYPE_CHECKING:
+    from trilens.hosted.model import HostedModel
+    from trilens.model import Model
+
+
+@click.command()
+@click.option("--system", metavar="TEXT", help="A system message.")
+@click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the last conversation, and its model.")
+@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@MODEL
+@GENERATION
+def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None:
+    """A conversation. /help lists its commands; Ctrl-D or /exit ends it.
+
+    Enter sends, Alt-Enter starts a new line, and a paste of several lines stays one message. Ctrl-C ends a thinking,
+    once more the answer; what was said until then is kept.
+    """
+    saved = Saved()
+    if goes_on:
+        saved = read_conversation(last_conversation())
+        if (
+            click.get_current_context().get_parameter_source("model") != click.core.ParameterSource.COMMANDLINE
+            and saved.model
+        ):
+            options["model"] = saved.model
+    if system is not None:
+        saved.system = system
+    if options["thinking"] is not None:
+        saved.thinking = options["thinking"]
+    hide, held = options.pop("hide_thinking"), structure(options)
+    names = ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv", "prefix_dir", "prefix_bytes")
+    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens")}
+    saved.model = loading["model"]
+    conversation = Conversation(saved, load_model(dict(loading)), loading, {**options, **held}, quiet, hide)
+    conversation.run(Editor(tuple(COMMANDS)) if sys.stdin.isatty() else LineReader())
+
+
+class Conversation:
+    """The turns so far, and the model that answers the next one."""
+
+    def __init__(
+        self,
+        saved: Saved,
+        model: Model | HostedModel,
+        loading: dict[str, Any],
+        options: dict[str, Any],
+        quiet: bool,
+        hide: bool,
+    ) -> None:
+        self.saved = saved
+        self.model = model
+        self.receipt: Any = None
+        self.question: str | None = None  # the last one, whether or not it was answered
+        self.ended = False
+        self._loading, self._options, self._quiet, self._hide = loading, options, quiet, hide
+
+    def run(self, reader: Editor | LineReader) -> None:
+        while not self.ended:
+            try:
+                line = reader.read()
+            except KeyboardInterrupt:
+                say("Ctrl-D or /exit ends the conversation")
+                continue
+            if line is None:
+                break
+            try:
+                self._said(line.strip())
+            except TrilensError as problem:
+                if problem is getattr(sys.stdout, "failure", None):
+                    raise  # no answer can be shown any more
+                say(" ".join(as_typed(str(problem)).split()))
+        reader.close()
+
+    def _said(self, line: str) -> None:
+        if line.startswith("/") and not line.startswith("//"):
+            word, _, rest = line.partition(" ")
+            command = COMMANDS.get(word)
+            if command is None:
+                raise UsageError(f"{word} is no command; /help lists them, and a message may begin with //")
+            command(self, rest.strip())
+        elif line:
+            self.ask(line[1:] if line.startswith("//") else line)
+
+    def ask(self, question: str) -> None:
+        """One turn. An error or Ctrl-C before the first word leaves the conversation as it was, for /retry."""
+        self.question = question
+        system = [] if self.saved.system is None else [{"role": "system", "content": self.saved.system}]
+        asked = {"role": "user", "content": question}
+        options = {**self._options, "thinking": as_thinking(self.saved.thinking)}
+        said = Said()
+        try:
+            stream = self.model.stream([*system, *self.saved.messages, asked], **options)
+            with interrupts(stream):
+                print_stream(stream, True, self._hide, said)
+        except KeyboardInterrupt:
+            with suppress(Exception):
+                stream.close()
+            if said.content or said.thinking:
+                print(file=sys.stdout, flush=True)
+                say("stopped; the answer so far is kept")
+            else:
+                say("stopped before the answer; /retry asks again")
+        except ContextFull as problem:
+            raise ContextFull(f"{problem}; /undo takes a turn back, /exit ends") from None
+        finally:
+            if said.content or said.thinking:
+                self.saved.messages += [asked, said.message]
+                self._keep()
+        if said.receipt is not None:
+            self.receipt = said.receipt
+            if not self._quiet:
+                say(receipt_line(said.receipt))
+
+    def _keep(self) -> None:
+        """For -c. A disk that is full costs no conversation."""
+        with suppress(OSError):
+            last_conversation().parent.mkdir(parents=True, exist_ok=True)
+            write_conversation(last_conversation(), self.saved)
+
+    # ---------------------------------------------------------------------------------------- commands
+
+    def help(self, rest: str) -> None:
+        """this list"""
+        for name, command in COMMANDS.items():
+            print(f"  {name:10} {command.__doc__}", file=sys.stderr)
+        print("  Enter sends, Alt-Enter starts a new line, Ctrl-C stops an answer", file=sys.stderr)
+
+    def change_model(self, rest: str) -> None:
+        """NAME: let another model go on; without NAME, say which one answers"""
+        if rest:
+            loading = {**self._loading, "model": rest}
+            self.model, self._loading, self.saved.model = load_model(dict(loading)), loading, rest
+        say(f"{self.saved.model} answers")
+
+    def change_thinking(self, rest: str) -> None:
+        """WORD: on, off, a level or the most tokens; "default" for the model's own"""
+        if rest:
+            self.saved.thinking = None if rest == "default" else thinking_word(rest)
+        say(f"thinking: {self.saved.thinking or 'as the model has it'}")
+
+    def change_system(self, rest: str) -> None:
+        """TEXT: the system message from now on; "none" for none"""
+        if rest:
+            self.saved.system = None if rest == "none" else rest
+        say(f"system: {self.saved.system or 'none'}")
+
+    def save(self, rest: str) -> None:
+        """FILE: write the conversation there, as JSON"""
+        if not rest:
+            raise UsageError("/save needs a file, as in /save talk.json")
+        try:
+            write_conversation(Path(rest).expanduser(), self.saved)
+        except OSError as problem:
+            raise UsageError(f"{rest}: cannot be written ({problem.strerror})") from None
+        say(f"{len(self.saved.messages) // 2} turns are in {rest}")
+
+    def load(self, rest: str) -> None:
+        """FILE: go on with the conversation there; the model stays"""
+        if not rest:
+            raise UsageError("/load needs a file, as in /load talk.json")
+        found = read_conversation(Path(rest).expanduser())
+        found.model = self.saved.model
+        self.saved, self.question = found, None
+        say(f"{len(found.messages) // 2} turns from {rest}")
+
+    def show_receipt(self, rest: str) -> None:
+        """the whole receipt of the last answer"""
+        if self.receipt is None:
+            raise UsageError("there is no receipt yet; ask something first")
+        print(self.receipt.as_text(), file=sys.stderr)
+
+    def retry(self, rest: str) -> None:
+        """ask the last question again"""
+        messages = self.saved.messages
+        question = self.question or (messages[-2]["content"] if messages else None)
+        if question is None:
+            raise UsageError("there is no question yet")
+        before = messages[-2:] if messages and messages[-2]["content"] == question else []
+        del messages[len(messages) - len(before) :]
+        left = len(messages)
+        try:
+            self.ask(question)
+        finally:
+            if len(messages) == left:  # there is no new answer, so the old one stays
+                messages += before
+
+    def undo(self, rest: str) -> None:
+        """take the last question and its answer back"""
+        if not self.saved.messages:
+            raise UsageError("there is no turn to take back")
+        del self.saved.messages[-2:]
+        self.question = None
+        self._keep()
+        say(f"taken back; {len(self.saved.messages) // 2} turns are left")
+
+    def exit(self, rest: str) -> None:
+        """end the conversation, as Ctrl-D does; -c goes on with it"""
+        self.ended = True
+
+
+COMMANDS: dict[str, Callable[[Conversation, str], None]] = {
+    "/help": Conversation.help,
+    "/model": Conversation.change_model,
+    "/thinking": Conversation.change_thinking,
+    "/system": Conversation.change_system,
+    "/save": Conversation.save,
+    "/load": Conversation.load,
+    "/receipt": Conversation.show_receipt,
+    "/retry": Conversation.retry,
+    "/undo": Conversation.undo,
+    "/exit": Conversation.exit,
+}

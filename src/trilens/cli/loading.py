@@ -1,0 +1,36 @@
+"""The model that a command's options name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trilens.cli.terminal import Progress
+from trilens.errors import UsageError
+
+if TYPE_CHECKING:
+    from trilens.hosted.model import HostedModel
+    from trilens.model import Model
+
+
+def load_model(options: dict[str, Any]) -> Model | HostedModel:
+    """The model that the options name; takes the options of loading out, so that those of generating are left."""
+    from trilens.hosted.load import is_hosted, load_hosted
+    from trilens.model import load
+
+    name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
+    executor = options.pop("executor")
+    loading = ("threads", "quantise", "kv", "prefix_dir")
+    stated = {key: value for key in loading if (value := options.pop(key)) is not None}
+    if options.pop("trust_control_tokens"):
+        stated["trust_control_tokens"] = True
+    prefix_bytes = options.pop("prefix_bytes")
+    if is_hosted(name):
+        given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
+        if given or ignore_keys:
+            option = (given or ["ignore-key"])[0].replace("_", "-")
+            raise UsageError(f"--{option} is for models that run here, and {name} does not")
+        return load_hosted(name)
+    progress = Progress(name)
+    if "prefix_dir" in stated:
+        stated["prefix_bytes"] = prefix_bytes
+    return load(name, offline=offline, ignore_keys=ignore_keys, progress=progress, executor=executor, **stated)

@@ -1,0 +1,140 @@
+"""The commands that look after models: `models`, `show`, `rm`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Any
+
+import click
+
+from trilens.cli.streams import json_text
+from trilens.cli.terminal import say
+from trilens.errors import ModelNotFound, RequestRefused, UsageError
+from trilens.units import data
+
+WHOSE = {
+    "ollama": "Ollama",
+    "lmstudio": "LM Studio",
+    "llama.cpp": "llama.cpp",
+    "hub": "hub cache",
+    "trilens": "trilens",
+}
+
+
+@click.command()
+@click.option("--catalog", is_flag=True, help="The models that the catalog knows, here or not.")
+@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+def models(catalog: bool, as_json: bool) -> None:
+    """The models on this disk: trilens' own, the hub's cache, and those of Ollama, LM Studio and llama.cpp."""
+    rows = _catalogued() if catalog else [_as_dict(held) for held in _held()]
+    if as_json:
+        print(json_text(rows))
+        return
+    from trilens.lenses.layout import table, terminal_width
+
+    shown = [{**row, "bytes": data(row["bytes"]), "used": _day(row["used"])} for row in rows] if not catalog else rows
+    columns = ("name", "tag", "parameters", "from") if catalog else ("name", "where", "bytes", "form", "family", "used")
+    titles = ["size" if column == "bytes" else "last used" if column == "used" else column for column in columns]
+    cells = [[str(row[column] or "") for column in columns] for row in shown]
+    print("\n".join(table(titles, cells, terminal_width(), indent=0)))
+
+
+@click.command()
+@click.argument("model")
+@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+def show(model: str, offline: bool, as_json: bool) -> None:
+    """What is known of MODEL in a few lines: its files, size, form, family, context, thinking. `card` has the costs."""
+    from trilens.checkpoints.held import PROGRAMS
+    from trilens.lenses.card import card
+
+    made = card(model, offline=offline).as_dict()
+    here = next((held for held in _held() if model in (held.name, f"{held.program}:{held.name}", made["name"])), None)
+    facts: dict[str, Any] = {"model": made["name"], "tag": made["tag"], "from": made["source"]}
+    facts |= {"family": made.get("family"), "context": made.get("context_length")}
+    facts["parameters"] = (made.get("parameters") or {}).get("total")
+    if here is not None:
+        facts |= {"file": str(here.path), "bytes": here.bytes, "form": here.form or None}
+        facts["program"] = PROGRAMS.get(here.program)
+    if as_json:
+        print(json_text(facts))
+        return
+    for name, value in facts.items():
+        if value is not None:
+            print(f"{name:12} {data(value) if name == 'bytes' else f'{value:,}' if isinstance(value, int) else value}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm(model: str, yes: bool) -> None:
+    """Remove MODEL's files from trilens' own cache or the hub's. Those of other programs are theirs to remove."""
+    found = [held for held in _held() if model.lower() in (held.name.lower(), f"{held.program}:{held.name}".lower())]
+    if not found:
+        raise ModelNotFound(f"{model!r:.80} is not on this disk; `trilens models` lists what is")
+    held = next((held for held in found if held.program in ("trilens", "hub")), None)
+    if held is None:
+        how = f"`ollama rm {found[0].name}`" if found[0].program == "ollama" else f"deleting {found[0].path}"
+        raise RequestRefused(f"{found[0].name} belongs to {WHOSE[found[0].program]}; remove it by {how}")
+    if held.program == "trilens" and held.path.is_dir():
+        raise RequestRefused(f"{held.name} comes with trilens, so it stays")
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"{held.name} would lose {data(held.bytes)} of files; say --yes")
+        if not click.confirm(f"Remove {held.name} ({data(held.bytes)}, {held.path})?", err=True):
+            say("nothing was removed")
+            return
+    try:
+        shutil.rmtree(held.path if held.path.is_dir() else held.path.parent)
+    except OSError as problem:
+        raise RequestRefused(f"{held.path}: cannot be removed ({problem.strerror})") from None
+    print(held.path)
+
+
+def _held() -> list[Any]:
+    from trilens.checkpoints.held import held_models
+
+    return held_models()
+
+
+def _as_dict(held: Any) -> dict[str, Any]:
+    return {
+        "name": held.name,
+        "where": WHOSE[held.program],
+        "bytes": held.bytes,
+        "form": held.form or None,
+        "family": held.family or None,
+        "used": held.used or None,
+        "path": str(held.path),
+    }
+
+
+def _day(when: float | None) -> str:
+    return "" if when is None else time.strftime("%Y-%m-%d", time.localtime(when))
+
+
+def _catalogued() -> list[dict[str, Any]]:
+    from trilens.spec.catalog import entries
+    from trilens.spec.catalog.recognise import recognise
+
+    rows = []
+    for entry in entries().values():
+        sizes = [p.says or p.exact for p in entry.published if p.what == "total"]
+        origin = (
+            "comes with trilens" if entry.comes_with else entry.hub or (entry.vendor and f"hosted by {entry.vendor}")
+        )
+        origin = "package index" if entry.source is not None else origin
+        rows.append(
+            {
+                "name": entry.name,
+                "tag": recognise(entry.name).tag,
+                "parameters": str(sizes[0]) if sizes else None,
+                "from": origin or "no files known",
+            }
+        )
+    return rows
+
+
+COMMANDS = (models, show, rm)

@@ -1,0 +1,157 @@
+"""Exit codes as the README says, for every command: wrong arguments are generated from the commands themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from trilens import errors
+from trilens.cli import commands, main
+from trilens.cli.options import Bytes, ThinkingWord
+
+# What a command needs to get as far as the option that is wrong.
+NEEDED = {
+    **{name: ["tiny-dense"] for name in ("card", "plan", "thinking", "pull", "bench", "show", "rm")},
+    "compare": ["tiny-dense", "tiny-routed"],
+    "tag": ["names.txt"],
+    "trace": ["tiny-routed", "hi"],
+    "run": ["hi", "--model", "tiny-dense"],
+    "chat": ["--model", "tiny-dense"],
+}
+# Words of Python that mean nothing to somebody at a terminal.
+PYTHON = re.compile(r"\b(None|True|False|NoneType|dict|int|str|tuple|list of str|Traceback|Exception|object at 0x)\b")
+
+
+def _wrong_values(kind: click.ParamType) -> list[str]:  # type: ignore[type-arg]
+    match kind:
+        case click.IntRange():
+            low = [] if kind.min is None else [str(kind.min - 1), str(-(10**30))]
+            return ["x", "1.5", "", *low, *([] if kind.max is None else [str(kind.max + 1), str(10**30)])]
+        case click.FloatRange():
+            low = [] if kind.min is None else [str(kind.min if kind.min_open else kind.min - 1)]
+            return ["x", "nan", "inf", *low, *([] if kind.max is None else [str(kind.max + 1)])]
+        case click.Choice():
+            return ["nosuch", "8BIT", "-"]
+        case Bytes():
+            return ["x", "-1", "0", "4 elephants"]
+        case ThinkingWord():
+            return ["zebra", "-5", "1.5", ""]
+    return ["x", ""] if kind.name in ("integer", "float") else []
+
+
+def _cases() -> Iterator[tuple[str, list[str]]]:
+    for name, command in commands.commands.items():
+        needed = NEEDED.get(name, [])
+        yield name, [*needed, "--nosuch-option"]
+        required = [p for p in command.params if isinstance(p, click.Argument) and p.required]
+        if required:
+            yield name, []
+        if all(p.nargs != -1 for p in command.params if isinstance(p, click.Argument)):
+            yield name, [*needed, "one", "two", "three"]
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag:
+                yield name, [*needed, option.opts[0]]  # without a value
+                for value in _wrong_values(option.type):
+                    yield name, [*needed, f"{option.opts[0]}={value}"]
+
+
+CASES = list(_cases())
+
+
+def test_there_are_enough_cases_of_every_command() -> None:
+    assert len(CASES) > 200
+    assert {name for name, _ in CASES} == set(commands.commands)
+
+
+@pytest.mark.parametrize("name", list(commands.commands))
+def test_wrong_usage_is_one_line_and_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for command, words in CASES:
+        if command == name:
+            assert main([command, *words]) == 2, (command, words)
+            said = capsys.readouterr()
+            assert said.out == "" and said.err.startswith("trilens: ") and said.err.count("\n") == 1, words
+            assert not PYTHON.search(said.err), said.err
+
+
+# By hand: values whose check needs more than their own option. (command, exit code, a part of what is said)
+MORE = [
+    ("plan tiny-dense --engine nosuch", 2, "engine 'nosuch' is not known; expected one of trilens"),
+    ("plan tiny-dense --kv-type q9", 2, "KV type 'q9' is not known"),
+    ("plan tiny-dense --quantise 3bit", 2, "expected own"),
+    ("plan tiny-dense --machine h100x0", 2, "0 devices"),
+    ("plan tiny-dense --machine nosuch", 2, "machine 'nosuch' is not known"),
+    ("plan smollm2 --thinking on --offline", 6, "never thinks"),
+    ("card tiny-dense --context 99999999", 2, "1 to "),
+    ("card tiny-dense --kv-type zz", 2, "kv_type is 'zz'"),
+    ("compare tiny-dense --plot x.bmp", 2, "expected .svg or .png"),
+    ("compare tiny-dense --thinking on", 2, "name the machine too"),
+    ("thinking tiny-dense --engine nosuch", 2, "engine is 'nosuch'"),
+    ("tag nowhere.txt", 2, "nowhere.txt: cannot be read"),
+    ("run hi --model nosuch", 5, "'nosuch': no path that exists"),
+    ("run hi --model llama3", 5, "may mean llama-3-70b"),
+    ("run hi --model gpt-4o", 5, "a hosted model of OpenAI"),
+    ("run hi --model openai:", 2, "names no model"),
+    ("run hi --model tiny-dense --thinking high", 6, "no levels of thinking"),
+    ("run hi --model tiny-dense --schema {", 2, "--schema is not JSON"),
+    ("run hi --model tiny-dense --schema nowhere.json", 2, "nowhere.json: cannot be read"),
+    ("run hi --model tiny-dense --grammar nowhere", 2, "nowhere: cannot be read"),
+    ("run hi --model tiny-dense --regex (", 6, "the regex cannot be followed"),
+    ("run hi --model tiny-dense --file nowhere", 2, "expected one of them"),
+    ("run --model tiny-dense --file nowhere", 2, "nowhere: cannot be read"),
+    ("run hi --model tiny-dense --raw --system x", 2, "leave out --raw"),
+    ("run hi --model tiny-dense --executor torch --kv 8bit", 2, "not known to the torch executor"),
+    ("run hi --model openai:gpt-4o --threads 2", 2, "--threads is for models that run here"),
+    ("chat --model nosuch", 5, "no path that exists"),
+    ("serve nosuch", 5, "no path that exists"),
+    ("serve gpt-4o", 5, "a hosted model"),
+    ("serve nowhere.gguf", 5, "no such file"),
+    ("serve tiny-dense --api-key=", 2, "the API key is empty"),
+    ("serve tiny-dense --nnodes 2", 2, "--nnodes is for an engine"),
+    ("serve tiny-dense tiny-dense", 2, "two models would be served"),
+    ("pull nosuch", 5, "no path that exists"),
+    ("show nosuch", 5, "no path that exists"),
+    ("rm nosuch", 5, "is not on this disk"),
+    ("rm tiny-dense", 6, "comes with trilens"),
+    ("bench nosuch", 5, "no path that exists"),
+    ("trace nosuch hi", 5, "no path that exists"),
+    ("card broken.gguf", 4, "broken.gguf"),
+    ("card config.json", 3, "megalodon"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("smollm2")
+@pytest.mark.parametrize(("line", "code", "said"), MORE, ids=[line for line, _, _ in MORE])
+def test_other_wrong_arguments(
+    line: str, code: int, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + b"\xff" * 40)
+    (tmp_path / "config.json").write_text('{"model_type": "megalodon"}')
+    assert main(line.split(" ")) == code
+    told = capsys.readouterr()
+    assert told.out == "" and told.err.count("\n") == 1 and said in told.err, told.err
+    assert not PYTHON.search(told.err), told.err
+
+
+def test_the_readme_says_the_codes_that_the_errors_have() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    stated = readme[readme.index("Exit codes: ") :].split("\n\n")[0]
+    stated = stated.removeprefix("Exit codes: ").replace("\n", " ")
+    assert re.findall(r"(?:^|, )(\d+) ", stated) == "0 2 3 4 5 6 7 130 141".split()
+    codes = {
+        name: kind.exit_code
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, errors.TrilensError) and kind is not errors.TrilensError
+    }
+    assert set(codes.values()) == {2, 3, 4, 5, 6, 7}
+
+
+def test_bare_trilens_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.startswith("Usage: trilens") and "\n  chat " in said.out
