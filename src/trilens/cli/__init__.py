@@ -14,7 +14,7 @@ import sys
 import click
 
 from trilens import __version__
-from trilens.cli import ledger, look, talk
+from trilens.cli import ledger, look, quantise, talk
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
 from trilens.cli.streams import standard_streams
@@ -27,7 +27,7 @@ def commands() -> None:
     """One call runs any open-weight language model and tells what the call cost."""
 
 
-for _command in (talk.run, talk.chat, *look.COMMANDS, *ledger.COMMANDS, serve):
+for _command in (talk.run, talk.chat, *look.COMMANDS, *ledger.COMMANDS, *quantise.COMMANDS, serve):
     commands.add_command(_command)
 
 
