@@ -18,6 +18,7 @@
 #include <cstring>
 #include <thread>
 
+#include "quantise.h"
 #include "engine.h"
 #include "machine.h"
 
@@ -78,6 +79,14 @@ static const Kernels& kernels_named(const std::string& name) {
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   nb::exception<CacheFull>(m, "CacheFull", nb::exception<Refused>(m, "Refused").ptr());
+  m.def("encode", [](const std::string& type, Row<float> x, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> out) {
+    BlockSize block = encoded_block(type);
+    if (block.values == 0) throw Refused("no encoder for the type " + type);
+    if (x.size() % block.values != 0 || out.size() != x.size() / block.values * block.bytes)
+      throw Refused("the values are not whole blocks of " + type);
+    Outside outside;
+    return encode(type, x.data(), x.size(), out.data());
+  }, "values to the blocks of a file's type; false where one is not finite");
   m.def("close_gate", &Outside::close, "lets nobody compute from now on, and waits for those who do");
 
   m.def("instruction_sets", [] {

@@ -14,7 +14,7 @@ import sys
 import click
 
 from trilens import __version__
-from trilens.cli import ledger, look, models
+from trilens.cli import ledger, look, models, quantise
 from trilens.cli.chat import chat
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
@@ -29,7 +29,7 @@ def commands() -> None:
     """One call runs any open-weight language model and tells what the call cost."""
 
 
-for _command in (run, chat, *look.COMMANDS, *models.COMMANDS, *ledger.COMMANDS, serve):
+for _command in (run, chat, *look.COMMANDS, *models.COMMANDS, *ledger.COMMANDS, *quantise.COMMANDS, serve):
     commands.add_command(_command)
 
 

@@ -26,8 +26,9 @@ def say(line: str) -> None:
 class Progress:
     """A line on a terminal's standard error while weights are read; nothing elsewhere, and nothing for quick loads."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, doing: str = "loading") -> None:
         self.name = name
+        self.doing = doing
         self.shown = False
         self.started = self.last = time.monotonic()
         self.wanted = sys.stderr.isatty()
@@ -36,7 +37,7 @@ class Progress:
         now = time.monotonic()
         if self.wanted and now - self.started > 1 and (now - self.last > 0.2 or done == total):
             self.last, self.shown = now, True
-            print(f"\rloading {self.name} {100 * done // max(total, 1):3} %", end="", file=sys.stderr, flush=True)
+            print(f"\r{self.doing} {self.name} {100 * done // max(total, 1):3} %", end="", file=sys.stderr, flush=True)
         if done == total and self.shown:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 

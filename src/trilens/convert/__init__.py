@@ -1,0 +1,1 @@
+"""A model's weights to a file of another form or type."""
