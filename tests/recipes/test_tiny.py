@@ -26,9 +26,8 @@ STEP = re.compile(r"([\d+*-]+)=(\d+)")
 def recipe() -> Any:
     """The recipe's modules, which lie outside the package."""
     sys.path.insert(0, str(RECIPE))
-    import vocabulary
-
     import examples
+    import vocabulary
 
     yield examples, vocabulary
     sys.path.remove(str(RECIPE))
