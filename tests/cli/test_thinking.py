@@ -84,9 +84,11 @@ def test_errors_speak_the_command_lines_words(model: str, word: str) -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode in (0, 6), done.stderr
+    no_setting = word in ("nope", "True", "-1")  # a wrong argument, whatever the model
+    assert done.returncode in ((2,) if no_setting else (0, 2, 6)), done.stderr
     if done.returncode:
         said = done.stderr.replace(f"'{word}'", "")
+        assert not no_setting or said != done.stderr, "it is told what was typed"
         assert done.stderr.startswith("trilens: ") and not {"True", "False", "None"} & set(
             said.replace(",", " ").split()
         )

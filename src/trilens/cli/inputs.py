@@ -62,10 +62,11 @@ def is_text(said: str) -> bool:
 
 
 def as_typed(said: str) -> str:
-    """An error about thinking with its values as they are typed here, and not as Python writes them."""
+    """An error about thinking with its values as they are typed here, and not as Python writes them. What stands in
+    quotes is what was typed."""
     if "thinking" not in said:
         return said
-    return re.sub(r"\b(True|False)\b", lambda found: {"True": "on", "False": "off"}[found[0]], said)
+    return re.sub(r"(?<!')\b(True|False)\b", lambda found: {"True": "on", "False": "off"}[found[0]], said)
 
 
 def text_of(file: str) -> str:
