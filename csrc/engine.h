@@ -14,9 +14,8 @@
 
 namespace trilens {
 
-// The numbers are those of program.py.
 enum class Op : int32_t {
-#include "ops.inl"  // made from program.py by CMake
+#include "ops.inl"  // CMake makes it from program.py
   COUNT
 };
 

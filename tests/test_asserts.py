@@ -44,7 +44,7 @@ REVIEWED = {
     "serve/local_loop.py": (1, "a call that is stepped was submitted"),
     "serve/nodes.py": (1, "opened before it is waited for"),
     "serve/registry.py": (1, "a model that is put away was taken out"),
-    "text/events.py": (2, "only pieces of text are joined; an answer that did not fail has an end"),
+    "text/events.py": (1, "an answer that did not fail has an end"),
     "text/tool_reader.py": (1, "made only for forms with an envelope"),
     "text/thoughts.py": (2, "the state machine enters these states with markers only"),
     "serve/streams.py": (1, "a coroutine that runs has a task"),

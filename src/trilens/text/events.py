@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, Generic, Literal, TypeVar
 
 R = TypeVar("R")  # the receipt; a call elsewhere has another one than a call here
@@ -70,38 +71,15 @@ class ToolCall:
 def merged(events: Iterable[Event[R]]) -> list[Event[R]]:
     """The same with neighbours of one kind and one prompt joined. An event without such a neighbour stays the same
     object."""
-    events = list(events)
-    if len(events) < 2:
-        return events
-    first = events[0]
-    if isinstance(first, ThinkingEvent | TextEvent):
-        alike = [e.text for e in events if type(e) is type(first) and e.index == first.index]
-        if len(alike) == len(events):  # nearly always
-            return [type(first)("".join(alike), first.index)]
     out: list[Event[R]] = []
-    kind: type | None = None  # of the newest, as the next two
-    index, texts = -1, list[str]()
-    for event in events:
-        if not isinstance(event, ThinkingEvent | TextEvent):
-            _join(out, texts)
-            out.append(event)
-            texts = []
-        elif texts and type(event) is kind and event.index == index:
-            texts.append(event.text)
+    for _, group in groupby(events, key=lambda event: (type(event), event.index)):
+        first, *more = group
+        if more and isinstance(first, ThinkingEvent | TextEvent):
+            texts = [event.text for event in (first, *more) if isinstance(event, type(first))]
+            out.append(type(first)("".join(texts), first.index))
         else:
-            _join(out, texts)
-            out.append(event)
-            kind, index, texts = type(event), event.index, [event.text]
-    _join(out, texts)
+            out += [first, *more]
     return out
-
-
-def _join(out: list[Event[R]], texts: list[str]) -> None:
-    """Replace the newest event by one with all of these texts, where there is more than its own."""
-    if len(texts) > 1:
-        newest = out[-1]
-        assert isinstance(newest, ThinkingEvent | TextEvent)
-        out[-1] = type(newest)("".join(texts), newest.index)
 
 
 class Whole(Generic[R]):
