@@ -14,13 +14,7 @@ from trilens.cli.terminal import say
 from trilens.errors import ModelNotFound, RequestRefused, UsageError
 from trilens.units import data
 
-WHOSE = {
-    "ollama": "Ollama",
-    "lmstudio": "LM Studio",
-    "llama.cpp": "llama.cpp",
-    "hub": "hub cache",
-    "trilens": "trilens",
-}
+OWN = {"hub": "hub cache", "trilens": "trilens"}
 
 
 @click.command()
@@ -77,7 +71,7 @@ def rm(model: str, yes: bool) -> None:
     held = next((held for held in found if held.program in ("trilens", "hub")), None)
     if held is None:
         how = f"`ollama rm {found[0].name}`" if found[0].program == "ollama" else f"deleting {found[0].path}"
-        raise RequestRefused(f"{found[0].name} belongs to {WHOSE[found[0].program]}; remove it by {how}")
+        raise RequestRefused(f"{found[0].name} belongs to {_whose(found[0])}; remove it by {how}")
     if held.program == "trilens" and held.path.is_dir():
         raise RequestRefused(f"{held.name} comes with trilens, so it stays")
     if not yes:
@@ -99,10 +93,16 @@ def _held() -> list[Any]:
     return held_models()
 
 
+def _whose(held: Any) -> str:
+    from trilens.checkpoints.held import PROGRAMS
+
+    return OWN.get(held.program) or PROGRAMS[held.program]
+
+
 def _as_dict(held: Any) -> dict[str, Any]:
     return {
         "name": held.name,
-        "where": WHOSE[held.program],
+        "where": _whose(held),
         "bytes": held.bytes,
         "form": held.form or None,
         "family": held.family or None,

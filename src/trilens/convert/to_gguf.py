@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,8 @@ from trilens.convert.write_gguf import Source
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import UnsupportedModel
 from trilens.files import read_json_object
+from trilens.spec.model import Attention, LinearScaling, Llama3Scaling, Rope
+from trilens.spec.rope import rope_table
 from trilens.text.pretokenizers import PRETOKENIZERS
 from trilens.text.tokenizer import Tokenizer
 
@@ -51,33 +54,43 @@ def directory_source(found: Found) -> Iterator[Source]:
             f"{found.path}: a model of the family {family!r} cannot be written as GGUF here; known are {known} "
             "without windows. Give a GGUF file of it instead, in F16 for instance"
         )
-    rope = _rope(config, found)
     files = open_model(found)
     try:
+        attention, rope = _attention(files)
         tensors = {_name(parameter, arch): parameter for parameter in parameters(decoder_weights(files.spec))}
         shapes = {name: parameter.shape for name, parameter in tensors.items()}
         types = {name: files.type_of(parameter) for name, parameter in tensors.items()}
-        divisors = _divisors(config, rope)
-        if rope["rope_type"] == "llama3":
+        divisors = _divisors(rope)
+        if isinstance(rope.scaling, Llama3Scaling):
             shapes["rope_freqs.weight"], types["rope_freqs.weight"] = divisors.shape, "F32"
 
         def read(name: str) -> np.ndarray:
             if name == "rope_freqs.weight":
                 return divisors
             values = files.read(tensors[name])
-            return _neighbouring(values, tensors[name], config) if arch == "llama" else values
+            return _neighbouring(values, tensors[name], attention) if arch == "llama" else values
 
-        heads, kv = _heads(config)
-        facts = Facts(arch, len(files.spec.layers), heads // kv, int(config.get("num_experts") or 0))
-        keys = partial(_write_keys, files=files, c=config, rope=rope)
+        shared = attention.heads // attention.cache.kv_heads
+        facts = Facts(arch, len(files.spec.layers), shared, int(config.get("num_experts") or 0))
+        keys = partial(_write_keys, files=files, c=config, attention=attention, rope=rope)
         yield Source(found.path, facts, keys, shapes, types, read, files.spec)
     finally:
         files.checkpoint.close()
 
 
-def _heads(config: dict[str, Any]) -> tuple[int, int]:
-    heads = int(config["num_attention_heads"])
-    return heads, int(config.get("num_key_value_heads") or heads)
+def _attention(files: ModelFiles) -> tuple[Attention, Rope]:
+    """What all layers of these families have. Raises UnsupportedModel for positions that have no keys here."""
+    mixer = files.spec.layers[0].mixer
+    if isinstance(mixer, Attention) and (rope := mixer.rope) is not None and rope.dim == mixer.cache.key_dim:
+        match rope.scaling:
+            case None | LinearScaling() | Llama3Scaling():
+                return mixer, rope
+            case _:
+                pass
+    raise UnsupportedModel(
+        f"{files.found.path}: its rotary positions cannot be written as GGUF here; known are default, linear and "
+        "llama3, on whole heads"
+    )
 
 
 def _name(parameter: Parameter, arch: str) -> str:
@@ -93,61 +106,40 @@ def _name(parameter: Parameter, arch: str) -> str:
     raise UnsupportedModel(f"{ours} has no place in a GGUF file of {arch}")
 
 
-def _neighbouring(values: np.ndarray, parameter: Parameter, config: dict[str, Any]) -> np.ndarray:
+def _neighbouring(values: np.ndarray, parameter: Parameter, attention: Attention) -> np.ndarray:
     """Rows of queries and keys with rotary pairs side by side, not in halves."""
     inside = parameter.name.removesuffix(".bias").split(".", 2)[-1]
     if inside not in NEIGHBOURING:
         return values
-    heads, kv = _heads(config)
-    count = heads if inside == "attention.q" else kv
+    count = attention.heads if inside == "attention.q" else attention.cache.kv_heads
     parts = values.reshape(count, 2, values.shape[0] // count // 2, *values.shape[1:])
     return np.ascontiguousarray(parts.swapaxes(1, 2)).reshape(values.shape)
 
 
-def _rope(config: dict[str, Any], found: Found) -> dict[str, Any]:
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    rope.setdefault("rope_type", rope.get("type", "default"))
-    rope.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    if rope["rope_type"] not in ("default", "linear", "llama3") or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UnsupportedModel(
-            f"{found.path}: rotary positions of the kind {rope['rope_type']!r} cannot be written as GGUF here; known "
-            "are default, linear and llama3"
-        )
-    return rope
+def _divisors(rope: Rope) -> np.ndarray:
+    """What the scaling divides each rotary frequency by."""
+    plain, scaled = rope_table(replace(rope, scaling=None), 0), rope_table(rope, 0)
+    return np.divide(plain.frequencies, scaled.frequencies).astype(np.float32)
 
 
-def _divisors(config: dict[str, Any], rope: dict[str, Any]) -> np.ndarray:
-    """What Llama 3 divides each rotary frequency by (see `spec.model.Llama3Scaling`); ones for other rules."""
-    dim = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
-    if rope["rope_type"] != "llama3":
-        return np.ones(dim // 2, np.float32)
-    waves = 2 * np.pi * float(rope["rope_theta"]) ** (np.arange(0, dim, 2) / dim)
-    old, factor = rope["original_max_position_embeddings"], rope["factor"]
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    ramp = np.clip((old / waves - low) / (high - low), 0.0, 1.0)
-    divisors: np.ndarray = (1 / ((1 - ramp) / factor + ramp)).astype(np.float32)
-    return divisors
-
-
-def _write_keys(w: gguf.GGUFWriter, files: ModelFiles, c: dict[str, Any], rope: dict[str, Any]) -> None:
-    heads, kv = _heads(c)
-    dim = int(c.get("head_dim") or c["hidden_size"] // heads)
+def _write_keys(w: gguf.GGUFWriter, files: ModelFiles, c: dict[str, Any], attention: Attention, rope: Rope) -> None:
+    cache = attention.cache
     w.add_name(files.found.path.name)
     w.add_block_count(len(files.spec.layers))
     w.add_context_length(files.spec.context)
     w.add_embedding_length(files.spec.width)
     w.add_feed_forward_length(c["intermediate_size"])
-    w.add_head_count(heads)
-    w.add_head_count_kv(kv)
+    w.add_head_count(attention.heads)
+    w.add_head_count_kv(cache.kv_heads)
     w.add_layer_norm_rms_eps(c["rms_norm_eps"])
-    w.add_key_length(dim)
-    w.add_value_length(dim)
-    w.add_rope_dimension_count(dim)
-    w.add_rope_freq_base(float(rope["rope_theta"]))
+    w.add_key_length(cache.key_dim)
+    w.add_value_length(cache.value_dim)
+    w.add_rope_dimension_count(rope.dim)
+    w.add_rope_freq_base(rope.theta)
     w.add_vocab_size(files.spec.vocab)
-    if rope["rope_type"] == "linear":
+    if isinstance(rope.scaling, LinearScaling):
         w.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-        w.add_rope_scaling_factor(float(rope["factor"]))
+        w.add_rope_scaling_factor(rope.scaling.factor)
     if c.get("num_experts"):
         w.add_expert_count(c["num_experts"])
         w.add_expert_used_count(c["num_experts_per_tok"])
