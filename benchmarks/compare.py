@@ -128,13 +128,25 @@ def peer(file: Path, pair: Pair, threads: int, *options: str) -> dict[str, Any]:
     return line_of_json([pair.python, str(HERE / "peer.py"), str(file), "--threads", str(threads), *options])
 
 
-def several_at_once(file: Path, pair: Pair, threads: int, rounds: int) -> dict[str, float]:
-    """Tokens per second of one sequence and of eight together."""
+TOGETHER = {"dense": 3.0, "hybrid": 2.0, "routed-hybrid": None}
+"""Shapes of which eight sequences are decoded at once, and how many times one alone they are to reach."""
+
+
+def several_at_once(file: Path, pair: Pair, threads: int, rounds: int) -> dict[str, dict[str, float]]:
+    """Tokens per second of one sequence and of eight with texts of their own, and what part of the memory's speed the
+    bytes take that they read: weights once, experts as often as independent draws hit different ones, states and
+    caches of each."""
     results: dict[str, list[dict[str, Any]]] = {"1": [], "8": []}
     for _ in range(rounds):
         for batch in results:
             results[batch].append(trilens(file, pair, threads, "--repeat", "2", "--batch", batch))
-    return {batch: best(each, "decode_tok_s")["best"] for batch, each in results.items()}
+    return {
+        batch: {
+            "tok_s": best(each, "decode_tok_s")["best"],
+            "share_of_memory": max(r["decode_share_of_memory"] for r in each),
+        }
+        for batch, each in results.items()
+    }
 
 
 def decoding(file: Path, pair: Pair, threads: int, rounds: int, prompt: int) -> dict[str, float]:
@@ -203,13 +215,16 @@ def section(pair: Pair, results: list[dict[str, Any]], more: dict[str, Any]) -> 
         cells.append(f"{100 * r['share_of_memory']:.0f} % of {r['memory_gb_s']} GB/s")
         cells.append(f"{r['prefill_gflop_s'] / r['float32_gflop_s']:.2f} x {r['float32_gflop_s']} GFLOP/s")
         lines.append("| " + " | ".join(cells) + " |")
-    if "together" in more:
-        one, eight = more["together"]["1"], more["together"]["8"]
-        lines += [
-            "",
-            f"Eight sequences at once, dense 1B Q4_0: {eight} tok/s, "
-            f"{eight / one:.2f} times one alone ({one}); target 3.",
-        ]
+    if more["together"]:
+        lines += ["", "Eight sequences at once, each with a text of its own:", ""]
+        lines += ["| file | one | eight | ratio (target) | memory's speed used: one | eight |"]
+        lines += ["| --- | --- | --- | --- | --- | --- |"]
+        for name, (target, at) in more["together"].items():
+            one, eight = at["1"], at["8"]
+            gain = f"**{eight['tok_s'] / one['tok_s']:.2f}**" + (f" ({target})" if target else "")
+            shares = " | ".join(f"{100 * rate['share_of_memory']:.0f} %" for rate in (one, eight))
+            lines.append(f"| {name} | {one['tok_s']} | {eight['tok_s']} | {gain} | {shares} |")
+    if "near" in more:
         lines += [
             "",
             "Decoding the dense 1B Q4_0, tokens per second:",
@@ -278,15 +293,18 @@ def main() -> None:
     if given.peer_avx2:
         pairs.append(Pair("Both with AVX2 and nothing newer", given.peer_avx2, "avx2"))
     for pair in pairs:
-        results, more = [], {}
+        results: list[dict[str, Any]] = []
+        more: dict[str, Any] = {"together": {}}
         for case in CASES:
             if given.only and not any(part in case.name for part in given.only):
                 continue
             file = file_of(case, given.folder, smollm2)
             results.append(compare(case, file, pair, given.threads, given.rounds))
             print(json.dumps(results[-1]), file=sys.stderr)
+            if case.type == "Q4_0" and case.shape in TOGETHER:
+                at_once = several_at_once(file, pair, given.threads, given.rounds)
+                more["together"][case.name] = TOGETHER[case.shape], at_once
             if (case.shape, case.type) == ("dense", "Q4_0"):
-                more["together"] = several_at_once(file, pair, given.threads, given.rounds)
                 more["near"] = decoding(file, pair, given.threads, given.rounds, 64)
                 more["far"] = decoding(file, pair, given.threads, 1, 4096)
                 more["busy"] = beside_another(file, pair, given.threads, given.rounds)

@@ -13,15 +13,17 @@ import torch
 from benchmarks import models
 from transformers import DynamicCache
 
-from tests.families import prompt, reference
+from tests.families import FAMILIES, Family, prompt, reference
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError
 from trilens.lenses.held import held_types
-from trilens.lenses.llama_graph import Value, _laid_out
+from trilens.lenses.llama_graph import Value, _Graph, _graph, _laid_out
 from trilens.lenses.memory import Job, engine_memory, transformers_memory
 from trilens.lenses.own_memory import own_memory
 from trilens.lenses.source import card_source
+from trilens.spec.huggingface import read_config
+from trilens.spec.model import by_kind
 
 GROWTH = """
 import json, sys
@@ -114,6 +116,25 @@ class TestLayout:
 
     def test_inputs_come_first_and_rows_are_padded(self) -> None:
         assert _laid_out([Value("a", 1), Value("ids", 1, kept=True)], 3) == 64
+
+    def test_over_a_larger_one_whose_rest_is_given_back(self) -> None:
+        values = [
+            Value("a", 24),
+            Value("b", 8, ("a",), over=True),
+            Value("c", 16),
+            Value("d", 8, ("b", "c")),
+        ]
+        assert _laid_out(values, 1) == 4 * 32
+
+    @pytest.mark.parametrize("family", FAMILIES, ids=str)
+    def test_every_value_has_a_name_of_its_own_and_is_there_before_it_is_read(self, family: Family) -> None:
+        spec = read_config({**family.config().to_dict(), **family.overrides}).spec
+        cells = dict.fromkeys(by_kind(spec.states)[0], 64)
+        made = set[str]()
+        for value in _graph(_Graph(spec, cells, 32, 1, expanded=False, cast=False)):
+            assert value.name not in made
+            assert made.issuperset(value.inputs), value
+            made.add(value.name)
 
 
 def test_trilens_takes_one_type_for_keys_and_values() -> None:

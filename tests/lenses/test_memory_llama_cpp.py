@@ -24,6 +24,7 @@ from trilens.lenses.memory import Job, llama_memory
 
 PEER = os.environ.get("TRILENS_PEER_PYTHON")
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}
+PARTS = ("model", "KV", "RS", "compute", "output")
 MIB = 2**20
 WIDE = "heads of 64"  # which blocks of 32 fit
 
@@ -88,9 +89,23 @@ def test_as_llama_cpp_logs_it(case: Case, tiny_directory: Callable[[str], Path],
     assert made.kv == pytest.approx(logged["KV"], abs=0.005 * caches * MIB)
     assert made.fixed == pytest.approx(logged["RS"], abs=0.005 * MIB)
     assert made.scratch == pytest.approx(logged["compute"] + logged["output"], rel=0.2)
-    total = sum(logged[what] for what in ("model", "KV", "RS", "compute", "output"))
+    total = sum(logged[what] for what in PARTS)
     if (logged["model"] + logged["KV"] + logged["RS"]) / total >= 0.8:
         assert made.total == pytest.approx(total, rel=0.05)
+
+
+@pytest.mark.peer
+@pytest.mark.skipif(not PEER, reason="TRILENS_PEER_PYTHON names no Python with llama-cpp-python")
+@pytest.mark.parametrize("job", [Job(4096), Job(8192, 4)], ids=str)
+def test_a_hybrid_of_a_billion_within_one_percent(job: Job, tmp_path: Path, smollm2: Path) -> None:
+    path = tmp_path / "hybrid.gguf"
+    models.write(models.SHAPES["hybrid"], "Q4_0", path, smollm2)
+    logged = log_of(path, Case("", "", job))
+    checkpoint = read_gguf(path)
+    weights = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
+    checkpoint.close()
+    made = llama_memory(read_spec(find(str(path))).spec, job, weights)
+    assert made.total == pytest.approx(sum(logged[what] for what in PARTS), rel=0.01)
 
 
 def file_of(case: Case, tiny_directory: Callable[[str], Path], tmp_path: Path, tokenizer: Path) -> Path:

@@ -25,9 +25,9 @@ def measure(
 ) -> dict[str, Any]:
     """Tokens per second of a prompt and of decoding, best and median of `repeat` rounds after one that does not count.
 
-    `memory_gb_s` and `float32_gflop_s` (NumPy's matrix product) are measured in between, since machines differ from
-    hour to hour; `decode_share_of_memory` is what decoding reads a second, and writes of fixed states, as a part of the
-    first.
+    With a `batch` every sequence has a text of its own, and so its own experts. `memory_gb_s` and `float32_gflop_s`
+    (NumPy's matrix product) are measured in between, since machines differ from hour to hour;
+    `decode_share_of_memory` is what decoding reads a second, and writes of fixed states, as a part of the first.
     """
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
@@ -42,7 +42,7 @@ def measure(
     files.checkpoint.close()
     load_s = time.perf_counter() - start
     vocab = executor.spec.vocab
-    text = [(100 + i % 1000) % vocab for i in range(prompt)]
+    texts = [[(100 + 131 * j + i % 1000) % vocab for i in range(prompt)] for j in range(batch)]
     prefills, decodes, memory, float32 = [], [], [0.0], [0.0]
     kinds: dict[str, dict[str, float]] = {}
     for _ in range(repeat + 1):
@@ -51,13 +51,13 @@ def measure(
         time.sleep(0.2)  # NumPy's threads wait for more work on the processors before they sleep
         sequences = [executor.sequence(prompt + decode + 8) for _ in range(batch)]
         marks = [(time.perf_counter(), executor.seconds_by_kind())]
-        executor.step([StepInput(sequences[0], text)])
+        executor.step([StepInput(sequences[0], texts[0])])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
-        for other in sequences[1:]:
+        for other, text in zip(sequences[1:], texts[1:], strict=True):
             executor.step([StepInput(other, text)])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
         for i in range(decode):
-            executor.step([StepInput(s, [(100 + i) % vocab]) for s in sequences])
+            executor.step([StepInput(s, [(100 + 131 * j + i) % vocab]) for j, s in enumerate(sequences)])
         marks.append((time.perf_counter(), executor.seconds_by_kind()))
         for sequence in sequences:
             sequence.free()

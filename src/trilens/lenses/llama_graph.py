@@ -84,10 +84,16 @@ def _laid_out(values: Sequence[Value], tokens: int) -> int:
             continue
         size = value.numbers * value.width * tokens
         reused = next(
-            (n for n in value.inputs if value.over and readers[n] == 1 and home.get(n, (0, -1))[1] == _padded(size)),
+            (n for n in value.inputs if value.over and readers[n] == 1 and home.get(n, (0, -1))[1] >= _padded(size)),
             None,
         )
-        home[value.name] = home.pop(reused) if reused is not None else memory.take(size)
+        if reused is None:
+            home[value.name] = memory.take(size)
+        else:
+            start, had = home.pop(reused)
+            home[value.name] = start, _padded(size)
+            if had > _padded(size):
+                memory.give_back(start + _padded(size), had - _padded(size))
         for name in value.inputs:
             readers[name] -= 1
             if not readers[name] and name in home:
@@ -217,7 +223,10 @@ def _mask(cache: Positions) -> str:
 
 def _heads(at: str, a: Attention, x: str, mask: str, g: _Graph) -> Iterator[Value]:
     cache = a.cache
-    yield Value(at + "q", a.heads * cache.key_dim, (x,))
+    queries = at + "q and gate" if a.gate else at + "q"
+    yield Value(queries, a.heads * cache.key_dim * (2 if a.gate else 1), (x,))
+    if a.gate:
+        yield Value(at + "q", a.heads * cache.key_dim, (queries,))
     if a.writes:
         yield Value(at + "k", cache.kv_heads * cache.key_dim, (x,))
         if not a.value_is_key:
@@ -228,7 +237,11 @@ def _heads(at: str, a: Attention, x: str, mask: str, g: _Graph) -> Iterator[Valu
         copies = (at + "keys", at + "values")
         for name, dim in zip(copies, (cache.key_dim, cache.value_dim), strict=True):
             yield Value(name, -(-g.cells[cache] * cache.kv_heads * dim // g.tokens), (mask,), width=2)
-    yield Value(at + "mixed", a.heads * cache.value_dim, (at + "q", mask, *copies))
+    attended = at + "attended" if a.gate else at + "mixed"
+    yield Value(attended, a.heads * cache.value_dim, (at + "q", mask, *copies))
+    if a.gate:
+        yield Value(at + "output gate", a.heads * cache.value_dim, (queries,))
+        yield Value(at + "mixed", a.heads * cache.value_dim, (attended, at + "output gate"), over=True)
 
 
 def _latent(at: str, a: LatentAttention, x: str, mask: str) -> Iterator[Value]:
@@ -267,21 +280,42 @@ def _convolved(at: str, c: ShortConvolution, x: str, g: _Graph) -> Iterator[Valu
 
 
 def _recurred(at: str, r: GatedRecurrence, x: str, g: _Graph) -> Iterator[Value]:
-    """The projections, the convolved rows, and the recurrence's result with the matrices behind it."""
+    """The convolved rows and the recurrence's result, with the matrices behind it, which are then stored.
+
+    The delta rule computes its gate last. Mamba-2 has all its projections in one matrix, and reads its matrices where
+    they are kept.
+    """
     rule = r.rule
     rows = 2 * rule.keys + rule.values
-    yield Value(at + "gate", rule.values, (x,))
-    yield Value(at + "rows", rows, (x,))
     kept = -(-g.sequences * (r.taps - 1) * rows // g.tokens)
-    yield Value(at + "kept rows", kept)
-    yield Value(at + "all rows", rows + kept, (at + "rows", at + "kept rows"))
-    yield Value(at + "convolved", rows, (at + "all rows",))
-    yield Value(at + "decay", rule.decays, (x,))
     matrices = -(-g.sequences * rule.values * rule.key_dim // g.tokens)
-    yield Value(at + "kept matrices", matrices)
-    inputs = (at + "convolved", at + "decay", at + "kept matrices")
-    yield Value(at + "recurred", rule.values + matrices, inputs)
-    yield Value(at + "mixed", rule.values, (at + "recurred", at + "gate"))
+    yield Value(at + "kept rows", kept)
+    yield Value(at + "rows", rows if rule.delta else rows + rule.values + rule.decays, (x,))
+    yield Value(at + "all rows", rows + kept, (at + "rows", at + "kept rows"))
+    yield Value(at + "rows stored", 0, (at + "all rows",))
+    if rule.delta:
+        yield Value(at + "kept matrices", matrices)
+        yield Value(at + "convolved", rows, (at + "all rows",))
+        yield Value(at + "q", rule.keys, (at + "convolved",))
+        yield Value(at + "k", rule.keys, (at + "convolved",))
+        yield Value(at + "decay", rule.decays, (x,))
+        yield Value(at + "beta", rule.heads, (x,))
+        inputs = tuple(at + name for name in ("q", "k", "convolved", "decay", "beta", "kept matrices"))
+        yield Value(at + "recurred", rule.values + matrices, inputs)
+        yield Value(at + "matrices stored", 0, (at + "recurred",))
+        yield Value(at + "normalised", rule.values, (at + "recurred",), over=True)
+        yield Value(at + "output gate", rule.values, (x,))
+        yield Value(at + "mixed", rule.values, (at + "normalised", at + "output gate"), over=True)
+        return
+    yield Value(at + "convolved", rows, (at + "all rows",))
+    yield Value(at + "step", rule.decays, (at + "rows",))
+    yield Value(at + "recurred", rule.values + matrices, (at + "convolved", at + "step"))
+    yield Value(at + "matrices stored", 0, (at + "recurred",))
+    yield Value(at + "output gate", rule.values, (at + "rows",))
+    if r.skip:
+        yield Value(at + "skipped", rule.values, (at + "convolved",))
+        yield Value(at + "sum", rule.values, (at + "recurred", at + "skipped"), over=True)
+    yield Value(at + "mixed", rule.values, (at + "output gate", at + ("sum" if r.skip else "recurred")))
 
 
 def _latent_query(at: str, a: LatentAttention, x: str) -> Iterator[Value]:
