@@ -23,14 +23,15 @@ template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int ru
   }
 };
 
+template <class Q> constexpr bool TWO_STEPS = Q::KIND == Scales::STEPS_16 || Q::KIND == Scales::STEPS_16_MIN;
+
 // The steps of a group's columns 0 to 15 and 16 to 31, and what is taken off each code, times them; 1 where the group has
 // one scale. Each number twice, for products of pairs.
 template <class Q, int OFFSET> struct Steps {
   Words low = every_word(1), high = every_word(1), offsets = every_word(OFFSET);
 
   ALWAYS_INLINE explicit Steps(At scales) {
-    if constexpr (Q::KIND == Scales::STEPS_32_MIN) low = high = each_twice(scales);
-    else if constexpr (Q::STEPS) {
+    if constexpr (TWO_STEPS<Q>) {
       Words steps = steps_of_two(scales);
       low = evens_twice(steps);
       high = odds_twice(steps);

@@ -1,13 +1,15 @@
 // Products of a group's codes, the tile's rows with P rows of activations, added: four bytes at a time in 32 bits (VNNI).
 // Whole numbers, the same in any order; codes with a sign are read 128 higher.
 
+constexpr bool SUMS_OF_FOURS = true;
+
 template <class Q, int P> struct Dots {
   Ints total[P];
 
   // `g`: which group of each row.
   ALWAYS_INLINE Dots(At w, const Group* const* x, const int* g) {
     constexpr int OFFSET = Q::OFFSET + (Q::SIGNED ? 128 : 0);
-    constexpr bool TWO_STEPS = Q::KIND == Scales::STEPS_16 || Q::KIND == Scales::STEPS_16_MIN;
+    constexpr bool OFFSET_FIRST = OFFSET != 0 && (OFFSET & (OFFSET - 1)) == 0 && !TWO_STEPS<Q>;
     const Steps<Q, OFFSET> steps(w + Q::CODES);
     const Ints low = one_of_two(steps.low), high = one_of_two(steps.high);
     Bytes code[8];
@@ -18,12 +20,13 @@ template <class Q, int P> struct Dots {
     for (int m = 0; m < P; m++) {
       const Group& own = x[m][g[m]];
       Ints lower = nothing(), upper = nothing();
+      if constexpr (OFFSET_FIRST) lower = shifted_left<OFFSET>(every_whole(own.start));
       for (int j = 0; j < 4; j++) lower = add_dot_four(lower, code[j], every_four(own.codes + 4 * j));
-      if constexpr (!TWO_STEPS) upper = lower;
+      if constexpr (!TWO_STEPS<Q> && P > 2) upper = lower;
       for (int j = 4; j < 8; j++) upper = add_dot_four(upper, code[j], every_four(own.codes + 4 * j));
-      if constexpr (TWO_STEPS) upper = add(mul(lower, low), mul(upper, high));
-      else if constexpr (Q::STEPS) upper = mul(upper, low);
-      if constexpr (OFFSET != 0) upper = sub(upper, dot(steps.offsets, every_pair(own.halves)));
+      if constexpr (TWO_STEPS<Q>) upper = add(mul(lower, low), mul(upper, high));
+      else if constexpr (P <= 2) upper = add(lower, upper);
+      if constexpr (OFFSET != 0 && !OFFSET_FIRST) upper = sub(upper, dot(steps.offsets, every_pair(own.halves)));
       total[m] = upper;
     }
   }

@@ -1,6 +1,8 @@
 // Products of a group's codes, the tile's rows with P rows of activations, added: pairs of bytes in 16 bits, as many of
 // them as fit (layout.h), then 32. Whole numbers, the same in any order.
 
+constexpr bool SUMS_OF_FOURS = false;
+
 template <class Q, int P> struct Dots {
   Ints total[P];
 
@@ -18,7 +20,7 @@ template <class Q, int P> struct Dots {
         Bytes own = every_four(x[m][g[m]].codes + 4 * j);
         if constexpr (Q::SIGNED) own = with_sign(own, code);
         Words two = dot_unsigned(size, own);
-        if constexpr (OFFSET_FIRST && j == 0) two = add(two, every_pair(x[m][g[m]].minus_8));
+        if constexpr (OFFSET_FIRST && j == 0) two = add(two, every_pair(x[m][g[m]].start));
         products[m] = j % Q::RUN == 0 ? two : add(products[m], two);
         if constexpr (j % Q::RUN == Q::RUN - 1) {
           Ints part = dot(products[m], j < 4 ? steps.low : steps.high);

@@ -14,7 +14,8 @@ struct Group {
   float scale;
   float total;        // scale * sum of the codes
   int32_t halves;     // the codes' sums over columns 0 to 15 and 16 to 31, two 16-bit numbers
-  int32_t minus_8;    // -8 times their sums over columns 4j, 4j + 1 and over 4j + 2, 4j + 3, likewise
+  int32_t start;      // what sums of products begin with. Of pairs: -8 times the codes' sums over columns 4j, 4j + 1
+                      // and over 4j + 2, 4j + 3, likewise; of fours: minus the sum of all
 };
 
 // Rows of activations: floats, and the same in groups where a quantised matrix reads them. With `fine` codes a second

@@ -115,7 +115,8 @@ static inline float fill(Group& group, const F8 codes[4]) {
   float lanes[8];
   store(lanes, add(add(codes[0], codes[1]), add(codes[2], codes[3])));
   group.halves = two_numbers(a, b);
-  group.minus_8 = two_numbers(-8 * (lanes[0] + lanes[1] + lanes[4] + lanes[5]), -8 * (lanes[2] + lanes[3] + lanes[6] + lanes[7]));
+  if constexpr (SUMS_OF_FOURS) group.start = (int32_t)-(a + b);
+  else group.start = two_numbers(-8 * (lanes[0] + lanes[1] + lanes[4] + lanes[5]), -8 * (lanes[2] + lanes[3] + lanes[6] + lanes[7]));
   return a + b;
 }
 

@@ -33,6 +33,7 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 
 #include "eight.h"
 using Widest = Eight;
+using narrow::SUMS_OF_FOURS;
 #include "kernels.inl"
 static const Kernels kernels = table("avx2");
 }  // namespace avx2

@@ -6,6 +6,7 @@
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -35,6 +36,7 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 
 #include "eight.h"
 using Widest = wide::Sixteen;
+using narrow::SUMS_OF_FOURS;
 template <> inline wide::Floats filled<wide::Floats>(float x) { return wide::every(x); }
 #include "kernels.inl"
 static const Kernels kernels = table("avx512");

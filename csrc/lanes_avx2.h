@@ -68,10 +68,6 @@ static inline W16 pair_w(int32_t two) { return {_mm256_set1_epi32(two)}; }  // t
 static inline W16 add(W16 a, W16 b) { return {_mm256_add_epi16(a.v, b.v)}; }
 static inline W16 mul(W16 a, W16 b) { return {_mm256_mullo_epi16(a.v, b.v)}; }
 static inline I8 dot(W16 a, W16 b) { return {_mm256_madd_epi16(a.v, b.v)}; }
-static inline W16 each_twice_u8(const uint8_t* p) {  // 8 bytes -> 0 0 1 1 2 2 ...
-  __m256i wide = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p));
-  return {_mm256_or_si256(wide, _mm256_slli_epi32(wide, 16))};
-}
 static inline W16 widen_i8(const uint8_t* p) { return {_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p))}; }
 static inline W16 widen_u8(const uint8_t* p) { return {_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p))}; }
 static inline W16 evens_twice(W16 a) {  // 0 0 2 2 4 4 ...
@@ -105,4 +101,4 @@ static inline B32 magnitude(B32 a) { return {_mm256_abs_epi8(a.v)}; }
 static inline B32 with_sign(B32 a, B32 sign) { return {_mm256_sign_epi8(a.v, sign.v)}; }
 static inline W16 dot_unsigned(B32 a, B32 b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }  // unsigned a, signed b
 
-static inline void prefetch_line(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+__attribute__((always_inline)) static inline void prefetch_line(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

@@ -26,13 +26,9 @@ static inline Floats bfloats(At a) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_bytes(a)), 16))};
 }
 static inline Floats small_numbers(At a) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(eight_bytes(a)))}; }
-static inline Words each_twice(At a) {
-  __m512i wide = _mm512_cvtepu8_epi32(eight_bytes(a));
-  return {_mm512_or_si512(wide, _mm512_slli_epi32(wide, 16))};
-}
 static inline Words steps_of_two(At a) { return {_mm512_cvtepi8_epi16(sixteen_bytes(a))}; }
 static inline Words minima_of_two(At a) { return {_mm512_cvtepu8_epi16(sixteen_bytes(a))}; }
-static inline void prefetch(At a) {
+__attribute__((always_inline)) static inline void prefetch(At a) {
   _mm_prefetch((const char*)a.p, _MM_HINT_T0);
   _mm_prefetch((const char*)a.q, _MM_HINT_T0);
 }
@@ -45,6 +41,10 @@ static inline Floats fma(Floats a, Floats b, Floats c) { return {_mm512_fmadd_ps
 static inline Floats minus_fma(Floats a, Floats b, Floats c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
 static inline Floats to_float(Ints a) { return {_mm512_cvtepi32_ps(a.v)}; }
 
+static inline Ints every_whole(int32_t x) { return {_mm512_set1_epi32(x)}; }
+template <unsigned factor> static inline Ints shifted_left(Ints a) {  // times a power of two
+  return {_mm512_slli_epi32(a.v, std::countr_zero(factor))};
+}
 static inline Ints nothing() { return {_mm512_setzero_si512()}; }
 static inline Ints add(Ints a, Ints b) { return {_mm512_add_epi32(a.v, b.v)}; }
 static inline Ints sub(Ints a, Ints b) { return {_mm512_sub_epi32(a.v, b.v)}; }

@@ -53,7 +53,6 @@ static inline W16 pair_w(int32_t two) { W16 r; TRILENS_EACH(16, (int16_t)(i % 2 
 static inline W16 add(W16 a, W16 b) { W16 r; TRILENS_EACH(16, (int16_t)(a.v[i] + b.v[i])); }
 static inline W16 mul(W16 a, W16 b) { W16 r; TRILENS_EACH(16, (int16_t)(a.v[i] * b.v[i])); }
 static inline I8 dot(W16 a, W16 b) { I8 r; TRILENS_EACH(8, a.v[2 * i] * b.v[2 * i] + a.v[2 * i + 1] * b.v[2 * i + 1]); }
-static inline W16 each_twice_u8(const uint8_t* p) { W16 r; TRILENS_EACH(16, p[i / 2]); }
 static inline W16 widen_i8(const uint8_t* p) { W16 r; TRILENS_EACH(16, (int8_t)p[i]); }
 static inline W16 widen_u8(const uint8_t* p) { W16 r; TRILENS_EACH(16, p[i]); }
 static inline W16 evens_twice(W16 a) { W16 r; TRILENS_EACH(16, a.v[i / 2 * 2]); }

@@ -27,6 +27,8 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
       d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
       if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
     }
+    // exact: a half times a whole number below 64
+    const Floats unit = Q::KIND == Scales::STEPS_32_MIN ? mul(d, small_numbers(s)) : d;
     Floats minima = every(0);
     Words minima_16 = every_word(0);
     if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, small_numbers(s + 8));
@@ -43,7 +45,7 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
       const Group& coarse = x[m][at[m]];
       Floats whole = to_float(dots.total[m]), scale = every_at(&coarse.scale);
       if constexpr (FINE) whole = fma(to_float(dots.total[M + m]), part, whole);
-      acc[m] = fma(whole, mul(d, scale), acc[m]);
+      acc[m] = fma(whole, mul(unit, scale), acc[m]);
       if constexpr (Q::KIND == Scales::HALF_MIN) acc[m] = fma(least, every_at(&coarse.total), acc[m]);
       if constexpr (Q::KIND == Scales::STEPS_32_MIN) acc[m] = minus_fma(minima, every_at(&coarse.total), acc[m]);
       if constexpr (Q::KIND == Scales::STEPS_16_MIN) {
