@@ -213,6 +213,7 @@ def test_every_command_and_no_error_ends_it(terminal: Terminal) -> None:
 @needs_tmux
 def test_a_narrow_terminal_and_hangul_and_the_last_conversation(terminal: Terminal) -> None:
     terminal._tmux("resize-window", "-x", "40", "-y", "30")
+    terminal.fresh()
     terminal.chat()
     terminal.keys("-l", "더하기틀")
     terminal.keys("BSpace", "Space")
@@ -223,13 +224,12 @@ def test_a_narrow_terminal_and_hangul_and_the_last_conversation(terminal: Termin
     terminal.waits_for("another model go\n             on; without")  # folded between words
     terminal.keys("C-d")
     terminal.waits_for("shell$", 2)
-    terminal.line("trilens() { " + shlex.join(CHAT[:3]) + ' "$@"; }')
     terminal.fresh()
-    terminal.line("trilens chat -c")
+    terminal.line(shlex.join([*CHAT[:4], "-c"]))
     terminal.waits_for("\n>")
     terminal.line("/model")
     terminal.waits_for("tiny-dense answers")  # the model comes back with the conversation
-    terminal.keys("Up", "Up")
+    terminal.keys("Up", "Up", "Up")
     terminal.waits_for("> 더하기 What is 12 plus 30")
     terminal.keys("C-c")
     terminal.waits_for("Ctrl-D or /exit ends")
