@@ -147,9 +147,9 @@ def record(receipt: HasDict, texts: Callable[[], tuple[str, str]]) -> None:
 
 def entries(since: str | None = None, model: str | None = None, limit: int | None = None) -> list[Entry]:
     """The newest calls, the last one first. `since` is what `seconds_of` reads. Raises UsageError."""
+    where, values = _where(since, model)
     if not path().exists():
         return []
-    where, values = _where(since, model)
     columns = ", ".join(Entry.__dataclass_fields__)
     with _explained(), _open() as file:
         rows = file.execute(
@@ -160,10 +160,10 @@ def entries(since: str | None = None, model: str | None = None, limit: int | Non
 
 def totals(by: By = "model", since: str | None = None, model: str | None = None) -> list[Total]:
     """Sums by model, by day (local time) or by where it ran, the most calls first. Raises UsageError."""
+    where, values = _where(since, model)
     if not path().exists():
         return []
     of = {"model": "model", "day": "date(at, 'unixepoch', 'localtime')", "where": "place"}[by]
-    where, values = _where(since, model)
     sums = ", ".join(f"TOTAL({kind}_tokens)" for kind in ("prompt", "thinking", "answer"))
     with _explained(), _open() as file:
         rows = file.execute(

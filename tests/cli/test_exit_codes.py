@@ -19,9 +19,33 @@ NEEDED = {
     "compare": ["tiny-dense", "tiny-routed"],
     "tag": ["names.txt"],
     "trace": ["tiny-routed", "hi"],
+    "quantise": ["tiny-dense", "-o", "new.gguf"],
+    "perplexity": ["tiny-dense", "names.txt"],
+    "serve": ["tiny-dense"],
     "run": ["hi", "--model", "tiny-dense"],
     "chat": ["--model", "tiny-dense"],
 }
+# Options that take a text which is then read: values that no model and no machine could take.
+READ = {
+    "--regex": ["(", "[a-", "a{2,1}", "(?<=a)b", "*", "x" * 70_000, ""],
+    "--schema": ["{", "[1]", '{"type": 5}', '{"type": "string", "minLength": "x"}', "nowhere.json", "names.txt", ""],
+    "--grammar": ["nowhere.gbnf", "names.txt", ""],
+    "--choice": [""],
+    "--stop": [""],
+    "--model": [""],
+    "-f": ["nowhere.txt", ""],
+    "--file": ["nowhere.jsonl", ""],
+    "--kv-type": ["q9", "F16 ", ""],
+    "--machine": ["nosuch", "h100x0", "h100x", "x8", ""],
+    "--engine": ["nosuch", ""],
+    "--plot": ["out.bmp", "out", ""],
+    "--quantise": ["3bit", ""],
+    "--since": ["yesteryear", "-1d", "2026-13-01", ""],
+    "--to": ["Q9_K", "4", ""],
+}
+# Any text will do, or it is a place to write to, or nothing can be said of it here.
+FREE = {"--system", "--ignore-key", "--prefix-dir", "-o", "--host", "--api-key", "--origin"}
+FREE |= {"--engine-path", "--master-addr"}  # read where an engine is started
 # Words of Python that mean nothing to somebody at a terminal.
 PYTHON = re.compile(r"\b(None|True|False|NoneType|dict|int|str|tuple|list of str|Traceback|Exception|object at 0x)\b")
 
@@ -55,7 +79,9 @@ def _cases() -> Iterator[tuple[str, list[str]]]:
         for option in command.params:
             if isinstance(option, click.Option) and not option.is_flag:
                 yield name, [*needed, option.opts[0]]  # without a value
-                for value in _wrong_values(option.type):
+                read = READ.get(option.opts[0], []) if not isinstance(option.type, click.Choice) else []
+                free = name in ("log", "cost") and option.opts[0] == "--model"  # a call's model may have any name
+                for value in [*_wrong_values(option.type), *([] if free else read)]:
                     yield name, [*needed, f"{option.opts[0]}={value}"]
 
 
@@ -65,10 +91,18 @@ CASES = list(_cases())
 def test_there_are_enough_cases_of_every_command() -> None:
     assert len(CASES) > 200
     assert {name for name, _ in CASES} == set(commands.commands)
+    for name, command in commands.commands.items():
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag and not _wrong_values(option.type):
+                assert {option.opts[0]} & {*READ, *FREE}, f"{name} {option.opts[0]}: say what it takes"
 
 
 @pytest.mark.parametrize("name", list(commands.commands))
-def test_wrong_usage_is_one_line_and_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_is_one_line_and_2(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "names.txt").write_text("some model\n")
     for command, words in CASES:
         if command == name:
             assert main([command, *words]) == 2, (command, words)
@@ -99,7 +133,8 @@ MORE = [
     ("run hi --model tiny-dense --schema {", 2, "--schema is not JSON"),
     ("run hi --model tiny-dense --schema nowhere.json", 2, "nowhere.json: cannot be read"),
     ("run hi --model tiny-dense --grammar nowhere", 2, "nowhere: cannot be read"),
-    ("run hi --model tiny-dense --regex (", 6, "the regex cannot be followed"),
+    ("run hi --model tiny-dense --regex (", 2, "the regex cannot be followed"),
+    ("run hi --model tiny-dense --regex a --choice b", 2, "--regex and --choice both say what the answer is"),
     ("run hi --model tiny-dense --file nowhere", 2, "expected one of them"),
     ("run --model tiny-dense --file nowhere", 2, "nowhere: cannot be read"),
     ("run hi --model tiny-dense --raw --system x", 2, "leave out --raw"),

@@ -123,7 +123,7 @@ class TestTags:
             assert found.inference == entry.inference.word, entry.name
 
     def test_an_unknown_word_is_named(self) -> None:
-        assert "fancy" in recognise("llama-3-8b-fancy").look_up
+        assert "fancy" in recognise("llama-3-8b-fancy").why
 
     def test_a_hosted_model_says_whose_documents_to_read(self) -> None:
         assert "OpenAI" in recognise("GPT-4o").look_up

@@ -15,7 +15,7 @@ from trilens.cli.editor import Editor, LineReader
 from trilens.cli.inputs import as_typed, structure
 from trilens.cli.loading import load_model
 from trilens.cli.options import GENERATION, MODEL, thinking_word
-from trilens.cli.terminal import Said, interrupts, print_stream, receipt_line, say
+from trilens.cli.terminal import Said, columns, folded, interrupts, print_stream, receipt_line, say
 from trilens.errors import ContextFull, TrilensError, UsageError
 from trilens.text.strategy import as_thinking
 
@@ -130,7 +130,8 @@ class Conversation:
         if said.receipt is not None:
             self.receipt = said.receipt
             if not self._quiet:
-                say(receipt_line(said.receipt))
+                width = columns()
+                say(receipt_line(said.receipt, width and width - len("trilens: ")))
 
     def _keep(self) -> None:
         """For -c. A disk that is full costs no conversation."""
@@ -143,8 +144,8 @@ class Conversation:
     def help(self, rest: str) -> None:
         """this list"""
         for name, command in COMMANDS.items():
-            print(f"  {name:10} {command.__doc__}", file=sys.stderr)
-        print("  Enter sends, Alt-Enter starts a new line, Ctrl-C stops an answer", file=sys.stderr)
+            print(folded(f"  {name:10} {command.__doc__}", " " * 13), file=sys.stderr)
+        print(folded("  Enter sends, Alt-Enter starts a new line, Ctrl-C stops an answer"), file=sys.stderr)
 
     def change_model(self, rest: str) -> None:
         """NAME: let another model go on; without NAME, say which one answers"""

@@ -81,8 +81,13 @@ def text_of(file: str) -> str:
 
 
 def structure(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options for the answer's form out, and returns those that were stated, read from their files."""
+    """Takes the options for the answer's form out, and returns the one that was stated, read from its file. Raises
+    UsageError, and SchemaRefused for a form that no model can follow."""
     schema, regex, choice, grammar = (options.pop(name) for name in ("schema", "regex", "choice", "grammar"))
+    every = {"schema": schema, "regex": regex, "choice": choice or None, "grammar": grammar}
+    stated = [name for name, value in every.items() if value is not None]
+    if len(stated) > 1:
+        raise UsageError(f"--{stated[0]} and --{stated[1]} both say what the answer is; give one of them")
     held: dict[str, Any] = {"regex": regex, "choice": choice or None}
     if schema is not None:
         said = schema if schema.lstrip().startswith("{") else text_of(schema)
@@ -94,7 +99,12 @@ def structure(options: dict[str, Any]) -> dict[str, Any]:
             raise UsageError("--schema is no object; expected a JSON schema, or a file with one")
     if grammar is not None:
         held["grammar"] = text_of(grammar)
-    return {name: value for name, value in held.items() if value is not None}
+    held = {name: value for name, value in held.items() if value is not None}
+    for name, value in held.items():
+        from trilens.generate.grammar import check_form
+
+        check_form(name, value)
+    return held
 
 
 def with_system(system: str, prompt: Prompt) -> Prompt:

@@ -39,6 +39,17 @@ class Number(click.FloatRange):
         return number
 
 
+class Text(click.ParamType):  # type: ignore[type-arg]
+    """A text that is not empty."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value):
+            self.fail("it is empty; expected a text", param, ctx)
+        return str(value)
+
+
 class ThinkingWord(click.ParamType):  # type: ignore[type-arg]
     """A word of --thinking; whether a model can do it shows when it is asked."""
 
@@ -85,7 +96,7 @@ TRUST = click.option(
     "--trust-control-tokens", is_flag=True, help="Let control tokens in prompts and messages take effect."
 )
 MODEL = options(
-    click.option("--model", default="smollm2", show_default=True, help="Catalog name, path or hub id."),
+    click.option("--model", type=Text(), default="smollm2", show_default=True, help="Catalog name, path or hub id."),
     click.option("--offline", is_flag=True, help="Use only what is on this disk."),
     click.option(
         "--executor", type=click.Choice(["native", "torch"]), default="native", show_default=True, help="What computes."
@@ -119,8 +130,14 @@ GENERATION = options(
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer."),
     click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer."),
     click.option("--schema", metavar="JSON", help="The answer is JSON of this schema; a file, or the schema itself."),
-    click.option("--regex", help="The answer is a text that this regular expression matches."),
-    click.option("--choice", multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."),
+    click.option(
+        "--regex", type=Text(), metavar="REGEX", help="The answer is a text that this regular expression matches."
+    ),
+    click.option(
+        "--choice", type=Text(), multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."
+    ),
     click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's form."),
-    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."),
+    click.option(
+        "--stop", type=Text(), multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."
+    ),
 )

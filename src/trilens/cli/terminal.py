@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +22,25 @@ UNSAFE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127,
 
 
 def say(line: str) -> None:
-    print(f"trilens: {line}", file=sys.stderr)
+    print(folded(f"trilens: {line}"), file=sys.stderr)
+
+
+def folded(line: str, behind: str = "  ") -> str:
+    """On a terminal, between words where it is too narrow for the line; later lines begin with `behind`."""
+    width = columns()
+    if width is None or len(line) <= width:
+        return line
+    return textwrap.fill(line, width, subsequent_indent=behind, break_long_words=False, break_on_hyphens=False)
+
+
+def columns() -> int | None:
+    """How wide the terminal is that standard error goes to; None where it goes to no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or None
+    except (OSError, ValueError):
+        return None
 
 
 class Progress:
@@ -89,8 +109,9 @@ def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool, said: S
     return said
 
 
-def receipt_line(receipt: Any) -> str:
-    """A receipt in one line: tokens, time, and money where it is known."""
+def receipt_line(receipt: Any, width: int | None = None) -> str:
+    """A receipt in one line: tokens, time, and money where it is known; without the speed, and then without what was
+    cached, where there are fewer columns than it needs."""
     tokens = receipt.tokens
     thought = f" · {tokens.thinking} thinking" if tokens.thinking else ""
     cached = f" ({tokens.cached} cached)" if tokens.cached else ""
@@ -98,7 +119,11 @@ def receipt_line(receipt: Any) -> str:
     money = "" if price is None else f" · ${price:.6f}"
     known = [tokens.answer, tokens.thinking or 0]
     speed = "" if None in known or not receipt.seconds else f", {sum(known) / receipt.seconds:.1f} tokens/s"
-    return f"{tokens.prompt} prompt{cached}{thought} · {tokens.answer} answer · {receipt.seconds:.2f} s{speed}{money}"
+    lines = [
+        f"{tokens.prompt} prompt{reused}{thought} · {tokens.answer} answer · {receipt.seconds:.2f} s{fast}{money}"
+        for reused, fast in ((cached, speed), (cached, ""), ("", ""))
+    ]
+    return next((line for line in lines if width is None or len(line) <= width), lines[-1])
 
 
 def _with_progress(stream: Any) -> Iterator[Event[Any]]:

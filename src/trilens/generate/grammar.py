@@ -7,14 +7,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from trilens.errors import RequestRefused, UsageError
 from trilens.generate.answer import Calls
 from trilens.generate.schema import Path, dotted, followed, inner
-from trilens.text.tokenizer import Tokenizer
 
 MOST_SCHEMA = 64 * 1024  # characters
 # No white space that nobody asked for: a model that is held to JSON could write it for ever.
@@ -25,12 +24,50 @@ SCHEMAS_ALONE = ("properties", "$defs", "definitions", "allOf", "anyOf", "oneOf"
 
 
 class SchemaRefused(RequestRefused):
-    """A schema that cannot be followed; `path` leads to the part at fault."""
+    """A schema, regex, choice or grammar that no model can follow; `path` leads to the part of a schema at fault."""
+
+    exit_code = 2  # the value itself is wrong, whatever the model
 
     def __init__(self, said: str, path: Path = ()) -> None:
         super().__init__(f"{said} (at {dotted(path)})" if path else said)
         self.said = said
         self.path = path
+
+
+class Pieces(Protocol):
+    """What is asked of a tokenizer here."""
+
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+    @property
+    def special_ids(self) -> frozenset[int]: ...
+    @property
+    def vocab_size(self) -> int: ...
+    def is_special(self, token: int) -> bool: ...
+    def piece(self, token: int) -> bytes: ...
+    def encode(self, text: str, *, special: bool = ...) -> list[int]: ...
+
+
+class Bytes:
+    """A vocabulary of single bytes, by which a form can be checked before there is a model."""
+
+    bos_id, eos_ids, special_ids, vocab_size = None, frozenset({256}), frozenset({256}), 257
+
+    def is_special(self, token: int) -> bool:
+        return token == 256
+
+    def piece(self, token: int) -> bytes:
+        return b"end" if token == 256 else bytes([token])
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        return list(text.encode())
+
+
+def check_form(form: str, value: Any) -> None:
+    """Raises SchemaRefused for a schema, regex, choice or grammar (`form`) that no model can follow."""
+    getattr(Grammars(Bytes(), Bytes.vocab_size), form)(value)
 
 
 @dataclass(frozen=True)
@@ -45,7 +82,7 @@ class CallRules:
 class Grammars:
     """What one model's vocabulary makes of schemas. Made once a model: it sorts all tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab: int) -> None:
+    def __init__(self, tokenizer: Pieces, vocab: int) -> None:
         try:
             import llguidance
         except ImportError:
@@ -87,21 +124,21 @@ class Grammars:
         return self._constraint(lark, "schema of a tool", calls.ignored, "forced")
 
     def regex(self, regex: str, calls: CallRules | None = None) -> GrammarConstraint:
-        """A text that the whole of this regular expression matches. Raises RequestRefused."""
+        """A text that the whole of this regular expression matches. Raises SchemaRefused."""
         _short("regex", regex)
         return self._lark(f"/{self._llguidance.regex_to_lark(_whole(regex))}/", "regex", calls)
 
     def choice(self, texts: Sequence[str], calls: CallRules | None = None) -> GrammarConstraint:
-        """One of these texts. Raises RequestRefused."""
+        """One of these texts. Raises SchemaRefused."""
         if not texts or not all(isinstance(text, str) and text for text in texts):
-            raise RequestRefused("the choice is empty or has an empty text; expected a list of texts")
+            raise SchemaRefused("the choice is empty or has an empty text; expected a list of texts")
         alternatives = " | ".join(map(quoted, texts))
         _short("choice", alternatives)
         return self._lark(alternatives, "choice", calls)
 
     def grammar(self, grammar: str, calls: CallRules | None = None) -> GrammarConstraint:
         """A text of this grammar: GBNF (`root ::= ...`), or Lark's as llguidance has it (`start: ...`). Raises
-        RequestRefused."""
+        SchemaRefused, and RequestRefused where there are calls beside it."""
         _short("grammar", grammar)
         if "::=" in grammar:
             from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -109,7 +146,7 @@ class Grammars:
             try:
                 grammar = gbnf_to_lark(grammar)
             except Exception as problem:  # the converter's own, for whatever it does not know
-                raise RequestRefused(f"the grammar cannot be followed: {_first_line(problem)}") from None
+                raise SchemaRefused(f"the grammar cannot be followed: {_first_line(problem)}") from None
         if calls is not None:
             raise RequestRefused(
                 "a grammar leaves no room for calls; leave out the tools, or put calls into the grammar"
@@ -228,7 +265,7 @@ class GrammarConstraint:
 class _Vocabulary:
     """What llguidance asks of a tokenizer."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Pieces) -> None:
         self._tokenizer = tokenizer
         ends = sorted(tokenizer.eos_ids)
         self.eos_token_id = ends[0] if ends else 0
@@ -245,7 +282,7 @@ class _Vocabulary:
 
 def _short(what: str, text: str) -> None:
     if len(text) > MOST_SCHEMA:
-        raise RequestRefused(f"the {what} has {len(text)} characters; expected at most {MOST_SCHEMA}")
+        raise SchemaRefused(f"the {what} has {len(text)} characters; expected at most {MOST_SCHEMA}")
 
 
 def quoted(text: str) -> str:

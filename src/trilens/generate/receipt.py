@@ -360,7 +360,9 @@ def thinking_lines(report: ThinkingReport) -> list[str]:
     budget = "" if report.budget is None else f" · budget {report.budget}"
     closed = "" if report.closed_by is None else f" · closed by {report.closed_by}"
     unasked = " · it thought though it was told not to" if report.unasked else ""
-    asked = "by default" if report.requested is None else f"asked for {report.requested}"
+    said = report.requested
+    word = "on" if said is True else "off" if said is False else said
+    asked = "by default" if said is None else "as asked" if word == report.effective else f"asked for {word}"
     return [f"thinking {report.effective}, {asked}{budget}{closed}{unasked}"]
 
 

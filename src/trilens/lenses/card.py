@@ -139,7 +139,7 @@ class StatedCard:
             return self.entry.look_up
         if self.entry.vendor is not None:
             return f"a technical report or system card of {self.entry.vendor}: its architecture is not published"
-        return "a model of this family by its exact name, or its config.json: the catalog has no sizes of it"
+        return "its config.json, on its publisher's page; `trilens card FILE` then counts it"
 
     def as_dict(self) -> dict[str, Any]:
         return {

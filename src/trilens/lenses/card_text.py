@@ -53,12 +53,15 @@ def card_html(card: Card) -> str:
 def stated_text(card: StatedCard, width: int | None = None) -> str:
     width = width or terminal_width()
     stated = card.entry.inference
-    thinking = stated.kind + (f" ({', '.join(stated.levels)})" if stated.levels else "")
+    words = {"never": "standard: it never thinks", "always": "thinking, always"}
+    thinking = words.get(stated.kind, stated.kind) + (f" ({', '.join(stated.levels)})" if stated.levels else "")
     thinking += f", {stated.default} unless asked for otherwise" if stated.default else ""
     thinking += f"; {stated.note}" if stated.note else ""
     served = f", served by {card.entry.vendor}" if card.entry.hosted else ""
     lines = heading(card.name, card.tag, width)
     lines += paragraph("what it is", card.entry.description + served, width)
+    if not card.entry.hosted:
+        lines += paragraph("numbers", "unknown here: the catalog knows only the name and the kind of this model", width)
     lines += paragraph("backbone", card.entry.backbone, width)
     lines += paragraph("inference", thinking, width)
     lines += paragraph("look up next", card.look_up, width)

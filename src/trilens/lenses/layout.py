@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -26,6 +27,11 @@ def paragraph(label: str, text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent=lead, subsequent_indent=indent, break_on_hyphens=False) or [lead]
 
 
+def columns(text: str) -> int:
+    """How many a terminal gives to the text: two for a letter of Hangul, Chinese or kana."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
 def heading(name: str, tag: str, width: int) -> list[str]:
     """The first line of a card, or its first two."""
     line = f"{name}  [{tag}]"
@@ -34,7 +40,7 @@ def heading(name: str, tag: str, width: int) -> list[str]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, indent: int = 2) -> list[str]:
     """The first column to the left, the others to the right; each row as a small list if the table is too wide."""
-    sizes = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    sizes = [max(columns(row[i]) for row in [header, *rows]) for i in range(len(header))]
     if indent + sum(sizes) + 2 * (len(sizes) - 1) <= width:
         return [" " * indent + _line(row, sizes) for row in [header, *rows]]
     lines = []
@@ -60,8 +66,8 @@ def table_in_parts(header: Sequence[str], rows: Sequence[Sequence[str]], width: 
     for part in parts:
         if lines:
             lines.append("")
-        columns = [0, *part]
-        lines += table([header[i] for i in columns], [[row[i] for i in columns] for row in rows], width, indent=0)
+        shown = [0, *part]
+        lines += table([header[i] for i in shown], [[row[i] for i in shown] for row in rows], width, indent=0)
     return lines
 
 
@@ -85,5 +91,7 @@ def spaced(n: int) -> str:
 
 
 def _line(row: Sequence[str], sizes: Sequence[int]) -> str:
-    cells = [row[0].ljust(sizes[0]), *(cell.rjust(size) for cell, size in zip(row[1:], sizes[1:], strict=True))]
-    return "  ".join(cells).rstrip()
+    blank = [" " * (size - columns(cell)) for cell, size in zip(row, sizes, strict=True)]
+    return "  ".join(
+        [row[0] + blank[0], *(space + cell for space, cell in zip(blank[1:], row[1:], strict=True))]
+    ).rstrip()

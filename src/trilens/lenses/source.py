@@ -32,6 +32,13 @@ class CardSource:
     entry: CatalogEntry | None = None
     config: Mapping[str, Any] | None = None
 
+    @property
+    def without_numbers(self) -> str:
+        """Why nothing can be counted, where `reading` is None."""
+        if self.entry is not None and self.entry.hosted:
+            return "nobody outside its vendor knows its numbers"
+        return "the catalog knows its name and kind, not its numbers; give its config.json, a GGUF file or a hub id"
+
 
 def card_source(name: str | Found, *, offline: bool) -> CardSource:
     """What is to be read for the card of `name`: files that are here or fetched from the hub, else the catalog."""

@@ -23,15 +23,21 @@ def tag_names(names: Iterable[str]) -> list[Recognised]:
 
 
 def tags_as_text(tags: list[Recognised], width: int | None = None) -> str:
-    """A table, and under it a line for each name of which something is unknown."""
+    """A table; under it why each tag is what it is, and where to look where something is unknown."""
     width = width or terminal_width()
     rows = [(t.name, t.backbone, t.inference) for t in tags]
     lines = table(("model", "backbone", "inference"), rows, width, indent=0)
-    unknown = [t for t in tags if t.look_up]
-    if unknown:
-        lines += ["", "look up next"]
-        for t in unknown:
-            lines += textwrap.wrap(f"{t.name}: {t.look_up}", width, initial_indent="  ", subsequent_indent="    ")
+    unknown: dict[str, list[str]] = {}
+    for t in tags:
+        if t.look_up:
+            unknown.setdefault(t.look_up, []).append(t.name)
+    for title, said in (
+        ("why", [f"{t.name}: {t.why}" for t in tags]),
+        ("look up next", [f"{', '.join(names)}: {place}" for place, names in unknown.items()]),
+    ):
+        lines += ["", title] if said else []
+        for one in said:
+            lines += textwrap.wrap(one, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
     return "\n".join(lines)
 
 

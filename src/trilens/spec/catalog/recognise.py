@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from trilens.spec.catalog import Backbone, CatalogEntry
 from trilens.spec.catalog.meaning import aliases, meaning
@@ -11,12 +12,14 @@ from trilens.spec.catalog.words import BASES, LEVELS, THINKS, Words, mode_of, sa
 
 @dataclass(frozen=True)
 class Recognised:
-    """`inference` is standard, thinking, switchable or unknown. `look_up` is empty where nothing is unknown."""
+    """`inference` is standard, thinking, switchable or unknown. `why` says where each half of the tag is from;
+    `look_up`, where to read what is unknown, is empty where nothing is."""
 
     name: str
     backbone: Backbone
     inference: str
     known_as: tuple[str, ...]
+    why: str
     look_up: str
 
     @property
@@ -28,13 +31,14 @@ def recognise(name: str) -> Recognised:
     """What the catalog knows of a model that somebody calls `name`."""
     words, mode, meant = words_of(name), mode_of(name), meaning(name)
     if not meant.models:
-        return Recognised(name, "unknown", "unknown", (), _where_to_look(words))
+        return Recognised(name, "unknown", "unknown", (), *_unknown_name(words))
     backbones = {e.backbone for e in meant.models}
     inferences = {_inference(e, mode, words - meant.used) for e in meant.models}
     backbone: Backbone = backbones.pop() if len(backbones) == 1 else "unknown"
     inference = inferences.pop() if len(inferences) == 1 else "unknown"
     known = tuple(e.name for e in meant.models)
-    return Recognised(name, backbone, inference, known, _look_up(list(meant.models), backbone, inference))
+    models = list(meant.models)
+    return Recognised(name, backbone, inference, known, _why(models, inference), _look_up(models, backbone, inference))
 
 
 def _inference(entry: CatalogEntry, mode: str | None, left: Words) -> str:
@@ -51,7 +55,65 @@ def _inference(entry: CatalogEntry, mode: str | None, left: Words) -> str:
     return word
 
 
-# ---------------------------------------------------------------------------------------------- look up
+# ---------------------------------------------------------------------------------------------- why, and look up
+
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+FIRING = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
+
+
+def _why(fitting: list[CatalogEntry], inference: str) -> str:
+    if len(fitting) > 1:
+        kinds: dict[str, list[str]] = {}
+        for entry in fitting:
+            kinds.setdefault(f"{entry.backbone} · {entry.inference.word}", []).append(entry.name)
+        return "may be " + "; or ".join(f"{_listed(names)} ({kind})" for kind, names in kinds.items())
+    [entry] = fitting
+    thinks = _why_it_thinks(entry)
+    if inference != entry.inference.word:
+        thinks = f"{thinks}, and the name asks for {inference}" if inference != "unknown" else thinks
+    return f"{entry.name}: {_why_that_backbone(entry)}; {thinks}"
+
+
+def _why_that_backbone(entry: CatalogEntry) -> str:
+    if entry.backbone == "unknown":
+        return f"{entry.vendor or 'its publisher'} does not publish its architecture"
+    if entry.config is None:
+        return "its publisher calls it " + ("a mixture of experts" if entry.backbone == "routed" else "dense")
+    config = {**entry.config, **entry.config.get("text_config", {})}
+    experts, firing = (next((_one(config[key]) for key in keys if config.get(key)), None) for keys in (EXPERTS, FIRING))
+    if entry.backbone == "dense":
+        return "its config.json has no experts"
+    return (
+        f"its config.json has {experts} experts, {firing} for each token" if experts and firing else "it has a router"
+    )
+
+
+def _why_it_thinks(entry: CatalogEntry) -> str:
+    stated = entry.inference
+    match stated.kind:
+        case "never":
+            return "it never thinks before it answers"
+        case "always":
+            return "it always thinks before it answers"
+        case "levels":
+            off = "none among them" if stated.off else "none is not among them"
+            return (
+                f"it thinks at levels ({', '.join(stated.levels)}; {off})" if stated.levels else "it thinks at levels"
+            )
+        case "switchable":
+            how = f"{stated.variable} in its template turns" if stated.variable else "the request turns"
+            return f"{how} its thinking on or off"
+        case "unknown":
+            return "whether it thinks is not known here"
+
+
+def _one(stated: Any) -> Any:
+    """Of a number for each layer, the largest."""
+    return max(stated) if isinstance(stated, list) else stated
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
 def _look_up(fitting: list[CatalogEntry], backbone: Backbone, inference: str) -> str:
@@ -61,37 +123,43 @@ def _look_up(fitting: list[CatalogEntry], backbone: Backbone, inference: str) ->
         known = next((e.look_up for e in fitting if e.look_up), None)
         vendor = fitting[0].vendor
         if vendor is not None:
-            hosted = f"a technical report or system card of {vendor}: its architecture is not published"
-            choose = "" if inference != "unknown" else "; for the inference, which version is meant"
+            hosted = f"a technical report or system card of {vendor}, should it ever say"
+            choose = "" if inference != "unknown" else "; and say which version is meant"
             return (known or hosted) + choose
         return known or _by_config(backbone, inference)
-    shown = ", ".join(e.name for e in fitting[:6]) + (f" and {len(fitting) - 6} more" if len(fitting) > 6 else "")
-    return f"which one is meant: {shown}"
+    return f"say which one is meant: {_listed([e.name for e in fitting])}"
 
 
 def _by_config(backbone: Backbone, inference: str) -> str:
     places = []
     if backbone == "unknown":
-        places.append("its config.json (a number of experts, or none)")
+        places.append("config.json on its publisher's page: routed if it counts experts, dense if not")
     if inference == "unknown":
-        places.append("its chat template (a variable such as enable_thinking, a marker such as <think>)")
-    return " and ".join(places)
+        places.append(
+            "its chat template: switchable if a variable such as enable_thinking is in it, thinking if it opens a "
+            "marker such as <think> by itself, else standard"
+        )
+    return "; ".join(places)
 
 
-def _where_to_look(words: Words) -> str:
-    """For a name that fits nothing: the nearest family and the word that does not belong, and where to read on."""
+def _unknown_name(words: Words) -> tuple[str, str]:
+    """For a name that fits nothing: why (the nearest family and the word that does not belong), and where to look."""
     heads: dict[str, int] = {}
     for _, alias, head in aliases():
         if head in words:
             heads[head] = max(heads.get(head, 0), len(alias & words))
     place = _by_config("unknown", "unknown")
     if not heads:
-        return f"{place}; a hosted model's documentation"
+        return "the catalog has no model of this name", place
     head = max(heads, key=lambda h: heads[h])
     vendors = {e.vendor for e, _, first in aliases() if first == head}
     if len(vendors) == 1 and None not in vendors:
-        place = f"the documentation of {vendors.pop()}"
+        place = f"the models that {vendors.pop()} lists in its documentation"
     known = frozenset().union(*(alias for _, alias, first in aliases() if first == head))
     odd = sorted(w for w in words if w not in known and not says_nothing(w))
-    why = f"{', '.join(odd)} is not known of {head}" if odd else f"no {head} of the catalog is called so"
-    return f"{why}; {place}"
+    why = (
+        f"the catalog has {head}, but none with {', '.join(odd)} in its name"
+        if odd
+        else f"the catalog has no such {head}"
+    )
+    return why, place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from functools import cache
 from importlib import resources
 
@@ -42,7 +43,8 @@ HARMLESS = frozenset((VENDORS + PLAIN).split())
 CHAT = frozenset("instruct it chat".split())  # what publishers call a model that was trained for conversation
 # Words that say nothing of the wiring, and name other files than those of a model without them.
 FORMS = CHAT | BASES | frozenset("gguf ggml awq gptq exl2 exl3 bnb ud onnx torchao block channel old new".split())
-HUNDRED_MILLIONS = re.compile(r"(\d+(?:\.\d+)?)\s*억")
+HUNDRED_MILLIONS = re.compile(r"(\d+(?:\.\d+)?)\s*[억亿億]")
+OTHER_SCRIPTS = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")  # kana, Chinese, Hangul
 
 
 def words_of(name: str) -> Words:
@@ -110,17 +112,18 @@ def says_nothing(word: str) -> bool:
 
 
 def in_latin(text: str) -> str:
-    """Hangul names of models, vendors and modes as the words that the catalog has, "80억" as 8b."""
-    if not any("가" <= letter <= "힣" for letter in text):
+    """Words in Hangul, Chinese and kana, as people call models and vendors, as the catalog has them; "80억" is 8b."""
+    text = unicodedata.normalize("NFKC", text)
+    if not OTHER_SCRIPTS.search(text):
         return text
     text = HUNDRED_MILLIONS.sub(lambda found: f" {float(found[1]) / 10:g}b ", text)
-    for said, meant in _hangul():
+    for said, meant in _scripts():
         text = text.replace(said, f" {meant} ")
     return text
 
 
 @cache
-def _hangul() -> list[tuple[str, str]]:
-    """(Hangul, Latin), the longest first, so that a word within another one is not taken for it."""
-    table = json.loads(resources.files("trilens.spec.catalog").joinpath("hangul.json").read_text("utf-8"))
+def _scripts() -> list[tuple[str, str]]:
+    """(word, Latin), the longest first, so that a word within another one is not taken for it."""
+    table = json.loads(resources.files("trilens.spec.catalog").joinpath("scripts.json").read_text("utf-8"))
     return sorted(table.items(), key=lambda row: -len(row[0]))
