@@ -123,12 +123,10 @@ def page(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Predictions",
         "",
-        "Written by `make validate-predictions`. It compares the times that `lenses/predict.py` predicts for files with "
-        "random weights",
-        '(`benchmarks/models.py`) with the times measured. "After one run" means that the prediction was corrected by one '
-        "measured run,",
-        "with a context of 1,024 and one sequence. That run is left out of the errors. The machine is measured again before "
-        "each context.",
+        "Written by `make validate-predictions`. It compares the times that `lenses/predict.py` predicts for files",
+        "with random weights (`benchmarks/models.py`) with the times measured. \"After one run\" means that the",
+        "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
+        "of the errors. The machine is measured again before each context.",
         "",
         f"Machine: {processor()}, {results[0]['threads']} threads.",
         "",

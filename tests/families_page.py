@@ -73,7 +73,7 @@ LIMITS = {
     "qwen3.5 (text)": "also covers Qwen3.6 and 3.8; the multi-token prediction layer is not used",
     "qwen3.5": "text only: no images",
     "qwen3.5 moe": "text only: no images",
-    "nemotron-h": "step sizes are bounded as in transformers' prompt path; its path for single tokens does not bound them",
+    "nemotron-h": "step sizes are bounded as in transformers' prompt path; its single-token path has no bound",
     "nemotron-3 super": "the multi-token prediction layers are not used",
 }
 
