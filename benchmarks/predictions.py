@@ -124,7 +124,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "# Predictions",
         "",
         "Written by `make validate-predictions`. It compares the times that `lenses/predict.py` predicts for files",
-        "with random weights (`benchmarks/models.py`) with the times measured. \"After one run\" means that the",
+        'with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
         "of the errors. The machine is measured again before each context.",
         "",
