@@ -3,6 +3,7 @@
 # make test-all   also the slow tests and the peers
 # make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
 # make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
+# make site   the documentation as a website in site/, offline; a broken link is an error
 # make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-all lint bench validate-predictions fuzz clean
+.PHONY: demo test test-all lint site bench validate-predictions fuzz clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
@@ -27,6 +28,9 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+site: $(VENV)/.demo $(VENV)/.docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs site
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trilens needs Python 3.11 or newer; this is " + sys.version.split()[0])'
@@ -51,6 +55,10 @@ $(VENV)/.demo: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(COMPILED)
 
 $(VENV)/.test: $(VENV)/.demo $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --group docs
 	@touch $@
 
 bench: $(VENV)/.demo build/peer/.done build/peer-avx2/.done
@@ -86,4 +94,4 @@ build/peer-avx2/.done:
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -36,7 +36,7 @@ class Case:
 
 CASES = (
     Case("SmolLM2-135M Q4_1", "", "Q4_1", 2.0, 3.5),
-    Case("SmolLM2-135M Q4_1, 16-bit activations, as `trilens run` has it", "", "Q4_1", 2.0, 3.5, "16bit"),
+    Case("SmolLM2-135M Q4_1, 16-bit activations, the default of `trilens run`", "", "Q4_1", 2.0, 3.5, "16bit"),
     Case("dense 1B Q4_0", "dense", "Q4_0", 1.45, 1.6),
     Case("dense 1B Q8_0", "dense", "Q8_0", 1.3, 1.6),
     Case("routed, 32 experts, Q4_0", "routed", "Q4_0", 1.6, 2.0),
@@ -201,7 +201,7 @@ def section(pair: Pair, results: list[dict[str, Any]], more: dict[str, Any]) -> 
     lines = [
         f"## {pair.title}",
         "",
-        f"trilens: {results[0]['kernels']} kernels. llama.cpp says of itself: {results[0]['system'].strip()}",
+        f"trilens: {results[0]['kernels']} kernels. llama.cpp reports: {results[0]['system'].strip()}",
         "",
         "| file | decode: trilens | llama.cpp | ratio (medians; target) | prefill: trilens | llama.cpp "
         "| ratio (medians; target) | share of memory | prefill / float32 product |",
@@ -234,37 +234,37 @@ def section(pair: Pair, results: list[dict[str, Any]], more: dict[str, Any]) -> 
         ]
         near = more["near"]
         for what, rates in (
-            ("behind 64 tokens", near),
-            ("behind 4,096 tokens", more["far"]),
-            ("behind 64, one processor taken by another process", more["busy"]),
+            ("after 64 tokens", near),
+            ("after 4,096 tokens", more["far"]),
+            ("after 64 tokens, with another process on one of the processors", more["busy"]),
         ):
             shares = [f"{rates[e]} ({100 * rates[e] / near[e]:.0f} %)" for e in ("trilens", "llama.cpp")]
             lines.append(f"| {what} | " + " | ".join(shares) + " |")
     for what in ("decode", "prefill"):
         heading = "a decoding step" if what == "decode" else "a prompt of 256 tokens"
-        lines += ["", f"Where {heading} goes, in milliseconds by kind of instruction:", ""]
+        lines += ["", f"Where the time of {heading} goes, in milliseconds by kind of instruction:", ""]
         for r in results:
             spent = sorted(r[f"{what}_ms_by_kind"].items(), key=lambda item: -item[1])[:6]
             lines.append(f"- {r['case']}: " + ", ".join(f"{kind} {ms}" for kind, ms in spent))
     return lines
 
 
-MISSED = "## What is missed, and why"
+MISSED = "## Missed targets, and why"
 
 
 def page(sections: list[list[str]], first: float, threads: int) -> str:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`: trilens and llama.cpp in turn on the same file, each in a process of its own, a",
-        f"prompt of 256 tokens, 32 decoded, {threads} threads; best of all rounds in tokens per second (median in",
-        "brackets). The 1B and routed files have random weights in real shapes (`benchmarks/models.py`). A missed"
-        " target is shown as it is.",
+        "Written by `make bench`. trilens and llama.cpp take turns on the same file, each in its own process, with a",
+        f"prompt of 256 tokens, 32 decoded tokens and {threads} threads. The tables show the best round in tokens per",
+        "second, with the median in brackets. The 1B and routed files have random weights in real shapes",
+        "(`benchmarks/models.py`). Missed targets are shown too.",
         "",
         "The targets are ratios to llama.cpp on a machine with AVX2 and nothing newer.",
         "",
-        f"Machine: {processor()}, {os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} when this was",
-        f"written. From a cold `trilens run` to SmolLM2's first token, the whole process: {first:.2f} s.",
+        f"Machine: {processor()}, {os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} when this page",
+        f"was written. A cold `trilens run` prints SmolLM2's first token {first:.2f} s after the process starts.",
     ]
     for one in sections:
         lines += ["", *one]

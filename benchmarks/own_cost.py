@@ -106,17 +106,23 @@ def main() -> None:
     parser.add_argument("--routed", default="tiny-routed", help="a model with a router; a large file is the usual case")
     parser.add_argument("--page", type=Path, help="write the table there")
     given = parser.parse_args()
-    found = {"receipt of a call of SmolLM2, 64 tokens": median_and_interval(receipts(given.pairs))}
+    found = {"the receipt of a call, SmolLM2, 64 tokens": median_and_interval(receipts(given.pairs))}
     model = trilens.load(given.routed)
     name = Path(given.routed).stem
-    found[f"experts that fired kept and counted, {name}"] = median_and_interval(routes(model, given.pairs, "kept"))
-    found[f"full trace, {name}"] = median_and_interval(routes(model, given.pairs, "traced"))
+    found[f"keeping and counting the experts that fired, {name}"] = median_and_interval(
+        routes(model, given.pairs, "kept")
+    )
+    found[f"a full trace, {name}"] = median_and_interval(routes(model, given.pairs, "traced"))
     lines = ["| what | cost | 95 % interval |", "| --- | --- | --- |"]
     lines += [f"| {what} | {m:+.2%} | {low:+.2%} to {high:+.2%} |" for what, (m, low, high) in found.items()]
     print("\n".join(lines))
     if given.page:
-        head = ["# What counting costs", "", "Written by `benchmarks/own_cost.py`; medians of "]
-        head[-1] += f"{given.pairs} alternating pairs, a ratio less one."
+        head = [
+            "# What counting costs",
+            "",
+            "Written by `benchmarks/own_cost.py`. A call with the feature and one without take turns. ",
+        ]
+        head[-1] += f"The cost is the ratio of their times minus one: the median of {given.pairs} pairs."
         given.page.write_text("\n".join([*head, "", *lines]) + "\n")
 
 

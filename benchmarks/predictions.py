@@ -123,10 +123,10 @@ def page(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Predictions",
         "",
-        "Written by `make validate-predictions`: what `lenses/predict.py` says of files with random weights "
-        "(`benchmarks/models.py`), and",
-        'what then happens. "After one run": corrected by the run with a context of 1,024 and one sequence, which is '
-        "then left out. The machine is measured anew before each context.",
+        "Written by `make validate-predictions`. It compares the times that `lenses/predict.py` predicts for files",
+        'with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
+        "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
+        "of the errors. The machine is measured again before each context.",
         "",
         f"Machine: {processor()}, {results[0]['threads']} threads.",
         "",
@@ -144,8 +144,8 @@ def page(results: list[dict[str, Any]]) -> str:
         state = "after one run" if calibrated else "uncalibrated"
         lines += [
             "",
-            f"Measured over predicted time per token, {state}: a tenth below {tenths[0]:.2f}, a tenth above "
-            f"{tenths[8]:.2f}.",
+            f"Measured divided by predicted time per token, {state}: 10 % of the cases are below {tenths[0]:.2f}, 10 % "
+            f"are above {tenths[8]:.2f}.",
         ]
     lines += [
         "",

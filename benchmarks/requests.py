@@ -89,7 +89,7 @@ def conversations(model: Model, count: int = 50, turns: int = 6) -> dict[str, An
                 answer.message,
                 {"role": "user", "content": f"{turn} {i}: tell me more about the house and the dog."},
             ]
-    return {"conversations": count, "turns": turns, "full pages of their beginnings": pages, "reused": reused}
+    return {"conversations": count, "turns": turns, "full pages of their prefixes": pages, "reused": reused}
 
 
 def shared(model: Model) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def admission(model: Model) -> dict[str, Any]:
         scheduler.end(running, "cancelled")
     model.forget()
     return {
-        "blocks kept": blocks,
+        "blocks in the cache": blocks,
         "hashing, before it is handed over (ms)": 1e3 * statistics.median(begins),
         "finding and taking its blocks (ms)": 1e3 * statistics.median(submits),
     }
@@ -183,9 +183,9 @@ def main() -> None:
     chosen = parser.parse_args()
     model = trilens.load(chosen.model)
     parts = {
-        "a short prompt behind a long one": fairness(model),
-        "conversations in turn": conversations(model),
-        "eight at once with one beginning": shared(model),
+        "a short prompt after a long one": fairness(model),
+        "conversations taking turns": conversations(model),
+        "eight at once with one prefix": shared(model),
         "admission": admission(model),
         "a restart": restart(chosen.model, model),
     }

@@ -211,7 +211,7 @@ def serve_and_note(port: str, notes: Path) -> None:
     trilens()
 
 
-PARTS = ("model's steps, compiled", "what goes into a step and comes out", "HTTP, JSON, receipts", "prompts", "clients")
+PARTS = ("model's steps, compiled", "input and output of steps", "HTTP, JSON, receipts", "prompts", "clients")
 
 
 class Spent(NamedTuple):
@@ -248,9 +248,9 @@ def where(runs: Sequence[tuple[str, int, Spent, Spent]]) -> str:
         had, idle = behind.had - before.had, behind.idle - before.idle
         shares = [f"{idle / had:.0%}", f"{max(0.0, had - idle - sum(own)) / had:.0%}"]
         columns.append([f"{1e6 * s / tokens:.1f}" for s in (*own, sum(own))] + shares)
-    names = [*PARTS, "all of these", "of the machine idle", "of the machine busy with something else"]
+    names = [*PARTS, "sum", "the machine idle", "the machine busy with something else"]
     head = [
-        "| microseconds of processor a token | " + " | ".join(r[0] for r in runs) + " |",
+        "| microseconds of processor time per token | " + " | ".join(r[0] for r in runs) + " |",
         "| --- " * len(runs) + "| --- |",
     ]
     return "\n".join([*head, *(f"| {name} | {' | '.join(row)} |" for name, *row in zip(names, *columns, strict=True))])
@@ -298,16 +298,16 @@ def measure(seconds: float, clients: int, page: Path | None, notes: Path) -> Non
     tenth = max(1, len(watch) // 10)
     early, late = statistics.median(watch[tenth : 3 * tenth]), statistics.median(watch[-2 * tenth :])
     rows = [
-        ("one client, tokens a second", f"{one:,.0f}"),
-        (f"{clients} clients, tokens a second of whole answers", f"{many:,.0f} ({many / one:.2f} times)"),
-        ("answers whole / left by the client / 429", f"{seen.whole:,} / {seen.left:,} / {seen.busy:,}"),
-        ("other faults", f"{len(seen.faults)}"),
-        ("seconds of an answer, median and 95th of a hundred", _spread(seen.seconds)),
-        ("seconds to the first bytes, median and 95th of a hundred", _spread(seen.first)),
-        ("one client: seconds of an answer", _spread(alone.seconds)),
-        ("server's memory early and late", f"{early / 1e6:.1f} MB, {late / 1e6:.1f} MB"),
-        ("calls that still ran or waited a second later", f"{left:.0f}"),
-        ("pages of cache then (finished prefixes)", f"{pages:.0f}"),
+        ("one client, tokens per second", f"{one:,.0f}"),
+        (f"{clients} clients, tokens per second in complete answers", f"{many:,.0f} ({many / one:.2f} times)"),
+        ("answers: complete / client disconnected / 429", f"{seen.whole:,} / {seen.left:,} / {seen.busy:,}"),
+        ("other errors", f"{len(seen.faults)}"),
+        ("seconds per answer, median and 95th percentile", _spread(seen.seconds)),
+        ("seconds to the first bytes, median and 95th percentile", _spread(seen.first)),
+        ("one client: seconds per answer, median and 95th percentile", _spread(alone.seconds)),
+        ("the server's memory, early and late", f"{early / 1e6:.1f} MB, {late / 1e6:.1f} MB"),
+        ("calls still running or waiting a second later", f"{left:.0f}"),
+        ("cache pages in use then (finished prefixes)", f"{pages:.0f}"),
     ]
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
     runs = [("one client", alone.tokens, *clocks[:2]), (f"{clients} clients", seen.tokens, *clocks[1:])]

@@ -30,49 +30,51 @@ MEASURED = re.compile(r"\d\.\de-\d\d")
 
 HEAD = """# Families
 
-Written by `python -m tests.families_page` from the table that the tests run over; a row there is a row here.
+Written by `python -m tests.families_page` from the table that the tests use. Each row here is a row there.
 
-Each row is a tiny random model with every mechanism of its family switched on. *Parity* is the largest difference of
-its float32 logits from transformers' on the torch executor, fed whole, seven tokens at a time and one by one, beyond
-the window's edge and the original context where there is one, and 311 tokens where a state is carried; it has to be
-below 1e-4. *GGUF* names the architecture
-under which llama.cpp knows the family: files with its names, keys and layouts give the same logits, and where there
-is a tick llama.cpp itself, reading the same file, agrees.
+A row is a tiny random model in which every mechanism of its family is switched on.
+
+- **Parity** is the largest difference between its float32 logits and those of transformers. It must be below 1e-4. The
+  torch executor gets the prompt whole, seven tokens at a time, and one by one. The prompt is longer than the window and
+  the original context if there is one, and has 311 tokens if the family carries a state.
+- **GGUF** is llama.cpp's name for the architecture. Files with its names, keys and layouts give the same logits. A tick
+  means that llama.cpp itself reads the same file and agrees.
+- **Limits** are what a user of the family has to know.
 
 """
 
 # What a user of the family has to know.
 LIMITS = {
     "llama yarn": "GGUF: not tested",
-    "mistral": "GGUF has no key for the window, so such a file is read as seeing everything",
+    "mistral": "GGUF has no key for the window, so a GGUF file is read without one",
     "qwen2 windows": "GGUF has no key for the windows",
-    "gemma 2": "GGUF has no key for the scale of attention: it is derived, as llama.cpp derives it",
-    "gemma 3": "images are not read; GGUF as for Gemma 2",
-    "gemma 4 26B-A4B": "images are not read",
-    "gemma 4 E2B": "images and sounds are not read",
-    "gemma 4 12B (unified)": "images and sounds are not read",
-    "mistral small 3": "images are not read",
-    "ministral 3": "images are not read",
-    "phi-4-mini": "short or long factors by prompt and answer together, once for each request",
-    "phi-3.5-moe": "as Phi-4-mini; the reference is mended, transformers 5 forgets the long factors; "
-    "llama.cpp routes otherwise",
-    "phi-mini-moe": "llama.cpp routes otherwise",
-    "olmo 3": "GGUF: without scaled positions",
-    "llama 4 scout": "images are not read",
-    "gpt-oss": "llama.cpp rounds the ends of YaRN's ramp, the model's authors do not",
-    "deepseek v2": "GGUF: llama.cpp has no groups here",
-    "deepseek v2 lite": "llama.cpp takes such queries only in files of 26 or 27 layers, so it was not asked",
-    "deepseek v3": "the layer that predicts further tokens is left out",
-    "glm-4.5": "the layer that predicts further tokens is left out",
-    "mistral large 3": "its publisher's own form, params.json, for cards only; GGUF: not tested",
-    "lfm2 moe": "GGUF: llama.cpp scales no router's weights here",
-    "kimi k2": "Kimi K2.5's text is the same",
-    "qwen3-next": "Qwen3-Coder-Next is the same; the layer that predicts further tokens is left out",
-    "qwen3.5 (text)": "Qwen3.6 and 3.8 are the same; the layer that predicts further tokens is left out",
-    "qwen3.5": "images are not read; otherwise as its text",
-    "qwen3.5 moe": "images are not read; otherwise as its text",
-    "nemotron-h": "steps are bounded as transformers bounds them in a prompt; its path for one token does not",
-    "nemotron-3 super": "the layers that predict further tokens are left out",
+    "gemma 2": "GGUF has no key for the scale of attention, so it is derived in the same way as in llama.cpp",
+    "gemma 3": "text only: no images; GGUF as for Gemma 2",
+    "gemma 4 26B-A4B": "text only: no images",
+    "gemma 4 E2B": "text only: no images, no sounds",
+    "gemma 4 12B (unified)": "text only: no images, no sounds",
+    "mistral small 3": "text only: no images",
+    "ministral 3": "text only: no images",
+    "phi-4-mini": "short or long factors are chosen once per request, by the length of prompt and answer together",
+    "phi-3.5-moe": "as Phi-4-mini; the reference is corrected, because transformers 5 ignores the long factors; "
+    "llama.cpp routes differently",
+    "phi-mini-moe": "llama.cpp routes differently",
+    "olmo 3": "GGUF: tested without scaled positions",
+    "llama 4 scout": "text only: no images",
+    "gpt-oss": "llama.cpp rounds the ends of YaRN's ramp; trilens, like the model's authors, does not",
+    "deepseek v2": "GGUF: llama.cpp does not support groups here",
+    "deepseek v2 lite": "llama.cpp accepts these queries only in files of 26 or 27 layers, so it was not compared",
+    "deepseek v3": "the multi-token prediction layer is not used",
+    "glm-4.5": "the multi-token prediction layer is not used",
+    "mistral large 3": "the publisher's own format, params.json, works for cards only; GGUF: not tested",
+    "lfm2 moe": "GGUF: llama.cpp does not scale the router's weights",
+    "kimi k2": "also covers the text part of Kimi K2.5",
+    "qwen3-next": "also covers Qwen3-Coder-Next; the multi-token prediction layer is not used",
+    "qwen3.5 (text)": "also covers Qwen3.6 and 3.8; the multi-token prediction layer is not used",
+    "qwen3.5": "text only: no images",
+    "qwen3.5 moe": "text only: no images",
+    "nemotron-h": "step sizes are bounded as in transformers' prompt path; its single-token path has no bound",
+    "nemotron-3 super": "the multi-token prediction layers are not used",
 }
 
 
@@ -100,10 +102,10 @@ def mechanisms(spec: ModelSpec) -> list[str]:
     """What the spec has beside the plain decoder, in words, each once."""
     found: dict[str, None] = {}
     for layer in spec.layers:
-        found |= {"layers of one block": None} if layer.mixer is None else {}
+        found |= {"layers with a mixer or a feed-forward only": None} if layer.mixer is None else {}
         for mixer in layer.mixers:
             found |= dict.fromkeys(of_mixer(mixer))
-        found |= {"two mixers side by side": None} if len(layer.mixers) == 2 else {}
+        found |= {"two mixers in parallel": None} if len(layer.mixers) == 2 else {}
         match layer.feed_forward:
             case None:
                 pass
@@ -113,13 +115,13 @@ def mechanisms(spec: ModelSpec) -> list[str]:
                 found[f"{router.scoring.value.replace('_', ' ')} routing"] = None
                 found |= {"groups": None} if router.groups else {}
                 found |= {"no gate": None} if isinstance(layer.feed_forward.glu, Curve) else {}
-                found |= {"experts on a narrow width": None} if layer.feed_forward.latent else {}
+                found |= {"experts in a latent width": None} if layer.feed_forward.latent else {}
                 gated = " with a gate" if layer.feed_forward.shared_gate else ""
                 found |= {"a shared expert" + gated: None} if shared else {}
             case Beside():
                 found["experts beside a dense feed-forward"] = None
         if layer.per_layer_input is not None:
-            found["rows for each layer"] = None
+            found["per-layer embeddings"] = None
     return list(found)
 
 
@@ -129,19 +131,19 @@ def of_mixer(mixer: SingleMixer) -> list[str]:
             return [f"short convolutions over {c.taps} tokens" + (" with biases" if bias else "")]
         case GatedRecurrence(rule=rule) as r:
             kind = "delta rule" if rule.delta else "Mamba-2"
-            decay = ", a decay a key column" if rule.vector_decay else ""
-            return [f"{kind}{decay}", f"{rule.heads} heads on {rule.key_heads} of keys, {r.taps} taps"]
+            decay = " with a decay per key column" if rule.vector_decay else ""
+            return [f"{kind}{decay}", f"{rule.heads} heads on {rule.key_heads} key heads, {r.taps} taps"]
         case LatentAttention(q_rank=rank) as a:
-            return ["latent attention" + (", queries too" if rank else ""), *seen(a)]
+            return ["latent attention" + (" with latent queries" if rank else ""), *seen(a)]
         case Attention() as a:
             named = {
                 "biases": a.qkv_bias,
-                "normalised heads": a.qk_norm is not None and not a.qk_norm.whole,
-                "norms over all heads": a.qk_norm is not None and a.qk_norm.whole,
+                "q and k normalised per head": a.qk_norm is not None and not a.qk_norm.whole,
+                "q and k normalised over all heads": a.qk_norm is not None and a.qk_norm.whole,
                 "gated attention": a.gate,
-                "sinks": a.sinks,
+                "attention sinks": a.sinks,
                 "capped scores": a.softcap is not None,
-                "bounded q, k, v": a.clip is not None,
+                "clipped q, k, v": a.clip is not None,
                 "keys as values": a.value_is_key,
                 "shared caches": not a.writes,
             }
@@ -155,7 +157,7 @@ def seen(a: Attention | LatentAttention) -> list[str]:
         words = [*words, "layers without positions"]
     elif a.rope.scaling is not None:
         words = [*words, re.sub("Scaling$", "", type(a.rope.scaling).__name__).lower() + " positions"]
-    return [*words, "queries that grow"] if a.position_scale is not None else words
+    return [*words, "queries scaled by position"] if a.position_scale is not None else words
 
 
 def gguf_of(name: str) -> str:

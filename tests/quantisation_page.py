@@ -13,17 +13,17 @@ PAGE = Path(__file__).parent.parent / "docs" / "quantisation.md"
 
 HEAD = """# Quantised weights, and what rounding activations costs
 
-Written by `python -m tests.quantisation_page`. Every number is the L2-relative distance of the native executor's
-logits from torch's in float32 on the *same* (dequantised) weights, with the native routes replayed and a float32 cache:
-what is left is the rounding of activations, to 8 bits in groups of 32 (the default from half a billion parameters up)
-or to 16 (below). The models are the table's (`docs/families.md`), four times wider so that rows are whole blocks, with
-random weights.
+Written by `python -m tests.quantisation_page`. Each number is the relative L2 distance between the logits of the native
+executor and those of PyTorch in float32. Both use the *same* dequantised weights, the native executor's routes and a
+float32 cache. The distance that remains comes from rounding the activations: to 8 bits in groups of 32 (the default
+for models with half a billion parameters or more), or to 16 bits (the default for smaller ones). The models are those
+of [families](families.md) with random weights, four times wider so that rows are whole blocks.
 
-Wanted are at most 3 % with 8-bit activations and 0.2 % for F16 weights. What is over would be in bold.
-Products of single heads (latent attention) take 16-bit activations in either column.
+The limits are 3 % with 8-bit activations and 0.2 % for F16 weights. Numbers over the limit would be in bold. Products
+of single heads (latent attention) use 16-bit activations in both columns.
 
-On SmolLM2-135M Q4_1, a page of English: 3.2 % with 8-bit activations and 0.04 % with 16; perplexity +0.05 % and -0.01 %
-(`tests/executors/test_smollm2_native.py`).
+On SmolLM2-135M Q4_1 and a page of English, the distance is 3.2 % with 8-bit activations and 0.04 % with 16-bit ones.
+Perplexity changes by +0.05 % and -0.01 % (`tests/executors/test_smollm2_native.py`).
 
 """
 

@@ -18,7 +18,8 @@ from tests.hosted.fake import FakeServer
 from tests.serve.conftest import served
 
 WIDE = {**os.environ, "COLUMNS": "100"}
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.ko.md"))
 
 
 def blocks(language: str) -> list[str]:

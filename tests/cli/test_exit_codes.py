@@ -175,9 +175,8 @@ def test_other_wrong_arguments(
 
 def test_the_readme_says_the_codes_that_the_errors_have() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    stated = readme[readme.index("Exit codes: ") :].split("\n\n")[0]
-    stated = stated.removeprefix("Exit codes: ").replace("\n", " ")
-    assert re.findall(r"(?:^|, )(\d+) ", stated) == "0 2 3 4 5 6 7 130 141".split()
+    stated = readme[readme.index("**Exit codes.**") : readme.index("## Read the code")]
+    assert re.findall(r"^\| (\d+) \|", stated, re.MULTILINE) == "0 1 2 3 4 5 6 7 130 141".split()
     codes = {
         name: kind.exit_code
         for name, kind in vars(errors).items()

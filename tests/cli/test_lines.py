@@ -226,9 +226,9 @@ def test_lines_that_are_the_same_are_each_answered(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["hi", "--resume"], "--resume needs --output"),
-        (["hi", "-o", "x"], "--output is for the answers of --file"),
-        (["hi", "--file", "x"], "--file was given, and a prompt or -f beside it"),
-        (["-f", "x", "--file", "x"], "--file was given, and a prompt or -f beside it"),
+        (["hi", "-o", "x"], "--output works with --file only"),
+        (["hi", "--file", "x"], "--file cannot be combined with a prompt or -f"),
+        (["-f", "x", "--file", "x"], "--file cannot be combined with a prompt or -f"),
         (["hi", "-f", "nowhere.txt"], "nowhere.txt: cannot be read"),
     ],
 )

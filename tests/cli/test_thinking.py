@@ -29,7 +29,7 @@ def test_thoughts_go_to_standard_error_and_the_answer_to_standard_output() -> No
     whole = json.loads(run(*words, "--json").stdout)
     assert shown.stdout == hidden.stdout == whole["text"] + "\n"
     assert whole["thinking"] and whole["thinking"] in shown.stderr and whole["thinking"] not in hidden.stderr
-    assert "thinking on, as asked · closed by model" in hidden.stderr
+    assert "thinking on (requested: on) · closed by model" in hidden.stderr
     assert whole["receipt"]["thinking"]["closed_by"] == "model"
     assert run(*words[:-1], "off", "--quiet").stderr == ""
 

@@ -132,7 +132,7 @@ class TestPrediction:
         assert first.measured == receipt.work.prefill.seconds and thinking.measured == receipt.tokens.thinking
         assert token.measured == receipt.work.decode.seconds / receipt.work.decode.steps
         text = receipt.as_text()
-        assert "foretold" in text and "% of the bandwidth" in text
+        assert "\nforecast " in text and "% of the bandwidth" in text
         assert json.loads(json.dumps(receipt.as_dict()))["prediction"]["token"]["p50"] == token.p50
 
     def test_torch_is_not_predicted(self) -> None:

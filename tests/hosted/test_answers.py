@@ -202,7 +202,7 @@ def test_off_that_was_not_off_is_said_with_what_it_cost(serve: Serve, at: At) ->
     assert receipt.thinking.unasked
     assert receipt.price.total == pytest.approx(20 * 1.25e-6 + 150 * 10e-6)
     assert receipt.price.thinking == pytest.approx(100 * 10e-6)
-    assert "it thought though it was told not to (100 tokens, $0.001000)" in receipt.as_text()
+    assert "the model thought although thinking was off (100 tokens, $0.001000)" in receipt.as_text()
     server = serve(wire.chat({"reasoning": "Hm."}, {"content": "4"}, usage=wire.chat_usage(9, 9, 5)))
     assert at(server, "vllm", "m").generate(PROMPT, thinking=False).receipt.thinking.unasked
 

@@ -56,8 +56,8 @@ def table() -> str:
             for name, rule in part.table("refused").items():
                 unless = " or ".join(map(_json, rule.unless))
                 refused.append(f"`{at}{name}`{f' unless {unless}' if unless else ''}: {rule.why}")
-        lines.append(f"**`{route}`**\n\n| | |\n| --- | --- |\n| done | {', '.join(dict.fromkeys(done))} |")
-        lines += [f"| left aside: {why} | {', '.join(dict.fromkeys(names))} |" for why, names in aside.items()]
+        lines.append(f"**`{route}`**\n\n| | |\n| --- | --- |\n| supported | {', '.join(dict.fromkeys(done))} |")
+        lines += [f"| ignored: {why} | {', '.join(dict.fromkeys(names))} |" for why, names in aside.items()]
         lines += [f"| refused | {'; '.join(dict.fromkeys(refused))} |"] if refused else []
         lines.append("")
     return "\n".join(lines)

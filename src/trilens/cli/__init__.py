@@ -1,9 +1,9 @@
 """trilens on the command line. Answers go to standard output, everything else to standard error; never a traceback.
 
-Exit codes: 0 done, 2 wrong usage (also a value that no model could take), 3 a part of the model is unknown, 4 a damaged
-file, 5 not found or no network, 6 the request cannot be carried out, one line of a file could not be answered, or the
-answer could not be written, 7 somebody else's service failed or refused, 1 a fault of our own,
-130 interrupted, 141 the reader of a pipe went away.
+Exit codes: 0 done, 1 a bug in trilens, 2 wrong usage (also a value that no model could take), 3 a part of the model is
+not supported, 4 a damaged file, 5 not found or no network, 6 the request cannot be carried out, a line of a file could
+not be answered, or the answer could not be written, 7 a service or an engine failed, 130 interrupted, 141 the reader of
+a pipe has left.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import click
 from trilens import __version__
 from trilens.cli import ledger, look, models, quantise
 from trilens.cli.chat import chat
+from trilens.cli.completion import VARIABLE, complete, completion
+from trilens.cli.examples import epilog
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
 from trilens.cli.streams import standard_streams
@@ -26,10 +28,14 @@ from trilens.errors import TrilensError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, "-V", "--version", message="trilens %(version)s")
 def commands() -> None:
-    """One call runs any open-weight language model and tells what the call cost."""
+    """Run open-weight language models and see what each call costs.
+
+    `trilens COMMAND --help` lists the options of a command and ends with examples.
+    """
 
 
-for _command in (run, chat, *look.COMMANDS, *models.COMMANDS, *ledger.COMMANDS, *quantise.COMMANDS, serve):
+for _command in (run, chat, *look.COMMANDS, *models.COMMANDS, *ledger.COMMANDS, *quantise.COMMANDS, serve, completion):
+    _command.epilog = epilog(str(_command.name))
     commands.add_command(_command)
 
 
@@ -61,11 +67,14 @@ def _run(arguments: list[str] | None) -> int:
         if os.environ.get("TRILENS_DEBUG"):
             raise
         where = type(fault).__name__
-        return _complain(f"a fault in trilens itself ({where}: {fault}); TRILENS_DEBUG=1 shows where", 1)
+        return _complain(f"bug in trilens ({where}: {fault}); set TRILENS_DEBUG=1 to see where", 1)
 
 
 def _invoked(given: list[str]) -> int:
-    """Not click's own main(), which answers a closed pipe by itself."""
+    """Not click's own main(), which handles a closed pipe by itself."""
+    instruction = os.environ.get(VARIABLE)
+    if instruction:
+        return complete(commands, instruction)
     try:
         with commands.make_context("trilens", list(given)) as context:
             commands.invoke(context)

@@ -15,31 +15,33 @@ from trilens.errors import UsageError
 if TYPE_CHECKING:
     from trilens.ledger import Entry, Total
 
-SINCE = click.option("--since", metavar="TIME", help="today, monday, 3d, 12h, or a date.")
+SINCE = click.option("--since", metavar="TIME", help="Only calls since then: today, monday, 3d, 12h, or a date.")
 
 
 @click.command()
-@click.option("--on", "switch", flag_value="receipts", help="From now on, keep the receipt of every call.")
-@click.option("--prompts", "switch", flag_value="prompts", help="Keep prompts and answers too.")
-@click.option("--off", "switch", flag_value="off", help="Keep no more; what was kept stays.")
+@click.option("--on", "switch", flag_value="receipts", help="Start to keep the receipt of every call.")
+@click.option("--prompts", "switch", flag_value="prompts", help="Start to keep prompts and answers too.")
+@click.option("--off", "switch", flag_value="off", help="Stop. Calls already kept remain.")
 @SINCE
-@click.option("--model", help="Calls of this model only.")
-@click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="The most calls to show.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line: the call with its receipt.")
+@click.option("--model", help="Only calls of this model.")
+@click.option(
+    "-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Maximum number of calls to show."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a line of JSON per call, with its receipt.")
 def log(switch: Any, since: str | None, model: str | None, number: int, as_json: bool) -> None:
-    """The last calls and what each cost, once --on has been given."""
+    """List the last calls and their costs. Nothing is kept until you run `trilens log --on`."""
     from trilens import ledger
 
     if switch is not None:
         if since is not None or model is not None:
             raise UsageError("--on, --prompts and --off take no other option")
         ledger.keep(switch)
-        kept = {"off": "nothing more is kept", "receipts": "the receipt of every call is kept"}
+        kept = {"off": "no more calls are kept", "receipts": "the receipt of every call is kept"}
         say(f"{kept.get(switch, 'receipts, prompts and answers of every call are kept')} in {ledger.path()}")
         return
     found = ledger.entries(since, model, number)
     if not found and ledger.kept() == "off":
-        say("no calls are kept; trilens log --on keeps their receipts from now on")
+        say("no calls are kept; start with: trilens log --on")
     for entry in found if as_json else ():
         print(json_text(asdict(entry)))
     if found and not as_json:
@@ -48,12 +50,14 @@ def log(switch: Any, since: str | None, model: str | None, number: int, as_json:
 
 
 @click.command()
-@click.option("--by", type=click.Choice(["model", "day", "where"]), default="model", show_default=True)
+@click.option(
+    "--by", type=click.Choice(["model", "day", "where"]), default="model", show_default=True, help="Group by this."
+)
 @SINCE
-@click.option("--model", help="Calls of this model only.")
-@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+@click.option("--model", help="Only calls of this model.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def cost(by: Any, since: str | None, model: str | None, as_json: bool) -> None:
-    """What the calls in the ledger cost together: tokens, seconds, watt-hours and money."""
+    """Add up the calls in the ledger: tokens, seconds, watt-hours and money."""
     from trilens import ledger
 
     found = ledger.totals(by, since, model)
@@ -61,7 +65,10 @@ def cost(by: Any, since: str | None, model: str | None, as_json: bool) -> None:
         print(json_text([asdict(total) for total in found]))
         return
     if not found:
-        say("no calls are kept" + (" of that time or model" if ledger.kept() != "off" else "; see trilens log --on"))
+        say(
+            "no calls are kept"
+            + (" for that time or model" if ledger.kept() != "off" else "; start with: trilens log --on")
+        )
         return
     heads = (by, "calls", "prompt", "thinking", "answer", "seconds", "Wh", "US$")
     print(_table(heads, map(_sum, found)))

@@ -23,13 +23,13 @@ from trilens.text.strategy import as_thinking
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Tokens that a token sees, its own included.",
+    help="Number of tokens that a token attends to, itself included.",
 )
-@click.option("--kv-type", default="f16", show_default=True, help="Type of the KV cache's numbers.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option("--kv-type", default="f16", show_default=True, help="Number format of the KV cache.")
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -> None:
-    """What MODEL is and what a token of it costs. Needs no weights."""
+    """Show what MODEL is and what one token costs, through three lenses. Needs no weights."""
     from trilens.lenses.card import card as make_card
 
     result = make_card(model, context=context, kv_type=kv_type, offline=offline)
@@ -38,21 +38,33 @@ def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens that a token sees.")
-@click.option("--machine", help="Compare speed and memory there: this, or accelerators as in h100x8.")
-@click.option("--engine", help="On that machine; default: trilens here, else vllm or mlx-lm.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once, on that machine."
+    "--context",
+    type=click.IntRange(1),
+    default=4096,
+    show_default=True,
+    help="Number of tokens that a token attends to.",
+)
+@click.option("--machine", help="Compare speed and memory on this machine (this) or on accelerators (h100x8).")
+@click.option("--engine", help="Engine on that machine. Default: trilens on this machine, otherwise vllm or mlx-lm.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of concurrent sequences on that machine.",
 )
 @click.option(
     "--thinking",
     type=ThinkingWord(),
     metavar="WORD",
-    help="off, on, a level, or the most tokens, of those that can think.",
+    help="off, on, a level, or a maximum number of tokens, for models that can think.",
 )
-@click.option("--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw it: .svg or .png.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="A list of cards, or of plans, as JSON.")
+@click.option(
+    "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw a plot, as .svg or .png."
+)
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of cards or plans.")
 def compare(
     models: tuple[str, ...],
     context: int,
@@ -62,7 +74,7 @@ def compare(
     as_json: bool,
     **there: Any,
 ) -> None:
-    """Cards side by side: memory against compute per token; with --machine, against speed."""
+    """Compare models by memory and compute per token, or with --machine by memory and speed."""
     from trilens.lenses.compare import compare as make_comparison
     from trilens.lenses.compare_plans import PlanComparison, compare_plans
     from trilens.lenses.plot import plot, plot_plans
@@ -81,23 +93,30 @@ def compare(
 
 @click.command()
 @click.argument("model")
-@click.option("--context", type=click.IntRange(1), help="Tokens of a sequence; default 4096, or the model's most.")
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences at once.")
-@click.option("--machine", default="this", show_default=True, help="this, or accelerators as in h100x8.")
-@click.option("--engine", help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers.")
-@click.option("--quantise", help="own, bf16, fp8, 8bit or 4bit; default: the most bits that fit.")
-@click.option("--kv-type", default="f16", show_default=True, help="Numbers of the cache: a type, or K,V.")
+@click.option("--context", type=click.IntRange(1), help="Tokens per sequence. Default: 4096, or the model's maximum.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of concurrent sequences.")
+@click.option("--machine", default="this", show_default=True, help="This machine (this) or accelerators (h100x8).")
+@click.option(
+    "--engine",
+    help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers. Default: the best for the machine.",
+)
+@click.option("--quantise", help="own, bf16, fp8, 8bit or 4bit. Default: the most bits that fit.")
+@click.option("--kv-type", default="f16", show_default=True, help="Number format of the KV cache: one type, or K,V.")
 @click.option(
     "--thinking",
     type=ThinkingWord(),
     metavar="WORD",
-    help="off, on, a level, or the most tokens. Default: the model's own.",
+    help="off, on, a level, or a maximum number of tokens. Default: the model's own.",
 )
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, **options: Any) -> None:
-    """Whether MODEL fits a machine, how fast it will be there, and the commands that start it."""
+    """Predict whether MODEL fits a machine and how fast it will be, and print the commands that start it."""
     from trilens.lenses.plan import plan as make_plan
 
     result = make_plan(model, say=say, **options)
@@ -106,11 +125,11 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", help="Of the engines only this one, as in vllm.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+@click.option("--engine", help="Show only this engine, for example vllm.")
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def thinking(model: str, engine: str | None, offline: bool, as_json: bool) -> None:
-    """How thinking is asked for of MODEL: what its template takes here, and the request's fields elsewhere."""
+    """Show how to ask MODEL for thinking: its template's settings, and the request fields of services and engines."""
     from trilens.hosted.asking import asking
 
     found = asking(model, engine=engine, offline=offline)
@@ -120,30 +139,36 @@ def thinking(model: str, engine: str | None, offline: bool, as_json: bool) -> No
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def tag(file: str, as_json: bool) -> None:
-    """Backbone and inference for the model names of FILE, one a line as people write them; - is standard input."""
+    """Classify the model names in FILE, one per line: dense or routed, and whether they think. - is standard input."""
     from trilens.lenses.tag import read_names, tag_as_dict, tag_names, tags_as_text
 
     tags = tag_names(read_names(text_of(file)))
     if not tags:
-        raise UsageError(f"{file}: holds no names; expected one model name a line")
+        raise UsageError(f"{file}: contains no names; expected one model name per line")
     print(json_text([tag_as_dict(t) for t in tags]) if as_json else tags_as_text(tags))
 
 
 @click.command()
 @click.argument("model")
 @click.argument("prompt")
-@click.option("--csv", "as_csv", is_flag=True, help="A line for each token, layer and rank.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: a line for each token, layer and rank.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.option(
-    "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also a heat map: .svg or .png."
+    "--plot", "picture", type=click.Path(path_type=Path), metavar="FILE", help="Also draw a heat map, as .svg or .png."
 )
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
-@click.option("--thinking", type=ThinkingWord(), metavar="WORD", help="As for run.")
-@click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of the answer.")
-@click.option("--temperature", type=Number(0, 100), default=0.0, show_default=True)
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading.")
+@click.option("--thinking", type=ThinkingWord(), metavar="WORD", help="The same as for run.")
+@click.option("--max-tokens", type=click.IntRange(1), help="Maximum number of tokens of the answer.")
+@click.option(
+    "--temperature",
+    type=Number(0, 100),
+    default=0.0,
+    show_default=True,
+    help="Randomness. 0 always takes the most likely token.",
+)
 @click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer.")
 def trace(
     model: str,
@@ -156,7 +181,7 @@ def trace(
     thinking: str | None,
     **options: Any,
 ) -> None:
-    """Which experts of MODEL fire for PROMPT and its answer, token by token and layer by layer."""
+    """Show which experts of MODEL fire for PROMPT and its answer, for each token and layer."""
     import csv
 
     from trilens.model import load
@@ -184,12 +209,12 @@ def trace(
     type=click.IntRange(1),
     default=120,
     show_default=True,
-    help="Held-out questions for each of the four.",
+    help="Number of held-out questions for each combination.",
 )
-@click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
-@click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
+@click.option("--stretch", is_flag=True, help="Ask harder questions: products of three-digit numbers.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
-    """The same questions through a dense and a routed model, thinking and not: the two that come with trilens."""
+    """Ask the two small models, dense and routed, the same questions with thinking and without."""
     from trilens.trials.combos import as_dicts, as_text, combine
     from trilens.trials.questions import KINDS, STRETCH
 
@@ -209,7 +234,7 @@ def combos(questions: int, stretch: bool, as_json: bool) -> None:
 @click.command()
 @click.argument("model")
 def pull(model: str) -> None:
-    """Fetch MODEL's files and say where they are."""
+    """Download MODEL and print where its files are."""
     from trilens.checkpoints.find import find
 
     print(find(model).path)
@@ -217,28 +242,40 @@ def pull(model: str) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--prompt", type=click.IntRange(1), default=256, show_default=True, help="Tokens of the prompt.")
-@click.option("--decode", type=click.IntRange(1), default=32, show_default=True, help="Tokens of the answer.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores that this process may use.")
+@click.option("--prompt", type=click.IntRange(1), default=256, show_default=True, help="Number of prompt tokens.")
+@click.option("--decode", type=click.IntRange(1), default=32, show_default=True, help="Number of answer tokens.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
 @click.option(
     "--repeat",
     type=click.IntRange(1),
     default=3,
     show_default=True,
-    help="Rounds that count; one more comes before them.",
+    help="Number of measured rounds. A warm-up round comes first.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences that decode at once.")
-@click.option("--activations", type=click.Choice(["8bit", "16bit"]), default="8bit", show_default=True)
-@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make an unquantised model smaller first.")
+@click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of sequences that decode together."
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["8bit", "16bit"]),
+    default="8bit",
+    show_default=True,
+    help="Number format of activations for quantised weights.",
+)
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights first.")
 @click.option(
     "--kernels",
     type=click.Choice(["", "avx512", "avx2", "portable"]),
     default="",
-    help="avx512, avx2 or portable; default: the fastest this processor runs.",
+    help="Kernel set. Default: the fastest that this processor supports.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One line of JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 def bench(model: str, as_json: bool, **options: Any) -> None:
-    """How fast MODEL runs here, beside what this machine's memory and arithmetic give."""
+    """Measure the speed of MODEL here, and compare it with this machine's memory bandwidth and arithmetic."""
     from trilens.lenses.bench import as_text, measure
 
     result = measure(model, **options)
@@ -246,11 +283,13 @@ def bench(model: str, as_json: bool, **options: Any) -> None:
 
 
 @click.command()
-@click.option("--measure", is_flag=True, help="Also measure what this machine can do, and keep it.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="To measure with; default: the physical cores.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option("--measure", is_flag=True, help="Also measure this machine, and save the result.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Number of threads to measure with. Default: the physical cores."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
-    """What is installed, what this machine has, and where files are kept."""
+    """Show what is installed, what this machine has, and where files are kept."""
     from trilens.lenses.doctor import examine
 
     report: dict[str, Any] = {**examine()}

@@ -18,10 +18,10 @@ OWN = {"hub": "hub cache", "trilens": "trilens"}
 
 
 @click.command()
-@click.option("--catalog", is_flag=True, help="The models that the catalog knows, here or not.")
-@click.option("--json", "as_json", is_flag=True, help="A list as JSON.")
+@click.option("--catalog", is_flag=True, help="List all models of the catalog instead.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def models(catalog: bool, as_json: bool) -> None:
-    """The models on this disk: trilens' own, the hub's cache, and those of Ollama, LM Studio and llama.cpp."""
+    """List the models on this disk: those of trilens, the hub's cache, Ollama, LM Studio and llama.cpp."""
     rows = _catalogued() if catalog else [_as_dict(held) for held in _held()]
     if as_json:
         print(json_text(rows))
@@ -37,15 +37,16 @@ def models(catalog: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def show(model: str, offline: bool, as_json: bool) -> None:
-    """What is known of MODEL in a few lines: its files, size, form, family, context, thinking. `card` has the costs."""
+    """Show MODEL in a few lines: files, size, format, family, context, thinking. `trilens card` shows the costs."""
     from trilens.checkpoints.held import PROGRAMS
     from trilens.lenses.card import card
 
     made = card(model, offline=offline).as_dict()
-    here = next((held for held in _held() if model in (held.name, f"{held.program}:{held.name}", made["name"])), None)
+    names = {model, made["name"]}
+    here = next((held for held in _held() if names & {held.name, f"{held.program}:{held.name}"}), None)
     facts: dict[str, Any] = {"model": made["name"], "tag": made["tag"], "from": made["source"]}
     facts |= {"family": made.get("family"), "context": made.get("context_length")}
     facts["parameters"] = (made.get("parameters") or {}).get("total")
@@ -62,9 +63,9 @@ def show(model: str, offline: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(model: str, yes: bool) -> None:
-    """Remove MODEL's files from trilens' own cache or the hub's. Those of other programs are theirs to remove."""
+    """Remove MODEL's files from trilens' cache or the hub's. Files of other programs are not touched."""
     found = [held for held in _held() if model.lower() in (held.name.lower(), f"{held.program}:{held.name}".lower())]
     if not found:
         raise ModelNotFound(f"{model!r:.80} is not on this disk; `trilens models` lists what is")
@@ -73,10 +74,10 @@ def rm(model: str, yes: bool) -> None:
         how = f"`ollama rm {found[0].name}`" if found[0].program == "ollama" else f"deleting {found[0].path}"
         raise RequestRefused(f"{found[0].name} belongs to {_whose(found[0])}; remove it by {how}")
     if held.program == "trilens" and held.path.is_dir():
-        raise RequestRefused(f"{held.name} comes with trilens, so it stays")
+        raise RequestRefused(f"{held.name} comes with trilens and cannot be removed")
     if not yes:
         if not sys.stdin.isatty():
-            raise UsageError(f"{held.name} would lose {data(held.bytes)} of files; say --yes")
+            raise UsageError(f"this would remove {data(held.bytes)} of {held.name}; add --yes to confirm")
         if not click.confirm(f"Remove {held.name} ({data(held.bytes)}, {held.path})?", err=True):
             say("nothing was removed")
             return

@@ -25,7 +25,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
             return value
         found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([kmgt]?)b?", str(value).strip().lower())
         if found is None or float(found[1]) <= 0:
-            self.fail(f"{value!r} is no number of bytes; expected one such as 4GB or 500MB", param, ctx)
+            self.fail(f"{value!r} is not a number of bytes; expected for example 4GB or 500MB", param, ctx)
         return max(1, int(float(found[1]) * self.UNITS[found[2]]))
 
 
@@ -35,7 +35,7 @@ class Number(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
         if not math.isfinite(number):
-            self.fail(f"{value!r} is no finite number", param, ctx)
+            self.fail(f"{value!r} is not a finite number", param, ctx)
         return number
 
 
@@ -86,58 +86,86 @@ PREFIXES = (
         "--prefix-dir",
         type=click.Path(path_type=Path, file_okay=False),
         metavar="DIR",
-        help="Keep beginnings of prompts there for the next start. Prompts can be read from its files.",
+        help="Keep prompt prefixes in this directory for the next start. Prompts can be read from its files.",
     ),
     click.option(
-        "--prefix-bytes", type=Bytes(), default="4GB", show_default=True, help="Most bytes of that directory."
+        "--prefix-bytes", type=Bytes(), default="4GB", show_default=True, help="Maximum size of that directory."
     ),
 )
 TRUST = click.option(
-    "--trust-control-tokens", is_flag=True, help="Let control tokens in prompts and messages take effect."
+    "--trust-control-tokens",
+    is_flag=True,
+    help="Interpret control tokens in prompts and messages instead of treating them as text.",
 )
 MODEL = options(
-    click.option("--model", type=Text(), default="smollm2", show_default=True, help="Catalog name, path or hub id."),
-    click.option("--offline", is_flag=True, help="Use only what is on this disk."),
     click.option(
-        "--executor", type=click.Choice(["native", "torch"]), default="native", show_default=True, help="What computes."
+        "--model",
+        type=Text(),
+        default="smollm2",
+        show_default=True,
+        help="A catalog name, a path, a hub id, or a model elsewhere.",
     ),
-    click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use."),
-    click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller."),
-    click.option("--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Numbers of the cache; default f16."),
+    click.option("--offline", is_flag=True, help="Use only files on this disk."),
+    click.option(
+        "--executor",
+        type=click.Choice(["native", "torch"]),
+        default="native",
+        show_default=True,
+        help="The implementation that computes.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 1024),
+        help="Number of threads. Default: the physical cores that this process may use.",
+    ),
+    click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading."),
+    click.option(
+        "--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Number format of the KV cache. Default: f16."
+    ),
     *PREFIXES,
     TRUST,
-    click.option("--ignore-key", "ignore_keys", multiple=True, metavar="NAME", help="A config key to leave unread."),
+    click.option(
+        "--ignore-key",
+        "ignore_keys",
+        multiple=True,
+        metavar="NAME",
+        help="Ignore this key of the configuration. May be repeated.",
+    ),
 )
 GENERATION = options(
     click.option(
         "--thinking",
         type=ThinkingWord(),
         metavar="WORD",
-        help="on, off, a level (minimal to max), off-or-least, or the most tokens of it. Default: the model's own.",
+        help="on, off, a level (minimal to max), off-or-least, or a maximum of tokens. Default: the model's own.",
     ),
-    click.option("--hide-thinking", is_flag=True, help="Do not show the thinking on standard error."),
-    click.option("--temperature", type=Number(0, 100), help="0 takes the likeliest token every time."),
-    click.option("--top-k", type=click.IntRange(0, 2**31 - 1), help="Keep the k likeliest tokens; 0 keeps all."),
+    click.option("--hide-thinking", is_flag=True, help="Do not print the thinking to standard error."),
+    click.option("--temperature", type=Number(0, 100), help="Randomness. 0 always takes the most likely token."),
     click.option(
-        "--top-p", type=Number(0, 1, min_open=True), help="Keep the likeliest tokens that reach this share together."
+        "--top-k", type=click.IntRange(0, 2**31 - 1), help="Sample from the k most likely tokens. 0 means all."
     ),
     click.option(
-        "--min-p", type=Number(0, 1), help="Keep tokens with at least this part of the likeliest one's share."
+        "--top-p",
+        type=Number(0, 1, min_open=True),
+        help="Sample from the most likely tokens whose probabilities add up to this.",
     ),
-    click.option("--repetition-penalty", type=Number(0, 100, min_open=True)),
-    click.option("--presence-penalty", type=Number(-100, 100)),
-    click.option("--frequency-penalty", type=Number(-100, 100)),
+    click.option(
+        "--min-p", type=Number(0, 1), help="Sample from tokens with at least this fraction of the highest probability."
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=Number(0, 100, min_open=True),
+        help="Penalty factor for tokens that have occurred, prompt included. 1 means none.",
+    ),
+    click.option("--presence-penalty", type=Number(-100, 100), help="Penalty for tokens that have occurred."),
+    click.option("--frequency-penalty", type=Number(-100, 100), help="Penalty for each time a token has occurred."),
     click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="The same seed gives the same answer."),
-    click.option("--max-tokens", type=click.IntRange(1), help="Most tokens of an answer."),
-    click.option("--schema", metavar="JSON", help="The answer is JSON of this schema; a file, or the schema itself."),
     click.option(
-        "--regex", type=Text(), metavar="REGEX", help="The answer is a text that this regular expression matches."
+        "--max-tokens", type=click.IntRange(1), help="Maximum number of tokens of the answer, thinking not included."
     ),
-    click.option(
-        "--choice", type=Text(), multiple=True, metavar="TEXT", help="The answer is one of these. May be repeated."
-    ),
-    click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's form."),
-    click.option(
-        "--stop", type=Text(), multiple=True, metavar="TEXT", help="End the answer before this text. May be repeated."
-    ),
+    click.option("--schema", metavar="JSON", help="The answer is JSON of this schema, given as a file or as text."),
+    click.option("--regex", type=Text(), metavar="REGEX", help="The answer matches this regular expression."),
+    click.option("--choice", type=Text(), multiple=True, metavar="TEXT", help="The answer is one of these texts. May be repeated."),
+    click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's syntax."),
+    click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="Stop the answer before this text. May be repeated."),
 )

@@ -15,15 +15,22 @@ from trilens.units import data
 
 @click.command()
 @click.argument("model")
-@click.option("--to", required=True, metavar="TYPE", help="F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M, ...")
+@click.option(
+    "--to",
+    required=True,
+    metavar="TYPE",
+    help="The new type: F16, BF16, Q8_0, Q6_K, Q5_K_M, Q4_K_M, Q4_0, Q3_K_M and others.",
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The new GGUF file."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the cores this process may use.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="What was written, as a JSON object.")
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Number of threads. Default: the cores that this process may use."
+)
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was written as a JSON object.")
 def quantise(model: str, to: str, output: Path, threads: int | None, offline: bool, as_json: bool) -> None:
-    """Write MODEL's weights to a GGUF file of another type; it runs here and in llama.cpp."""
+    """Write a GGUF file with MODEL's weights in another type. It runs in trilens and in llama.cpp."""
     from trilens.checkpoints.find import find
     from trilens.convert.file_types import file_type
     from trilens.convert.write_gguf import quantise as write
@@ -43,15 +50,19 @@ def quantise(model: str, to: str, output: Path, threads: int | None, offline: bo
 @click.command()
 @click.argument("model")
 @click.argument("file")
-@click.option("--context", type=click.IntRange(16), default=512, show_default=True, help="Tokens of a piece.")
-@click.option("--pieces", type=click.IntRange(1), help="Only the first ones.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
-@click.option("--json", "as_json", is_flag=True, help="The same as a JSON object.")
+@click.option("--context", type=click.IntRange(16), default=512, show_default=True, help="Number of tokens per piece.")
+@click.option("--pieces", type=click.IntRange(1), help="Read only this many pieces.")
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def perplexity(
     model: str, file: str, context: int, pieces: int | None, threads: int | None, offline: bool, as_json: bool
 ) -> None:
-    """How well MODEL predicts the text in FILE (- is standard input): the lower, the better."""
+    """Measure how well MODEL predicts the text in FILE. Lower is better. - is standard input."""
     from trilens.model import load
     from trilens.trials.perplexity import perplexity as measure
 

@@ -23,32 +23,76 @@ class _WithEngineOptions(click.Command):
 
 @click.command(cls=_WithEngineOptions)
 @click.argument("models", nargs=-1, metavar="[MODEL...]")
-@click.option("--host", default="127.0.0.1", show_default=True, help="What to listen on; 0.0.0.0 for every network.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
-@click.option("--api-key", envvar="TRILENS_API_KEY", help="Ask for this key.  [env: TRILENS_API_KEY]")
-@click.option("--origin", "origins", multiple=True, help="Pages of this origin may ask too; may be given again.")
-@click.option("--parallel", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls at once.")
-@click.option("--queue", type=click.IntRange(0, 65536), default=128, show_default=True, help="Calls that may wait.")
-@click.option("--time-limit", type=click.IntRange(1), default=600, show_default=True, help="Seconds of a call.")
-@click.option("--read-limit", type=Number(0.1), default=10, show_default=True, help="Seconds to send a header in.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="Default: the physical cores this process may use.")
-@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Make unquantised weights smaller.")
-@click.option("--offline", is_flag=True, help="Use only what is on this disk.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on. 0.0.0.0 means every network."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port to listen on. 0 takes a free one.",
+)
+@click.option("--api-key", envvar="TRILENS_API_KEY", help="Require this key.  [env: TRILENS_API_KEY]")
+@click.option(
+    "--origin", "origins", multiple=True, help="Also accept requests from pages of this origin. May be repeated."
+)
+@click.option(
+    "--parallel",
+    type=click.IntRange(1, 1024),
+    default=64,
+    show_default=True,
+    help="Maximum number of concurrent calls.",
+)
+@click.option(
+    "--queue", type=click.IntRange(0, 65536), default=128, show_default=True, help="Maximum number of waiting calls."
+)
+@click.option("--time-limit", type=click.IntRange(1), default=600, show_default=True, help="Maximum seconds per call.")
+@click.option(
+    "--read-limit", type=Number(0.1), default=10, show_default=True, help="Maximum seconds for a request header."
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
+@click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading.")
+@click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @options(
     *PREFIXES,
     TRUST,
-    click.option("--engine", type=click.Choice(["vllm", "sglang"]), help="Start your own engine, and answer for it."),
-    click.option("--engine-path", help="Its command, or a Python that has it.  [env: TRILENS_VLLM, TRILENS_SGLANG]"),
-    click.option("--machine", default="this", show_default=True, help="All nodes together, as in h100x16."),
-    click.option("--nnodes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Nodes of the engine."),
-    click.option("--node-rank", type=click.IntRange(0), default=0, show_default=True, help="This one; 0 is the head."),
-    click.option("--master-addr", default="127.0.0.1", show_default=True, help="The head, where nodes meet."),
     click.option(
-        "--master-port", type=click.IntRange(1, 65534), default=29501, show_default=True, help="And the next."
+        "--engine", type=click.Choice(["vllm", "sglang"]), help="Start this engine of yours, and serve its model."
     ),
-    click.option("--ray", is_flag=True, help="The other nodes are those of a Ray cluster that runs."),
     click.option(
-        "--start-limit", type=click.IntRange(1), default=1800, show_default=True, help="Seconds to its answer."
+        "--engine-path", help="The engine's command, or a Python that has it.  [env: TRILENS_VLLM, TRILENS_SGLANG]"
+    ),
+    click.option(
+        "--machine", default="this", show_default=True, help="Devices of all nodes together, for example h100x16."
+    ),
+    click.option(
+        "--nnodes", type=click.IntRange(1, 1024), default=1, show_default=True, help="Number of nodes of the engine."
+    ),
+    click.option(
+        "--node-rank", type=click.IntRange(0), default=0, show_default=True, help="Rank of this node. 0 is the head."
+    ),
+    click.option(
+        "--master-addr", default="127.0.0.1", show_default=True, help="Address of the head, where the nodes connect."
+    ),
+    click.option(
+        "--master-port",
+        type=click.IntRange(1, 65534),
+        default=29501,
+        show_default=True,
+        help="Port for the engines' connections. trilens uses the next one too.",
+    ),
+    click.option("--ray", is_flag=True, help="Use the nodes of a running Ray cluster."),
+    click.option(
+        "--start-limit",
+        type=click.IntRange(1),
+        default=1800,
+        show_default=True,
+        help="Maximum seconds until the engine answers.",
     ),
 )
 def serve(
@@ -70,11 +114,12 @@ def serve(
     engine: Any,
     **start: Any,
 ) -> None:
-    """Answer over HTTP as the OpenAI and Anthropic APIs do, with a page at /. Without MODEL: the two small ones that
-    come with trilens.
+    """Serve models over HTTP with the OpenAI and Anthropic APIs, and a page at /. Without MODEL, the two small models
+    that come with trilens are served.
 
-    With --engine one MODEL runs on your own vLLM or SGLang, started with the command that `trilens plan` writes; what
-    stands behind -- goes to it. On several nodes each runs the same command with its own --node-rank.
+    With --engine, one MODEL runs on your own vLLM or SGLang, started with the command that `trilens plan` writes.
+    Options after -- are passed to the engine. With several nodes, run the same command on each with its own
+    --node-rank.
     """
     try:
         from trilens.serve.connections import Limits
@@ -94,7 +139,7 @@ def serve(
     if engine is not None:
         if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None:
             raise UsageError(
-                "--engine takes one MODEL, and its own options behind --; no --threads, --quantise or --prefix-dir"
+                "--engine takes one MODEL, without --threads, --quantise or --prefix-dir; its own options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -102,8 +147,8 @@ def serve(
         return
     given = next((name for name in start if _stated(context, name)), None)
     if more or given:
-        what = "what stands behind --" if given is None else "--" + given.replace("_", "-")
-        raise UsageError(f"{what} is for an engine; name it, as in --engine vllm")
+        what = "anything after --" if given is None else "--" + given.replace("_", "-")
+        raise UsageError(f"{what} is for an engine; name one, for example --engine vllm")
     stated = {"threads": threads, "quantise": quantise, "offline": offline or None, "prefix_dir": prefix_dir}
     if prefix_dir is not None:
         stated["prefix_bytes"] = prefix_bytes
@@ -136,7 +181,7 @@ def _launch(
 
     if ray and (engine != "vllm" or node_rank):
         raise UsageError(
-            "--ray is vLLM's, and given at the head alone; join the others with: ray start --address=HEAD:6379"
+            "--ray works with vLLM only, and only on the head; join the other nodes with: ray start --address=HEAD:6379"
         )
     node = Node(nnodes, node_rank, master_addr, master_port)
     return Launch(engine, engine_path, machine, batch, node, ray, options, offline, trust_control_tokens)

@@ -27,27 +27,27 @@ if TYPE_CHECKING:
     "--file",
     "prompts_file",
     type=click.Path(path_type=Path),
-    help='A JSON line each: {"prompt": ...} or {"messages": ...}, with options of its own.',
+    help='Answer a file of JSON lines: {"prompt": ...} or {"messages": ...}, each with options of its own.',
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Add the answers of --file to this one.",
+    help="Append the answers of --file to this file.",
 )
-@click.option("--resume", is_flag=True, help="Answer the lines of --file that have no answer in --output yet.")
+@click.option("--resume", is_flag=True, help="Answer only the lines of --file that have no answer in --output yet.")
 @click.option(
     "-f",
     "context_files",
     multiple=True,
     metavar="FILE",
-    help="A text for the model to read before the prompt; repeatable.",
+    help="Put this text file before the prompt. May be repeated.",
 )
-@click.option("--system", metavar="TEXT", help="A system message before the prompt.")
+@click.option("--system", metavar="TEXT", help="A system message.")
 @click.option("--raw", is_flag=True, help="Send the prompt as it is, without the chat template.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: text, thinking, receipt.")
-@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object: text, thinking, receipt.")
+@click.option("--quiet", is_flag=True, help="Do not print the receipt to standard error.")
 @MODEL
 @GENERATION
 def run(
@@ -62,15 +62,15 @@ def run(
     quiet: bool,
     **options: Any,
 ) -> None:
-    """Answer PROMPT, or standard input, or every prompt of a file.
+    """Answer PROMPT, standard input, or every prompt of a file.
 
-    With PROMPT, what comes on standard input stands before it, as the files of -f do, as in `cat notes | trilens run
-    "Sum up"`. With --file and --output, a run that was ended goes on with --resume.
+    With PROMPT, standard input and the files of -f are put before it: `cat notes | trilens run "Sum up"`. With --file
+    and --output, --resume continues an interrupted run.
     """
     if prompts_file is not None and (prompt is not None or context_files):
-        raise UsageError("--file was given, and a prompt or -f beside it; expected one of them")
+        raise UsageError("--file cannot be combined with a prompt or -f; give one of them")
     if output is not None and prompts_file is None:
-        raise UsageError("--output is for the answers of --file; send one answer somewhere with >")
+        raise UsageError("--output works with --file only; redirect a single answer with >")
     if resume and output is None:
         raise UsageError("--resume needs --output, the file with the answers so far")
     if system is not None and raw:

@@ -174,8 +174,8 @@ class Receipt:
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""
         first = "" if self.time_to_first_token is None else f"{self.time_to_first_token:.2f} s to the first token"
         if self.queue_seconds is not None and self.queue_seconds >= 0.01:
-            first += f", {self.queue_seconds:.2f} s of them waiting"
-        again = f" · its memory went to others {self.preempted} times" if self.preempted else ""
+            first += f", {self.queue_seconds:.2f} s of it in the queue"
+        again = f" · preempted {self.preempted} times" if self.preempted else ""
         converted = "".join(f", {n} tensors {change}" for change, n in self.converted.items())
         fixed = f" · {data(self.fixed_state_bytes)} fixed states" if self.fixed_state_bytes else ""
         lines = [
@@ -187,9 +187,9 @@ class Receipt:
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
             *([_phase("repeated", self.work.repeated)] if self.work.repeated.steps else []),
-            f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits each{converted} · "
+            f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits per weight{converted} · "
             f"{data(self.kv_cache_bytes)} of KV cache in {data(self.kv_held_bytes)}{fixed}",
-            f"time     {first} · {self.seconds:.2f} s in all{again} · stopped by {self.finish} · "
+            f"time     {first} · {self.seconds:.2f} s total{again} · stopped by {self.finish} · "
             f"temperature {self.temperature:g}, seed {self.seed}{shared}",
             *_predicted(self.prediction),
             *([f"energy   {self.energy.joules:.3g} J, {self.energy.source}"] if self.energy.joules is not None else []),
@@ -205,7 +205,7 @@ class Receipt:
 
 def _sources(reused: dict[str, int]) -> str:
     """Where cached tokens come from, where that is not the ordinary place."""
-    words = {"running": "computed beside it", "disk": "from disk"}
+    words = {"running": "from a running request", "disk": "from disk"}
     found = [f"{n} {words[source]}" for source, n in reused.items() if source in words]
     return f": {', '.join(found)}" if found else ""
 
@@ -359,11 +359,15 @@ def thinking_lines(report: ThinkingReport) -> list[str]:
         return []
     budget = "" if report.budget is None else f" · budget {report.budget}"
     closed = "" if report.closed_by is None else f" · closed by {report.closed_by}"
-    unasked = " · it thought though it was told not to" if report.unasked else ""
-    said = report.requested
-    word = "on" if said is True else "off" if said is False else said
-    asked = "by default" if said is None else "as asked" if word == report.effective else f"asked for {word}"
-    return [f"thinking {report.effective}, {asked}{budget}{closed}{unasked}"]
+    unasked = " · the model thought although thinking was off" if report.unasked else ""
+    match report.requested:
+        case None:
+            requested = "the default"
+        case bool(on):
+            requested = "on" if on else "off"
+        case level:
+            requested = str(level)
+    return [f"thinking {report.effective} (requested: {requested}){budget}{closed}{unasked}"]
 
 
 def _phase(name: str, p: Phase) -> str:
@@ -382,10 +386,10 @@ def _predicted(prediction: Prediction) -> list[str]:
     parts = []
     for what, unit, scale, known in (
         ("to the first token", "ms", 1e3, prediction.first_token),
-        ("a token", "ms", 1e3, prediction.token),
+        ("per token", "ms", 1e3, prediction.token),
         ("of thinking", "tokens", 1, prediction.thinking_tokens),
     ):
         if known is not None:
             low, middle, high, took = (scale * n for n in (known.p10, known.p50, known.p90, known.measured))
-            parts.append(f"{middle:.3g} ({low:.3g} to {high:.3g}) {unit} {what}, it took {took:.3g}")
-    return [f"foretold {' · '.join(parts)}"] if parts else []
+            parts.append(f"{middle:.3g} ({low:.3g} to {high:.3g}) {unit} {what}, measured {took:.3g}")
+    return [f"forecast {' · '.join(parts)}"] if parts else []

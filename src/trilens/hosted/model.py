@@ -58,7 +58,10 @@ class Elsewhere:
 
 
 class HostedModel:
-    """`generate`, `stream` and `name` as of a `Model`; its receipts are `HostedReceipt`s. For any number of threads."""
+    """A model at a service or an engine. `generate`, `stream` and `name` are those of a `Model`.
+
+    Its receipts have the type `HostedReceipt`. Any number of threads may use it at once.
+    """
 
     def __init__(self, elsewhere: Elsewhere, service: Service) -> None:
         self.name = elsewhere.name
@@ -66,7 +69,7 @@ class HostedModel:
         self._service = service
 
     def close(self) -> None:
-        """Give its connections back; what goes out of scope does so by itself."""
+        """Close its connections. This also happens when the object is garbage-collected."""
         self._service.close()
 
     def __enter__(self) -> Self:

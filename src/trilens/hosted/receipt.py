@@ -97,7 +97,7 @@ class HostedReceipt:
             f"tokens   {_said(t.prompt)} prompt ({_said(t.cached)} cached) · {_said(t.thinking)} thinking · "
             f"{_said(t.answer)} answer · {_said(t.control)} control · counted by {t.counted_by}",
             *self._thinking(),
-            f"time     {first}{rate}{self.seconds:.2f} s in all · stopped by {self.finish}",
+            f"time     {first}{rate}{self.seconds:.2f} s total · stopped by {self.finish}",
             f"price    {self._price()}",
         ]
         return "\n".join(lines)

@@ -21,12 +21,12 @@ from trilens.errors import FieldRefused, RequestRefused
 
 T = TypeVar("T")
 
-HINT = "hints that change no answer"
+HINT = "hints that do not change the answer"
 IDENTIFIER = "identifiers"
-STORED = "what a service keeps; nothing is kept here"
-CACHE = "the cache of prompts; it works by itself here"
-HOSTED = "what a service runs beside the model; nothing of it is run here"
-REPORT = "how much is reported beside the answer"
+STORED = "storage at a service; nothing is stored here"
+CACHE = "control of the prompt cache, which is automatic here"
+HOSTED = "extras that a service runs beside the model; not run here"
+REPORT = "requests for additional reports"
 
 
 class FieldsRefused(FieldRefused):
@@ -72,7 +72,7 @@ class Fields(BaseModel):
                 if any(type(value) is type(one) and value == one for one in rule.unless):
                     left.append(name)
                 else:
-                    wrong.append(_fault("refused", f"is not done here: {rule.why}; leave it out", (given,), value))
+                    wrong.append(_fault("refused", f"is not supported: {rule.why}; leave it out", (given,), value))
             elif name in kept and kept[name] != value:
                 wrong.append(_fault("refused", f"and {name} differ; give one of them", (given,), value))
             else:
@@ -154,7 +154,7 @@ def together(said: list[str]) -> str:
 def only(given: Mapping[str, Any], known: Collection[str], at: str) -> None:
     """Raises FieldRefused for fields that are not among these."""
     unknown = [key for key, value in given.items() if key not in known and value is not None]
-    refused = [FieldRefused(f"{at}.{key:.80}", "is not known here; leave it out") for key in unknown]
+    refused = [FieldRefused(f"{at}.{key:.80}", "is unknown; leave it out") for key in unknown]
     if refused:
         raise refused[0] if len(refused) == 1 else FieldsRefused(refused)
 

@@ -100,7 +100,7 @@ export class Answer {
     if (speed) line.push(`${speed >= 100 ? count(Math.round(speed)) : speed.toFixed(1)} tokens/s`);
     const notes = [];
     if (finish === "length") notes.push("Cut off: the most tokens were reached.");
-    if (thinking.unasked) notes.push("It thought though it was told not to.");
+    if (thinking.unasked) notes.push("The model thought although thinking was off.");
     if (thinking.closed_by && thinking.closed_by !== "model") {
       notes.push({ budget: "The budget closed its thinking.", caller: "You closed its thinking.", length: "Its thinking ran out of room." }[thinking.closed_by]);
     }
