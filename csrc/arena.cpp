@@ -1,8 +1,6 @@
 #include "arena.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "system.h"
 
 namespace trilens {
 
@@ -12,9 +10,7 @@ uint8_t* Arena::take(size_t bytes) {
     size_ = bytes > PIECE ? (bytes + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE : PIECE;
     pieces_.emplace_back((uint8_t*)::operator new[](size_, std::align_val_t(HUGE_PAGE)));
     used_ = 0;
-#if defined(__linux__)
-    madvise(pieces_.back().get(), size_, MADV_HUGEPAGE);  // advice: where it is not taken, nothing else changes
-#endif
+    want_huge_pages(pieces_.back().get(), size_);
   }
   uint8_t* at = pieces_.back().get() + used_;
   used_ += bytes;

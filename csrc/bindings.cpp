@@ -11,8 +11,6 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -21,6 +19,7 @@
 #include "quantise.h"
 #include "engine.h"
 #include "machine.h"
+#include "system.h"
 
 namespace nb = nanobind;
 using namespace trilens;
@@ -51,7 +50,7 @@ class Outside {
   Outside(const Outside&) = delete;
 
   static void close() {
-    if (getpid() != owner_) return;  // in a forked child nobody else computes, whatever the count was
+    if (process_number() != owner_) return;  // in a forked child nobody else computes, whatever the count was
     closed_ = true;
     nb::gil_scoped_release release;
     while (computing_ > 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -61,7 +60,7 @@ class Outside {
   PyThreadState* state_;
   static inline std::atomic<bool> closed_{false};
   static inline std::atomic<int> computing_{0};
-  static inline const long owner_ = getpid();
+  static inline const long owner_ = process_number();
 };
 
 static Type type_named(const std::string& name) {

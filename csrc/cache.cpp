@@ -1,12 +1,9 @@
 #include "cache.h"
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstring>
+
+#include "system.h"
 
 namespace trilens {
 
@@ -15,7 +12,7 @@ static size_t rounded(size_t n) { return (n + 63) / 64 * 64; }
 Pool::Pool(std::vector<CacheShape> shapes_, KV kind_, size_t limit_bytes, int most_rows, const std::vector<int>& fixed,
            int snapshot_every_)
     : shapes(std::move(shapes_)), kind(kind_), limit(limit_bytes), fixed_sizes(fixed),
-      snapshot_every(fixed.empty() ? 0 : snapshot_every_), most_rows_(most_rows), owner_(getpid()), free_(shapes.size()) {
+      snapshot_every(fixed.empty() ? 0 : snapshot_every_), most_rows_(most_rows), owner_(process_number()), free_(shapes.size()) {
   for (int floats : fixed) {
     fixed_offsets.push_back(fixed_floats);
     fixed_floats += floats;
@@ -28,9 +25,7 @@ float* Pool::take_fixed() {
   float* floats;
   if (spare_.empty()) {
     floats = (float*)::operator new[](bytes, std::align_val_t(FIXED_ALIGNMENT));
-#if defined(__linux__)
-    madvise(floats, bytes, MADV_HUGEPAGE);  // advice, as for weights
-#endif
+    want_huge_pages(floats, bytes);
   } else {
     floats = spare_.back().release();
     spare_.pop_back();
@@ -41,7 +36,7 @@ float* Pool::take_fixed() {
 }
 
 void Pool::give_back_fixed(float* floats) {
-  if (getpid() != owner_) return;
+  if (process_number() != owner_) return;
   std::unique_ptr<float[], Floats> room(floats);
   std::lock_guard lock(mutex_);
   bytes_in_use_ -= fixed_floats * sizeof(float);
@@ -128,7 +123,7 @@ void Pool::share(Page* page) {
 }
 
 void Pool::give_back(int cache, Page* page) {
-  if (getpid() != owner_) return;
+  if (process_number() != owner_) return;
   std::lock_guard lock(mutex_);
   if (--page->sharers == 0) {
     free_[cache].push_back(page);

@@ -1,8 +1,7 @@
-#include <unistd.h>
-
 #include <cstring>
 
 #include "engine_parts.h"
+#include "system.h"
 
 namespace trilens {
 
@@ -29,7 +28,7 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
                int most_rows, bool fine)
     : pool(std::move(pool_)), k_(choose_kernels(kernels)), program_(std::move(program)), numbers_(std::move(numbers)),
       widths_(std::move(widths)), logits_(logits), most_rows_(most_rows), fine_(fine), buffer_wanted_(std::move(wanted)),
-      weights_(std::make_shared<Weights>()), parameters_(weights_->parameters), owner_(getpid()), pool_threads_(threads) {
+      weights_(std::make_shared<Weights>()), parameters_(weights_->parameters), owner_(process_number()), pool_threads_(threads) {
   int places = 0;
   for (const Instruction& s : program_)
     for (int p : s.param) places = std::max(places, p + 1);
@@ -39,7 +38,7 @@ Engine::Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, s
 Engine::Engine(const Engine& of, int threads)
     : pool(of.pool), k_(of.k_), program_(of.program_), numbers_(of.numbers_), widths_(of.widths_), logits_(of.logits_),
       most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(of.buffer_wanted_), weights_(of.weights_),
-      parameters_(weights_->parameters), owner_(getpid()), pool_threads_(threads) {
+      parameters_(weights_->parameters), owner_(process_number()), pool_threads_(threads) {
   ready();
 }
 
@@ -172,7 +171,7 @@ void Engine::reach_wanted(size_t rows) {
 // ------------------------------------------------------------------------------------------------- a step
 
 void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
-  if (getpid() != owner_) throw Refused("this process was forked from the one that loaded the model: load it again here");
+  if (process_number() != owner_) throw Refused("this process was forked from the one that loaded the model: load it again here");
   const Matrix& table = parameters_[program_[0].param[0]].matrix;
   for (size_t f = 0; f < feeds.size(); f++) {
     const Feed& feed = feeds[f];

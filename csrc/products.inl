@@ -136,7 +136,7 @@ __attribute__((noinline)) static void float_block(const At* w, const bool* both,
   static_assert(T <= 2);
   const float* from[M];
   for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
-  Floats sums[M * T], last[M * T];
+  Floats sums[M * T] = {}, last[M * T] = {};  // the loop fills them before it reads them, which GCC does not see
   for (int first = 0; first < 4; first++) {
     Floats acc[M * T];
 #pragma GCC unroll 32

@@ -53,10 +53,10 @@ static void recur_columns(const RecurSlice& s, int column) {
   float* decays[2] = {s.scratch, s.scratch + rows};  // of this token and of the next one
   float* keys[2] = {s.scratch + 2 * rows, s.scratch + 3 * rows};
   V next[W], d[W], y[W];
+  for (int w = 0; w < W; w++) next[w] = filled<V>(0.0f);
   if (VECTOR) decays_of(s, 0, decays[0], keys[0]);
   if (s.delta) {
     const float* k = VECTOR ? keys[0] : s.k;
-    for (int w = 0; w < W; w++) next[w] = filled<V>(0.0f);
     for (int i = 0; i < rows; i++)
       for (int w = 0; w < W; w++)
         next[w] = fma(L::every(k + i), L::numbers(s.from + (size_t)i * width + column + L::N * w), next[w]);

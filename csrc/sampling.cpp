@@ -48,8 +48,9 @@ static inline double exp_step(double x) {
   return p * power;
 }
 
-// The same operations in the same order either way, on four lanes or two.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+// The same operations in the same order either way, on four lanes or two. The choice is made by the loader, which only
+// glibc's can.
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__clang__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
 #define ON_WIDE_LANES __attribute__((target_clones("avx2", "default")))
 #else
 #define ON_WIDE_LANES

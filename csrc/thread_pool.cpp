@@ -1,32 +1,20 @@
 #include "thread_pool.h"
 
-#include <unistd.h>
-
 #include <chrono>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
+#include "system.h"
 
 namespace trilens {
-
-static void breathe() {
-#if defined(__x86_64__)
-  _mm_pause();
-#else
-  std::this_thread::yield();
-#endif
-}
 
 constexpr uint32_t EPOCHS = 1 << 24;
 constexpr auto PATIENCE = std::chrono::microseconds(50);  // before a waiting thread goes to sleep
 
-ThreadPool::ThreadPool(int threads) : size_(threads), owner_(getpid()), slots_(new Slot[threads]) {
+ThreadPool::ThreadPool(int threads) : size_(threads), owner_(process_number()), slots_(new Slot[threads]) {
   for (int t = 1; t < threads; t++) threads_.emplace_back([this, t] { live(t); });
 }
 
 ThreadPool::~ThreadPool() {
-  if (getpid() != owner_) {  // a child that was forked from the threads' process has none to wait for
+  if (process_number() != owner_) {  // a child that was forked from the threads' process has none to wait for
     new std::vector<std::thread>(std::move(threads_));
     return;
   }
@@ -105,7 +93,7 @@ void ThreadPool::advance(int thread) {
 void ThreadPool::wait(uint32_t epoch) {
   auto start = std::chrono::steady_clock::now();
   for (int i = 1; epoch_.load(std::memory_order_acquire) == epoch; i++) {
-    breathe();
+    pause_briefly();
     if (i % 32 == 0 && std::chrono::steady_clock::now() - start > PATIENCE) {
       epoch_.wait(epoch, std::memory_order_acquire);
       return;
