@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import anthropic
@@ -21,6 +21,7 @@ from trilens.checkpoints.find import find
 
 TURNS = 10
 MOST_REPLY = 12
+PAGE = 64  # positions; snapshots lie at ends of pages
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -63,13 +64,13 @@ def question(turn: int) -> str:
 
 
 def assert_only_what_is_new_is_computed(turns: list[tuple[int, int]]) -> None:
-    """Of each turn its prompt's tokens and how many of them came from the cache: all of the turn before's prompt but
-    its end, whose place is that of the last snapshot."""
+    """Of each turn its prompt's tokens and how many came from the cache: all of the turn before's prompt but what lies
+    behind its last snapshot, which is at most a page from its end."""
     assert len(turns) == TURNS
-    for (before, _), (prompt, cached) in zip(turns, turns[1:], strict=False):
+    for (before, _), (prompt, cached) in pairwise(turns):
         assert prompt > before
-        assert cached >= before - 2 * MOST_REPLY
-        assert prompt - cached < 2 * (prompt - before)
+        assert cached >= before - PAGE
+    assert sum(cached for _, cached in turns) > 0.7 * sum(prompt for prompt, _ in turns)
 
 
 def test_openai(hybrid: Served) -> None:
@@ -78,9 +79,7 @@ def test_openai(hybrid: Served) -> None:
     turns = []
     for turn in range(TURNS):
         messages.append({"role": "user", "content": "openai " + question(turn)})
-        done = client.chat.completions.create(
-            model="small-hybrid", messages=messages, max_tokens=MOST_REPLY, seed=turn
-        )
+        done = client.chat.completions.create(model="small-hybrid", messages=messages, max_tokens=MOST_REPLY, seed=turn)
         assert done.usage is not None and done.usage.prompt_tokens_details is not None
         turns.append((done.usage.prompt_tokens, done.usage.prompt_tokens_details.cached_tokens or 0))
         messages.append({"role": "assistant", "content": done.choices[0].message.content})
@@ -108,7 +107,7 @@ def test_page(hybrid: Served) -> None:
         browser = driver.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
         page = browser.new_page()
         page.goto(hybrid.url)
-        page.wait_for_selector("#switch label")
+        page.wait_for_selector("#model option", state="attached")
         for turn in range(TURNS):
             ask(page, "page " + question(turn))
         turns = []

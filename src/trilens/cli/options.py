@@ -165,7 +165,15 @@ GENERATION = options(
     ),
     click.option("--schema", metavar="JSON", help="The answer is JSON of this schema, given as a file or as text."),
     click.option("--regex", type=Text(), metavar="REGEX", help="The answer matches this regular expression."),
-    click.option("--choice", type=Text(), multiple=True, metavar="TEXT", help="The answer is one of these texts. May be repeated."),
+    click.option(
+        "--choice",
+        type=Text(),
+        multiple=True,
+        metavar="TEXT",
+        help="The answer is one of these texts. May be repeated.",
+    ),
     click.option("--grammar", metavar="FILE", help="The answer follows this grammar, in GBNF or Lark's syntax."),
-    click.option("--stop", type=Text(), multiple=True, metavar="TEXT", help="Stop the answer before this text. May be repeated."),
+    click.option(
+        "--stop", type=Text(), multiple=True, metavar="TEXT", help="Stop the answer before this text. May be repeated."
+    ),
 )
