@@ -186,7 +186,7 @@ def trace(
     show_default=True,
     help="Held-out questions for each of the four.",
 )
-@click.option("--stretch", is_flag=True, help="Products of three by three digits instead, harder than required.")
+@click.option("--stretch", is_flag=True, help="Products with a number of three digits instead, which are harder.")
 @click.option("--json", "as_json", is_flag=True, help="A list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
     """The same questions through a dense and a routed model, thinking and not: the two that come with trilens."""
