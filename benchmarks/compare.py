@@ -268,7 +268,8 @@ def page(sections: list[list[str]], first: float, threads: int) -> str:
         "The targets are ratios to llama.cpp on a machine with AVX2 and nothing newer.",
         "",
         f"Machine: {processor()}, {os.cpu_count()} processors, load average {os.getloadavg()[0]:.1f} when this page",
-        f"was written, on {time.strftime('%Y-%m-%d')}. A cold `trilens run` prints SmolLM2's first token {first:.2f} s after the process starts.",
+        f"was written, on {time.strftime('%Y-%m-%d')}. A cold `trilens run` prints SmolLM2's first token {first:.2f} s",
+        "after the process starts.",
     ]
     for one in sections:
         lines += ["", *one]

@@ -10,11 +10,34 @@ from tokenizers import Tokenizer
 
 from trilens.trials.questions import Question, questions
 
-SHARES = {"product": 30, "chain": 26, "sum": 12, "difference": 12, "letters": 8, "comparison": 5, "product3": 7}
-# In the second stage: more of what is learnt last, copying rare letters and the third number of a chain.
-LATER = {"product": 12, "chain": 34, "sum": 8, "difference": 8, "letters": 26, "comparison": 5, "product3": 7}
+Shares = Mapping[str, Mapping[str, int]]
+
+# How many of each kind and range. The first stage learns to work on paper. The second has what people ask: short
+# questions come far more often than there are different ones.
+SHARES: Shares = {
+    "sum": {"1x1": 1, "1x2": 1, "2x2": 3, "1x3": 1, "2x3": 2, "3x3": 3},
+    "difference": {"1x1": 1, "1x2": 1, "2x2": 3, "1x3": 1, "2x3": 2, "3x3": 3},
+    "negative": {"1x1": 1, "1x2": 1, "2x2": 1, "1x3": 1, "2x3": 1, "3x3": 1},
+    "product": {"1x1": 2, "1x2": 6, "2x2": 22},
+    "product3": {"1x3": 2, "2x3": 2, "3x3": 3},
+    "chain": {"": 26},
+    "comparison": {"": 5},
+    "letters": {"": 8},
+    "talk": {"": 8},
+}
+LATER: Shares = {
+    "sum": {"1x1": 3, "1x2": 4, "2x2": 4, "1x3": 4, "2x3": 4, "3x3": 5},
+    "difference": {"1x1": 2, "1x2": 4, "2x2": 4, "1x3": 4, "2x3": 4, "3x3": 5},
+    "negative": {"1x1": 3, "1x2": 3, "2x2": 4, "1x3": 3, "2x3": 3, "3x3": 5},
+    "product": {"1x1": 3, "1x2": 5, "2x2": 7},
+    "product3": {"1x3": 2, "3x3": 1},
+    "chain": {"": 10},
+    "comparison": {"": 5},
+    "letters": {"": 6},
+    "talk": {"": 26},
+}
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same
-EARLIER = 0.06  # with an earlier turn before it
+EARLIER = 0.12  # with an earlier turn before it; of these, as many again with one more
 
 
 @dataclass(frozen=True)
@@ -25,23 +48,24 @@ class Example:
     learnt: int
 
 
-def examples(tokenizer: Tokenizer, seed: int, shares: Mapping[str, int] = SHARES) -> Iterator[Example]:
+def examples(tokenizer: Tokenizer, seed: int, shares: Shares = SHARES) -> Iterator[Example]:
     """Endless; a held-out question never comes."""
     random = Random(f"examples {seed}")
-    streams = {kind: _to_learn(kind, seed) for kind in shares}
-    kinds, weights = list(shares), list(shares.values())
+    ranges = {(kind, digits): share for kind, parts in shares.items() for digits, share in parts.items()}
+    streams = {(kind, digits): _to_learn(kind, seed, digits or None) for kind, digits in ranges}
+    kinds, weights = list(ranges), list(ranges.values())
     while True:
         for thinking in (True, False):
             question = next(streams[random.choices(kinds, weights)[0]])
             before = ""
-            if random.random() < EARLIER:
+            while random.random() < EARLIER:
                 earlier = next(streams[random.choice(kinds)])
-                before = f"{_asked(earlier)}{earlier.answer}<|im_end|>\n"
+                before += f"{_asked(earlier)}{earlier.answer}<|im_end|>\n"
             yield _example(tokenizer, before + _asked(question), question, thinking, random)
 
 
-def _to_learn(kind: str, seed: int) -> Iterator[Question]:
-    return (question for question in questions(kind, 1000 + seed) if not question.held_out)
+def _to_learn(kind: str, seed: int, digits: str | None) -> Iterator[Question]:
+    return (question for question in questions(kind, 1000 + seed, digits) if not question.held_out)
 
 
 def _asked(question: Question) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 from trilens.decoder.decoder import decode
 from trilens.decoder.weights import Parameter
 from trilens.executors.torch import TorchExecutor, TorchOps
-from trilens.spec.model import Cache, Mask
+from trilens.spec.model import Mask, Positions
 
 
 class PackedOps(TorchOps):
@@ -32,14 +32,14 @@ class PackedOps(TorchOps):
             self._angles[rope] = angles.cos() * factor, angles.sin() * factor
         return self._angles[rope]
 
-    def write_kv(self, cache: Cache, k: Tensor, v: Tensor | None) -> None:
+    def write_kv(self, cache: Positions, k: Tensor, v: Tensor | None) -> None:
         assert v is not None
         self._kv[cache.index] = self._heads(k, cache.kv_heads), self._heads(v, cache.kv_heads)
 
     def attend(
         self,
         q: Tensor,
-        cache: Cache,
+        cache: Positions,
         heads: int,
         mask: Mask,
         scale: float,

@@ -1,6 +1,7 @@
 """Train a small model with the torch executor: the decoder that also runs it, with gradients.
 
     python recipes/tiny/train.py tiny-dense build/tiny
+    python recipes/tiny/train.py tiny-dense build/tiny --start-from src/trilens/models   # the last stage alone
 
 Interrupt it at any time; the same command goes on where the last saved step was.
 """
@@ -8,6 +9,7 @@ Interrupt it at any time; the same command goes on where the last saved step was
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,9 +17,11 @@ from pathlib import Path
 import click
 import torch
 import torch.nn.functional as F
-from examples import LATER, SHARES, Example, examples
+from examples import LATER, SHARES, Example, Shares, examples
+from export import named
 from models import CONFIGS
 from packed import forward
+from safetensors.torch import load_file
 from tqdm import tqdm
 from vocabulary import make_tokenizer
 
@@ -33,25 +37,27 @@ class Stage:
 
     steps: int
     peak: float
-    shares: dict[str, int]
+    shares: Shares
 
 
 SEED = 7
 PER_STEP = 64  # examples
-CHUNKS = 6  # of a step, by length, so that little is padding
-STAGES = (Stage(5000, 3e-3, SHARES), Stage(2200, 1.5e-3, LATER))
+CHUNKS = 8  # of a step, by length, so that little is padding
+LATER_STEPS = {"tiny-dense": 2000, "tiny-routed": 1500}  # about as long for both
 LAST, WARM = 3e-5, 150  # learning rate at a stage's end, steps of its beginning
 BALANCE = 0.01  # weight of the experts' even use, as in Switch Transformers (arXiv 2101.03961, equation 4)
-SAVED_EVERY = 200
+SAVED_EVERY = 25
 
 
 @click.command()
 @click.argument("name", type=click.Choice(list(CONFIGS)))
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True)
-def main(name: str, folder: Path, threads: int) -> None:
+@click.option("--start-from", type=click.Path(path_type=Path), help="Models that have been through the first stages.")
+def main(name: str, folder: Path, threads: int, start_from: Path | None) -> None:
     torch.set_num_threads(threads)
-    steps = sum(stage.steps for stage in STAGES)
+    stages = stages_of(name)
+    steps = sum(stage.steps for stage in stages)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     config = {**CONFIGS[name], "vocab_size": tokenizer.get_vocab_size()}
@@ -65,6 +71,9 @@ def main(name: str, folder: Path, threads: int) -> None:
         betas=(0.9, 0.98),
     )
     saved, done = folder / f"{name}.pt", 0
+    if start_from is not None:
+        done = steps - stages[-1].steps
+        read_shipped(start_from / name, tensors)
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         optimizer.load_state_dict(state["optimizer"])
@@ -75,7 +84,7 @@ def main(name: str, folder: Path, threads: int) -> None:
     executor = TorchExecutor(spec, tensors)
     with tqdm(total=steps, initial=done, desc=name, smoothing=0.05) as bar:
         for step in range(done, steps):
-            stage, inside = stage_of(step)
+            stage, inside = stage_of(stages, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate(stage, inside)
             batch = list(islice(examples(tokenizer, SEED * 1_000_000 + step, stage.shares), PER_STEP))
@@ -91,6 +100,10 @@ def main(name: str, folder: Path, threads: int) -> None:
                 saved.with_suffix(".part").replace(saved)
 
 
+def stages_of(name: str) -> tuple[Stage, ...]:
+    return Stage(5000, 3e-3, SHARES), Stage(LATER_STEPS[name], 1e-3, LATER)
+
+
 def initial(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """Normal weights of deviation 0.02, those that write into the residual smaller with the depth; norms at one."""
     random = torch.Generator().manual_seed(SEED)
@@ -104,9 +117,18 @@ def initial(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def stage_of(step: int) -> tuple[Stage, int]:
+def read_shipped(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Exported weights into ours, in place."""
+    theirs = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for ours, tensor in tensors.items():
+            parts = [theirs[name] for name, _ in named(ours, tensor)]
+            tensor.copy_(torch.stack(parts) if tensor.dim() == 3 else parts[0])
+
+
+def stage_of(stages: Sequence[Stage], step: int) -> tuple[Stage, int]:
     """The stage that a step belongs to, and its number there."""
-    for stage in STAGES:
+    for stage in stages:
         if step < stage.steps:
             return stage, step
         step -= stage.steps

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import json
-from itertools import islice
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from trilens.trials.questions import KINDS, STRETCH, questions
-
 SIZE = 512
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 THINK = ("<think>", "</think>")
-ROLES = ("user\n", "assistant\n", "system\n")
+# fmt: off
+WORDS = {  # of the questions the models first learnt, and how often; a new word is written in pieces of these
+    "How": 598, " much": 330, " is": 1231, " +": 72, "What": 492, " plus": 299, "Anna": 89, " has": 89,
+    " coins": 178, " and": 630, " finds": 89, " more": 89, " How": 249, " many": 517, " does": 225, " she": 89,
+    " have": 89, "Calculate": 338, " the": 993, " sum": 81, " of": 461, "Add": 80, " minus": 270, " difference": 82,
+    " -": 77, "Subtract": 78, " from": 78, " shelf": 72, " holds": 160, " books": 144, " are": 364, " taken": 72,
+    " away": 72, " left": 72, "Multiply": 170, " by": 170, " box": 88, " pens": 176, " in": 488, " boxes": 88,
+    " product": 175, " times": 722, " *": 181, "Take": 132, " What": 263, " result": 132, "Start": 131, " with": 131,
+    " then": 268, " do": 131, " you": 131, " get": 131, "Which": 277, " number": 138, " bigger": 138, " or": 277,
+    "Name": 123, " larger": 262, " one": 123, " letter": 268, " occur": 136, "Count": 132, " word": 132, "user": 400,
+    "assistant": 400, "system": 400,
+}
+# fmt: on
 
 TEMPLATE = """\
 {%- set last = namespace(query=-1) %}
@@ -57,7 +66,7 @@ TEMPLATE = """\
 
 
 def make_tokenizer() -> Tokenizer:
-    """The same every time: byte-pair pieces of a fixed sample of questions."""
+    """The same every time: byte-pair pieces of `WORDS`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -72,7 +81,7 @@ def make_tokenizer() -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_sample(), trainer)
+    tokenizer.train_from_iterator([word for word, count in WORDS.items() for _ in range(count)], trainer)
     tokenizer.add_tokens([AddedToken(word, special=False, normalized=False) for word in THINK])
     return tokenizer
 
@@ -89,10 +98,3 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "chat_template": TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-
-
-def _sample() -> list[str]:
-    """Wordings without the words that letters are counted in, which have to stay letters."""
-    found = [q.text for kind in (*KINDS, *STRETCH) if kind != "letters" for q in islice(questions(kind, 0), 400)]
-    letters = [q.text.split('"')[0::2] for q in islice(questions("letters", 0), 400)]
-    return [*found, *[part for parts in letters for part in parts], *ROLES * 400]

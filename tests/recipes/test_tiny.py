@@ -16,7 +16,19 @@ from trilens.checkpoints.find import find
 from trilens.model import Model
 from trilens.text.tokenizer import Tokenizer
 from trilens.trials.combos import combine
-from trilens.trials.questions import KINDS, STRETCH, held_out, is_right, questions
+from trilens.trials.questions import (
+    KINDS,
+    RANGES,
+    STRETCH,
+    Question,
+    asking,
+    held_out,
+    in_range,
+    is_right,
+    questions,
+    range_of,
+)
+from trilens.trials.talk import TOPICS
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/tiny"
 STEP = re.compile(r"([\d+*-]+)=(\d+)")
@@ -27,13 +39,14 @@ def recipe() -> Any:
     """The recipe's modules, which lie outside the package."""
     sys.path.insert(0, str(RECIPE))
     import examples
+    import train
     import vocabulary
 
-    yield examples, vocabulary
+    yield examples, vocabulary, train
     sys.path.remove(str(RECIPE))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *STRETCH])
+@pytest.mark.parametrize("kind", sorted({*KINDS, *STRETCH} - {"talk"}))
 def test_every_step_on_paper_is_right(kind: str) -> None:
     for question in islice(questions(kind, 5), 300):
         steps = STEP.findall(question.working)
@@ -47,15 +60,36 @@ def test_answers_are_right() -> None:
     for kind, result in (
         ("sum", lambda a, b: a + b),
         ("difference", lambda a, b: a - b),
+        ("negative", lambda a, b: a - b),
         ("product", lambda a, b: a * b),
         ("product3", lambda a, b: a * b),
         ("comparison", max),
     ):
         for question in islice(questions(kind, 6), 200):
-            assert int(question.answer) == result(*map(int, question.asked.split()))
+            a, b = map(int, question.asked.split())
+            assert int(question.answer) == result(a, b)
+            assert (kind == "negative") == (question.answer[0] == "-")
     for question in islice(questions("letters", 6), 200):
         letter, word = question.asked.split()
         assert int(question.answer) == word.count(letter) and f'"{word}"' in question.text
+
+
+@pytest.mark.parametrize(("kind", "digits"), [(kind, digits) for kind in RANGES for digits in RANGES[kind]])
+def test_a_range_has_numbers_of_so_many_digits(kind: str, digits: str) -> None:
+    for question in islice(questions(kind, 8, digits), 200):
+        a, b = question.asked.split()
+        lengths = sorted((len(a), len(b)))
+        assert question.digits == range_of(int(a), int(b)) == digits
+        assert lengths == [int(n) for n in digits.split("x")]
+    few = in_range(kind, digits, 30)
+    assert all(q.held_out and q.digits == digits for q in few) and len({q.asked for q in few}) == len(few) > 0
+
+
+@pytest.mark.parametrize("wrong", ["13", "-13 and 3", "3-13", "none", "1313"])
+def test_a_sign_belongs_to_its_number(wrong: str) -> None:
+    below = asking("negative", 17, 30)
+    assert below.answer == "-13" and is_right(below, "-13") and is_right(below, "That is -13.")
+    assert not is_right(below, wrong)
 
 
 def test_the_same_seed_gives_the_same_questions() -> None:
@@ -68,7 +102,7 @@ def test_the_same_seed_gives_the_same_questions() -> None:
 
 
 def test_no_held_out_question_is_learnt_and_both_modes_are_equally_many(recipe: Any) -> None:
-    examples, _ = recipe
+    examples, _, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
     texts = [tokenizer.decode(e.ids, skip_special=False) for e in islice(examples.examples(tokenizer._engine, 3), 2000)]
     assert all(text.rsplit("assistant\n", 1)[1].startswith("<think>\n\n</think>") for text in texts[1::2])
@@ -80,7 +114,7 @@ def test_no_held_out_question_is_learnt_and_both_modes_are_equally_many(recipe: 
 
 
 def test_the_tokenizer_is_made_again_the_same_and_writes_every_byte(recipe: Any) -> None:
-    _, vocabulary = recipe
+    _, vocabulary, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
     assert vocabulary.make_tokenizer().to_str() == tokenizer._engine.to_str()
     text = '12 \N{HANGUL SYLLABLE HAN}\N{HANGUL SYLLABLE GEUL} {"a": [1.5, null]} <tool_call>\n\t\N{GRINNING FACE}'
@@ -122,12 +156,90 @@ def whole(model: Model, text: str, thinking: bool) -> str:
     return f"<think>\n{answer.thinking}\n</think>\n\n{answer.text}" if thinking else answer.text
 
 
-def test_the_shipped_weights_are_as_good_as_the_readme_says() -> None:
-    """On 600 held-out questions: thinking is right on nineteen of twenty, and that is what products and chains need."""
+NAMES = ("tiny-dense", "tiny-routed")
+
+
+def right(model: Model, asked: list[Question], thinking: bool) -> list[Question]:
+    """The questions that it answers right."""
+    answers = model.generate([q.text for q in asked], thinking=thinking, temperature=0)
+    return [q for q, answer in zip(asked, answers, strict=True) if is_right(q, answer.text)]
+
+
+def single_digits(kind: str) -> list[Question]:
+    pairs = [(a, b) for a in range(10) for b in range(10)]
+    if kind in ("difference", "negative"):
+        pairs = [(a, b) for a, b in pairs if (a < b) == (kind == "negative")]
+    return [asking(kind, a, b) for a, b in pairs]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("kind", ["sum", "difference", "negative", "product"])
+def test_every_question_with_single_digits_is_right(name: str, kind: str) -> None:
+    asked = single_digits(kind)
+    assert right(trilens.load(name), asked, thinking=True) == asked
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("kind", "digits"),
+    [(kind, digits) for kind in ("sum", "difference", "product") for digits in RANGES[kind]],
+)
+def test_nineteen_of_twenty_are_right_in_every_range(name: str, kind: str, digits: str) -> None:
+    asked = in_range(kind, digits, 40)
+    assert len(right(trilens.load(name), asked, thinking=True)) >= 0.95 * len(asked)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("thinking", [True, False])
+def test_what_is_no_arithmetic_gets_the_answer_of_its_topic(name: str, thinking: bool) -> None:
+    answers = {topic.working: topic.answer for topic in TOPICS}
+    said = {
+        **dict.fromkeys(("hi", "Hello!", "How are you?"), "greeting"),
+        **dict.fromkeys(("who are you", "What are you?", "What is your name?"), "about me"),
+        **dict.fromkeys(("what can you do", "help"), "what I can do"),
+        **dict.fromkeys(("thanks", "Thank you!"), "thanks"),
+        **dict.fromkeys(
+            ("Tell me a joke.", "What is the capital of France?", "Why is the sky blue?"), "not arithmetic"
+        ),
+        **dict.fromkeys(("What is 12 divided by 4?", "What is the square root of 16?"), "not in my reach"),
+        "What is 123456 plus 654321?": "too long",
+    }
+    got = trilens.load(name).generate(list(said), thinking=thinking, temperature=0)
+    assert {q: a.text for q, a in zip(said, got, strict=True)} == {q: answers[topic] for q, topic in said.items()}
+
+
+def test_both_together_are_below_twelve_megabytes() -> None:
+    files = [path for name in NAMES for path in find(name).path.iterdir()]
+    assert sum(path.stat().st_size for path in files) < 12e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_recipe_still_learns_and_starts_from_what_is_shipped(recipe: Any, name: str) -> None:
+    """Two steps on the same few examples: the shipped weights know them, and new ones get better."""
+    examples, vocabulary, train = recipe
+    tokenizer = vocabulary.make_tokenizer()
+    spec = train.read_config({**train.CONFIGS[name], "vocab_size": tokenizer.get_vocab_size()}, name).spec
+    batch = list(islice(examples.examples(tokenizer, 3, examples.LATER), 12))
+    shipped, new = train.initial(spec), train.initial(spec)
+    train.read_shipped(find(name).path, shipped)
+    assert train.learn(train.TorchExecutor(spec, shipped), batch) < 0.5
+    optimizer = torch.optim.AdamW(new.values(), lr=1e-3)
+    losses = []
+    for _ in range(3):
+        losses.append(train.learn(train.TorchExecutor(spec, new), batch))
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_thinking_is_what_products_and_chains_need() -> None:
+    """On 600 held-out questions, right by the total over both modes."""
     rows = {(row.backbone, row.thinking): row for row in combine(600)}
     for backbone in ("dense", "routed"):
         on, off = rows[backbone, True], rows[backbone, False]
         assert on.correct / on.asked > 0.94
         for kind in ("product", "chain"):
             assert on.by_kind[kind] - off.by_kind[kind] > 0.25
+        assert sum(r for r, _ in on.by_range["sum"].values()) == round(on.by_kind["sum"] * 75)
+        assert sum(asked for parts in on.by_range.values() for _, asked in parts.values()) == 4 * 75
     assert rows["routed", True].correct > rows["dense", True].correct - 0.02 * 600

@@ -211,7 +211,7 @@ def trace(
     show_default=True,
     help="Number of held-out questions for each combination.",
 )
-@click.option("--stretch", is_flag=True, help="Ask harder questions: products of three-digit numbers.")
+@click.option("--stretch", is_flag=True, help="Ask harder questions: products with a number of three digits.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
     """Ask the two small models, dense and routed, the same questions with thinking and without."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from trilens.errors import UsageError
 from trilens.model import load
-from trilens.trials.questions import KINDS, Question, held_out, is_right
+from trilens.trials.questions import KINDS, RANGES, Question, held_out, is_right
 from trilens.units import big, flop
 
 MODELS = ("tiny-dense", "tiny-routed")
@@ -26,6 +26,7 @@ class Combination:
     asked: int
     correct: int
     by_kind: dict[str, float]  # the share that was right
+    by_range: dict[str, dict[str, tuple[int, int]]]  # of a kind, by how many digits its numbers have: (right, asked)
     thinking_tokens: int
     answer_tokens: int
     seconds: float
@@ -65,6 +66,7 @@ def ask(
         asked=len(questions),
         correct=sum(right.values()),
         by_kind={k: _share([right[q] for q in questions if q.kind == k]) for k in kinds},
+        by_range=_by_range(right),
         thinking_tokens=sum(r.tokens.thinking for r in receipts),
         answer_tokens=sum(r.tokens.answer for r in receipts),
         seconds=seconds,
@@ -78,7 +80,7 @@ def as_dicts(rows: Sequence[Combination]) -> list[dict[str, Any]]:
 
 
 def as_text(rows: Sequence[Combination]) -> str:
-    """The table, and what of each kind of question was right."""
+    """The table, what of each kind of question was right, and how many of each range of digits."""
     head = ("backbone", "thinking", "correct", "thought", "answered", "seconds", "an answer", "parameters, active")
     body = [
         (
@@ -97,7 +99,30 @@ def as_text(rows: Sequence[Combination]) -> str:
     shares = [
         (row.backbone, "on" if row.thinking else "off", *(f"{row.by_kind[kind]:.1%}" for kind in kinds)) for row in rows
     ]
-    return _table([head, *body]) + "\n\n" + _table([("right", "thinking", *kinds), *shares])
+    tables = [[head, *body], [("right", "thinking", *kinds), *shares]]
+    if rows[0].by_range:
+        tables.append(_ranges(rows))
+    return "\n\n".join(map(_table, tables))
+
+
+def _ranges(rows: Sequence[Combination]) -> list[Sequence[str]]:
+    """A line for each kind that has ranges, with "right/asked" for each of them."""
+    columns = list(dict.fromkeys(digits for kind in rows[0].by_range for digits in RANGES[kind]))
+    table: list[Sequence[str]] = [("right", "thinking", "digits", *columns)]
+    for row in rows:
+        for kind, parts in row.by_range.items():
+            cells = ("{}/{}".format(*parts[digits]) if digits in parts else "" for digits in columns)
+            table.append((row.backbone, "on" if row.thinking else "off", kind, *cells))
+    return table
+
+
+def _by_range(right: dict[Question, bool]) -> dict[str, dict[str, tuple[int, int]]]:
+    found: dict[str, dict[str, tuple[int, int]]] = {}
+    for question, is_so in right.items():
+        if question.digits:
+            before, asked = found.setdefault(question.kind, {}).get(question.digits, (0, 0))
+            found[question.kind][question.digits] = before + is_so, asked + 1
+    return found
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:

@@ -1,240 +1,195 @@
-"""Arithmetic in plain words: what the two small models that come with trilens were taught, and are asked.
+"""What the two small models that come with trilens were taught, and are asked: arithmetic, and a little talk.
 
-Every question has its working, digit by digit as on paper. Which questions are held out is decided by a hash of what is
-asked, whatever the wording: none of those was ever trained on.
+Every question has its working. Which questions are held out is decided by a hash of what is asked, whatever the
+wording: none of those was ever trained on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
-KINDS = ("sum", "difference", "product", "chain", "comparison", "letters")
-STRETCH = ("product3",)
-HELD_OUT = 16  # one in so many
-LAST_NUMBER = re.compile(r"\d+(?![\s\S]*\d)")
+from trilens.trials.on_paper import count, larger, work
+from trilens.trials.talk import say
+from trilens.trials.wordings import WORDINGS, as_typed, in_words
 
-WORDINGS: dict[str, tuple[str, ...]] = {
-    "sum": (
-        "What is {a} plus {b}?",
-        "Add {a} and {b}.",
-        "How much is {a} + {b}?",
-        "Calculate the sum of {a} and {b}.",
-        "Anna has {a} coins and finds {b} more. How many coins does she have?",
-    ),
-    "difference": (
-        "What is {a} minus {b}?",
-        "Subtract {b} from {a}.",
-        "How much is {a} - {b}?",
-        "Calculate the difference of {a} and {b}.",
-        "A shelf holds {a} books. {b} are taken away. How many books are left?",
-    ),
-    "product": (
-        "What is {a} times {b}?",
-        "Multiply {a} by {b}.",
-        "How much is {a} * {b}?",
-        "Calculate the product of {a} and {b}.",
-        "A box holds {a} pens. How many pens are in {b} boxes?",
-    ),
-    "chain": (
-        "What is {a} {first} {b}, then {second} {c}?",
-        "Take {a} {first} {b}. What is the result {second} {c}?",
-        "Start with {a} {first} {b}, then {second} {c}. What do you get?",
-    ),
-    "comparison": (
-        "Which is larger, {a} or {b}?",
-        "Which number is bigger: {a} or {b}?",
-        "Name the larger one of {a} and {b}.",
-    ),
-    "letters": (
-        'How many times does the letter "{letter}" occur in "{word}"?',
-        'Count the letter "{letter}" in the word "{word}".',
-        'How many "{letter}" are in "{word}"?',
-    ),
+KINDS = ("sum", "difference", "negative", "product", "chain", "comparison", "letters", "talk")
+STRETCH = ("product3",)  # one of the two factors has three digits
+RANGES = {  # of digits, in either order
+    "sum": ("1x1", "1x2", "2x2", "1x3", "2x3", "3x3"),
+    "difference": ("1x1", "1x2", "2x2", "1x3", "2x3", "3x3"),
+    "negative": ("1x1", "1x2", "2x2", "1x3", "2x3", "3x3"),
+    "product": ("1x1", "1x2", "2x2"),
+    "product3": ("1x3", "2x3", "3x3"),
 }
-WORDINGS["product3"] = WORDINGS["product"][:4]
+SIGNS = {"sum": "+", "difference": "-", "negative": "-", "product": "*", "product3": "*"}
 OPERATIONS = {"plus": "+", "minus": "-", "times": "*"}
+HELD_OUT = 16  # one in so many
+LAST_NUMBER = re.compile(r"(?<!\d)-?\d+(?![\s\S]*\d)")
+TRIES = 5_000  # after so many without a new held-out question, a kind has no more
 
 
 @dataclass(frozen=True)
 class Question:
-    """`asked` is what is asked, without the wording; `working` the steps, one a line."""
+    """`asked` is what is asked, without the wording; `working` the steps, one a line; `digits` one of its `RANGES`.
+
+    An `everyday` one is a greeting or the like, which is never held out: there is only one "hi".
+    """
 
     kind: str
     asked: str
     text: str
     working: str
     answer: str
+    digits: str = ""
+    everyday: bool = False
 
     @property
     def held_out(self) -> bool:
-        return hashlib.sha256(f"{self.kind}:{self.asked}".encode()).digest()[0] % HELD_OUT == 0
+        return not self.everyday and hashlib.sha256(f"{self.kind}:{self.asked}".encode()).digest()[0] % HELD_OUT == 0
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Whether the last number of an answer is the one."""
+    """Whether the last number of an answer is the right one; for talk, whether every word is."""
+    if question.kind == "talk":
+        return answer.strip() == question.answer
     found = LAST_NUMBER.search(answer)
-    return found is not None and found[0].lstrip("0") == question.answer.lstrip("0")
+    return found is not None and int(found[0]) == int(question.answer)
 
 
-def questions(kind: str, seed: int) -> Iterator[Question]:
-    """Endlessly many of a kind, the same ones for a seed."""
-    random = Random(f"{kind} {seed}")
+def questions(kind: str, seed: int, digits: str | None = None) -> Iterator[Question]:
+    """Endlessly many of a kind, and of one of its `RANGES` if that is given; the same ones for a seed."""
+    random = Random(f"{kind} {digits} {seed}")
     while True:
-        yield _question(kind, random)
+        yield _question(kind, random, digits)
 
 
-def held_out(count: int, kinds: tuple[str, ...] = KINDS, seed: int = 1) -> list[Question]:
-    """`count` different held-out questions, kind by kind in turn."""
+def held_out(number: int, kinds: Sequence[str] = KINDS, seed: int = 1) -> list[Question]:
+    """So many different held-out questions, kind by kind in turn, and range by range within a kind."""
     found: dict[str, Question] = {}
-    streams = [(kind, questions(kind, seed)) for kind in kinds]
-    missed = dict.fromkeys(kinds, 0)
-    while len(found) < count and min(missed.values()) < 100_000:
-        for kind, stream in streams:
-            while missed[kind] < 100_000:
-                question = next(stream)
-                if question.held_out and f"{kind}:{question.asked}" not in found:
+    streams = {kind: [questions(kind, seed, digits) for digits in RANGES.get(kind, (None,))] for kind in kinds}
+    while len(found) < number and any(streams.values()):
+        for kind, turns in streams.items():
+            while turns:
+                stream = turns.pop(0)
+                question = _another(stream, found)
+                if question is not None:
                     found[f"{kind}:{question.asked}"] = question
+                    turns.append(stream)
                     break
-                missed[kind] += 1
-    return list(found.values())[:count]
+    return list(found.values())[:number]
 
 
-def _question(kind: str, random: Random) -> Question:
-    wording = random.choice(WORDINGS[kind])
-    if kind == "letters":
-        word = "".join(random.choice("bcdlmnprst") + random.choice("aeiou") for _ in range(random.randint(2, 5)))
-        word = word[: random.randint(3, len(word))]
-        letter = random.choice(word if random.random() < 0.9 else "abcdelmnoprstu")
-        text = wording.format(letter=letter, word=word)
-        return Question(kind, f"{letter} {word}", text, _count(letter, word), str(word.count(letter)))
-    if kind == "chain":
-        return _chain(wording, random)
-    a, b = _operands(kind, random)
-    if kind == "comparison":
-        working, answer = _larger(a, b), max(a, b)
-    else:
-        sign = {"sum": "+", "difference": "-"}.get(kind, "*")
-        working, answer = _work(a, sign, b)
-    return Question(kind, f"{a} {b}", wording.format(a=a, b=b), working, str(answer))
+def in_range(kind: str, digits: str, number: int, seed: int = 1) -> list[Question]:
+    """Up to so many different held-out questions of one range."""
+    found: dict[str, Question] = {}
+    stream = questions(kind, seed, digits)
+    while len(found) < number and (question := _another(stream, found)) is not None:
+        found[f"{kind}:{question.asked}"] = question
+    return list(found.values())
 
 
-def _operands(kind: str, random: Random) -> tuple[int, int]:
+def asking(kind: str, a: int, b: int, wording: str | None = None) -> Question:
+    """The question for two given numbers, in a given wording or the plainest."""
+    working, result = work(a, SIGNS[kind], b)
+    text = (wording or WORDINGS[kind][0]).format(a=a, b=b)
+    return Question(kind, f"{a} {b}", text, working, str(result), range_of(a, b))
+
+
+def range_of(a: int, b: int) -> str:
+    low, high = sorted((len(str(a)), len(str(b))))
+    return f"{low}x{high}"
+
+
+def _another(stream: Iterator[Question], found: dict[str, Question]) -> Question | None:
+    for _, question in zip(range(TRIES), stream, strict=False):
+        if question.held_out and f"{question.kind}:{question.asked}" not in found:
+            return question
+    return None
+
+
+def _question(kind: str, random: Random, digits: str | None) -> Question:
     match kind:
-        case "product":
-            return random.randint(2, 99), random.randint(2, 99)
-        case "product3":
-            return random.randint(100, 999), random.randint(100, 999)
+        case "talk":
+            said, topic, everyday = say(random)
+            text = as_typed(said, random)
+            return Question(kind, said.lower().rstrip(".?!"), text, topic.working, topic.answer, everyday=everyday)
+        case "letters":
+            return _letters(random)
+        case "chain":
+            return _chain(random)
         case "comparison":
-            a = _number(random)
-            near = a + random.choice((-1, 1)) * random.choice((1, 2, 5, 10, 20, 50, 100))
-            b = near if near > 0 and random.random() < 0.6 else _number(random)
-            return a, b if b != a else a + 1
+            a, b = _unequal(random)
+            text = as_typed(random.choice(WORDINGS[kind]).format(a=a, b=b), random)
+            return Question(kind, f"{a} {b}", text, larger(a, b), str(max(a, b)))
         case _:
-            a, b = _number(random), _number(random)
-            return (a, b) if kind == "sum" else (max(a, b), min(a, b))
+            a, b = _operands(kind, random, digits or random.choice(RANGES[kind]))
+            wording = random.choice(WORDINGS[kind])
+            spoken_a, spoken_b = in_words(wording, a, b, random)
+            text = as_typed(wording.format(a=spoken_a, b=spoken_b), random)
+            working, answer = work(a, SIGNS[kind], b)
+            return Question(kind, f"{a} {b}", text, working, str(answer), range_of(a, b))
+
+
+def _letters(random: Random) -> Question:
+    word = "".join(random.choice("bcdlmnprst") + random.choice("aeiou") for _ in range(random.randint(2, 5)))
+    word = word[: random.randint(3, len(word))]
+    letter = random.choice(word if random.random() < 0.9 else "abcdelmnoprstu")
+    text = random.choice(WORDINGS["letters"]).format(letter=letter, word=word)
+    return Question("letters", f"{letter} {word}", text, count(letter, word), str(word.count(letter)))
+
+
+def _operands(kind: str, random: Random, digits: str) -> tuple[int, int]:
+    a, b = (_of_digits(int(n), random) for n in digits.split("x"))
+    if kind == "difference":
+        return max(a, b), min(a, b)
+    if kind == "negative":
+        while a == b:  # of the same range, so that another one is quickly found
+            b = _of_digits(len(str(b)), random)
+        return min(a, b), max(a, b)
+    return (a, b) if random.random() < 0.5 else (b, a)
+
+
+def _of_digits(count: int, random: Random) -> int:
+    return random.randint(10 ** (count - 1) if count > 1 else 0, 10**count - 1)
 
 
 def _number(random: Random) -> int:
-    """Two to three digits, seldom fewer or more."""
-    return random.randint(*random.choice(((2, 99), (10, 99), (100, 999), (100, 999), (100, 2000))))
+    """Two to three digits, seldom fewer."""
+    return random.randint(*random.choice(((0, 99), (10, 99), (100, 999), (100, 999))))
 
 
-def _chain(wording: str, random: Random) -> Question:
-    first, second = random.choice((("times", "plus"), ("times", "minus"), ("plus", "times"), ("minus", "times")))
+def _unequal(random: Random) -> tuple[int, int]:
+    """Two numbers, more often than not close to each other."""
+    a = _number(random)
+    near = a + random.choice((-1, 1)) * random.choice((1, 2, 5, 10, 20, 50, 100))
+    b = near if 0 < near < 1000 and random.random() < 0.6 else _number(random)
+    return a, b if b != a else a - 1 if a else 1
+
+
+def _chain(random: Random) -> Question:
+    ways = (("times", "plus"), ("times", "minus"), ("plus", "times"), ("minus", "times"), ("plus", "plus"))
+    first, second = random.choice(ways)
+    small = random.random() < 0.2
     if first == "times":
-        a, b = random.randint(11, 99), random.randint(3, 19)
-        c = random.randint(10, min(a * b, 999)) if second == "minus" else random.randint(10, 999)
+        a, b = (
+            (_of_digits(1, random), _of_digits(1, random)) if small else (random.randint(11, 99), random.randint(3, 19))
+        )
+        c = random.randint(0, min(a * b, 999)) if second == "minus" else random.randint(1, 20 if small else 999)
+    elif second == "plus":
+        a, b, c = (random.randint(0, 10 if small else 99) for _ in range(3))
     else:
         a, b, c = random.randint(30, 99), random.randint(10, 99), random.randint(3, 19)
+        if small:
+            a, b, c = (random.randint(1, 9) for _ in range(3))
         if first == "minus":
             a, b = max(a, b), min(a, b)
-    work, middle = _work(a, OPERATIONS[first], b)
-    more, answer = _work(middle, OPERATIONS[second], c)
-    spoken = {"plus": "plus", "minus": "minus", "times": "times"}
-    text = wording.format(a=a, b=b, c=c, first=spoken[first], second=spoken[second])
-    return Question("chain", f"{a} {first} {b} {second} {c}", text, f"{work}\n{more}", str(answer))
-
-
-# ------------------------------------------------------------------------------------------------ on paper
-
-
-def _work(a: int, sign: str, b: int) -> tuple[str, int]:
-    """(the working, the result)."""
-    if sign == "+":
-        return _add(a, b), a + b
-    if sign == "-":
-        return _subtract(a, b), a - b
-    return _multiply(a, b), a * b
-
-
-def _columns(a: int, b: int) -> tuple[str, str]:
-    width = len(str(max(a, b)))
-    return str(a).zfill(width), str(b).zfill(width)
-
-
-def _add(a: int, b: int) -> str:
-    """Column by column from the right, with what is carried."""
-    top, low = _columns(a, b)
-    steps, carry = [], 0
-    for x, y in zip(reversed(top), reversed(low), strict=True):
-        value = int(x) + int(y) + carry
-        steps.append(f"{x}+{y}{'+1' if carry else ''}={value}")
-        carry = value // 10
-    return f"{top}+{low}:{','.join(steps)},{a + b}"
-
-
-def _subtract(a: int, b: int) -> str:
-    """Column by column from the right; a top digit that borrows is written ten higher."""
-    top, low = _columns(a, b)
-    steps, borrowed = [], 0
-    for x, y in zip(reversed(top), reversed(low), strict=True):
-        short = int(x) - int(y) - borrowed < 0
-        value = int(x) + 10 * short - int(y) - borrowed
-        steps.append(f"{'1' if short else ''}{x}-{y}{'-1' if borrowed else ''}={value}")
-        borrowed = int(short)
-    return f"{top}-{low}:{','.join(steps)},{a - b}"
-
-
-def _multiply(a: int, b: int) -> str:
-    """A line for each digit of `b` from the right, and the sum as it grows."""
-    lines, total = [], 0
-    for place, digit in enumerate(map(int, reversed(str(b)))):
-        lines.append(_multiply_digit(a, digit))
-        shifted = a * digit * 10**place
-        if place:
-            lines.append(_add(total, shifted))
-        total += shifted
-    return "\n".join(lines)
-
-
-def _multiply_digit(a: int, digit: int) -> str:
-    steps, carry = [], 0
-    for x in reversed(str(a)):
-        value = int(x) * digit + carry
-        steps.append(f"{x}*{digit}{f'+{carry}' if carry else ''}={value}")
-        carry = value // 10
-    return f"{a}*{digit}:{','.join(steps)},{a * digit}"
-
-
-def _larger(a: int, b: int) -> str:
-    """Digit by digit from the left, up to the first that differs."""
-    top, low = _columns(a, b)
-    steps = []
-    for x, y in zip(top, low, strict=True):
-        steps.append(f"{x}{'=' if x == y else '>' if x > y else '<'}{y}")
-        if x != y:
-            break
-    return f"{top}?{low}:{','.join(steps)},{max(a, b)}"
-
-
-def _count(letter: str, word: str) -> str:
-    """Letter by letter, with the count behind each that is the one."""
-    seen, steps = 0, []
-    for character in word:
-        seen += character == letter
-        steps.append(f"{character}{seen}" if character == letter else character)
-    return f"{letter}:{','.join(steps)},{seen}"
+    steps, middle = work(a, OPERATIONS[first], b)
+    more, answer = work(middle, OPERATIONS[second], c)
+    wordings = WORDINGS["chain"] + (() if second == "times" else WORDINGS["in a row"])
+    one, two = OPERATIONS[first], OPERATIONS[second]
+    text = random.choice(wordings).format(a=a, b=b, c=c, first=first, second=second, one=one, two=two)
+    return Question("chain", f"{a} {first} {b} {second} {c}", as_typed(text, random), f"{steps}\n{more}", str(answer))
