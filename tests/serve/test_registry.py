@@ -244,7 +244,9 @@ class TestLeases:
         monkeypatch.setattr(registry, "load", lambda source, **_: Weightless())
         monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            registry.system, "available_memory", lambda: 1 - sum(place.loop is not None for place in own.places.values())
+            registry.system,
+            "available_memory",
+            lambda: 1 - sum(place.loop is not None for place in own.places.values()),
         )
 
         async def in_turn() -> None:
@@ -268,7 +270,9 @@ class TestLeases:
         monkeypatch.setattr(registry, "load", load)
         monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            registry.system, "available_memory", lambda: 2 - sum(place.loop is not None for place in own.places.values())
+            registry.system,
+            "available_memory",
+            lambda: 2 - sum(place.loop is not None for place in own.places.values()),
         )
 
         async def take(name: str) -> None:
