@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from trilens import system
 from trilens.errors import BadCheckpoint
 
 SMALL = 100_000_000  # bytes; the largest small file in use, a tokenizer.json, has 35 million
@@ -38,8 +39,7 @@ def open_regular(path: Path) -> tuple[int, int]:
         kind = path.stat().st_mode
         if not stat.S_ISREG(kind):
             raise bad(path, f"is {'a directory' if stat.S_ISDIR(kind) else 'not a regular file'}; expected a file")
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(path, flags)
+        descriptor = os.open(path, os.O_RDONLY | system.WITHOUT_WAITING)
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:

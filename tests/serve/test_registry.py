@@ -70,7 +70,7 @@ def test_it_is_put_away_when_another_needs_its_memory(monkeypatch: pytest.Monkey
         model = weakref.ref(loop.model)
         del loop
         own.settle()
-        monkeypatch.setattr(registry, "_available", lambda: 1000)
+        monkeypatch.setattr(registry.system, "available_memory", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-routed"]
         assert model() is None  # its memory with it
         own.settle()
@@ -88,7 +88,7 @@ def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> No
         asking.start()
         while loop.idle:
             time.sleep(0.005)
-        monkeypatch.setattr(registry, "_available", lambda: 1000)
+        monkeypatch.setattr(registry.system, "available_memory", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-dense", "tiny-routed"]
         go_on.set()
         asking.join()
@@ -122,7 +122,7 @@ def test_one_whose_prompt_is_being_prepared_is_not_put_away(monkeypatch: pytest.
         asking = threading.Thread(target=lambda: said.append(ask(own, "tiny-dense")))
         asking.start()
         assert begun.wait(20) and loop.idle
-        monkeypatch.setattr(registry, "_available", lambda: 1000)
+        monkeypatch.setattr(registry.system, "available_memory", lambda: 1000)
         assert ask(own, "tiny-routed") == "42" and loaded(own) == ["tiny-dense", "tiny-routed"]
         go_on.set()
         asking.join()
@@ -144,7 +144,7 @@ def test_one_that_is_being_put_away_is_loaded_again(monkeypatch: pytest.MonkeyPa
             usual(seconds)
 
         monkeypatch.setattr(loop, "close", slowly)
-        monkeypatch.setattr(registry, "_available", lambda: 1000)
+        monkeypatch.setattr(registry.system, "available_memory", lambda: 1000)
         asking = [threading.Thread(target=lambda: said.append(ask(own, "tiny-routed")))]
         asking[0].start()
         assert begun.wait(20)
@@ -198,7 +198,7 @@ class TestLeases:
 
         monkeypatch.setattr(registry, "load", load)
         monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
-        monkeypatch.setattr(registry, "_available", lambda: capacity - inside())
+        monkeypatch.setattr(registry.system, "available_memory", lambda: capacity - inside())
 
         async def use() -> None:
             nonlocal most
@@ -244,7 +244,9 @@ class TestLeases:
         monkeypatch.setattr(registry, "load", lambda source, **_: Weightless())
         monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            registry, "_available", lambda: 1 - sum(place.loop is not None for place in own.places.values())
+            registry.system,
+            "available_memory",
+            lambda: 1 - sum(place.loop is not None for place in own.places.values()),
         )
 
         async def in_turn() -> None:
@@ -268,7 +270,9 @@ class TestLeases:
         monkeypatch.setattr(registry, "load", load)
         monkeypatch.setattr(registry, "_bytes_of", lambda source: 1)
         monkeypatch.setattr(
-            registry, "_available", lambda: 2 - sum(place.loop is not None for place in own.places.values())
+            registry.system,
+            "available_memory",
+            lambda: 2 - sum(place.loop is not None for place in own.places.values()),
         )
 
         async def take(name: str) -> None:

@@ -5,6 +5,7 @@ import weakref
 from pathlib import Path
 from threading import Lock
 
+from trilens import system
 from trilens.files import bad, open_regular
 
 GIT_LFS = b"version https://git-lfs"
@@ -38,7 +39,7 @@ class OpenFile:
         with self._lock:
             try:
                 os.lseek(self._descriptor, offset, os.SEEK_SET)
-                while at < nbytes and (more := os.readv(self._descriptor, [view[at : at + (1 << 30)]])):
+                while at < nbytes and (more := system.read_into(self._descriptor, view[at : at + (1 << 30)])):
                     at += more
             except OSError as error:
                 raise bad(self.path, f"cannot be read: {error.strerror or error}") from None

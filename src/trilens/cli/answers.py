@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from trilens import system
 from trilens.cli.inputs import as_typed, with_system
 from trilens.cli.lines import Line, Lines
 from trilens.cli.streams import json_text
@@ -104,7 +105,7 @@ class Results:
                 if not resume:
                     raise UsageError(f"{path}: exists; give --resume to answer what is missing, or another file")
                 self._answered.update(_kept(path))
-            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | system.BINARY, 0o666)
         except OSError as problem:
             raise UsageError(f"{path}: cannot be written ({problem.strerror}); give another file") from None
 

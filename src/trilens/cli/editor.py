@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 
+from trilens import system
 from trilens.cli.conversation import state_directory
 from trilens.cli.streams import read_line
 
@@ -67,7 +68,4 @@ class Editor:
 
     def close(self) -> None:
         """What was typed or pasted and not read goes nowhere: the shell would run it."""
-        with suppress(OSError, ValueError, ImportError):
-            import termios
-
-            termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
+        system.drop_typed_input()

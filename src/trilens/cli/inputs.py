@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trilens import system
 from trilens.cli.streams import read_input
 from trilens.errors import UsageError
 
@@ -47,7 +47,7 @@ def _something_comes_in() -> bool:
         kind = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):
         return False
-    if stat.S_ISFIFO(kind) and not select.select([sys.stdin], [], [], 1)[0]:
+    if stat.S_ISFIFO(kind) and not system.has_input(sys.stdin, 1):
         print("trilens: waiting for the end of standard input, which is a pipe; </dev/null for none", file=sys.stderr)
     return stat.S_ISFIFO(kind) or stat.S_ISREG(kind)
 

@@ -13,13 +13,13 @@ from typing import Any
 import gguf
 import numpy as np
 
+from trilens import system
 from trilens.checkpoints.find import Found
 from trilens.checkpoints.ggml_types import BY_NAME
 from trilens.checkpoints.gguf import GgufFile, read_gguf
 from trilens.checkpoints.load import read_spec
 from trilens.convert.file_types import FILE_TYPES, WHOLE, Facts, choose_types
 from trilens.errors import UnsupportedModel, UsageError
-from trilens.executors.native.executor import usable_cores
 from trilens.executors.native.extension import _native
 from trilens.files import bad, shown
 from trilens.spec.model import ModelSpec
@@ -151,7 +151,7 @@ def _write(
             for name, kind in kinds.items():
                 values = source.read(name)
                 try:
-                    writer.write_tensor_data(encode(values, kind, threads or usable_cores()))
+                    writer.write_tensor_data(encode(values, kind, threads or system.usable_cores()))
                 except ValueError as problem:
                     raise bad(source.path, f"tensor {shown(name)} {problem}") from None
                 done += values.size

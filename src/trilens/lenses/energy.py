@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trilens import system
 from trilens.generate.receipt import Energy
-
-POWERCAP = Path("/sys/class/powercap")
 
 
 class EnergyMeter:
     """Joules of all processor packages since it was made, whatever ran on them."""
 
-    def __init__(self, powercap: Path = POWERCAP) -> None:
+    def __init__(self, powercap: Path = system.POWERCAP) -> None:
         # packages alone: what is inside them has a second number
         packages = [p for p in sorted(powercap.glob("*-rapl:*")) if p.name.count(":") == 1]
         self._unknown = "" if packages else "this system reports none"

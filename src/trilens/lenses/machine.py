@@ -8,7 +8,6 @@ kernels or long ago is measured anew, and so is a file that cannot be read; both
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+from trilens import system
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
 from trilens.files import read_json_object
@@ -108,9 +108,7 @@ def measured(
 ) -> Machine:
     """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
     among the rest; what is not known yet is measured and kept. `say` is told in a line what is being done and why."""
-    from trilens.executors.native.executor import usable_cores
-
-    threads = threads or usable_cores()
+    threads = threads or system.usable_cores()
     machine = None if anew else kept(threads, say=say)
     if machine is None:
         say("measuring this machine once; about two seconds")
@@ -139,21 +137,8 @@ def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Mac
     return machine
 
 
-def processor() -> str:
-    """Its name, as the system has it."""
-    import platform
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown processor"
-
-
 def memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return system.memory() or system.USUAL_MEMORY
 
 
 def _base(threads: int) -> Machine:
@@ -167,7 +152,16 @@ def _base(threads: int) -> Machine:
     today = datetime.now(UTC).date().isoformat()
     kernels = _native.instruction_sets()[0]
     return Machine(
-        processor(), kernels, _build(), threads, today, memory_bytes(), cache_bytes(), read, speeds, overheads
+        system.processor_name(),
+        kernels,
+        _build(),
+        threads,
+        today,
+        memory_bytes(),
+        cache_bytes(),
+        read,
+        speeds,
+        overheads,
     )
 
 
@@ -224,7 +218,7 @@ def _positive(number: Any) -> float:
 
 
 def _stale(machine: Machine, threads: int) -> str | None:
-    if machine.processor != processor():
+    if machine.processor != system.processor_name():
         return f"was measured on another processor ({machine.processor})"
     if machine.build != _build():
         return "was measured with another build of the kernels"
@@ -261,9 +255,4 @@ def _build() -> str:
 
 def cache_bytes() -> int:
     """The processor's largest cache."""
-    largest = 0
-    for index in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = index.read_text().strip()
-        unit = {"K": 1 << 10, "M": 1 << 20}.get(text[-1:], 1)
-        largest = max(largest, int(text.rstrip("KM") or 0) * unit)
-    return largest or USUAL_CACHE
+    return system.largest_cache() or USUAL_CACHE

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
+from trilens import system
 from trilens.errors import UsageError
 
 NAME = re.compile(r"(?P<name>.+?)x(?P<count>\d+)")
@@ -86,10 +86,4 @@ def available_memory() -> int:
     """Bytes that a new process can have, as the system says; all there is where it does not say."""
     from trilens.lenses.machine import memory_bytes
 
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return memory_bytes()
+    return system.available_memory() or memory_bytes()

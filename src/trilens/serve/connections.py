@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from trilens import system
 from trilens.serve.faults import refused
 
 MOST_DESCRIPTORS = 1 << 16  # asked of the system, where it has no limit of its own
@@ -59,16 +60,9 @@ class Limits:
 def system_limits(limits: Limits) -> Limits:
     """The same with as many connections as this process may have descriptors, some of them kept for files. Raises the
     process's soft limit to its hard one."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
+    allowed = system.raise_descriptor_limit(MOST_DESCRIPTORS)
+    if allowed is None:
         return limits
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    allowed = MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else soft
     # A burst is accepted before the first of it can be turned away, so the backlog must fit into what is kept.
     kept = min(max(64, allowed // 8), allowed // 2)
     return replace(limits, most=allowed - kept, backlog=min(2048, kept // 2))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
-import re
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -17,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from trilens import system
 from trilens.errors import EngineDied, HostedError, Unreachable, UsageError
 from trilens.serve.nodes import STOP, Meeting, Node
 
@@ -24,8 +22,6 @@ GRACE, BROKEN = 12.0, 5.0  # seconds from being told to end to being ended, of o
 STRAYS = 3.0  # seconds that what it started has, once it has ended itself
 LINES = 15  # of its log that are shown when it fails
 TRIES = 3  # requests that may fail at an engine that listens already
-PR_SET_PDEATHSIG = 1
-SEGMENT = re.compile(r"(/dev/shm/(?:psm_[0-9a-f]+|sem\.mp-\w+|__KMP_REGISTERED_LIB_\d+_\d+))$", re.MULTILINE)
 
 log = logging.getLogger("trilens.serve")
 
@@ -67,7 +63,7 @@ class Engine:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self._environment},
                 start_new_session=True,
-                preexec_fn=_ends_with_us(),
+                preexec_fn=system.ends_with_us(),
             )
         except OSError as problem:
             self.log.unlink()
@@ -154,7 +150,7 @@ class Engine:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> None:
         code = process.wait()
-        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        how = f"exit code {code}" if code >= 0 else f"signal {system.signal_name(-code)}"
         self.fail(f"ended by itself ({how})")
 
     def _end(self) -> None:
@@ -162,15 +158,14 @@ class Engine:
         with self._ending:
             if self._gone or process is None:
                 return
-            shared = _shared_memory(process.pid)
+            shared = system.shared_memory(process.pid)
             if process.poll() is None:
                 process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(GRACE if self.failure is None else BROKEN)
             if process.poll() is not None:
                 _until_empty(process.pid, STRAYS)
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
+            system.end_group(process)
             process.wait()
             for segment in shared:  # whoever is killed leaves its own behind
                 segment.unlink(missing_ok=True)
@@ -179,32 +174,8 @@ class Engine:
 
 def _until_empty(group: int, seconds: float) -> None:
     end = time.monotonic() + seconds
-    with suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < end:
-            os.killpg(group, 0)
-            time.sleep(0.05)
-
-
-def _shared_memory(group: int) -> set[Path]:
-    """Segments that Python and OpenMP made for the processes of a group; Linux alone shows them."""
-    found: set[Path] = set()
-    for maps in Path("/proc").glob("[0-9]*/maps"):
-        with suppress(OSError, ValueError):
-            if int(maps.with_name("stat").read_text().rpartition(")")[2].split()[2]) == group:
-                found.update(Path(line) for line in SEGMENT.findall(maps.read_text()))
-    return found
-
-
-def _ends_with_us() -> Callable[[], None] | None:
-    """What makes the system tell the engine to end when this process is killed and cannot; Linux alone can."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return ask
+    while time.monotonic() < end and system.group_lives(group):
+        time.sleep(0.05)
 
 
 def _tail(path: Path | None) -> str:

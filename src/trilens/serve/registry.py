@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trilens import system
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.model import Model, load
@@ -146,7 +147,7 @@ class ModelRegistry:
 
     def _in_the_way(self, need: int | None) -> Place | None:
         """The model to put away next; None where there is memory enough, or no model that could go."""
-        free = _available()
+        free = system.available_memory()
         if need is None or free is None or need <= free - sum(place.coming for place in self.places.values()):
             return None
         return min((place for place in self.places.values() if place.can_go), key=lambda p: p.used, default=None)
@@ -177,13 +178,3 @@ def _bytes_of(source: str) -> int | None:
         return None
     files = [path] if path.is_file() else path.glob("*.safetensors")
     return sum(file.stat().st_size for file in files)
-
-
-def _available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return None

@@ -1,6 +1,5 @@
 """Text to token ids and back, the same for every kind of tokenizer file."""
 
-import ctypes
 import json
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
+from trilens import system
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.text.fewest import Fewest, fewest_of
 from trilens.text.from_directory import read_directory_vocabulary
@@ -257,8 +257,7 @@ _LONG_TURN = threading.BoundedSemaphore(1)  # a long text takes some 200 bytes a
 
 def _give_back() -> None:
     """Memory that was freed, to the system: glibc keeps it, in an arena for each thread."""
-    if (trim := getattr(ctypes.pythonapi, "malloc_trim", None)) is not None:
-        trim(0)
+    system.give_memory_back()
 
 
 def _without(engine: tokenizers.Tokenizer, texts: Collection[str] = ()) -> tokenizers.Tokenizer:

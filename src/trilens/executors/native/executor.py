@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trilens import system
 from trilens.decoder.weights import Parameter
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
@@ -169,7 +168,7 @@ class NativeExecutor:
         self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
-        limit = kv_limit if kv_limit is not None else _memory() // 2
+        limit = kv_limit if kv_limit is not None else (system.memory() or system.USUAL_MEMORY) // 2
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
         fixed = [tensor.bytes // 4 for tensor in self.program.fixed]
         every = snapshot_every(self.program.caches, self.program.fixed, self.kv_element_bytes)
@@ -183,7 +182,7 @@ class NativeExecutor:
             self.program.logits,
             self.pool,
             kernels,
-            threads or usable_cores(),
+            threads or system.usable_cores(),
             most_rows,
             self.activations == "16bit",
         )
@@ -386,19 +385,6 @@ def native_types() -> dict[str, tuple[int, int]]:
     return types
 
 
-def usable_cores() -> int:
-    """Physical cores that this process may run on."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    cores = set()
-    for cpu in allowed:
-        topology = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
-        try:
-            cores.add(((topology / "physical_package_id").read_text(), (topology / "core_id").read_text()))
-        except OSError:
-            return len(allowed)
-    return max(1, len(cores))
-
-
 def matrices(spec: ModelSpec) -> set[str]:
     """Names of the parameters that are packed; the others are rows of floats."""
     return {
@@ -427,10 +413,6 @@ def _mask(mask: object) -> tuple[int, int]:
             return 2, size
         case _:
             return 0, 0
-
-
-def _memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _native_sequence(sequence: CachedSequence) -> NativeSequence:
