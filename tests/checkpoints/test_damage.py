@@ -173,7 +173,7 @@ def test_a_file_cut_while_it_is_loaded(
     files = open_model(find(str(tmp_path)))
     path = tmp_path / "model.safetensors"
     os.truncate(path, left % path.stat().st_size)
-    with pytest.raises(BadCheckpoint, match="was cut while it was being read"):
+    with pytest.raises(BadCheckpoint, match="was truncated while it was being read"):
         run(files)
 
 

@@ -76,7 +76,7 @@ def test_a_model_of_another_program_is_used_where_it_lies(name: str, origin: str
 
 def test_names_that_they_do_not_have(others: Path) -> None:
     assert held_as("llama3.2:70b") is None and held_as("smollm2") is None and held_as("x") is None
-    with pytest.raises(ModelNotFound, match=r"Ollama holds no such model here; it has .*llama3.2:1b"):
+    with pytest.raises(ModelNotFound, match=r"Ollama has no such model here; it has .*llama3.2:1b"):
         find("ollama:llama3.1")
     (others / ".cache/llama.cpp/Tiny-Q4_1.gguf").write_bytes(b"GGUF another")
     with pytest.raises(ModelNotFound, match=r"several; name one of lmstudio:.*, llama\.cpp:Tiny-Q4_1\.gguf"):

@@ -211,7 +211,7 @@ def test_a_template_cannot_change_the_messages() -> None:
     ("messages", "says"),
     [
         ([], "empty"),
-        ("Hi", "is no list"),
+        ("Hi", "is not a list"),
         ({"role": "user"}, "no list"),
         (["Hi"], "messages.0 has no role"),
         ([{"content": "Hi"}], "messages.0 has no role"),

@@ -103,7 +103,7 @@ def serve_engine(
     text = read_model_text(find(source, offline=launch.offline, only_small=True), catalogued(source))
     text = replace(text, trust_control_tokens=launch.trust_control_tokens)
     if facts.reading is None:
-        raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
+        raise UsageError(f"{source}: its architecture is not published; expected a model with weights")
     spec = facts.reading.spec
     limits = system_limits(limits)
     bound = _bound(rules.host, port, limits.backlog)
@@ -135,7 +135,7 @@ def serve_engine(
 
 def _server(registry: ModelRegistry, rules: Rules, limits: Limits, bound: socket.socket) -> Server:
     if rules.host not in LOOPBACK and rules.key is None:
-        log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
+        log.warning("anybody who can reach %s can use this server, because there is no --api-key", rules.host)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(COLLECT)
