@@ -206,7 +206,7 @@ SAFETENSORS_ATTACKS = [
     _safetensors("NaN", safetensors_bytes(b'{"t": NaN}'), "tensor .t. is not an object with dtype"),
     _safetensors("name twice", safetensors_bytes(b'{"t": 1, "t": 2}'), "'t' occurs twice"),
     _safetensors(
-        "metadata of numbers", safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__ is no JSON object"
+        "metadata of numbers", safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__ is not a JSON object"
     ),
     _one("no object for a tensor", 7, "tensor 't' is not an object with dtype"),
     _one("entry without shape", {"dtype": "F32", "data_offsets": [0, 16]}, "tensor 't' is not an object with dtype"),
@@ -224,8 +224,8 @@ SAFETENSORS_ATTACKS = [
     _one("lie about the bytes", entry("F32", [5], 0, 16), r"of 16 bytes, expected 20 for F32 \[5\]"),
     _one("half a byte", entry("F4", [3], 0, 1), "expected 1.5 for F4", b"\0"),
     _one("outside", entry("F32", [8], 0, 32), "ends at byte .* outside the file"),
-    _one("hole at the start", entry("F32", [2], 8, 16), "begins at byte 8 of the data and leaves a hole"),
-    _one("bytes behind", entry("F32", [2], 0, 8), "has 8 bytes after its last tensor"),
+    _one("hole at the start", entry("F32", [2], 8, 16), "begins at byte 8 of the data and leaves a gap"),
+    _one("bytes after", entry("F32", [2], 0, 8), "has 8 bytes after its last tensor"),
     _safetensors(
         "overlap",
         safetensors_bytes({"a": entry("F32", [4], 0, 16), "b": entry("F32", [4], 8, 24)}, bytes(24)),
@@ -234,7 +234,7 @@ SAFETENSORS_ATTACKS = [
     _safetensors(
         "hole",
         safetensors_bytes({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, bytes(12)),
-        "tensor 'b' begins at byte 8 of the data and leaves a hole",
+        "tensor 'b' begins at byte 8 of the data and leaves a gap",
     ),
     _safetensors(
         "scale that does not fit",

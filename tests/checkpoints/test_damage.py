@@ -182,7 +182,7 @@ def test_gguf_vocabulary_cut_behind_its_header(tmp_path: Path, smollm2: Path) ->
     path.write_bytes(smollm2.read_bytes())
     file = read_gguf(path)
     os.truncate(path, 5000)
-    with pytest.raises(BadCheckpoint, match=r"m\.gguf: was cut"):
+    with pytest.raises(BadCheckpoint, match=r"m\.gguf: was truncated"):
         list(file.metadata["tokenizer.ggml.tokens"])
 
 

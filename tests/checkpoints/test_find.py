@@ -66,7 +66,7 @@ def test_directory(names: tuple[str, ...], kind: str, points_at: str, tmp_path: 
     [
         ((), "the directory is empty; expected config.json with *.safetensors, or one GGUF file"),
         (("README.md",), "contains no model; expected config.json with *.safetensors"),
-        (("config.json",), "holds config.json and no weights"),
+        (("config.json",), "holds config.json but no weights"),
         (("model.safetensors",), "contains *.safetensors but no config.json"),
         (("config.json", "pytorch_model.bin"), "contains pickled weights, which can run code"),
         (("a.gguf", "b.gguf"), "holds 2 models; name one of the files: a.gguf, b.gguf"),
