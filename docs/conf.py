@@ -27,7 +27,7 @@ myst_heading_anchors = 3
 default_role = "code"  # docstrings write `name` for code
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_class_signature = "separated"
+autodoc_class_signature = "mixed"
 python_use_unqualified_type_names = True
 
 # Pages that lie elsewhere in the repository, by the page of the site that includes them.

@@ -154,7 +154,7 @@ def test_times_as_people_say_them(said: str, expected: datetime) -> None:
 
 @pytest.mark.parametrize("said", ["", "mon day", "-3d", "3", "99999999d", "2026-13-01"])
 def test_other_times_are_refused(said: str) -> None:
-    with pytest.raises(UsageError, match=r"the time .* is not known"):
+    with pytest.raises(UsageError, match=r"the time .* is unknown"):
         ledger.seconds_of(said, NOW)
 
 

@@ -138,7 +138,7 @@ def test_what_cannot_be_done_is_refused_before_any_work(model: Model) -> None:
         model.stream("hi", thinking=True)
     with pytest.raises(UsageError, match="temprature"):
         model.stream("hi", temprature=0)
-    with pytest.raises(RequestRefused, match="beside something else"):
+    with pytest.raises(RequestRefused, match="messages and other things"):
         model.generate(["hi", {"role": "user", "content": "hi"}])
     with pytest.raises(RequestRefused, match="empty"):
         model.stream("hi", stop="")

@@ -138,9 +138,9 @@ def test_what_cannot_be_done_costs_nothing(model: Model) -> None:
     for thinking, says in (("high", "no levels"), (-1, "from 0"), ("zebra", "expected True, False")):
         with pytest.raises(RequestRefused, match=says):
             model.stream(QUESTION, thinking=thinking)
-    with pytest.raises(RequestRefused, match="a raw prompt carries its own switch"):
+    with pytest.raises(RequestRefused, match="a raw prompt contains its own setting"):
         model.stream(QUESTION, thinking=True, raw=True)
-    with pytest.raises(ContextFull, match="and a thinking of 3000 do not fit"):
+    with pytest.raises(ContextFull, match="and a thinking budget of 3000 do not fit"):
         model.stream(QUESTION, thinking=3000)
 
 

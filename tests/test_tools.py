@@ -79,7 +79,7 @@ def test_offered_and_not_called(model: trilens.Model) -> None:
         ({"tool_choice": "required"}, "tool_choice is 'required'"),
         ({"tools": [HUM], "tool_choice": "other"}, "expected one of auto, required, hum"),
         ({"tools": "hum"}, "tools is 'hum'; expected a list"),
-        ({"tools": [HUM], "tool_choice": "hum", "schema": {}}, "both say what the answer is"),
+        ({"tools": [HUM], "tool_choice": "hum", "schema": {}}, "both determine the form of the answer"),
     ],
 )
 def test_what_cannot_be_is_refused(model: trilens.Model, options: dict[str, Any], said: str) -> None:

@@ -28,10 +28,12 @@ def load(name: str | PathLike[str], **options: Unpack[LoadOptions]) -> Model: ..
 @overload
 def load(name: str | PathLike[str], **options: Unpack[HostedOptions]) -> HostedModel: ...
 def load(name: str | PathLike[str], **options: Any) -> Model | HostedModel:
-    """A model ready to be asked: a `Model` for a catalog name, a path or a hub id; a `HostedModel` for "openai:MODEL",
-    "anthropic:MODEL", "gemini:MODEL", or the address of a server that speaks OpenAI's chat.
+    """Load a model and return it ready to use.
 
-    Options are `model.load`'s, or `hosted.load.load_hosted`'s. Raises what these raise.
+    Returns a `Model` for a catalog name, a path or a hub id, and a `HostedModel` for "openai:MODEL", "anthropic:MODEL",
+    "gemini:MODEL" or the URL of a server with OpenAI's chat protocol.
+
+    The options are those of `trilens.model.load` or `trilens.hosted.load.load_hosted`, and so are the errors.
     """
     name = arguments.model_name(name)
     return load_hosted(name, **options) if is_hosted(name) else load_here(name, **options)
@@ -52,9 +54,10 @@ def call_model(
 def call_model(
     model: Model | HostedModel | str, prompt: Prompt, thinking: Thinking = OFF_OR_LEAST, **options: Unpack[CallOptions]
 ) -> Answer[Receipt] | Answer[HostedReceipt]:
-    """The whole idea in one line: the model decides the shape of the cost, the flag the strategy, no weight changes.
+    """Ask a model and return the whole answer. `model` is a loaded model or a name.
 
-    `extended_thinking` is another name of `thinking`; the other options are `Model.stream_all`'s.
+    The model determines the shape of the cost, and `thinking` determines the strategy; no weight changes.
+    `extended_thinking` is another name for `thinking`. The other options are those of `Model.stream_all`.
     """
     extended = options.pop("extended_thinking", None)
     if extended is not None:

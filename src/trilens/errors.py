@@ -2,23 +2,23 @@
 
     TrilensError
     |- UsageError          a bad option or argument                              exit 2
-    |- UnsupportedModel    a part of the model that nobody here knows            exit 3
+    |- UnsupportedModel    a part of the model that is not supported             exit 3
     |- BadCheckpoint       a file that is damaged, incomplete or hostile         exit 4
-    |  `- BadTemplate      a chat template that fails, loops or reaches too far
+    |  `- BadTemplate      a chat template that fails, loops or accesses too much
     |- ModelNotFound       no such file, catalog name or hub id; no network      exit 5
     |  `- AmbiguousName    a name that several models of the catalog have
-    |- RequestRefused      the request cannot be carried out as asked            exit 6
+    |- RequestRefused      the request cannot be carried out as stated           exit 6
     |  |- ContextFull      prompt and answer do not fit the model's context
     |  |- FieldRefused     one field of the request is wrong; the message names it
     |  `- CacheFull        no memory is left for the request's cache until another one ends
-    `- HostedError         somebody else's service, or an engine we started       exit 7
-       |- Unreachable      no connection, or nothing came in time
-       |- RateLimited      the service wants fewer requests, or is out of room
-       |- Refused          the service will not answer this: the request, the key, or its content
-       |- ServiceFailed    the service broke: an error of its own, or an answer cut in the middle
-       `- EngineDied       an engine that we started ended by itself, never answered, or lost one of its nodes
+    `- HostedError         a service, or an engine that we started               exit 7
+       |- Unreachable      no connection, or no response in time
+       |- RateLimited      the service wants fewer requests, or has no capacity
+       |- Refused          the service refuses the request, the key, or the content
+       |- ServiceFailed    the service had an error, or its answer was interrupted
+       `- EngineDied       an engine that we started ended, never answered, or lost a node
 
-The command line prints the message after "trilens: " and leaves with the class's `exit_code`.
+The command line prints the message after "trilens: " and exits with the class's `exit_code`.
 """
 
 from __future__ import annotations
@@ -27,33 +27,41 @@ from typing import Any
 
 
 class TrilensError(Exception):
-    """The root; `exit_code` is what the command line leaves with."""
+    """The root of all errors. The command line exits with `exit_code`."""
 
     exit_code = 1
 
 
 class UsageError(TrilensError):
+    """A wrong option or argument."""
+
     exit_code = 2
 
 
 class UnsupportedModel(TrilensError):
+    """A part of the model that trilens does not support."""
+
     exit_code = 3
 
 
 class BadCheckpoint(TrilensError):
+    """A file that is damaged, incomplete or hostile."""
+
     exit_code = 4
 
 
 class BadTemplate(BadCheckpoint):
-    pass
+    """A chat template that fails, does not end, or tries to access what it must not."""
 
 
 class ModelNotFound(TrilensError):
+    """No such file, catalog name or hub id, or no network."""
+
     exit_code = 5
 
 
 class AmbiguousName(ModelNotFound):
-    """`models` are the names of the catalog that it may mean."""
+    """A name that fits several models of the catalog. `models` are their names."""
 
     def __init__(self, name: str, models: tuple[str, ...]) -> None:
         shown_models = ", ".join(models[:8]) + (f" and {len(models) - 8} more" if len(models) > 8 else "")
@@ -62,15 +70,17 @@ class AmbiguousName(ModelNotFound):
 
 
 class RequestRefused(TrilensError):
+    """The request cannot be carried out as stated."""
+
     exit_code = 6
 
 
 class ContextFull(RequestRefused):
-    pass
+    """Prompt and answer do not fit the model's context."""
 
 
 class FieldRefused(RequestRefused):
-    """One field is wrong; `param` is its name."""
+    """One field of the request is wrong. `param` is its name."""
 
     def __init__(self, param: str, said: str) -> None:
         super().__init__(f"{param} {said}")
@@ -78,12 +88,13 @@ class FieldRefused(RequestRefused):
 
 
 class CacheFull(RequestRefused):
-    pass
+    """There is no memory for the request's cache until another request ends."""
 
 
 class HostedError(TrilensError):
-    """`partial` is the `Answer` received until then, None where nothing was; `retry_after` are seconds, where the
-    service says them."""
+    """An error of a service, or of an engine that we started. `partial` is the `Answer` received until then, or None;
+    `retry_after` is in seconds, if the service says so.
+    """
 
     exit_code = 7
 
@@ -94,23 +105,23 @@ class HostedError(TrilensError):
 
 
 class Unreachable(HostedError):
-    pass
+    """No connection, or no response in time."""
 
 
 class RateLimited(HostedError):
-    pass
+    """The service wants fewer requests, or has no capacity."""
 
 
 class Refused(HostedError):
-    pass
+    """The service refuses the request, the key, or the content."""
 
 
 class ServiceFailed(HostedError):
-    pass
+    """The service had an error, or its answer was interrupted."""
 
 
 class EngineDied(HostedError):
-    pass
+    """An engine that we started ended, never answered, or lost one of its nodes."""
 
 
 def shown(value: object) -> str:

@@ -44,7 +44,7 @@ class LedgerWarning(UserWarning):
 
 @dataclass(frozen=True)
 class Entry:
-    """One call. `at` are seconds since 1970, `place` the executor or the service; None is not known."""
+    """One call. `at` are seconds since 1970, `place` the executor or the service; None is unknown."""
 
     at: float
     model: str
@@ -189,7 +189,7 @@ def seconds_of(said: str, now: datetime | None = None) -> float:
     try:
         return datetime.fromisoformat(said.strip()).timestamp()
     except (ValueError, OverflowError):
-        raise UsageError(f"the time {said!r} is not known; expected today, monday, 3d, 12h or 2026-11-20") from None
+        raise UsageError(f"the time {said!r} is unknown; expected today, monday, 3d, 12h or 2026-11-20") from None
 
 
 def _where(since: str | None, model: str | None) -> tuple[str, list[Any]]:

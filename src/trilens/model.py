@@ -69,16 +69,26 @@ def load(
     trust_control_tokens: bool = False,
     **options: Unpack[NativeOptions],
 ) -> Model:
-    """A model ready to run, by catalog name, path or hub id.
+    """Load a model that runs here, by catalog name, path or hub id.
 
-    `ignore_keys` names configuration keys that may be left unread; `progress` is called with (bytes read, bytes in
-    all). `executor` is "native" or "torch"; `options` are for the native one: `threads` (default: this process's
-    physical cores), `quantise` ("8bit" or "4bit" for unquantised weights), `kv` ("f16", "8bit" or "f32") and
-    `activations` ("8bit" or "16bit"; by itself 16 for models under half a billion parameters, which need them).
-    `prefix_dir` keeps the beginnings of prompts in a directory, up to `prefix_bytes` bytes, so that they are not
-    computed again after a restart; prompts can be read from these files. `trust_control_tokens`: a control token that
-    a message spells takes effect, as if the chat template had written it; otherwise it is text. A `with` block closes
-    the model at its end. Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
+    - `offline`: use only files on this disk.
+    - `ignore_keys`: configuration keys that may be ignored.
+    - `progress`: called with (bytes read, total bytes).
+    - `executor`: "native" or "torch".
+    - `prefix_dir`: keep prompt prefixes in this directory, up to `prefix_bytes` bytes, so that they need not be
+      computed again after a restart. Prompts can be read from these files.
+    - `trust_control_tokens`: interpret control tokens in messages as if the chat template had written them.
+      Otherwise they are text.
+
+    The remaining options are for the native executor:
+
+    - `threads`: default is the number of physical cores that this process may use.
+    - `quantise`: "8bit" or "4bit" for unquantised weights.
+    - `kv`: number format of the KV cache, "f16", "8bit" or "f32".
+    - `activations`: "8bit" or "16bit". The default is 16 for models with less than half a billion parameters, which
+      need it, and 8 for others.
+
+    A `with` block closes the model at its end. Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
     """
     name = arguments.model_name(name)
     arguments.flag("offline", offline)
@@ -87,7 +97,7 @@ def load(
     arguments.one_of("executor", executor, ("native", "torch"), none=False)
     unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
     if unknown:
-        raise UsageError(f"option {sorted(unknown)[0]!r} is not known to the {executor} executor")
+        raise UsageError(f"option {sorted(unknown)[0]!r} is unknown to the {executor} executor")
     arguments.flag("trust_control_tokens", trust_control_tokens)
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
@@ -124,8 +134,11 @@ def _check_defaults(text: ModelText, files: ModelFiles) -> None:
 
 
 class Model:
-    """A loaded model, for any number of threads: their requests run together. What a request has in common with the
-    beginning of an earlier one is not computed again. A `with` block gives its memory back at its end."""
+    """A loaded model. Any number of threads may use it at once, and their requests run together.
+
+    A prompt prefix that an earlier request has computed is not computed again. A `with` block frees the memory at its
+    end.
+    """
 
     def __init__(self, name: str, files: ModelFiles, executor: Executor, text: ModelText) -> None:
         self.name = name
@@ -140,7 +153,7 @@ class Model:
         return self.executor.spec
 
     def close(self) -> None:
-        """Give its memory back. What still runs is cut off with UsageError, as is whatever is asked afterwards."""
+        """Free the memory. Running requests end with UsageError, and so does every later call."""
         kept = self.name
         vars(self).clear()
         self.name = kept
@@ -162,7 +175,7 @@ class Model:
             raise AttributeError(f"'Model' object has no attribute {name!r}")
 
     def keep_prefixes(self, directory: Path, most_bytes: int) -> None:
-        """See `load`'s `prefix_dir`. Raises UsageError for a directory that cannot be used."""
+        """Keep prompt prefixes in a directory; see `prefix_dir` of `load`. Raises UsageError if it cannot be used."""
         path, executor = self.files.found.path, self.executor
         weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
         parts = (*map(hash_of, weights), self.spec, executor.arithmetic, sorted(executor.converted.items()))
@@ -170,7 +183,7 @@ class Model:
         self._scheduler.prefixes.files = PrefixFiles(directory, most_bytes, identity, executor)
 
     def card(self, context: int = 1) -> Card:
-        """The three lenses on this model."""
+        """The card of this model, through the three lenses."""
         made = card(self.files.found, context=context)
         assert isinstance(made, Card), "files that were loaded have a spec"
         return replace(made, name=self.name)
@@ -184,8 +197,9 @@ class Model:
         tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None = None,
         template_variables: Mapping[str, Any] | None = None,
     ) -> int:
-        """How many tokens a prompt is, as a call with these options sends it: with the chat template's own, unless
-        `raw`. It may be longer than the context. Raises RequestRefused."""
+        """The number of tokens of a prompt as a call with these options sends it, with those of the chat template
+        unless `raw` is set. It may exceed the context. Raises RequestRefused.
+        """
         arguments.prompt(prompt)
         offered = None if tools is None else [described(tool) for tool in arguments.tools(tools)]
         arguments.request(None, raw, offered, template_variables)
@@ -202,18 +216,22 @@ class Model:
     @overload
     def generate(self, prompt: Sequence[Prompt], **options: Unpack[GenerateOptions]) -> list[Answer]: ...
     def generate(self, prompt: Prompt | Sequence[Prompt], **options: Unpack[GenerateOptions]) -> Answer | list[Answer]:
-        """The whole answer; for a list of prompts, a list of answers that were computed side by side.
+        """Return the whole answer, or a list of answers for a list of prompts, which are computed together.
 
-        A prompt is a string or a conversation, a list of {"role": ..., "content": ...} or of `Message`s. Options are
-        `stream`'s.
+        A prompt is a string or a conversation: a list of {"role": ..., "content": ...} or of `Message` objects. The
+        options are those of `stream_all`.
         """
         prompts, single = several(prompt)
         answers = fold(self.stream_all(prompts, **options), len(prompts))
         return answers[0] if single else answers
 
     def stream(self, prompt: Prompt, **options: Unpack[GenerateOptions]) -> Stream:
-        """The same answer piece by piece: `ThinkingEvent`s, `TextEvent`s, then one `EndEvent` with the receipt; for
-        `for`, `async for`, and `await`, which gives the whole answer. Options are `stream_all`'s."""
+        """Return the answer piece by piece: `ThinkingEvent` and `TextEvent` objects, then one `EndEvent` with the
+        receipt.
+
+        The stream works with `for` and `async for`; `await` returns the whole answer. The options are those of
+        `stream_all`.
+        """
         return self.stream_all([prompt], **options)
 
     def stream_all(
@@ -238,23 +256,32 @@ class Model:
         ignore_eos: bool = False,
         **sampling: Unpack[SamplingOptions],
     ) -> Stream:
-        """Events of several prompts, as they come.
+        """Stream the events of several prompts as they arrive.
 
-        `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high", "max", or
-        a word of the model's own), a most number of tokens, or "off-or-least"; `extended_thinking` is another name of
-        it. `max_tokens` counts from where the
-        answer begins; None lets it run to 4096 tokens or the end of the context. `stop` strings end the answer and are
-        not part of it. `raw` sends a string as it is, without the chat template, and leaves the output whole.
-        `continue_final_message`: the last message is the assistant's, and the answer goes on with its text. `tools`
-        are functions, or schemas as OpenAI's chat protocol has them; what the model calls is in `Answer.calls`, and
-        comes as `ToolCallEvent`s. `tool_choice`: "auto", "required", or the name of the one to call.
-        `template_variables` go to the template. `schema`: the answer is JSON that follows this JSON schema, as far
-        as it comes (extra `schema`, as with the next three). `regex`: a regular expression that the whole answer
-        matches. `choice`: texts of which the answer is one. `grammar`: a grammar of the answer in GBNF or Lark's form.
-        At most one of these four. The answer does not end among its first `min_tokens` tokens; it ends with one of
-        `stop_token_ids` too, and with `ignore_eos` only there or at its limit. The rest are `Sampling`'s fields; what
-        is left out comes from the model's own generation_config.json. Raises RequestRefused or ContextFull before any
-        work is done. Closing the stream cancels what still runs.
+        - `thinking`: None (the model's own default), False, True, a level ("minimal", "low", "medium", "high",
+          "max", or a word of the model's own), a maximum number of tokens, or "off-or-least". `extended_thinking`
+          is another name for it.
+        - `max_tokens` counts from the beginning of the answer. None allows 4,096 tokens, or what is left of the
+          context.
+        - `stop`: strings that end the answer. They are not part of it.
+        - `raw`: send a string without the chat template, and return the output unprocessed.
+        - `continue_final_message`: the last message is the assistant's, and the answer continues its text.
+        - `tools`: functions, or schemas in the form of OpenAI's chat protocol. Calls are in `Answer.calls` and
+          arrive as `ToolCallEvent` objects.
+        - `tool_choice`: "auto", "required", or the name of the tool to call.
+        - `template_variables`: variables for the chat template.
+        - `schema`: the answer is JSON that follows this JSON schema.
+        - `regex`: the whole answer matches this regular expression.
+        - `choice`: the answer is one of these texts.
+        - `grammar`: the answer follows this grammar, in GBNF or Lark's syntax.
+        - `min_tokens`: the answer has at least this many tokens.
+        - `stop_token_ids`: tokens that end the answer too.
+        - `ignore_eos`: the answer ends only at `stop_token_ids` or its limit.
+
+        At most one of `schema`, `regex`, `choice` and `grammar` may be given; they need the extra `schema`. The other
+        options are the fields of `Sampling`. Their defaults come from the model's own generation_config.json.
+
+        Raises RequestRefused or ContextFull before any work is done. Closing the stream cancels what still runs.
         """
         arguments.prompts(prompts)
         thinking = arguments.thinking(thinking, extended_thinking)
@@ -264,7 +291,7 @@ class Model:
         schemas = schemas_of(offered or ())
         chosen = self._chosen(schemas, tool_choice)
         if chosen and wanted:
-            raise RequestRefused(f"tool_choice and {wanted[0]} both say what the answer is; give one of them")
+            raise RequestRefused(f"tool_choice and {wanted[0]} both determine the form of the answer; give one of them")
 
         def constraint() -> Constraint | None:
             if chosen:
@@ -300,7 +327,7 @@ class Model:
     def _chosen(self, schemas: Mapping[str, Any], tool_choice: object) -> dict[str, Any]:
         """The tools of which the answer has to call one, with their schemas. Raises RequestRefused."""
         if schemas and not self.text.reads_tools:
-            raise RequestRefused(f"{self.name}'s template knows no tools; leave tools out")
+            raise RequestRefused(f"{self.name}'s template has no place for tools; leave tools out")
         if tool_choice in (None, "auto"):
             return {}
         if tool_choice == "required" and schemas:
@@ -330,11 +357,11 @@ class Model:
         scored: int | None = None,
         **sampling: Any,
     ) -> Call:
-        """One prompt of `stream_all`, checked and encoded, that does not run yet. `max_completion` bounds thinking and
-        answer together. `constraint` says before each of the answer's tokens which are allowed. A raw prompt may be
-        token ids. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many alternatives.
+        """Check and encode one prompt of `stream_all` without running it. Any thread may call this.
 
-        Raises what `stream_all` does; any thread may call it.
+        `max_completion` limits thinking and answer together. `constraint` says before each token of the answer which
+        tokens are allowed. A `raw` prompt may consist of token ids. `scored`: also report the log probabilities of the
+        prompt's own tokens, with this many alternatives. Raises what `stream_all` raises.
         """
         called = time.perf_counter()
         self._scheduler.check_process()  # the tokenizer's locks may be held by a thread that is not here
@@ -373,33 +400,36 @@ class Model:
         return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored)
 
     def advance(self, calls: Sequence[Call]) -> None:
-        """Return once one of these has events, or none of them will have any more; what else runs is stepped along.
-        Raises what stopped one of them."""
+        """Run steps until one of these calls has events or all have finished. Other requests advance too. Raises the
+        error that ended one of the calls.
+        """
         self._scheduler.advance([call.request for call in calls if call.request is not None])
 
     @property
     def steppers(self) -> int:
-        """How many threads can call `step` at once, each with a stepper of its own."""
+        """The number of threads that can call `step` at once, each with its own stepper."""
         return self.executor.steppers
 
     def step(self, stepper: int | None = None, ahead: float = 0.0) -> list[Request]:
-        """One step for every call that can go on, or for a stepper's part of them, and for `ahead` seconds further
-        steps. Returns who was in it. What stops a call is kept with it."""
+        """Run one step for every call that can continue, or for the calls of one stepper, and further steps for `ahead`
+        seconds. Returns the requests of the step. An error that ends a call is stored with the call.
+        """
         return self._scheduler.step(stepper, ahead)
 
     @cached_property
     def grammars(self) -> Grammars:
-        """What this vocabulary makes of JSON schemas; the first use of it takes a moment."""
+        """Compiles JSON schemas and grammars for this vocabulary. The first use takes a moment."""
         return Grammars(self.text.tokenizer, self.spec.vocab)
 
     def forced_call(self, tools: Mapping[str, Any]) -> GrammarConstraint | None:
-        """What holds an answer to a call of one of these tools, in the model's own form; `tools` are the schemas of
-        their arguments, by name. None where the model has no form of its own. Raises RequestRefused."""
+        """The constraint that makes an answer a call of one of these tools, in the model's own format. `tools` maps
+        names to the schemas of their arguments. None if the model has no format of its own. Raises RequestRefused.
+        """
         form = self.text.tool_format
         return None if form is None else forced_call(self.grammars, self.text.tokenizer, form, tools, self._turn)
 
     def offered_calls(self, tools: Mapping[str, Any], several: bool = True) -> CallRules | None:
-        """The same where an answer may be something else too. `several`: it may have more than one call."""
+        """The same for an answer that may also be something else. `several`: it may have more than one call."""
         form, tokenizer = self.text.tool_format, self.text.tokenizer
         return None if form is None else offered_calls(self.grammars, tokenizer, form, tools, self._turn, several)
 
@@ -419,12 +449,12 @@ class Model:
 
     @property
     def cache_pages(self) -> int:
-        """Pages of keys and values that are in use, kept prefixes included; 0 on an executor without pages."""
+        """The number of cache pages in use, stored prefixes included; 0 on an executor without pages."""
         pool = getattr(self.executor, "pool", None)
         return 0 if pool is None else int(pool.pages_in_use)
 
     def forget(self) -> None:
-        """Give back the memory that finished requests keep for their successors."""
+        """Free the memory that finished requests keep for later ones."""
         self._scheduler.forget()
 
     def _limits(self, strategy: Strategy, encoded: Encoded, max_tokens: int | None) -> Limits:
@@ -467,10 +497,10 @@ class Model:
         )
 
     def sampling(self, stated: Mapping[str, Any]) -> Sampling:
-        """`Sampling` from what was stated, the model's own defaults, and a fresh seed where none was given."""
+        """`Sampling` from the given options, the model's own defaults, and a fresh seed if none was given."""
         unknown = sorted(stated.keys() - SAMPLING)
         if unknown:
-            raise UsageError(f"option {unknown[0]!r} is not known; expected one of {', '.join(sorted(SAMPLING))}")
+            raise UsageError(f"option {unknown[0]!r} is unknown; expected one of {', '.join(sorted(SAMPLING))}")
         chosen = {name: value for name, value in stated.items() if value is not None}
         chosen.setdefault("seed", secrets.randbits(32))
         return replace(Sampling(), **{**self.text.sampling_defaults, **chosen})
@@ -557,20 +587,22 @@ class Call:
 
 
 class Stream(AnswerStream[Receipt]):
-    """See `AnswerStream`. `answer_now` ends a thinking that runs, from any thread."""
+    """A stream of a local model; see `AnswerStream`. `answer_now` ends a running thinking, from any thread."""
 
     def __init__(self, model: Model, calls: Sequence[Call], finders: Sequence[CallFinder] = ()) -> None:
-        """`finders`: of each call, what finds the tools that its answer calls."""
+        """`finders`: for each call, what finds the tool calls in its answer."""
         super().__init__(_run(model, calls, finders), len(calls))
         self.calls = calls
 
     @property
     def thinking(self) -> bool:
-        """Whether one of the prompts is being thought about."""
+        """Whether the model is thinking about one of the prompts."""
         return any(call.writer.thinking for call in self.calls)
 
     def answer_now(self, index: int | None = None) -> None:
-        """End the thinking of one prompt, or of all, and go on with the answer. Nothing happens where none runs."""
+        """End the thinking of one prompt, or of all, and continue with the answer. Does nothing if no thinking is
+        running.
+        """
         arguments.whole("index", index, 0, error=UsageError)
         for i, call in enumerate(self.calls):
             if index in (None, i):
@@ -615,5 +647,5 @@ def several(prompt: Any) -> tuple[list[Prompt], bool]:
     if all(isinstance(part, Mapping | Message) for part in prompt):
         return [prompt], True
     if any(isinstance(part, Mapping | Message) for part in prompt):
-        raise RequestRefused("a list holds messages beside something else; expected a conversation, or several prompts")
+        raise RequestRefused("a list contains messages and other things; expected a conversation, or several prompts")
     return list(prompt), False

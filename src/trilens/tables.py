@@ -7,16 +7,16 @@ from typing import Any, Protocol
 
 
 class HasDict(Protocol):
-    """What has its content as JSON data: answers, receipts, cards."""
+    """Anything with its content as JSON data: answers, receipts, cards."""
 
     def as_dict(self) -> dict[str, Any]: ...
 
 
 def table(of: Iterable[HasDict]) -> list[dict[str, Any]]:
-    """A row for each; every row has all columns, None where it has no such value.
+    """Return one row per object. Every row has all columns, with None for missing values.
 
-    Columns are named after the fields, as in `receipt.tokens.prompt`; lists stay lists. `pandas.DataFrame(table(...))`
-    and `polars.DataFrame(table(...))` take it as it is.
+    Columns are named after the fields, for example `receipt.tokens.prompt`; lists stay lists. The result can be passed
+    to `pandas.DataFrame` and `polars.DataFrame`.
     """
     rows = [_flat(one.as_dict(), "") for one in of]
     columns = dict.fromkeys(column for row in rows for column in row)

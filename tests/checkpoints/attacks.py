@@ -54,7 +54,7 @@ GOOD_GGUF = g.whole([ARCH, g.key("list", g.ARRAY, g.array(g.STRING, ["a", "bc"])
 
 GGUF_ATTACKS = [
     _gguf("empty", b"", "the file is empty"),
-    _gguf("of another kind", b"PK\3\4" + bytes(60), "is no GGUF file: it starts with"),
+    _gguf("of another kind", b"PK\3\4" + bytes(60), "is not a GGUF file: it starts with"),
     _gguf("from before GGUF", b"lmgg" + bytes(60), "GGML file from before GGUF"),
     _gguf("git-lfs pointer", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git-lfs pointer"),
     _gguf("version 1", g.whole([], [], b"", version=1), "is GGUF version 1, expected 2 or 3"),
@@ -199,18 +199,18 @@ SAFETENSORS_ATTACKS = [
     _safetensors("header over the limit", safetensors_bytes({}, length=100_000_001), "at most 100000000 are allowed"),
     _safetensors("header of nothing", bytes(8), "the JSON cannot be read"),
     _safetensors("no JSON", safetensors_bytes(b'{"t": '), "the JSON cannot be read"),
-    _safetensors("no object", safetensors_bytes([1]), "the header is no JSON object"),
+    _safetensors("no object", safetensors_bytes([1]), "the header is not a JSON object"),
     _safetensors("not UTF-8", safetensors_bytes(b'{"\xff": 1}'), "not UTF-8"),
     _safetensors("10^5 brackets", safetensors_bytes(b"[" * 100_000), "nests too deeply"),
     _safetensors("number of 10^4 digits", safetensors_bytes(b'{"t": ' + b"9" * 10_000 + b"}"), "JSON cannot be read"),
-    _safetensors("NaN", safetensors_bytes(b'{"t": NaN}'), "tensor .t. is no object of dtype"),
+    _safetensors("NaN", safetensors_bytes(b'{"t": NaN}'), "tensor .t. is not an object with dtype"),
     _safetensors("name twice", safetensors_bytes(b'{"t": 1, "t": 2}'), "'t' occurs twice"),
     _safetensors(
-        "metadata of numbers", safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__ is no JSON object"
+        "metadata of numbers", safetensors_bytes({"__metadata__": {"a": 1}}), "__metadata__ is not a JSON object"
     ),
-    _one("no object for a tensor", 7, "tensor 't' is no object of dtype"),
-    _one("entry without shape", {"dtype": "F32", "data_offsets": [0, 16]}, "tensor 't' is no object of dtype"),
-    _one("entry with more", entry("F32", [4], 0, 16) | {"more": 1}, "tensor 't' is no object of dtype"),
+    _one("no object for a tensor", 7, "tensor 't' is not an object with dtype"),
+    _one("entry without shape", {"dtype": "F32", "data_offsets": [0, 16]}, "tensor 't' is not an object with dtype"),
+    _one("entry with more", entry("F32", [4], 0, 16) | {"more": 1}, "tensor 't' is not an object with dtype"),
     _one("unknown dtype", entry("Q4_0", [4], 0, 16), "has the dtype 'Q4_0', expected one of"),
     _one("dtype of a list", {"dtype": ["F32"], "shape": [4], "data_offsets": [0, 16]}, "has the dtype"),
     _one("shape of -1", entry("F32", [-1], 0, 16), r"has the shape '\[-1\]'"),
@@ -224,8 +224,8 @@ SAFETENSORS_ATTACKS = [
     _one("lie about the bytes", entry("F32", [5], 0, 16), r"of 16 bytes, expected 20 for F32 \[5\]"),
     _one("half a byte", entry("F4", [3], 0, 1), "expected 1.5 for F4", b"\0"),
     _one("outside", entry("F32", [8], 0, 32), "ends at byte .* outside the file"),
-    _one("hole at the start", entry("F32", [2], 8, 16), "begins at byte 8 of the data and leaves a hole"),
-    _one("bytes behind", entry("F32", [2], 0, 8), "has 8 bytes behind its last tensor"),
+    _one("hole at the start", entry("F32", [2], 8, 16), "begins at byte 8 of the data and leaves a gap"),
+    _one("bytes after", entry("F32", [2], 0, 8), "has 8 bytes after its last tensor"),
     _safetensors(
         "overlap",
         safetensors_bytes({"a": entry("F32", [4], 0, 16), "b": entry("F32", [4], 8, 24)}, bytes(24)),
@@ -234,7 +234,7 @@ SAFETENSORS_ATTACKS = [
     _safetensors(
         "hole",
         safetensors_bytes({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, bytes(12)),
-        "tensor 'b' begins at byte 8 of the data and leaves a hole",
+        "tensor 'b' begins at byte 8 of the data and leaves a gap",
     ),
     _safetensors(
         "scale that does not fit",
@@ -276,10 +276,10 @@ INDEX_ATTACKS = [
     _index(
         "tensor not there", {"weight_map": {"a": SHARD, "c": SHARD}}, f"lists the tensor 'c' in {SHARD}, which does not"
     ),
-    _index("path upwards", {"weight_map": {"a": "../../etc/x.safetensors"}}, "is no plain file name"),
-    _index("absolute path", {"weight_map": {"a": "/etc/x.safetensors"}}, "is no plain file name"),
-    _index("Windows path", {"weight_map": {"a": "..\\x.safetensors"}}, "is no plain file name"),
-    _index("two lines", {"weight_map": {"a": "x\ny.safetensors"}}, "is no plain file name"),
+    _index("path upwards", {"weight_map": {"a": "../../etc/x.safetensors"}}, "is not a plain file name"),
+    _index("absolute path", {"weight_map": {"a": "/etc/x.safetensors"}}, "is not a plain file name"),
+    _index("Windows path", {"weight_map": {"a": "..\\x.safetensors"}}, "is not a plain file name"),
+    _index("two lines", {"weight_map": {"a": "x\ny.safetensors"}}, "is not a plain file name"),
     _index(
         "tensor in two shards",
         {"weight_map": {"a": SHARD, "b": "z.safetensors"}},

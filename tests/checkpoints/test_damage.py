@@ -173,7 +173,7 @@ def test_a_file_cut_while_it_is_loaded(
     files = open_model(find(str(tmp_path)))
     path = tmp_path / "model.safetensors"
     os.truncate(path, left % path.stat().st_size)
-    with pytest.raises(BadCheckpoint, match="was cut while it was being read"):
+    with pytest.raises(BadCheckpoint, match="was truncated while it was being read"):
         run(files)
 
 
@@ -182,7 +182,7 @@ def test_gguf_vocabulary_cut_behind_its_header(tmp_path: Path, smollm2: Path) ->
     path.write_bytes(smollm2.read_bytes())
     file = read_gguf(path)
     os.truncate(path, 5000)
-    with pytest.raises(BadCheckpoint, match=r"m\.gguf: was cut"):
+    with pytest.raises(BadCheckpoint, match=r"m\.gguf: was truncated"):
         list(file.metadata["tokenizer.ggml.tokens"])
 
 

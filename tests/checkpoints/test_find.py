@@ -65,11 +65,11 @@ def test_directory(names: tuple[str, ...], kind: str, points_at: str, tmp_path: 
     "names, said",
     [
         ((), "the directory is empty; expected config.json with *.safetensors, or one GGUF file"),
-        (("README.md",), "holds no model; expected config.json with *.safetensors"),
-        (("config.json",), "holds config.json and no weights"),
-        (("model.safetensors",), "holds *.safetensors and no config.json"),
-        (("config.json", "pytorch_model.bin"), "holds pickled weights, which can run code"),
-        (("a.gguf", "b.gguf"), "holds 2 models, name one of the files: a.gguf, b.gguf"),
+        (("README.md",), "contains no model; expected config.json with *.safetensors"),
+        (("config.json",), "holds config.json but no weights"),
+        (("model.safetensors",), "contains *.safetensors but no config.json"),
+        (("config.json", "pytorch_model.bin"), "contains pickled weights, which can run code"),
+        (("a.gguf", "b.gguf"), "holds 2 models; name one of the files: a.gguf, b.gguf"),
         (
             ("m-00001-of-00002.gguf", "m-00002-of-00002.gguf", "b.gguf"),
             "one of the files: b.gguf, m-00001-of-00002.gguf",
@@ -99,8 +99,8 @@ def test_files(tmp_path: Path) -> None:
         assert find(str(tmp_path / name)) == Found("config", tmp_path / name, "path")
     assert "name the directory that holds it" in told(str(tmp_path / "weights.safetensors"))
     assert "pickled weights can run code" in told(str(tmp_path / "old.bin"))
-    assert "is no model; expected" in told(str(tmp_path / "notes.txt"))
-    assert "is no model; expected" in told(str(tmp_path / "pipe"))
+    assert "is not a model; expected" in told(str(tmp_path / "notes.txt"))
+    assert "is not a model; expected" in told(str(tmp_path / "pipe"))
 
 
 @pytest.mark.parametrize("name", ["gone.gguf", "./gone", "../gone", "/gone", "~/gone", "gone/", "models/gone.json"])
@@ -331,12 +331,12 @@ def test_files_wanted_of_a_repository(names: list[str], choice: str | None, only
 @pytest.mark.parametrize(
     "names, choice, said",
     [
-        (QUANTS, None, "holds 4 GGUF models, choose one as org/name:QUANT from m-BF16.gguf, m-F16.gguf, m-Q4_K_M.gguf"),
-        (QUANTS, "Q", "org/name:Q: means several files, choose one of m-Q4_K_M.gguf, m-Q8_0.gguf"),
-        (QUANTS, "Q3_K", "org/name:Q3_K: no GGUF file is called so; it has m-BF16.gguf, m-F16.gguf"),
-        (PLAIN, "Q4", "org/name:Q4: no GGUF file is called so; it has no GGUF files"),
-        (["config.json", "pytorch_model.bin"], None, "holds pickled weights only"),
-        (["README.md"], None, "holds no model; expected config.json with *.safetensors, or GGUF files"),
+        (QUANTS, None, "holds 4 GGUF models; choose one as org/name:QUANT from m-BF16.gguf, m-F16.gguf, m-Q4_K_M.gguf"),
+        (QUANTS, "Q", "org/name:Q: matches several files; choose one of m-Q4_K_M.gguf, m-Q8_0.gguf"),
+        (QUANTS, "Q3_K", "org/name:Q3_K: no GGUF file has that name; it has m-BF16.gguf, m-F16.gguf"),
+        (PLAIN, "Q4", "org/name:Q4: no GGUF file has that name; it has no GGUF files"),
+        (["config.json", "pytorch_model.bin"], None, "contains only pickled weights"),
+        (["README.md"], None, "contains no model; expected config.json with *.safetensors, or GGUF files"),
     ],
 )
 def test_repository_without_what_is_wanted(names: list[str], choice: str | None, said: str) -> None:
@@ -422,7 +422,7 @@ def test_hub_cache_with_the_small_files_only(a_hub: FakeHub) -> None:
         ("org/nothing", "no such model on the hub, or a private one; check the name"),
         ("org/broken", "the hub answered 503; try again later"),
         ("org/closed", "the hub refuses access (403); run `hf auth login` or set HF_TOKEN"),
-        ("org/a--b", "org/a--b: is no hub id: "),
+        ("org/a--b", "org/a--b: is not a hub id: "),
     ],
 )
 def test_hub_refusals(name: str, said: str, a_hub: FakeHub) -> None:

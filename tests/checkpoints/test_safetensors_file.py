@@ -76,12 +76,12 @@ def test_shards(tmp_path: Path) -> None:
             assert same(checkpoint.read(name), tensor)
     assert list(read_safetensors(tmp_path / names[1]).tensors) == ["c"]
     (tmp_path / "model.safetensors.index.json").unlink()
-    with pytest.raises(BadCheckpoint, match=f"holds several .safetensors files .*: {names[0]}, {names[1]}"):
+    with pytest.raises(BadCheckpoint, match=f"contains several .safetensors files .*: {names[0]}, {names[1]}"):
         read_safetensors(tmp_path)
 
 
 def test_directory_without_weights(tmp_path: Path) -> None:
-    with pytest.raises(BadCheckpoint, match=r"holds no \.safetensors file"):
+    with pytest.raises(BadCheckpoint, match=r"contains no \.safetensors file"):
         read_safetensors(tmp_path)
 
 

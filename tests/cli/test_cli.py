@@ -91,7 +91,7 @@ class TestRun:
         done = trilens("run", "What is the capital of France?", *SHORT, "--threads", "1", "--kv", "f32", "--quiet")
         assert done.stdout == "The capital of France is Paris.\n"
         refused = trilens("run", "hi", "--executor", "torch", "--kv", "8bit")
-        assert_complaint(refused, 2, "'kv' is not known to the torch executor")
+        assert_complaint(refused, 2, "'kv' is unknown to the torch executor")
 
     def test_a_cut_answer_is_said(self) -> None:
         done = trilens("run", "Count from one to a hundred.", "--temperature", "0", "--max-tokens", "5", "--quiet")

@@ -113,11 +113,11 @@ def test_wrong_usage_is_one_line_and_2(
 
 # By hand: values whose check needs more than their own option. (command, exit code, a part of what is said)
 MORE = [
-    ("plan tiny-dense --engine nosuch", 2, "engine 'nosuch' is not known; expected one of trilens"),
-    ("plan tiny-dense --kv-type q9", 2, "KV type 'q9' is not known"),
+    ("plan tiny-dense --engine nosuch", 2, "engine 'nosuch' is unknown; expected one of trilens"),
+    ("plan tiny-dense --kv-type q9", 2, "KV type 'q9' is unknown"),
     ("plan tiny-dense --quantise 3bit", 2, "expected own"),
     ("plan tiny-dense --machine h100x0", 2, "0 devices"),
-    ("plan tiny-dense --machine nosuch", 2, "machine 'nosuch' is not known"),
+    ("plan tiny-dense --machine nosuch", 2, "machine 'nosuch' is unknown"),
     ("plan smollm2 --thinking on --offline", 6, "never thinks"),
     ("card tiny-dense --context 99999999", 2, "1 to "),
     ("card tiny-dense --kv-type zz", 2, "kv_type is 'zz'"),
@@ -138,7 +138,7 @@ MORE = [
     ("run hi --model tiny-dense --file nowhere", 2, "expected one of them"),
     ("run --model tiny-dense --file nowhere", 2, "nowhere: cannot be read"),
     ("run hi --model tiny-dense --raw --system x", 2, "leave out --raw"),
-    ("run hi --model tiny-dense --executor torch --kv 8bit", 2, "not known to the torch executor"),
+    ("run hi --model tiny-dense --executor torch --kv 8bit", 2, "unknown to the torch executor"),
     ("run hi --model openai:gpt-4o --threads 2", 2, "--threads is for models that run here"),
     ("chat --model nosuch", 5, "no path that exists"),
     ("serve nosuch", 5, "no path that exists"),

@@ -109,7 +109,7 @@ def test_lines_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert next(lines).prompt == "b"
     for nothing in (b"", b"\n \n"):
         path.write_bytes(nothing)
-        with pytest.raises(UsageError, match="holds no prompts"):
+        with pytest.raises(UsageError, match="contains no prompts"):
             list(open_lines(path))
     with pytest.raises(UsageError, match="cannot be read"):
         list(open_lines(tmp_path))
@@ -209,7 +209,7 @@ def test_resuming_drops_errors_and_a_cut_line_and_keeps_answers(tmp_path: Path) 
     assert list(tmp_path.glob(".answers*")) == []
     output.write_text("a shopping list\n")
     code, _, said = run(path, "-o", str(output), "--resume")
-    assert code == 2 and "answers.jsonl:1: is no record of `run --file`" in said
+    assert code == 2 and "answers.jsonl:1: is not a record of `run --file`" in said
     assert output.read_text() == "a shopping list\n"
 
 

@@ -76,10 +76,10 @@ def test_a_model_of_another_program_is_used_where_it_lies(name: str, origin: str
 
 def test_names_that_they_do_not_have(others: Path) -> None:
     assert held_as("llama3.2:70b") is None and held_as("smollm2") is None and held_as("x") is None
-    with pytest.raises(ModelNotFound, match=r"Ollama holds no such model here; it has .*llama3.2:1b"):
+    with pytest.raises(ModelNotFound, match=r"Ollama has no such model here; it has .*llama3.2:1b"):
         find("ollama:llama3.1")
     (others / ".cache/llama.cpp/Tiny-Q4_1.gguf").write_bytes(b"GGUF another")
-    with pytest.raises(ModelNotFound, match=r"several; name one of lmstudio:.*, llama\.cpp:Tiny-Q4_1\.gguf"):
+    with pytest.raises(ModelNotFound, match=r"several on this disk; name one of lmstudio:.*, llama\.cpp:Tiny-Q4_1\.gguf"):
         find("Tiny-Q4_1")
 
 
@@ -118,7 +118,7 @@ def test_only_what_is_ours_is_removed(
         ("org_name_model-Q8_0.gguf", 6, "belongs to llama.cpp; remove it by deleting "),
         ("tiny-dense", 6, "comes with trilens"),
         ("nosuch", 5, "is not on this disk; `trilens models` lists what is"),
-        ("org/linked", 2, "say --yes"),
+        ("org/linked", 2, "add --yes"),
     ):
         assert main(["rm", name]) == code
         assert said in capsys.readouterr().err

@@ -168,7 +168,7 @@ def test_types_as_people_write_them() -> None:
 def test_no_file_is_written_over_and_none_is_left_half(tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     out.write_text("mine")
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         quantise(find("tiny-dense"), "Q8_0", out)
     assert out.read_text() == "mine"
     with pytest.raises(UsageError, match="cannot be written"):

@@ -9,7 +9,7 @@ from trilens.generate.limits import Limits, request_limits
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(ContextFull, match="200 tokens and max_tokens 57 do not fit the model's context of 256"):
         request_limits(256, 200, 57)
-    with pytest.raises(ContextFull, match="200 tokens and max_tokens 20 and a thinking of 30 do not fit"):
+    with pytest.raises(ContextFull, match="200 tokens and max_tokens 20 and a thinking budget of 30 do not fit"):
         request_limits(256, 200, 20, thinks=True, budget=30, extra=7)
     with pytest.raises(RequestRefused, match="empty"):
         request_limits(256, 0, 5)

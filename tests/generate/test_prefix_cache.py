@@ -347,7 +347,7 @@ def test_a_damaged_or_foreign_file_is_left_out_named_and_removed(
     done = finished(again, tokens, 5)
     assert done.tokens == cold.tokens
     assert done.reused == {"disk": PAGE}  # up to the damaged one
-    lines = [r.getMessage() for r in caplog.records if "left out and removed" in r.getMessage()]
+    lines = [r.getMessage() for r in caplog.records if "is ignored and removed" in r.getMessage()]
     assert len(lines) == 1 and str(second) in lines[0] and "\n" not in lines[0]
     assert again.prefixes.files is not None
     again.prefixes.files.close()

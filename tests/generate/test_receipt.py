@@ -173,7 +173,7 @@ class TestEnergy:
 def test_a_receipt_is_json_and_says_every_part(receipt: Receipt) -> None:
     data = json.loads(json.dumps(receipt.as_dict()))
     assert data["tokens"]["completion"] == receipt.tokens.completion
-    assert data["replay"] == receipt.replay and data["determinism"].startswith("the same bits in any batch")
+    assert data["replay"] == receipt.replay and data["determinism"].startswith("bit-identical in any batch")
     assert data["energy"]["joules"] is None or data["energy"]["joules"] > 0
     with_energy = replace(receipt, energy=replace(receipt.energy, joules=1.5, source="a test"))
     assert "energy   1.5 J, a test" in with_energy.as_text()

@@ -35,7 +35,7 @@ def test_compare_says_it_for_a_laptop() -> None:
     made = compare([*DENSE, *ROUTED], offline=True)
     assert 30e9 < made.machine.dense_up_to < 35e9  # the lesson's "about 30B"
     text = " ".join(made.as_text(100).split())
-    assert "up to 32.4B parameters. Below that dense wins" in text
+    assert "up to 32.4B parameters. Below that size, dense wins" in text
     assert [c["name"] for c in made.as_dict() if "dense_or_routed" in c] == ROUTED
     for card in made.as_dict():
         if "dense_or_routed" in card:

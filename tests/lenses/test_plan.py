@@ -50,7 +50,7 @@ class TestFits:
     def test_nothing_fits(self) -> None:
         made = planned(name="deepseek-v3", machine="t4")
         assert not made.fits and made.best is None
-        assert "does not fit" in made.as_text(100) and "none of them fits" in made.as_text(100)
+        assert "does not fit" in made.as_text(100) and "no type fits" in made.as_text(100)
 
     def test_one_byte_too_many(self) -> None:
         """The context decides: what is left beside the weights is for keys and values."""

@@ -157,7 +157,7 @@ class TestMachine:
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         lines: list[str] = []
         assert kept(2, say=lines.append) is None
-        assert len(lines) == 1 and said in lines[0] and "measured anew" in lines[0]
+        assert len(lines) == 1 and said in lines[0] and "measured again" in lines[0]
 
     def test_half_a_file(self) -> None:
         path = Path(runs.cache_dir()) / "machine-2-threads.json"

@@ -137,9 +137,9 @@ def test_a_system_text_and_parts(client: anthropic.Anthropic) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"extra_body": {"frobnicate": 1}}, "frobnicate is not known"),
+        ({"extra_body": {"frobnicate": 1}}, "frobnicate is unknown"),
         ({"thinking": {"type": "sometimes"}}, "thinking.type"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "not understood"),
+        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "not supported"),
         ({"tool_choice": {"type": "any"}}, "no tools"),
         ({"max_tokens": 0}, "max_tokens"),
     ],

@@ -116,7 +116,7 @@ class TestChat:
         [
             ({"reasoning_effort": "none", "extra_body": {"enable_thinking": True}}, "give one of them"),
             ({"extra_body": {"thinking": "enormous"}}, "enormous"),
-            ({"extra_body": {"frobnicate": 1}}, "frobnicate is not known"),
+            ({"extra_body": {"frobnicate": 1}}, "frobnicate is unknown"),
             ({"extra_body": {"thinking": {"type": "maybe"}}}, "thinking.type"),
             ({"messages": []}, "messages is empty"),
             ({"messages": [{"role": "king", "content": "x"}]}, "messages.0.role"),

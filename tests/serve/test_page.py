@@ -124,7 +124,7 @@ class TestConversation:
         page.check("input[name=thinking][value=budget]", force=True)
         page.fill("#budget", "5")
         ask(page, "What is 47 times 86?")
-        assert "The budget closed its thinking." in page.locator(".answer").nth(1).inner_text()
+        assert "The budget ended the thinking." in page.locator(".answer").nth(1).inner_text()
 
     def test_a_conversation_goes_on_and_begins_anew(self, page: Any) -> None:
         sent: list[Any] = []

@@ -61,7 +61,7 @@ def readable() -> Iterator[dict[str, Any]]:
         try:
             read_config(config)
         except (BadCheckpoint, UnsupportedModel):
-            continue  # its family is not known
+            continue  # its family is unknown
         yield config
 
 

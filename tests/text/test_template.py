@@ -211,8 +211,8 @@ def test_a_template_cannot_change_the_messages() -> None:
     ("messages", "says"),
     [
         ([], "empty"),
-        ("Hi", "is no list"),
-        ({"role": "user"}, "no list"),
+        ("Hi", "is not a list"),
+        ({"role": "user"}, "not a list"),
         (["Hi"], "messages.0 has no role"),
         ([{"content": "Hi"}], "messages.0 has no role"),
         ([*HI, {"role": 1, "content": "Hi"}], "messages.1 has no role"),

@@ -73,7 +73,7 @@ def _meant(name: str) -> Path | Held | CatalogEntry | re.Match[str]:
     hub = HUB_ID.fullmatch(name)
     if hub is None:
         raise ModelNotFound(
-            f"{shown(name)}: no path that exists, no hub id (org/name), and not in the catalog; {_near(name)}"
+            f"{shown(name)}: no path that exists, no hub id (org/name), and no name in the catalog; {_near(name)}"
         )
     return hub
 

@@ -279,7 +279,7 @@ class _Header:
         if magic != b"GGUF":
             if magic in (b"lmgg", b"fmgg", b"tjgg", b"algg"):
                 raise self.bad("is a GGML file from before GGUF; convert the model again with llama.cpp")
-            raise self.bad(f"is no GGUF file: it starts with {magic!r}, expected b'GGUF'")
+            raise self.bad(f"is not a GGUF file: it starts with {magic!r}, expected b'GGUF'")
         version: int = self.number(U32, "the version")
         if version in (2, 3):
             return version
@@ -299,7 +299,7 @@ class _Header:
             if end > self.file.size:
                 raise self.bad(
                     f"tensor {shown(tensor.name)} ends at byte {end}, outside the file of {self.file.size} bytes;"
-                    " the file is cut off or damaged, download it again"
+                    " the file is truncated or damaged, download it again"
                 )
             tensors[tensor.name] = StoredTensor(
                 tensor.name, tensor.shape, tensor.type, tensor.file, data + tensor.offset, tensor.nbytes

@@ -52,14 +52,14 @@ def held_as(name: str) -> Held | None:
         found = [held for held in _programs((program.lower(),)) if rest.lower() in _names(held)]
         if not found:
             names = ", ".join(held.name for held in _programs((program.lower(),))) or "none"
-            raise ModelNotFound(f"{shown(rest)}: {PROGRAMS[program.lower()]} holds no such model here; it has {names}")
+            raise ModelNotFound(f"{shown(rest)}: {PROGRAMS[program.lower()]} has no such model here; it has {names}")
     elif name.lower() in entries():
         return None  # our own names are ours
     else:
         found = [held for held in _programs(tuple(PROGRAMS)) if name.lower() in _names(held)]
     if len({held.path for held in found}) > 1:
         names = ", ".join(f"{held.program}:{held.name}" for held in found)
-        raise ModelNotFound(f"{shown(name)}: this disk holds several; name one of {names}")
+        raise ModelNotFound(f"{shown(name)}: there are several on this disk; name one of {names}")
     return found[0] if found else None
 
 

@@ -97,10 +97,10 @@ def wanted(repo: str, names: Iterable[str], choice: str | None, *, only_small: b
     if len(sets) == 1:
         return next(iter(sets.values()))
     if sets:
-        raise ModelNotFound(f"{repo}: holds {len(sets)} GGUF models, choose one as {repo}:QUANT from {listing(sets)}")
+        raise ModelNotFound(f"{repo}: holds {len(sets)} GGUF models; choose one as {repo}:QUANT from {listing(sets)}")
     if any(name.endswith(PICKLES) for name in names):
-        raise ModelNotFound(f"{repo}: holds pickled weights only, which can run code and are not read")
-    raise ModelNotFound(f"{repo}: holds no model; expected config.json with *.safetensors, or GGUF files")
+        raise ModelNotFound(f"{repo}: contains only pickled weights, which can run code and are not read")
+    raise ModelNotFound(f"{repo}: contains no model; expected config.json with *.safetensors, or GGUF files")
 
 
 def _chosen(repo: str, choice: str, sets: dict[str, list[str]]) -> str:
@@ -117,9 +117,9 @@ def _chosen(repo: str, choice: str, sets: dict[str, list[str]]) -> str:
         if len(hits) == 1:
             return hits[0]
         if hits:
-            raise ModelNotFound(f"{repo}:{choice}: means several files, choose one of {listing(hits)}")
+            raise ModelNotFound(f"{repo}:{choice}: matches several files; choose one of {listing(hits)}")
     has = f"it has {listing(sets)}" if sets else "it has no GGUF files"
-    raise ModelNotFound(f"{repo}:{choice}: no GGUF file is called so; {has}")
+    raise ModelNotFound(f"{repo}:{choice}: no GGUF file has that name; {has}")
 
 
 def _download(repo: str, revision: str | None, files: list[str]) -> Path:
@@ -233,7 +233,7 @@ def _told(repo: str, error: Exception) -> ModelNotFound:
         case RevisionNotFoundError():
             return ModelNotFound(f"{repo}: has no such revision; see https://huggingface.co/{repo}/tree/main")
         case HFValidationError():
-            return ModelNotFound(f"{repo}: is no hub id: {lines[0][:200]}")
+            return ModelNotFound(f"{repo}: is not a hub id: {lines[0][:200]}")
         case HfHubHTTPError() if error.response is not None and error.response.status_code in (401, 403):
             return ModelNotFound(f"{repo}: the hub refuses access ({error.response.status_code}); {login}")
         case HfHubHTTPError() if error.response is not None:

@@ -146,7 +146,7 @@ def _from_values(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
             with np.errstate(over="ignore"):
                 blocks = to_blocks(matrix[first : first + step], kind)
             if fault_of_blocks(blocks, kind) is not None:
-                raise files.damaged(files.stored[p.name].tensors[0], f"holds values that are too large for {kind}")
+                raise files.damaged(files.stored[p.name].tensors[0], f"contains values that are too large for {kind}")
             yield Rows(which, first, blocks)
 
 

@@ -116,7 +116,7 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
     unknown = [key for key in reading.unread if key not in set(ignore_keys)]
     if unknown:
         raise UnsupportedModel(
-            f"{checkpoint.path}: nobody here knows what {', '.join(unknown)} means for the model; if it changes "
+            f"{checkpoint.path}: trilens does not know what {', '.join(unknown)} means for the model; if it changes "
             f"nothing, pass {' '.join('--ignore-key ' + key for key in unknown)}"
         )
     try:
@@ -196,7 +196,7 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[n
             left_out[name] = reason
     if unused:
         shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
-        raise BadCheckpoint(f"{checkpoint.path}: no part of the model uses {shown}; the file and its config disagree")
+        raise BadCheckpoint(f"{checkpoint.path}: the model does not use {shown}; the file and its config disagree")
     return ModelFiles(found, reading, checkpoint, stored, left_out)
 
 

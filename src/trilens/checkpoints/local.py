@@ -42,7 +42,7 @@ def at_path(path: Path, origin: str, *, only_small: bool = False) -> Found:
         return Found("config", path, origin)
     if name.endswith(PICKLES):
         raise ModelNotFound(f"{path}: pickled weights can run code and are not read; get safetensors or GGUF")
-    raise ModelNotFound(f"{path}: is no model; expected a .gguf file, a config.json, or a directory")
+    raise ModelNotFound(f"{path}: is not a model; expected a .gguf file, a config.json, or a directory")
 
 
 def _in_directory(directory: Path, origin: str, *, only_small: bool) -> Found:
@@ -59,16 +59,16 @@ def _in_directory(directory: Path, origin: str, *, only_small: bool) -> Found:
     if config and only_small:
         return Found("config", directory / config, origin)
     if len(sets) > 1:
-        raise ModelNotFound(f"{directory}: holds {len(sets)} models, name one of the files: {listing(sets)}")
+        raise ModelNotFound(f"{directory}: holds {len(sets)} models; name one of the files: {listing(sets)}")
     expected = "expected config.json with *.safetensors, or one GGUF file"
     if not names:
         raise ModelNotFound(f"{directory}: the directory is empty; {expected}")
     if any(name.endswith(PICKLES) for name in names):
-        raise ModelNotFound(f"{directory}: holds pickled weights, which can run code and are not read; {expected}")
+        raise ModelNotFound(f"{directory}: contains pickled weights, which can run code and are not read; {expected}")
     if config:
-        raise ModelNotFound(f"{directory}: holds {config} and no weights; {expected}")
+        raise ModelNotFound(f"{directory}: holds {config} but no weights; {expected}")
     if any(name.endswith(".safetensors") for name in names):
-        raise ModelNotFound(f"{directory}: holds *.safetensors and no config.json; {expected}")
+        raise ModelNotFound(f"{directory}: contains *.safetensors but no config.json; {expected}")
     raise ModelNotFound(f"{directory}: holds no model; {expected}")
 
 

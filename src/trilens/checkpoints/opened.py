@@ -44,7 +44,9 @@ class OpenFile:
             except OSError as error:
                 raise bad(self.path, f"cannot be read: {error.strerror or error}") from None
         if at < nbytes:
-            raise bad(self.path, f"was cut while it was being read: {nbytes - at} bytes are missing; download it again")
+            raise bad(
+                self.path, f"was truncated while it was being read: {nbytes - at} bytes are missing; download it again"
+            )
         return data
 
     def close(self) -> None:

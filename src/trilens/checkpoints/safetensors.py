@@ -170,9 +170,11 @@ def _of_directory(directory: Path) -> Path:
     if len(indexes) == 1:
         return indexes[0]
     if not found:
-        raise bad(directory, "holds no .safetensors file; expected model.safetensors or model.safetensors.index.json")
+        raise bad(
+            directory, "contains no .safetensors file; expected model.safetensors or model.safetensors.index.json"
+        )
     names = ", ".join(file.name for file in found[:8])
-    raise bad(directory, f"holds several .safetensors files and no model.safetensors.index.json: {names}; name one")
+    raise bad(directory, f"contains several .safetensors files and no model.safetensors.index.json: {names}; name one")
 
 
 def _index(path: Path) -> dict[str, str]:
@@ -184,7 +186,9 @@ def _index(path: Path) -> dict[str, str]:
         if not isinstance(shard, str) or not shard.endswith(".safetensors"):
             raise bad(path, f"the shard of {shown(name)} is {shown(str(shard))}, expected a .safetensors file")
         if any(letter in shard for letter in "/\\:\0") or not shard.isprintable():
-            raise bad(path, f"the shard {shown(shard)} is no plain file name; it has to lie beside the index")
+            raise bad(
+                path, f"the shard {shown(shard)} is not a plain file name; it must be in the directory of the index"
+            )
     return weight_map
 
 
@@ -201,26 +205,26 @@ def _header(file: OpenFile) -> tuple[dict[str, StoredTensor], dict[str, str]]:
         raise bad(path, f"claims a header of {length} bytes, longer than the file of {file.size}; download it again")
     header = parse_json(file.read(8, length), path)
     if not isinstance(header, dict):
-        raise bad(path, "the header is no JSON object")
+        raise bad(path, "the header is not a JSON object")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise bad(path, "__metadata__ is no JSON object of strings")
+        raise bad(path, "__metadata__ is not a JSON object of strings")
 
     tensors = sorted((_tensor(name, entry, path) for name, entry in header.items()), key=lambda t: (t.offset, t.nbytes))
     at = 0
     for tensor in tensors:
         if tensor.offset != at:
-            fault = "overlaps the tensor before it" if tensor.offset < at else "leaves a hole before it"
+            fault = "overlaps the tensor before it" if tensor.offset < at else "leaves a gap before it"
             raise bad(path, f"tensor {shown(tensor.name)} begins at byte {tensor.offset} of the data and {fault}")
         at += tensor.nbytes
         if data + at > file.size:
             raise bad(
                 path,
                 f"tensor {shown(tensor.name)} ends at byte {data + at}, outside the file of {file.size} bytes;"
-                " the file is cut off or damaged, download it again",
+                " the file is truncated or damaged, download it again",
             )
     if data + at != file.size:
-        raise bad(path, f"has {file.size - data - at} bytes behind its last tensor, expected none; download it again")
+        raise bad(path, f"has {file.size - data - at} bytes after its last tensor, expected none; download it again")
     absolute = {t.name: StoredTensor(t.name, t.shape, t.type, path, data + t.offset, t.nbytes) for t in tensors}
     return absolute, metadata
 
@@ -229,7 +233,7 @@ def _tensor(name: str, entry: Any, path: Path) -> StoredTensor:
     """One entry of the header; its offset still counts from the start of the data."""
     quoted = shown(name)
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise bad(path, f"tensor {quoted} is no object of dtype, shape and data_offsets")
+        raise bad(path, f"tensor {quoted} is not an object with dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
         raise bad(path, f"tensor {quoted} has the dtype {shown(str(dtype))}, expected one of {', '.join(BITS)}")

@@ -33,8 +33,8 @@ HALVES = {
     "IQ4_XS": (136, (0,)),
 }
 MAY_BE_ZERO = (".bias", ".correction_bias", ".expert_scale", ".scalar", ".sinks")
-NOT_FINITE = "holds a value that is not finite (NaN or infinity)"
-ALL_ZERO = "is zero everywhere, as it is in no trained model"
+NOT_FINITE = "contains a value that is not finite (NaN or infinity)"
+ALL_ZERO = "is zero everywhere, which does not occur in a trained model"
 
 
 def fault_of_blocks(rows: np.ndarray, kind: str) -> str | None:

@@ -140,7 +140,7 @@ def _kept(path: Path) -> Iterator[str]:
                 raise TypeError("a hash is text")
         except (ValueError, KeyError, TypeError):
             if number < len(lines) and line.strip():  # the last one may have been cut by whatever ended the run
-                raise UsageError(f"{path}:{number}: is no record of `run --file`; give another file") from None
+                raise UsageError(f"{path}:{number}: is not a record of `run --file`; give another file") from None
             continue
         if "error" not in record:
             kept.append(line + b"\n")
@@ -232,7 +232,7 @@ def _record(line: Line, future: Future[Answer[Any]] | None) -> tuple[Record, str
         except Exception as problem:
             kind, said = type(problem).__name__, as_typed(str(problem))
             if not isinstance(problem, TrilensError):
-                said = f"a fault in trilens itself ({kind}: {problem})"
+                said = f"bug in trilens ({kind}: {problem})"
     return head | {"error": {"type": kind, "message": said}}, said
 
 

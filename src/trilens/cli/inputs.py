@@ -96,7 +96,7 @@ def structure(options: dict[str, Any]) -> dict[str, Any]:
         except (ValueError, RecursionError) as problem:
             raise UsageError(f"--schema is not JSON ({problem}); expected a JSON schema, or a file with one") from None
         if not isinstance(held["schema"], dict):
-            raise UsageError("--schema is no object; expected a JSON schema, or a file with one")
+            raise UsageError("--schema is not an object; expected a JSON schema, or a file with one")
     if grammar is not None:
         held["grammar"] = text_of(grammar)
     held = {name: value for name, value in held.items() if value is not None}

@@ -92,7 +92,7 @@ class Lines:
                     digest = hashlib.sha256(said.strip()).hexdigest()[:16]
                     yield replace(parsed(number, said), hash=digest)
         if not found:
-            raise UsageError(f"{self.path}: holds no prompts; expected JSON lines")
+            raise UsageError(f"{self.path}: contains no prompts; expected JSON lines")
 
 
 def open_lines(path: Path) -> Lines:
@@ -133,7 +133,7 @@ def _fault(entry: dict[str, Any]) -> str | None:
     """What is wrong with a line's fields."""
     unknown = next((key for key in entry if key not in TYPES and key not in ("prompt", "messages")), None)
     if unknown is not None:
-        return f"{unknown[:80]!r} is not known here; expected prompt or messages, {', '.join(TYPES)}"
+        return f"{unknown[:80]!r} is unknown; expected prompt or messages, {', '.join(TYPES)}"
     if ("prompt" in entry) == ("messages" in entry):
         return f"has {'both prompt and messages' if 'prompt' in entry else 'no prompt'}; {EXPECTED}"
     prompt, messages = entry.get("prompt"), entry.get("messages")
@@ -149,7 +149,7 @@ def _fault(entry: dict[str, Any]) -> str | None:
         if value is not None and not right:
             return f"{key} is {_shown(value)}; expected {expected}"
     if not is_text(json.dumps(entry, ensure_ascii=False)):
-        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is no text; leave it out"
+        return "holds half of a surrogate pair (\\ud800 to \\udfff), which is not text; leave it out"
     return None
 
 

@@ -57,7 +57,7 @@ def file_type(name: str) -> str:
     found = name.upper().replace("-", "_")
     found = f"{found}_M" if found in ("Q3_K", "Q4_K", "Q5_K") else found
     if found not in FILE_TYPES:
-        raise UsageError(f"the type {name!r} is not known; expected one of {', '.join(FILE_TYPES)}")
+        raise UsageError(f"the type {name!r} is unknown; expected one of {', '.join(FILE_TYPES)}")
     return found
 
 

@@ -63,7 +63,7 @@ def quantise(
     a file that is there or cannot be written, UnsupportedModel, BadCheckpoint.
     """
     if out.exists():
-        raise UsageError(f"{out}: is there already; expected the name of a new file")
+        raise UsageError(f"{out}: already exists; give the name of a new file")
     if found.kind == "gguf":
         checkpoint = read_gguf(found.path)
         try:

@@ -191,7 +191,9 @@ def distinct_experts(experts: int, chosen: int, tokens: int) -> Fraction:
 
 
 def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
-    """A gated feed-forward's three matrix products, two operations a multiply-add: 2 * 3 * d_model * d_ffn."""
+    """Operations of a gated feed-forward block for one token. It has three matrix products, and a multiply-add counts
+    as two operations: 2 * 3 * d_model * d_ffn.
+    """
     return 2 * 3 * d_model * d_ffn
 
 

@@ -242,7 +242,7 @@ class TorchExecutor:
     cache_limit = cache_free = 1 << 32  # tensors grow by themselves; nothing is refused
     block_bytes = 0
     same_bits = False
-    determinism = "other bits in another batch: matrix products sum in an order that depends on their shape"
+    determinism = "bits depend on the batch: matrix products sum in an order that depends on their shape"
 
     def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
         self.spec = spec

@@ -105,7 +105,9 @@ def structure(schema: object, regex: object, choice: object, grammar: object) ->
     every = {"schema": schema, "regex": regex, "choice": choice, "grammar": grammar}
     stated = [(name, value) for name, value in every.items() if value is not None]
     if len(stated) > 1:
-        raise RequestRefused(f"{stated[1][0]} and {stated[0][0]} both say what the answer is; give one of them")
+        raise RequestRefused(
+            f"{stated[1][0]} and {stated[0][0]} both determine the form of the answer; give one of them"
+        )
     return stated[0] if stated else None
 
 

@@ -104,7 +104,7 @@ class Grammars:
         try:
             stated = json.dumps(wanted)
         except (TypeError, ValueError, RecursionError) as problem:
-            raise SchemaRefused(f"the schema is no JSON: {problem}") from None
+            raise SchemaRefused(f"the schema is not JSON: {problem}") from None
         if len(stated) > MOST_SCHEMA:
             raise SchemaRefused(f"the schema has {len(stated)} characters; expected at most {MOST_SCHEMA}")
         rule, ignored = self.json_rule(wanted)

@@ -55,7 +55,7 @@ def request_limits(
     stated = (1 if max_tokens is None else max_tokens) + (budget or 0) + around
     if room < stated:
         wanted = "" if max_tokens is None else f" and max_tokens {max_tokens}"
-        wanted += "" if not budget else f" and a thinking of {budget}"
+        wanted += "" if not budget else f" and a thinking budget of {budget}"
         raise ContextFull(
             f"the prompt's {prompt} tokens{wanted} do not fit the model's context of {context}; "
             f"shorten the prompt or ask for fewer tokens"

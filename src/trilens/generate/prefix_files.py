@@ -192,7 +192,7 @@ class PrefixFiles:
                 self._bytes -= size
 
     def _remove(self, path: Path, why: str) -> None:
-        log.warning("%s is left out and removed: %s", path, why)
+        log.warning("%s is ignored and removed: %s", path, why)
         with suppress(OSError):
             path.unlink()
 

@@ -21,8 +21,9 @@ from trilens.units import big, data, flop
 
 @dataclass(frozen=True)
 class Tokens:
-    """`prompt` tokens went in, `cached` of them without being computed again; `thinking`, `answer` and `control`
-    came out."""
+    """`prompt` is the length of the prompt, of which `cached` tokens were not computed again. `thinking`, `answer` and
+    `control` are the generated tokens.
+    """
 
     prompt: int
     cached: int
@@ -37,7 +38,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What this machine was measured to give: bytes a second from memory, operations a second in its fastest kernel."""
+    """The measured limits of this machine: bytes per second from memory, and operations per second of its fastest
+    kernel.
+    """
 
     bytes_per_second: float
     flops_per_second: float
@@ -84,7 +87,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Of a hundred such calls ten stay below `p10`, fifty below `p50`, ninety below `p90`; and what this one took."""
+    """Ten percent of such calls stay below `p10`, half below `p50`, 90 percent below `p90`. `measured` is this call's
+    value.
+    """
 
     p10: float
     p50: float
@@ -94,8 +99,9 @@ class Predicted:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What was known before the call: seconds to the first token and for each token after it, tokens of thinking. None
-    where there was nothing to predict or nothing to predict from, as `source` says."""
+    """What was known before the call: seconds to the first token, seconds for each token after it, and tokens of
+    thinking. None if there was nothing to predict, or nothing to predict from; `source` says which.
+    """
 
     first_token: Predicted | None
     token: Predicted | None
@@ -105,8 +111,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of the whole processor while the call ran, whatever else ran on it; None where the machine does not say,
-    as `source` does."""
+    """Joules of the whole processor during the call, including other processes. None if the machine does not report it;
+    `source` says why.
+    """
 
     joules: float | None
     source: str
@@ -114,21 +121,25 @@ class Energy:
 
 @dataclass(frozen=True)
 class Receipt:
-    """One call. Bytes are bytes, `seconds` are wall seconds, FLOPs count a multiply-add as two.
+    """The cost of one call. Times are wall-clock seconds, and FLOPs count a multiply-add as two.
 
-    `time_to_first_token` is counted from the call, and so are `queue_seconds` (until its first step began) and
-    `seconds` (until its end); None for a call that did not come so far. `reused` are the prompt's cached tokens by
-    where they were found: computed by a request that was still "running", by a "finished" one, or read from "disk".
-    `preempted`: how often its memory went to other requests, so that it was computed again (`work.repeated`).
-    `kv_cache_bytes` were used, in pages of `kv_held_bytes`; `fixed_state_bytes` are held beside them, whatever the
-    length; `weights_bytes` are held in memory,
-    `bits_per_weight` on average; `converted` counts the tensors that are not held as the file has them, by what was
-    done; `arithmetic` says what is rounded on the way. `same_bits`: the logits are the same to the bit in any batch,
-    on any number of threads, however the prompt was cut; `determinism` says so in words, or why not. `replay` is a hash
-    of all tokens and of the experts that fired for each: the same call repeated gives the same one. `batch` is the
-    most sequences that shared a step; `weight_bytes` count each reading of the weights, shared or not. `finish` says
-    why it stopped: stop (the model's own end), stop_string, length (max_tokens), context (the model's context is full),
-    cancelled. `temperature` and `seed` are the ones used, so that the call can be repeated.
+    - `time_to_first_token`, `queue_seconds` (until the first step began) and `seconds` (until the end) are counted
+      from the call. None for a call that did not get that far.
+    - `reused`: the prompt's cached tokens by their origin: a "running" request, a "finished" one, or "disk".
+    - `preempted`: how often its memory went to other requests, so that it was computed again (`work.repeated`).
+    - `kv_cache_bytes` were used, in pages of `kv_held_bytes`. `fixed_state_bytes` are needed besides, whatever the
+      length.
+    - `weights_bytes`: memory of the weights, with `bits_per_weight` on average. `converted` counts the tensors that
+      are not stored as in the file, by the kind of change.
+    - `arithmetic`: what is rounded during the computation.
+    - `same_bits`: whether the logits are bit-identical in any batch, on any number of threads and for any split of
+      the prompt. `determinism` says so in words, or why not.
+    - `replay`: a hash of all tokens and of the experts that fired for each. Repeating the call gives the same hash.
+    - `batch`: the largest number of sequences that shared a step. `weight_bytes` count every reading of the
+      weights, shared or not.
+    - `finish`: why it stopped. stop (the model's own end), stop_string, length (`max_tokens`), context (the context
+      is full) or cancelled.
+    - `temperature` and `seed` are those that were used, so that the call can be repeated.
     """
 
     model: str
@@ -168,7 +179,7 @@ class Receipt:
         return data
 
     def as_text(self) -> str:
-        """A few lines for people."""
+        """The receipt in a few lines."""
         p, t = self.parameters, self.tokens
         share = "" if p.every_weight_fires else f", {big(p.active_with_embeddings)} active"
         shared = f" · {self.batch} answers shared the steps" if self.batch > 1 else ""

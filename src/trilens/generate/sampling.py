@@ -19,14 +19,19 @@ _WORD = (1 << 64) - 1
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. Applied in this order: penalties, bias, temperature, top-k, top-p, min-p.
+    """How the next token is chosen. The steps run in this order: penalties, bias, temperature, top-k, top-p, min-p.
 
-    `temperature` 0 takes the likeliest token (the lowest id among equals). `top_k` keeps the k likeliest (0: all),
-    `top_p` the fewest whose shares reach p, `min_p` those with at least that part of the likeliest one's share.
-    `repetition_penalty` divides positive and multiplies negative logits of every token in prompt or answer (arXiv
-    1909.05858); `presence_penalty` and `frequency_penalty` are subtracted once, or once per occurrence, for the
-    answer's. `logit_bias` is added to single tokens' logits. `logprobs`: report each token's log probability in the
-    model's own distribution, and this many of the likeliest ones beside it; None reports nothing.
+    - `temperature`: 0 takes the most likely token (the lowest id if several are equal).
+    - `top_k`: keep the k most likely tokens. 0 keeps all.
+    - `top_p`: keep the smallest set of most likely tokens whose probabilities reach p.
+    - `min_p`: keep tokens with at least this fraction of the highest probability.
+    - `repetition_penalty`: divides positive and multiplies negative logits of every token in prompt or answer
+      (arXiv 1909.05858).
+    - `presence_penalty`, `frequency_penalty`: subtracted once, or once per occurrence, for tokens of the answer.
+    - `seed`: the same seed gives the same answer.
+    - `logit_bias`: added to the logits of single tokens.
+    - `logprobs`: report each token's log probability in the model's own distribution, with this many of the most
+      likely alternatives. None reports nothing.
     """
 
     temperature: float = 0.7

@@ -26,8 +26,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
-    """What the model said, what it thought before, and what that cost. `state` is what a hosted model wants back
-    unchanged with the next turn; `calls` are the tools that the model called. `print` shows the text."""
+    """What the model said, its thinking, and the receipt. Printing it prints the text.
+
+    `calls` are the model's tool calls. `state` is data that a hosted model wants back unchanged with the next turn.
+    """
 
     text: str
     thinking: str
@@ -37,7 +39,9 @@ class Answer(Generic[R]):
 
     @property
     def message(self) -> dict[str, Any]:
-        """For the next turn of the conversation; the template decides whether the model sees the thinking again."""
+        """The message for the next turn of the conversation. The template decides whether the model sees the thinking
+        again.
+        """
         said: dict[str, Any] = {"role": "assistant", "content": self.text}
         if self.thinking:
             said["thinking"] = self.thinking
@@ -49,7 +53,7 @@ class Answer(Generic[R]):
         return said if self.state is None else {**said, "state": self.state}
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the texts, the calls of tools, and every field of the receipt."""
+        """For JSON: the texts, the tool calls, and every field of the receipt."""
         calls = [{"id": call.id, "name": call.name, "arguments": call.arguments} for call in self.calls]
         return {"text": self.text, "thinking": self.thinking, "calls": calls, "receipt": self.receipt.as_dict()}
 
@@ -63,12 +67,12 @@ class Answer(Generic[R]):
 
 
 class AnswerStream(Iterator[Event[R]], AsyncIterator[Event[R]]):
-    """Events as they come, for `for` and for `async for`: `ThinkingEvent`, `TextEvent`, `ToolCallEvent`, and one
+    """Events as they arrive, for `for` and `async for`: `ThinkingEvent`, `TextEvent`, `ToolCallEvent`, and one
     `EndEvent` for each prompt.
 
-    `answer()` reads the rest and returns the whole answer, with what was read before; `await stream` does the same
-    without holding up the event loop. `close`, or the end of a `with` block, cancels what still runs. An `async for`
-    has a thread of its own for as long as the stream lasts; a task that is cancelled cancels its stream.
+    `answer()` reads the rest and returns the whole answer, including what was read before. `await stream` does the same
+    without blocking the event loop. `close`, or the end of a `with` block, cancels what still runs. `async for` uses
+    its own thread as long as the stream lasts. Cancelling the task cancels the stream.
     """
 
     def __init__(self, events: Generator[Event[R]], count: int) -> None:
@@ -85,11 +89,11 @@ class AnswerStream(Iterator[Event[R]], AsyncIterator[Event[R]]):
         return event
 
     def close(self) -> None:
-        """Cancel what still runs; what has come stays."""
+        """Cancel what still runs. What has arrived is kept."""
         self._events.close()
 
     def answers(self) -> list[Answer[R]]:
-        """The whole answers, in the order of their prompts. Raises UsageError for a stream that was closed before."""
+        """The whole answers, in the order of their prompts. Raises UsageError if the stream was closed early."""
         for _ in self:
             pass
         if len(self._wholes) < self._count or any(whole.ended is None for whole in self._wholes.values()):
@@ -97,7 +101,7 @@ class AnswerStream(Iterator[Event[R]], AsyncIterator[Event[R]]):
         return _answers(self._wholes[index] for index in sorted(self._wholes))
 
     def answer(self) -> Answer[R]:
-        """The whole answer. Raises UsageError where there are several, or the stream was closed before its end."""
+        """The whole answer. Raises UsageError if there are several, or if the stream was closed before its end."""
         if self._count != 1:
             raise UsageError(f"the stream has {self._count} answers; expected one, or use answers()")
         return self.answers()[0]

@@ -24,12 +24,12 @@ def typed(problem: Exception, where: str, key: str | None, *, begun: bool) -> Ho
     if "APIError" in names and "APIConnectionError" not in names:
         return ServiceFailed(f"{where}: {said}; try again, or ask for less")
     if "APITimeoutError" in names or "TimeoutException" in names or isinstance(problem, TimeoutError):
-        return Unreachable(f"{where}: nothing came in time; try again, or load it with a longer timeout")
+        return Unreachable(f"{where}: no answer in time; try again, or load it with a longer timeout")
     if "APIConnectionError" in names or isinstance(problem, ConnectionError) or modules & set(TRANSPORT):
         cause = _cause(problem)
         why = " ".join(str(cause).split())[:120] or type(cause).__name__
         if begun:
-            return ServiceFailed(f"{where}: the answer broke off ({why}); what had come is in error.partial")
+            return ServiceFailed(f"{where}: the answer broke off ({why}); what had arrived is in error.partial")
         if type(cause).__name__ in CUT or isinstance(cause, ConnectionResetError):
             return ServiceFailed(f"{where}: the connection broke before an answer came ({why}); try again")
         return Unreachable(f"{where}: no connection ({why}); check the address and the network")
@@ -43,7 +43,7 @@ def typed(problem: Exception, where: str, key: str | None, *, begun: bool) -> Ho
 def broke_off(where: str) -> ServiceFailed:
     """A stream that ended without saying why."""
     return ServiceFailed(
-        f"{where}: the answer broke off (the stream ended before its last event); what had come is in error.partial"
+        f"{where}: the answer broke off (the stream ended before its last event); what had arrived is in error.partial"
     )
 
 

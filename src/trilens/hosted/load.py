@@ -51,14 +51,17 @@ def load_hosted(
     retries: int = 2,
     timeout: float = 600,
 ) -> HostedModel:
-    """ "openai:MODEL", "anthropic:MODEL", "gemini:MODEL", or the address of a server.
+    """Load a model at a service: "openai:MODEL", "anthropic:MODEL", "gemini:MODEL", or the URL of a server.
 
-    For an address: `model` as the server calls it, which may be left out where it has only one, and may stand behind
-    the address as in "http://host:8000/v1#MODEL"; `engine`, a service of thinking.toml, where the server does not say
-    what it is; `tokenizer`, a model of ours (a catalog name, a path, a
-    hub id) whose tokenizer counts what the server does not; `key_variable`, the environment variable that holds its
-    key. `retries` before an answer begins, with the vendor's own back-off; `timeout` are the seconds without a byte
-    after which it is given up. Raises UsageError or HostedError.
+    - `model`: the server's name for the model, for URLs only. It can be left out if the server has one model, and
+      can be part of the URL: "http://host:8000/v1#MODEL".
+    - `engine`: the kind of server, as in thinking.toml, if the server does not report it.
+    - `tokenizer`: a local model (a catalog name, a path, a hub id) whose tokenizer counts what the server does not.
+    - `key_variable`: the environment variable with the server's key.
+    - `retries`: retries before an answer begins, with the vendor's own back-off.
+    - `timeout`: give up after this many seconds without a byte.
+
+    Raises UsageError or HostedError.
     """
     for option, value in (
         ("model", model),
@@ -149,7 +152,7 @@ def _url(address: str) -> tuple[str, str]:
     parts = urlsplit(address)
     if parts.hostname is None or parts.username is not None or parts.password is not None:
         raise UsageError(
-            "the address holds no host, or a password; expected http://host:port/v1, and the key elsewhere"
+            "the address has no host, or contains a password; expected http://host:port/v1, with the key elsewhere"
         )
     path = parts.path.rstrip("/") or "/v1"
     return urlunsplit((parts.scheme, parts.netloc, path, "", "")), parts.netloc

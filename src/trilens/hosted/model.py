@@ -81,8 +81,9 @@ class HostedModel:
         self.close()
 
     def count_tokens(self, prompt: Prompt) -> int:
-        """How many tokens the prompt's texts are, without those that the service adds. Raises RequestRefused
-        for a vendor's model, and where the model was loaded without a `tokenizer`."""
+        """The number of tokens of the prompt's texts, without those that the service adds. Raises RequestRefused for a
+        vendor's model, and if the model was loaded without a tokenizer.
+        """
         arguments.prompt(prompt)
         if self.elsewhere.tokens_of is None:
             way = "load the model with tokenizer=, the name of a model with the same tokenizer"
@@ -105,7 +106,9 @@ class HostedModel:
     def generate(
         self, prompt: Prompt | Sequence[Prompt], **options: Unpack[GenerateOptions]
     ) -> Answer[HostedReceipt] | list[Answer[HostedReceipt]]:
-        """The whole answer; for a list of prompts a list, asked for side by side. Options are `stream`'s."""
+        """Return the whole answer, or a list of answers for a list of prompts, which are requested concurrently. The
+        options are those of `stream`.
+        """
         prompts, single = several(prompt)
         if single:
             return self.stream(prompts[0], **options).answer()
@@ -124,13 +127,14 @@ class HostedModel:
         raw: bool = False,
         **more: Unpack[LocalCallOptions],
     ) -> HostedStream:
-        """`ThinkingEvent`s, `TextEvent`s, then one `EndEvent`.
+        """Return the answer piece by piece: `ThinkingEvent` and `TextEvent` objects, then one `EndEvent`.
 
-        Options are those of `Model.stream_all`. What this service or model cannot do, or trilens cannot ask of it,
-        raises RequestRefused before anything is sent. What goes wrong there raises HostedError, with what had come in
-        its `partial`. `max_tokens` counts the answer: where the service's limit counts thinking too, a thinking that
-        is on gets its budget, or 8,192 tokens, on top, so an answer can get longer than that when the thinking was
-        short.
+        The options are those of `Model.stream_all`. If the service or the model cannot do something, or trilens cannot
+        request it there, RequestRefused is raised before anything is sent. Errors of the service raise HostedError,
+        with the part that had arrived in `partial`.
+
+        `max_tokens` counts the answer. If the service's limit counts thinking too, thinking gets its budget on top, or
+        8,192 tokens. So the answer can be longer than `max_tokens` if the thinking was short.
         """
         arguments.prompt(prompt)
         arguments.request(max_tokens, raw, None, None)
@@ -160,7 +164,7 @@ class HostedModel:
         sampling: Mapping[str, Any],
         **more: Any,
     ) -> HostedStream:
-        """`stream`, of what was asked for by somebody who knows more than the table; `more` are fields of `Wish`."""
+        """`stream` with settings that do not come from the table; `more` are fields of `Wish`."""
         wish = Wish(
             model=self.elsewhere.model,
             messages=messages,
@@ -190,7 +194,7 @@ class HostedModel:
         row, where = self.elsewhere.row, self.elsewhere.where
         for name in chosen:
             if name not in known:
-                raise UsageError(f"option {name!r} is not known; expected one of {', '.join(sorted(known))}")
+                raise UsageError(f"option {name!r} is unknown; expected one of {', '.join(sorted(known))}")
         Sampling(**chosen)  # refuses what is out of range
         for name in chosen:
             if name not in self._service.sampling:
@@ -204,8 +208,9 @@ class HostedModel:
 
 
 class HostedStream(AnswerStream[HostedReceipt]):
-    """See `AnswerStream`. `close` closes the connection. A thinking elsewhere cannot be told to end: `thinking` is
-    False and `answer_now` raises RequestRefused."""
+    """A stream of a hosted model; see `AnswerStream`. `close` closes the connection. Thinking cannot be ended early at
+    a service, so `thinking` is False and `answer_now` raises RequestRefused.
+    """
 
     thinking = False
 
@@ -218,7 +223,7 @@ class HostedStream(AnswerStream[HostedReceipt]):
         self._first: float | None = None
 
     def answer_now(self, index: int | None = None) -> None:
-        raise RequestRefused(f"{self._elsewhere.where}: a thinking there cannot be ended early; close the stream")
+        raise RequestRefused(f"{self._elsewhere.where}: thinking cannot be ended early there; close the stream")
 
     def _run(self) -> Generator[Event[HostedReceipt]]:
         where = self._elsewhere.where

@@ -13,7 +13,7 @@ PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 
 
 class UnpricedWarning(UserWarning):
-    """A call that somebody bills and whose price is not known here."""
+    """A call that somebody bills and whose price is not supported."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ CountedBy = Literal["provider", "us", "estimate", "nobody"]
 
 @dataclass(frozen=True)
 class HostedTokens:
-    """As `generate.receipt.Tokens`; None where it is not known.
+    """As `generate.receipt.Tokens`; None where it is unknown.
 
     `counted_by` says who told thinking and answer apart: the provider; us, with the model's tokenizer on the text that
     came; an estimate, the provider's sum shared out by the lengths of the two texts; or nobody. Only `us` and another
@@ -43,7 +43,7 @@ class HostedTokens:
 
 @dataclass(frozen=True)
 class HostedReceipt:
-    """One call elsewhere; the names are those of `generate.receipt.Receipt`. None is not known.
+    """One call elsewhere; the names are those of `generate.receipt.Receipt`. None is unknown.
 
     `served_as` is what the service calls the model that answered, `id` the answer. `executor` names the interface.
     `finish` is stop, stop_string, length, context, refused, or broken for an answer that broke off. `limit`: the most
@@ -70,7 +70,7 @@ class HostedReceipt:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Of what came after the first piece; None where that was all at once."""
+        """The speed after the first piece. None if everything arrived at once."""
         count, first = self.tokens.completion, self.time_to_first_token
         rest = None if first is None else self.seconds - first
         return (count - 1) / rest if count and rest else None
@@ -84,7 +84,7 @@ class HostedReceipt:
         return data
 
     def as_text(self) -> str:
-        """A few lines for people."""
+        """The receipt in a few lines."""
         t, speed = self.tokens, self.tokens_per_second
         known = "parameters unknown" if self.parameters is None else f"{big(self.parameters.total)} parameters"
         if self.parameters is not None and not self.parameters.every_weight_fires:

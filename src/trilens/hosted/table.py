@@ -167,7 +167,7 @@ def _impossible(row: Row, model: str, requested: Thinking) -> RequestRefused:
     known = words(row)
     possible = f"expected {', '.join(known)}" if known else "leave it out"
     note = f" ({row.note})" if row.note else ""
-    return RequestRefused(f"{row.service}, {model}: thinking={requested!r} cannot be asked for; {possible}{note}")
+    return RequestRefused(f"{row.service}, {model}: thinking={requested!r} is not possible; {possible}{note}")
 
 
 def _rank(level: str) -> int:

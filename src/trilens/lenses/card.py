@@ -48,7 +48,7 @@ class Card:
 
     @property
     def token(self) -> StepCost:
-        """One token's step at the card's context."""
+        """The cost of one token at the card's context."""
         return self.dense.costs[self.context]
 
     @property
@@ -64,16 +64,16 @@ class Card:
         return f"{self.backbone} · {self.inference.word}"
 
     def kv_bytes(self, context: int) -> int:
-        """One sequence's keys and values at that many tokens."""
+        """The size of one sequence's keys and values at that many tokens."""
         return kv_bytes(self.spec, context, KV_TYPES[self.kv_type])
 
     @property
     def fixed_bytes(self) -> int:
-        """What one sequence keeps beside them, whatever its length."""
+        """The size of a sequence's other states, which does not depend on its length."""
         return fixed_bytes(self.spec)
 
     def as_dict(self) -> dict[str, Any]:
-        """Every number of the text; bytes and operations as integers."""
+        """Every number of the text, with bytes and operations as integers."""
         spec = self.spec
         return {
             "name": self.name,
@@ -108,7 +108,7 @@ class Card:
         }
 
     def as_text(self, width: int | None = None) -> str:
-        """For a terminal of `width` columns; None asks the terminal."""
+        """The card for a terminal of `width` columns. None uses the terminal's width."""
         from trilens.lenses.card_text import card_text
 
         return card_text(self, width)
@@ -121,7 +121,7 @@ class Card:
 
 @dataclass(frozen=True)
 class StatedCard:
-    """Of a model whose wiring is not known here: what the catalog states, and where one would look next."""
+    """The card of a model whose architecture is not known: what the catalog states, and where to look for more."""
 
     entry: CatalogEntry
 
@@ -173,10 +173,11 @@ def card(
     offline: bool = False,
     up_to_context: bool = False,
 ) -> Card | StatedCard:
-    """The card of a catalog name, a path or a hub id. `context` is the number of tokens a token sees, its own included.
+    """The card of a catalog name, a path or a hub id, or a `StatedCard` if the architecture is not known: for a hosted
+    model, or a family without a size.
 
-    `up_to_context`: take the model's maximum where that is less, instead of refusing.
-    A `StatedCard` where nobody knows the wiring: a hosted model, or a family without a size.
+    `context` is the number of tokens that a token attends to, itself included. `up_to_context`: use the model's maximum
+    if that is less, instead of refusing.
     """
     if not isinstance(name, Found):
         name = arguments.model_name(name)

@@ -103,7 +103,7 @@ def _dense(card: Card, width: int) -> list[str]:
         lines += paragraph("multiplied", multiplied, width)
     for compared in card.published:
         lines += paragraph("published", compared.as_line(), width)
-    lines += paragraph("per token", "operations, a multiply-add counted as two, by what a token sees", width)
+    lines += paragraph("per token", "operations by context length, with a multiply-add counted as two", width)
     parts = next(iter(lens.costs.values())).flops_by_part()
     shown = [name for name in parts if any(cost.flops_by_part()[name] for cost in lens.costs.values())]
     rows = [[name.replace("_", " "), *(flop(c.flops_by_part()[name]) for c in lens.costs.values())] for name in shown]
@@ -133,16 +133,16 @@ def _dense(card: Card, width: int) -> list[str]:
 
 def _moe(card: Card, width: int) -> list[str]:
     if card.moe is None:
-        return ["MoE lens", *paragraph("", "no layer is routed: nothing is chosen, all that is stored is used", width)]
+        return ["MoE lens", *paragraph("", "no layer is routed: every stored weight is used", width)]
     lens, lines = card.moe, ["MoE lens"]
     for g in lens.groups:
         shared = f", a shared one of width {g.shared_width} always" if g.shared_width else ", none shared"
-        text = f"{g.chosen} of {g.experts} experts fire{shared}; {len(g.layers)} of {lens.layers} layers are so "
+        text = f"{g.chosen} of {g.experts} experts fire{shared}; {len(g.layers)} of {lens.layers} layers are routed "
         text += f"(layers {ranges(g.layers)}); one expert is {g.expert_width} wide, "
         text += f"{spaced(g.expert_parameters)} parameters"
         lines += paragraph("experts", text, width)
         lines += paragraph("router", g.rule, width)
-    lines += paragraph("read", f"{100 * lens.share_read:.1f} % of the weights for a token alone", width)
+    lines += paragraph("read", f"{100 * lens.share_read:.1f} % of the weights, for a single token", width)
     lines += _neighbours(card, lens, width)
     many = len(lens.groups) > 1
     rows = [
@@ -156,7 +156,7 @@ def _moe(card: Card, width: int) -> list[str]:
         ]
         for b in lens.batches
     ]
-    lines += paragraph("batches", "experts that fire in a layer and bf16 bytes read, if all are as likely", width)
+    lines += paragraph("batches", "experts that fire in a layer and bf16 bytes read, if all are equally likely", width)
     return lines + table(["batch", "distinct", "read", "per token"], rows, width, indent=4)
 
 
@@ -182,7 +182,7 @@ def _reasoning(card: Card, width: int) -> list[str]:
         lines += paragraph("markers", shown, width)
     if inference.kind == "always" and inference.settings:
         opened = inference.settings[0].start == "opened"
-        text = "opens the thinking" if opened else "leaves it to the model to open its thinking"
+        text = "opens the thinking" if opened else "lets the model open its thinking"
         lines += paragraph("prompt", text, width)
     if inference.kind not in ("never", "unknown"):
         cost = f"{THOUGHT} tokens of it are {flop(lens.thought_flops)} and {data(lens.thought_kv_bytes)} of cache"
@@ -204,7 +204,7 @@ def _heads(spec: ModelSpec) -> str:
                 case LatentAttention() as a:
                     kinds[f"{a.heads} heads on a latent of {a.kv_rank} + {a.rope_dim}"] = None
                 case Attention() as a:
-                    kinds[f"{a.heads} heads of {a.cache.key_dim} on {a.cache.kv_heads} of keys and values"] = None
+                    kinds[f"{a.heads} heads of {a.cache.key_dim} on {a.cache.kv_heads} key-value heads"] = None
                 case ShortConvolution() as c:
                     kinds[f"convolutions over {c.taps} tokens"] = None
                 case GatedRecurrence(rule=rule):

@@ -153,17 +153,17 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
     first, last = min(costs), max(costs)
     grown = costs[last].flops(Part.ATTENTION)
     share = 100 * grown / costs[last].flops()
-    attention = f"attention's term grows with what a token sees: {flop(costs[first].flops(Part.ATTENTION))} at context "
-    attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of all); every other term stays"
+    attention = f"attention grows with the context: {flop(costs[first].flops(Part.ATTENTION))} at context "
+    attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of the total); the rest is constant"
     if routed:
         chosen = sorted({(r.router.chosen, r.router.experts) for _, r in routed})
         picked = " or ".join(f"{k} of {n}" for k, n in chosen)
         where = f"on {len(routed)} of {len(spec.layers)} layers ({ranges([i for i, _ in routed])})"
         total = f"{100 * (1 - p.active_with_embeddings / p.total):.1f} % of the weights are experts that do not fire"
-        path = f"a router picks {picked} experts for every token {where}, so two tokens take two paths; the same "
-        path += "input repeats its path only where the arithmetic repeats to the bit"
+        path = f"a router picks {picked} experts for every token {where}, so tokens take different paths; the same "
+        path += "input takes the same path only if the arithmetic is bit-identical"
     else:
-        total = "every weight takes part in every token (tables that are only looked up count whole)"
+        total = "every weight takes part in every token (embedding tables are counted in full)"
         path = "there is no router: every token goes through the same weights in the same order"
     return (
         Property("total = active", p.every_weight_fires, _answer(p.every_weight_fires), total),

@@ -70,17 +70,17 @@ class Machine:
     def rule(self) -> str:
         return (
             f"On {self.name} ({data(self.memory)} at {data(self.bandwidth)}/s, 4-bit weights, one sequence): a dense "
-            f"model gives {ENOUGH:.0f} tokens a second or more up to {big(self.dense_up_to)} parameters. Below that "
-            "dense wins: a routed model holds as much memory and saves compute that nobody waits for. Above it, "
-            "routing pays."
+            f"model reaches {ENOUGH:.0f} tokens per second or more up to {big(self.dense_up_to)} parameters. Below "
+            "that size, dense wins: a routed model of the same size needs as much memory, and is faster than "
+            "necessary. Above it, routed wins."
         )
 
     def verdict(self, name: str, count: ParameterCount) -> str:
         w = self.weigh(count)
         said = (
-            f"{name}: holds {data(w.memory)}, {data(w.memory_held)} more than a dense model of its active size; "
-            f"saves {100 * w.compute_saved:.0f} % of the compute of one of its total size: {w.tokens_per_second:.0f} "
-            f"tokens a second against {w.dense_tokens_per_second:.0f}. "
+            f"{name}: needs {data(w.memory)}, {data(w.memory_held)} more than a dense model of its active size, and "
+            f"saves {100 * w.compute_saved:.0f} % of the compute of a dense model of its total size: "
+            f"{w.tokens_per_second:,.0f} tokens per second instead of {w.dense_tokens_per_second:,.0f}. "
         )
         ends = {
             "dense": "Dense wins here.",

@@ -133,8 +133,8 @@ def thinking_length(word: str, known: Calibration) -> ThinkingLength:
     if word.isdigit():
         most = float(word)
         low, middle, high = (min(most, float(n)) for n in PRIOR["on"])
-        return ThinkingLength(Interval(low, middle, high), "a prior, cut at the budget; no call of this model here yet")
+        return ThinkingLength(
+            Interval(low, middle, high), "a general prior, limited by the budget; no call of this model here yet"
+        )
     low, middle, high = PRIOR.get(word, PRIOR["on"])
-    return ThinkingLength(
-        Interval(low, middle, high), "a prior of no model in particular; no call of this model here yet"
-    )
+    return ThinkingLength(Interval(low, middle, high), "a general prior; no call of this model here yet")

@@ -61,7 +61,7 @@ def _in_files(found: Found, unread: tuple[str, ...]) -> dict[str, str]:
 def _as_configured(title: str, config: Mapping[str, Any], spec: ModelSpec) -> dict[str, str]:
     width = width_of(config)
     if width is None:
-        raise UnsupportedModel(f"{title}: its config names a type of weights that is not known here")
+        raise UnsupportedModel(f"{title}: its config names a type of weights that trilens does not know")
     inner = config.get("text_config") or {}
     rules = config.get("quantization_config") or inner.get("quantization_config") or {}
     method = rules.get("quant_method")

@@ -107,7 +107,7 @@ def measured(
     say: Callable[[str], None] = lambda line: None,
 ) -> Machine:
     """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
-    among the rest; what is not known yet is measured and kept. `say` is told in a line what is being done and why."""
+    among the rest; what is unknown yet is measured and kept. `say` is told in a line what is being done and why."""
     threads = threads or system.usable_cores()
     machine = None if anew else kept(threads, say=say)
     if machine is None:
@@ -128,11 +128,11 @@ def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Mac
     except FileNotFoundError:
         return None
     except (OSError, BadCheckpoint, ArithmeticError, ValueError, KeyError, TypeError, AttributeError) as problem:
-        say(f"{path}: cannot be used ({type(problem).__name__}: {problem}), so this machine is measured anew")
+        say(f"{path}: cannot be used ({type(problem).__name__}: {problem}), so this machine is measured again")
         return None
     why = _stale(machine, threads)
     if why is not None:
-        say(f"{path}: {why}, so this machine is measured anew")
+        say(f"{path}: {why}, so this machine is measured again")
         return None
     return machine
 

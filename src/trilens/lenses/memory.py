@@ -1,7 +1,7 @@
 """How much memory a model takes, engine by engine: weights, keys and values, scratch; and of what it is a part.
 
 Engines differ in what they allocate: where windowed layers stop, whether a latent is kept or whole heads, what a block
-is. So there is one model of memory for each. What is not known of an engine is None and listed, never guessed.
+is. So there is one model of memory for each. What is unknown of an engine is None and listed, never guessed.
 """
 
 from __future__ import annotations
@@ -257,7 +257,7 @@ def _hybrid(spec: ModelSpec, said: str) -> tuple[str, ...]:
 
 
 def _fixed_states(spec: ModelSpec) -> tuple[str, ...]:
-    """The remark on states of one size, for engines whose way of holding them is not known here."""
+    """The remark on states of one size, for engines whose way of holding them is not supported."""
     _, fixed = by_kind(spec.states)
     return ("the states that have one size whatever the length: of which type, and how many copies",) if fixed else ()
 

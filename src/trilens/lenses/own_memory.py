@@ -33,7 +33,7 @@ def own_memory(spec: ModelSpec, types: Mapping[str, str], job: Job) -> Memory:
         fixed_bytes(spec) * job.batch,
         # a step writes the states behind it beside those before it, and those behind its prompt are kept
         buffer_bytes(program, types, fine=count_parameters(spec).total < SMALL) + 2 * fixed_bytes(spec) * job.batch,
-        "resident memory beside Python itself; keys and values in pages of 64 positions, as sequences grow",
+        "resident memory without Python itself; keys and values in pages of 64 positions, as sequences grow",
     )
 
 

@@ -198,7 +198,7 @@ def _engine(wanted: str | None, at: Target) -> Engine:
         return "trilens" if at.device is None else "mlx-lm" if at.apple else "vllm"
     found = next((engine for engine in QUANTISED if engine == wanted.lower()), None)
     if found is None:
-        raise UsageError(f"engine {wanted!r} is not known; expected one of {', '.join(QUANTISED)}")
+        raise UsageError(f"engine {wanted!r} is unknown; expected one of {', '.join(QUANTISED)}")
     return found
 
 
@@ -211,7 +211,7 @@ def _job(spec: ModelSpec, context: int | None, batch: int, kv_type: str, engine:
     keys, _, values = kv_type.partition(",")
     for kind in (keys, values or keys):
         if kind not in KV_TYPES:
-            raise UsageError(f"KV type {kind!r} is not known; expected one of {', '.join(KV_TYPES)}, or two as K,V")
+            raise UsageError(f"KV type {kind!r} is unknown; expected one of {', '.join(KV_TYPES)}, or two as K,V")
     job = Job(wanted, batch, keys, values or keys)
     if engine == "trilens":
         job = replace(job, key_type=OWN_KV.get(keys, keys), value_type=OWN_KV.get(job.value_type, job.value_type))
@@ -248,7 +248,7 @@ def _capacity(engine: Engine, at: Target) -> int:
 
 
 def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memory | None:
-    """None where the weights' size at that quantisation is not known."""
+    """None where the weights' size at that quantisation is unknown."""
     assert source.reading is not None
     spec = source.reading.spec
     if engine == "trilens":
@@ -266,7 +266,7 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
 
 def _choice(choices: tuple[Choice, ...], wanted: str | None, engine: Engine) -> Choice:
     if not choices:
-        raise RequestRefused("the size of its weights is not known; name its files")
+        raise RequestRefused("the size of its weights is unknown; name its files")
     if wanted is None:
         return next((c for c in choices if c.fits), choices[-1])
     found = next((c for c in choices if c.type == wanted), None)

@@ -30,7 +30,7 @@ def plan_text(plan: Plan, width: int | None = None) -> str:
     for unknown in m.unknown:
         lines += paragraph("unknown", unknown, width)
     lines += _speed(plan, width)
-    best = "none of them fits" if plan.best is None else f"{plan.best.type} is the most that fits"
+    best = "no type fits" if plan.best is None else f"{plan.best.type} is the largest type that fits"
     lines += ["", *paragraph("weights", best, width)]
     rows = [[c.type, data(c.memory.weights), data(c.memory.total), "yes" if c.fits else "no"] for c in plan.choices]
     lines += table(["type", "weights", "total", "fits"], rows, width, indent=4)
@@ -47,7 +47,7 @@ def _speed(plan: Plan, width: int) -> list[str]:
     together = " together" if f.batch > 1 else ""
     lines = paragraph("speed", f"{_interval(f.tokens, '{:.1f}')} tokens a second{together} at that context", width)
     first = "unknown" if f.first_token is None else f"{_interval(f.first_token, '{:.2f}')} s"
-    lines += paragraph("", f"first token of a prompt as long: {first}", width)
+    lines += paragraph("", f"first token of a prompt of that length: {first}", width)
     lines += paragraph("", f.source, width)
     if plan.length is not None:
         t, times = plan.length.tokens, plan.length.multiplier

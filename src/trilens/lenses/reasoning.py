@@ -12,7 +12,7 @@ from trilens.text.thinking import Inference, Setting
 THOUGHT = 1000  # tokens of the example
 
 KINDS = {
-    "never": "it answers at once, always",
+    "never": "it always answers at once",
     "always": "it thinks before every answer; this cannot be switched off",
     "switchable": "the same weights answer at once or think first",
     "levels": "how much it thinks can be chosen",

@@ -76,7 +76,7 @@ def target(name: str) -> Target:
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         names = ", ".join(known)
-        raise UsageError(f"machine {name!r} is not known; expected this, or one of {names}, as in h100x8{hint}")
+        raise UsageError(f"machine {name!r} is unknown; expected this, or one of {names}, as in h100x8{hint}")
     if not 1 <= count <= 4096:
         raise UsageError(f"machine {name!r} has {count} devices; expected 1 to 4096")
     return Target(name.lower(), found, count, found.memory)

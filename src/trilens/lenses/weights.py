@@ -71,7 +71,7 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
     inner = config.get("text_config") or {}
     dtype, width = _dtype(config), width_of(config)
     if width is None:
-        return WeightBytes("own", None, f"its type {dtype} is not known here")
+        return WeightBytes("own", None, f"its type {dtype} is not supported")
     rules = config.get("quantization_config") or inner.get("quantization_config")
     every = list({p.name: p for p in parameters(decoder_weights(spec))}.values())
     if not rules:
@@ -88,7 +88,7 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:
-    """Bytes of an unquantised weight, None for a type that is not known here."""
+    """Bytes of an unquantised weight, None for a type that is not supported."""
     return {"float32": 4, "float16": 2, "bfloat16": 2}.get(_dtype(config))
 
 

@@ -324,7 +324,7 @@ def _one_fault(alike: Sequence[Any], body: Any) -> Fault:
     place, first = max(placed, key=lambda one: one[0].count("."))  # a part of one kind says more than another kind
     match first["type"]:
         case "extra_forbidden":
-            return refused(f"{place} is not known here; leave it out", param=place, code="unknown_parameter")
+            return refused(f"{place} is unknown; leave it out", param=place, code="unknown_parameter")
         case "missing":
             return refused(f"{place or 'the body'} is missing", param=place or None)
         case "refused":

@@ -72,7 +72,7 @@ async def begin(
     except TimeoutError:
         if not limit.expired():
             raise
-        raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, the most here") from None
+        raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, which is the maximum") from None
     return ChatRun(id, loop.model, loop.enter(calls), use, list(dict.fromkeys(ignored)))
 
 

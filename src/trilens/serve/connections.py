@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         if len(self.connections) > self._limits.most:
             longest = next(iter(self._crowd.waiting), None)
-            full = f"{self._limits.most} connections are open, the most here"
+            full = f"{self._limits.most} connections are open, which is the maximum"
             if longest is None:
                 self._turn_away(503, f"{full}; try again in a moment", full)
                 return

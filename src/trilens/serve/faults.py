@@ -81,7 +81,7 @@ def fault_of(problem: BaseException) -> Fault:
         case TrilensError():
             return Fault(500, "the request failed", "server_error", "api_error")
         case _:
-            return Fault(500, "the server has a fault; its log says more", "server_error", "api_error", "fault")
+            return Fault(500, "the server has an error; see its log", "server_error", "api_error", "fault")
 
 
 def refused(message: str, *, code: str | None = None, param: str | None = None, status: int = 400) -> Fault:

@@ -132,10 +132,10 @@ class EngineLoop(ABC, Generic[C]):
             free = max(0, self._parallel - len(self._active)) + self._most_waiting
             if len(self._line) + len(calls) > free:
                 raise Busy(
-                    f"{len(self._active)} calls run and {len(self._line)} wait, the most here; try again in a moment"
+                    f"{len(self._active)} calls run and {len(self._line)} wait, the maximum; try again in a moment"
                 )
             self._line.extend((running, call) for call in calls)
-        late = TimeIsUp(f"the request ran longer than {self.seconds:g} s, the most here")
+        late = TimeIsUp(f"the request ran longer than {self.seconds:g} s, which is the maximum")
         running.expiry = running.reader.call_later(self.seconds, self.fail, running, late)
         self.wake()
         return running

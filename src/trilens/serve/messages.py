@@ -341,7 +341,7 @@ def _turns(message: dict[str, Any], at: str) -> list[Message]:
                 said = _parts(block.get("content"), f"{place}.content")
                 results.append(Message("tool", said, call_id=a_text(block, "tool_use_id", place)))
             case kind:
-                raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not understood here")
+                raise FieldRefused(place, f"is a block of type {shown(kind)}; it is not supported")
     return [*results, *([Message(role, tuple(parts))] if parts or not results else [])]
 
 

@@ -141,7 +141,7 @@ class ModelRegistry:
         need = await asyncio.to_thread(_bytes_of, wanted.source)
         async with self._making_room:  # one after the other, or two would count on the same memory
             while (oldest := self._in_the_way(need)) is not None:
-                log.info("%s is put away: %s needs its memory", oldest.name, wanted.name)
+                log.info("%s is unloaded: %s needs its memory", oldest.name, wanted.name)
                 await self._put_away(oldest)
             wanted.coming = need or 0
 

@@ -41,7 +41,7 @@ class KeptItems:
             return item
         id = item.get("id")
         if not isinstance(id, str) or id not in self._items:
-            raise FieldRefused(f"{at}.id", f"is {shown(id)}, which is not kept here (any more); send the item itself")
+            raise FieldRefused(f"{at}.id", f"is {shown(id)}, which is not stored here (any more); send the item itself")
         return self._items[id][0]
 
 

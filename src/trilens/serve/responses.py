@@ -349,7 +349,7 @@ def _messages(items: list[dict[str, Any]]) -> list[Message]:
                 parts = tuple(map(Words, read_texts(item.get("output"), f"{at}.output")))
                 out.append(Message("tool", parts, call_id=a_text(item, "call_id", at)))
             case kind:
-                raise FieldRefused(at, f"is an item of type {shown(kind)}; it is not understood here")
+                raise FieldRefused(at, f"is an item of type {shown(kind)}; it is not supported")
     return out
 
 

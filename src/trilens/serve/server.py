@@ -135,7 +135,7 @@ def serve_engine(
 
 def _server(registry: ModelRegistry, rules: Rules, limits: Limits, bound: socket.socket) -> Server:
     if rules.host not in LOOPBACK and rules.key is None:
-        log.warning("anybody who reaches %s can ask here: there is no --api-key", rules.host)
+        log.warning("anybody who can reach %s can use this server, because there is no --api-key", rules.host)
     host = f"[{rules.host}]" if ":" in rules.host else rules.host
     sys.setswitchinterval(SWITCH)
     gc.set_threshold(COLLECT)

@@ -138,5 +138,7 @@ def one_of(*wanted: Wanted | None) -> Wanted | None:
     """The one that is stated. Raises FieldRefused where there are several."""
     stated = [one for one in wanted if one is not None]
     if len(stated) > 1:
-        raise FieldRefused(stated[1].field, f"and {stated[0].field} both say what the answer is; give one of them")
+        raise FieldRefused(
+            stated[1].field, f"and {stated[0].field} both determine the form of the answer; give one of them"
+        )
     return stated[0] if stated else None

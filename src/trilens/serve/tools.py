@@ -77,7 +77,7 @@ class ToolUse:
             return [tool.for_template() for tool in self.tools]
         if not self.forced:
             raise RequestRefused(
-                f"{model.name}'s template knows no tools; force one with tool_choice, or leave tools out"
+                f"{model.name}'s template has no place for tools; force one with tool_choice, or leave tools out"
             )
         return None
 
@@ -139,7 +139,7 @@ def tool_use(
             raise FieldRefused(f"tools.{number}", f"has parameters of type {kind}; expected an object")
     for number, one in enumerate(names):
         if one in names[:number]:
-            raise FieldRefused(f"tools.{number}", f"has the name {one!r:.80} of another one; expected one tool a name")
+            raise FieldRefused(f"tools.{number}", f"has the name {one!r:.80} of another one; tool names must be unique")
     if allowed is not None:
         unknown = next((one for one in allowed if one not in names), None)
         if unknown is not None:

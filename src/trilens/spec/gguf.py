@@ -154,8 +154,8 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
         raise BadCheckpoint(f"{where}: has no general.architecture; expected one of {', '.join(sorted(ARCHITECTURES))}")
     if arch not in ARCHITECTURES:
         raise UnsupportedModel(
-            f"{where}: the architecture {arch!r} is not known; its layers may need parts that trilens does not have. "
-            f"Known: {', '.join(sorted(ARCHITECTURES))}"
+            f"{where}: the architecture {arch!r} is not supported; it may need parts that trilens does not have. "
+            f"Supported: {', '.join(sorted(ARCHITECTURES))}"
         )
     own = {
         name.removeprefix(arch + "."): _whole(value) for name, value in metadata.items() if name.startswith(arch + ".")
@@ -433,7 +433,7 @@ def _granite_hybrid(config: Config, own: Mapping[str, Any], source: Source) -> s
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     config.setdefault("attention_multiplier", head**-0.5)
     if own.get("rope.dimension_count", head) != head:
-        raise UnsupportedModel("attention that turns a part of each head is not known in such files")
+        raise UnsupportedModel("attention that turns a part of each head is not supported in such files")
     config["mamba_n_heads"], config["mamba_d_state"] = own["ssm.time_step_rank"], own["ssm.state_size"]
     config["mamba_n_groups"], config["mamba_d_conv"] = own["ssm.group_count"], own["ssm.conv_kernel"]
     config["mamba_expand"] = _share(own, "ssm.inner_size", "embedding_length")

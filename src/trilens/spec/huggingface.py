@@ -136,7 +136,8 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
         text = keys
     if family not in FAMILIES:
         raise UnsupportedModel(
-            f"{where}: model_type {family!r} is not known: {unknown_part(config)}. Known: {', '.join(sorted(FAMILIES))}"
+            f"{where}: model_type {family!r} is not supported: {unknown_part(config)}. "
+            f"Supported: {', '.join(sorted(FAMILIES))}"
         )
     return _reading(keys, text, FAMILIES[family])
 

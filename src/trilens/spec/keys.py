@@ -147,7 +147,7 @@ class Keys:
         return BadCheckpoint(f"{self.where}: {problem}; expected {expected}")
 
     def unknown(self, name: str, value: object) -> UnsupportedModel:
-        return UnsupportedModel(f"{self.where}: {self.spell(name)} {_shown(value)} is not known")
+        return UnsupportedModel(f"{self.where}: {self.spell(name)} {_shown(value)} is not supported")
 
     def spell(self, name: str) -> str:
         """The key as the file spells it, with the keys that enclose it."""

@@ -83,7 +83,7 @@ def read_conversation(messages: Sequence[ChatMessage | Message], at: str = "mess
     what the list is called in errors. Raises FieldRefused for what is no conversation, naming the place.
     """
     if not isinstance(messages, list | tuple):
-        raise FieldRefused(at, 'is no list; expected [{"role": ..., "content": ...}, ...]')
+        raise FieldRefused(at, 'is not a list; expected [{"role": ..., "content": ...}, ...]')
     if not messages:
         raise FieldRefused(at, "is empty; expected at least one message")
     read = [_read(message, f"{at}.{i}") for i, message in enumerate(messages)]
@@ -182,7 +182,7 @@ def _text_part(part: Any, at: str) -> str:
     if kind == "refusal":
         text = part.get("refusal")
     elif kind not in TEXT_TYPES:
-        raise FieldRefused(at, f"is a part of type {shown(kind)}; only text is understood here")
+        raise FieldRefused(at, f"is a part of type {shown(kind)}; only text is supported")
     if not isinstance(text, str):
         raise FieldRefused(f"{at}.text", f"is {shown(text)}; expected a text")
     return str.__str__(text)
@@ -239,7 +239,7 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
             return float(value)
         case Mapping():
             if not all(isinstance(key, str) for key in value):
-                raise RequestRefused(f"{where}: an object has a name that is no text; expected JSON data only")
+                raise RequestRefused(f"{where}: an object has a name that is not a text; expected JSON data only")
             return {str.__str__(key): plain(item, where, depth + 1) for key, item in value.items()}
         case list() | tuple():
             return [plain(item, where, depth + 1) for item in value]

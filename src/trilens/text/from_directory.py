@@ -127,7 +127,7 @@ def _spelling(path: Path, engine: Tokenizer) -> Spelling:
             case {"type": "Fuse"}:
                 pass
             case _:
-                raise UnsupportedModel(f"{path}: decoder {json.dumps(step)[:120]} is not known here")
+                raise UnsupportedModel(f"{path}: decoder {json.dumps(step)[:120]} is not supported")
     return spelling
 
 

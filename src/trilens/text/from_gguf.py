@@ -25,13 +25,13 @@ _BYTE_SPELLED = Spelling(byte_level=True)
 def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     """The vocabulary that the metadata holds.
 
-    Raises UnsupportedModel for a kind of tokenizer or a pre-tokenizer that is not known here, BadCheckpoint for
+    Raises UnsupportedModel for a kind of tokenizer or a pre-tokenizer that is not supported, BadCheckpoint for
     tables that are missing or do not fit together.
     """
     model = metadata.get(_KEY + "model")
     if model not in ("gpt2", "llama", "gemma4"):
         raise UnsupportedModel(
-            f"tokenizer {model!r} in the GGUF file is not known here; known are 'gpt2', 'llama' and 'gemma4'"
+            f"tokenizer {model!r} in the GGUF file is not supported; expected 'gpt2', 'llama' or 'gemma4'"
         )
     texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(_texts(metadata, "tokens"))]
     last = {text: i for i, text in enumerate(texts)}

@@ -58,7 +58,7 @@ class Meter:
     def spend(self, size: int) -> None:
         self._memory -= size
         if self._memory < 0:
-            raise OverLimit("it fills the memory")
+            raise OverLimit("it uses too much memory")
 
     def weigh(self, value: Any) -> int:
         """Raises OverLimit for a value that is not plain data, since its text has no bound."""

@@ -73,7 +73,7 @@ class ModelText:
             chosen = choose(self.inference, thinking)
             return continuing(chosen) if continues else chosen
         if thinking not in (None, OFF_OR_LEAST):
-            raise RequestRefused("a raw prompt carries its own switch; leave thinking out, or raw")
+            raise RequestRefused("a raw prompt contains its own setting; leave out thinking or raw")
         return Strategy(thinking, "unknown")
 
     def encode(

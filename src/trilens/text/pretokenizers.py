@@ -187,7 +187,7 @@ def pretokenizer(name: object) -> PreTokenizer:
     """The entry of that name; raises UnsupportedModel for a name that is not in the table."""
     if not isinstance(name, str) or name not in PRETOKENIZERS:
         raise UnsupportedModel(
-            f"pre-tokenizer {name!r} is not known here; known are {', '.join(sorted(PRETOKENIZERS))}; "
+            f"pre-tokenizer {name!r} is not supported; supported are {', '.join(sorted(PRETOKENIZERS))}; "
             "use the model's own tokenizer.json instead"
         )
     return PRETOKENIZERS[name]

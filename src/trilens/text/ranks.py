@@ -89,7 +89,7 @@ def read_tiktoken(path: Path, config: Mapping[str, Any]) -> Vocabulary:
     if name not in TIKTOKEN_CLASSES:
         raise UnsupportedModel(
             f"{path}: a tiktoken file does not say how text is cut into words, and tokenizer_class {name!r} in "
-            f"tokenizer_config.json is not known here ({', '.join(TIKTOKEN_CLASSES)} are); a tokenizer.json would do"
+            f"tokenizer_config.json is not supported ({', '.join(TIKTOKEN_CLASSES)} are); a tokenizer.json would do"
         )
     try:
         lines = [line.split() for line in read_bytes(path).splitlines() if line.strip()]

@@ -173,7 +173,7 @@ class MeteredEnvironment(ImmutableSandboxedEnvironment):
         return super().getitem(obj, argument)
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
-        raise SecurityError(f"it reaches for {attribute!r} of a {type(obj).__name__}")
+        raise SecurityError(f"it accesses {attribute!r} of a {type(obj).__name__}")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         checked = super().wrap_str_format(value)
@@ -199,7 +199,7 @@ def _check_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return
     methods = METHODS.get(type(owner), {})
     if name not in methods:
-        raise SecurityError(f"it calls {kind(function)}, which templates have no need for")
+        raise SecurityError(f"it calls {kind(function)}, which templates do not need")
     if (check := methods[name]) is not None:
         check(owner, *args, **kwargs)
 
@@ -219,7 +219,7 @@ class _Instrument(NodeTransformer):
 
     def generic_visit(self, node: nodes.Node, *args: Any, **kwargs: Any) -> nodes.Node:
         if not isinstance(node, _ALLOWED):
-            raise SecurityError(f"it uses {{% {type(node).__name__.lower()} %}}, which templates have no need for")
+            raise SecurityError(f"it uses {{% {type(node).__name__.lower()} %}}, which templates do not need")
         return super().generic_visit(node, *args, **kwargs)
 
     def visit_For(self, node: nodes.For) -> nodes.Node:

@@ -198,7 +198,7 @@ def _with_text(setting: Setting, messages: list[Message]) -> list[Message]:
     else:
         at = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
         if at < 0:
-            raise RequestRefused("the conversation has no message of the user, where this model's switch belongs")
+            raise RequestRefused("the conversation has no user message, in which this model's setting belongs")
         *before, last = messages[at].texts or [""]
         texts = [*before, f"{last} {word}"]
     return [*messages[:at], messages[at].with_texts(texts), *messages[at + 1 :]]

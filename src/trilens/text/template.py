@@ -124,8 +124,8 @@ class ChatTemplate:
         last = messages[-1]
         if last.role != "assistant" or not last.text or last.calls:
             raise RequestRefused(
-                "continue_final_message has nothing to continue: the last message is no text of the assistant; "
-                "expected one, or a conversation that is to be answered"
+                "continue_final_message has nothing to continue: the last message is not a text of the assistant; "
+                "end the conversation with one, or leave the option out"
             )
         word = f"TRILENS{secrets.token_hex(8)}"
         *before, end = last.texts

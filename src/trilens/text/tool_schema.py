@@ -50,7 +50,7 @@ def schemas_of(tools: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for tool in tools:
         function = tool["function"]
         if function["name"] in found:
-            raise RequestRefused(f"two tools have the name {function['name']!r}; expected one tool a name")
+            raise RequestRefused(f"two tools have the name {function['name']!r}; tool names must be unique")
         found[function["name"]] = function["parameters"]
     return found
 
@@ -107,4 +107,4 @@ def _schema(hint: Any, where: str) -> dict[str, Any]:
         return {"enum": [member.value for member in hint]}
     if hasattr(hint, "model_json_schema"):  # a model of pydantic's
         return dict(hint.model_json_schema())
-    raise RequestRefused(f"{where} has the type {hint}, which is none of JSON's; give a schema instead")
+    raise RequestRefused(f"{where} has the type {hint}, which is not a JSON type; give a schema instead")

@@ -146,7 +146,7 @@ def _regex(pattern: str) -> Regex:
     try:
         return Regex(pattern)
     except Exception as fault:
-        raise BadCheckpoint(f"the tokenizer's pattern {pattern[:80]!r} is no regular expression: {fault}") from None
+        raise BadCheckpoint(f"the tokenizer's pattern {pattern[:80]!r} is not a regular expression: {fault}") from None
 
 
 def _bpe(ids: Mapping[str, int], merges: list[tuple[str, str]], **options: object) -> models.BPE:

@@ -148,7 +148,7 @@ class NativeExecutor:
 
     name = "native"
     same_bits = True
-    determinism = "the same bits in any batch, on any number of threads, however the prompt is cut"
+    determinism = "bit-identical in any batch, on any number of threads, for any split of the prompt"
 
     def __init__(
         self,

@@ -99,10 +99,10 @@ export class Answer {
     const line = [`${count(t.prompt ?? 0)} in, ${count(t.completion ?? 0)} out`, ...(work ? [flop(receipt.flops)] : []), seconds(wall)];
     if (speed) line.push(`${speed >= 100 ? count(Math.round(speed)) : speed.toFixed(1)} tokens/s`);
     const notes = [];
-    if (finish === "length") notes.push("Cut off: the most tokens were reached.");
+    if (finish === "length") notes.push("Cut off: the token limit was reached.");
     if (thinking.unasked) notes.push("The model thought although thinking was off.");
     if (thinking.closed_by && thinking.closed_by !== "model") {
-      notes.push({ budget: "The budget closed its thinking.", caller: "You closed its thinking.", length: "Its thinking ran out of room." }[thinking.closed_by]);
+      notes.push({ budget: "The budget ended the thinking.", caller: "You ended the thinking.", length: "The thinking reached its limit." }[thinking.closed_by]);
     }
     this._end.replaceChildren(
       ...notes.map((note) => make("p", { class: "note" }, note)),

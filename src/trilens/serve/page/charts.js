@@ -39,7 +39,7 @@ export function intervals(rows) {
     const most = Math.max(p90, measured) * 1.08;
     const x = (n) => edge + ((width - 2 * edge) * n) / most;
     const y = height / 2;
-    const words = `predicted ${say(p50)} (${say(p10)} to ${say(p90)}), took ${say(measured)}`;
+    const words = `predicted ${say(p50)} (${say(p10)} to ${say(p90)}), measured ${say(measured)}`;
     const chart = make(
       "svg:svg",
       { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `${name}: ${words}` },

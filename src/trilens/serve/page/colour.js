@@ -24,5 +24,5 @@ export function colour(model) {
 export function inWords(model) {
   const { dense, routed, reasoning } = channels(model);
   const share = (n) => `${Math.round(100 * n)} %`;
-  return `${share(dense)} of the weights fire, routers leave out ${share(routed)}, thinking ${share(reasoning)}`;
+  return `${share(dense)} of the weights fire, routers skip ${share(routed)}, thinking ${share(reasoning)}`;
 }

@@ -98,7 +98,7 @@ export class LensView {
   _predicted(answer) {
     const place = byId("predicted");
     const prediction = answer?.receipt?.prediction;
-    if (!prediction) return place.replaceChildren(make("p", { class: "words" }, "Ask something first: each answer's receipt has what was predicted before it."));
+    if (!prediction) return place.replaceChildren(make("p", { class: "words" }, "Ask something first. Each answer's receipt contains the prediction that was made before it."));
     const rows = [
       ["first token", prediction.first_token, seconds],
       ["each token", prediction.token, seconds],

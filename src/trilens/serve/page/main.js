@@ -62,7 +62,7 @@ async function begin() {
     models = (await listModels()).filter((model) => model.trilens.readable);
   } catch (problem) {
     if (problem instanceof NeedsKey) return askForKey();
-    say(`${problem.message}; looking again`, true);
+    say(`${problem.message}; trying again`, true);
     setTimeout(begin, RETRY);
     return undefined;
   }

@@ -2,7 +2,7 @@
 
 open/    models whose config.json is known, so that a card needs nothing else
 names/   families and sizes of which only the backbone and the inference are known, for `trilens tag`
-hosted/  models behind a vendor's service, whose backbone nobody outside knows
+hosted/  models behind a vendor's service, whose backbone is not published
 """
 
 from __future__ import annotations

@@ -231,5 +231,5 @@ def _causal(k: Keys) -> None:
     """Bidirectional attention over text is another kind of model; over images only it does not concern the text."""
     if k.raw("use_bidirectional_attention") in (True, "all"):
         raise UnsupportedModel(
-            f"{k.where}: use_bidirectional_attention, over text, is not known; this is not a generating model"
+            f"{k.where}: use_bidirectional_attention, over text, is not supported; this is not a generating model"
         )

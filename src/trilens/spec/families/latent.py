@@ -51,9 +51,11 @@ def deepseek_v2(k: Keys) -> ModelSpec:
     k.assume(num_experts=64, n_shared_experts=2, routed_scaling_factor=1.0, topk_method="greedy")
     method, experts = k.text("topk_method"), expert_count(k)
     if method not in ("greedy", "group_limited_greedy"):
-        raise UnsupportedModel(f"{k.where}: topk_method {method!r} is not known; known: greedy, group_limited_greedy")
+        raise UnsupportedModel(
+            f"{k.where}: topk_method {method!r} is not supported; supported: greedy, group_limited_greedy"
+        )
     if k.flag("norm_topk_prob", False) or k.text("scoring_func", "softmax") != "softmax":
-        raise UnsupportedModel(f"{k.where}: norm_topk_prob or scoring_func other than softmax is not known here")
+        raise UnsupportedModel(f"{k.where}: norm_topk_prob or scoring_func other than softmax is not supported")
     groups = expert_groups(k, best=1)
     router = Router(
         experts,
@@ -77,7 +79,7 @@ def deepseek_v3(k: Keys) -> ModelSpec:
     k.assume(n_group=8, topk_group=4, first_k_dense_replace=3, moe_intermediate_size=2048)
     for name, known in (("scoring_func", "sigmoid"), ("topk_method", "noaux_tc")):
         if (stated := k.text(name, known)) != known:
-            raise UnsupportedModel(f"{k.where}: {name} {stated!r} is not known in this family; known: {known}")
+            raise UnsupportedModel(f"{k.where}: {name} {stated!r} is not supported in this family; supported: {known}")
     return _latent(k, "deepseek_v3", corrected_experts(k, layer_count(k)))
 
 

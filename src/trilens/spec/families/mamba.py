@@ -211,7 +211,7 @@ def _nemotron_types(k: Keys) -> tuple[str, ...]:
         raise k.wrong(name, k.raw(name), "a kind for each layer: mamba, attention, mlp or moe (M, *, - or E)")
     types = tuple(names[t] for t in stated)
     if "num_hidden_layers" in k and (count := k.integer("num_hidden_layers")) != len(types):
-        raise k.wrong("num_hidden_layers", count, f"{len(types)}, as many as {name} names")
+        raise k.wrong("num_hidden_layers", count, f"{len(types)}, as many as {name} lists")
     return types
 
 
@@ -219,7 +219,7 @@ def _relu2(k: Keys) -> Curve:
     curves = {"relu2": Curve.RELU2, "silu": Curve.SILU, "gelu": Curve.GELU}
     act = k.text("mlp_hidden_act")
     if act not in curves:
-        raise UnsupportedModel(f"{k.where}: mlp_hidden_act {act!r} is not known; known: {', '.join(curves)}")
+        raise UnsupportedModel(f"{k.where}: mlp_hidden_act {act!r} is not supported; supported: {', '.join(curves)}")
     return curves[act]
 
 
@@ -312,4 +312,4 @@ def _limits(k: Keys) -> SoftplusDecay:
 def without(k: Keys, name: str) -> None:
     """A bias that no published model of these families has."""
     if k.flag(name, False):
-        raise UnsupportedModel(f"{k.where}: {k.spell(name)} true is not known in this family; known: false")
+        raise UnsupportedModel(f"{k.where}: {k.spell(name)} true is not supported in this family; supported: false")

@@ -211,7 +211,7 @@ def stated_head_dim(k: Keys, width: int, heads: int) -> int:
 def activation(k: Keys, name: str = "hidden_act") -> Curve:
     act = k.text(name, "silu")
     if act not in ACTIVATIONS:
-        raise UnsupportedModel(f"{k.where}: {name} {act!r} is not known; known: {', '.join(ACTIVATIONS)}")
+        raise UnsupportedModel(f"{k.where}: {name} {act!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[act]
 
 
@@ -255,7 +255,9 @@ def layer_types(
     for name in types:
         if name not in known:
             expected = ", ".join(known)
-            raise UnsupportedModel(f"{k.where}: layer_types names {name!r}, which is not known; known: {expected}")
+            raise UnsupportedModel(
+                f"{k.where}: layer_types names {name!r}, which is not supported; supported: {expected}"
+            )
     return types
 
 
