@@ -135,7 +135,7 @@ MORE = [
     ("run hi --model tiny-dense --grammar nowhere", 2, "nowhere: cannot be read"),
     ("run hi --model tiny-dense --regex (", 2, "the regex cannot be followed"),
     ("run hi --model tiny-dense --regex a --choice b", 2, "--regex and --choice both say what the answer is"),
-    ("run hi --model tiny-dense --file nowhere", 2, "expected one of them"),
+    ("run hi --model tiny-dense --file nowhere", 2, "give one of them"),
     ("run --model tiny-dense --file nowhere", 2, "nowhere: cannot be read"),
     ("run hi --model tiny-dense --raw --system x", 2, "leave out --raw"),
     ("run hi --model tiny-dense --executor torch --kv 8bit", 2, "unknown to the torch executor"),

@@ -30,7 +30,7 @@ def test_the_table_marks_dense_and_routed_and_fits() -> None:
         assert (
             "# routed" in text
             and "o dense" in text
-            and "gpt-4o: nobody outside its vendor knows" in " ".join(text.split())
+            and "gpt-4o: its sizes are not published" in " ".join(text.split())
         )
 
 

@@ -36,7 +36,7 @@ class CardSource:
     def without_numbers(self) -> str:
         """Why nothing can be counted, where `reading` is None."""
         if self.entry is not None and self.entry.hosted:
-            return "nobody outside its vendor knows its numbers"
+            return "its sizes are not published"
         return "the catalog knows its name and kind, not its numbers; give its config.json, a GGUF file or a hub id"
 
 
