@@ -281,32 +281,6 @@ void q6_k(const float* x, uint8_t* out) {
     }
 }
 
-constexpr int LEVELS[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-int level(float v) {
-  int i = 0;
-  while (i < 15 && v > 0.5f * (LEVELS[i] + LEVELS[i + 1])) i++;
-  return i;
-}
-
-void iq4_nl(const float* x, uint8_t* out) {
-  float peak = 0, best = -1, scale = 0;
-  for (int i = 0; i < 32; i++)
-    if (std::fabs(x[i]) > std::fabs(peak)) peak = x[i];
-  for (int step = -7; peak != 0 && step <= 7; step++) {
-    float inverse = (step - 127.0f) / peak, xq = 0, qq = 0;
-    for (int i = 0; i < 32; i++) {
-      float q = (float)LEVELS[level(inverse * x[i])], w = x[i] * x[i];
-      xq += w * x[i] * q;
-      qq += w * q * q;
-    }
-    if (qq > 0 && xq * xq > best * qq) best = xq * xq / qq, scale = xq / qq;
-  }
-  put_half(out, scale);
-  float d = get_half(out), inverse = d == 0 ? 0 : 1 / d;
-  for (int i = 0; i < 16; i++) out[2 + i] = level(inverse * x[i]) | level(inverse * x[i + 16]) << 4;
-}
-
 struct Written {
   const char* name;
   BlockSize block;
@@ -315,7 +289,7 @@ struct Written {
 
 constexpr Written WRITTEN[] = {
     {"Q2_K", {256, 84}, q2_k},  {"Q3_K", {256, 110}, q3_k}, {"Q4_K", {256, 144}, q4_k},
-    {"Q5_K", {256, 176}, q5_k}, {"Q6_K", {256, 210}, q6_k}, {"IQ4_NL", {32, 18}, iq4_nl},
+    {"Q5_K", {256, 176}, q5_k}, {"Q6_K", {256, 210}, q6_k},
 };
 
 const Written* written(const std::string& type) {

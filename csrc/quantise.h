@@ -1,5 +1,4 @@
-// Float rows to ggml's k-quants and IQ4_NL: for `trilens quantise`. Blocks as in ggml's k-quants; each block's scales
-// are a weighted least-squares fit.
+// Float rows to ggml's k-quants: for `trilens quantise`. Each block's scales are a weighted least-squares fit.
 #pragma once
 #include <cstddef>
 #include <cstdint>

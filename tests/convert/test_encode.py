@@ -18,7 +18,6 @@ LLAMA_CPP = {
     "Q4_K": {"normal": 0.2668, "heavy tails": 0.77118, "all positive": 0.014865},
     "Q5_K": {"normal": 0.068584, "heavy tails": 0.19853, "all positive": 0.003666},
     "Q6_K": {"normal": 0.016508, "heavy tails": 0.053297, "all positive": 0.0031407},
-    "IQ4_NL": {"normal": 0.30289, "heavy tails": 0.89391, "all positive": 0.063163},
 }
 EVERY = (*NATIVE, *sorted({kind.most for kind in FILE_TYPES.values()} - {*NATIVE, "F32"}))
 

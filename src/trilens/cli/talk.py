@@ -13,7 +13,7 @@ from trilens.cli.lines import open_lines
 from trilens.cli.loading import load_model
 from trilens.cli.options import GENERATION, MODEL
 from trilens.cli.streams import json_text
-from trilens.cli.terminal import print_stream
+from trilens.cli.terminal import print_stream, with_progress
 from trilens.errors import UsageError
 from trilens.text.strategy import as_thinking
 
@@ -86,6 +86,9 @@ def run(
     if lines is not None:
         answer_lines(loaded, lines, system, {"raw": raw, **options}, results)
     elif as_json:
-        print(json_text(answer_fields(loaded.generate(asked, raw=raw, **options))))
+        from trilens.generate.whole import fold
+
+        [answer] = fold(with_progress(loaded.stream(asked, raw=raw, **options)), 1)
+        print(json_text(answer_fields(answer)))
     else:
         print_stream(loaded.stream(asked, raw=raw, **options), quiet, hide)

@@ -84,7 +84,7 @@ def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool, said: S
 
     said = said or Said()
     answers, errors = sys.stdout.isatty(), sys.stderr.isatty()
-    for event in _with_progress(stream):
+    for event in with_progress(stream):
         match event:
             case ThinkingEvent(text):
                 said.thinking += text
@@ -126,12 +126,13 @@ def receipt_line(receipt: Any, width: int | None = None) -> str:
     return next((line for line in lines if width is None or len(line) <= width), lines[-1])
 
 
-def _with_progress(stream: Any) -> Iterator[Event[Any]]:
-    """The stream's events. On a terminal, how far the prompt is read while nothing has come for a second."""
+def with_progress(stream: Any, came: threading.Event | None = None) -> Iterator[Event[Any]]:
+    """The stream's events. On a terminal, how far the prompt is read while nothing has come for a second; of a model
+    elsewhere, that its answer is waited for. `came` is set with the first event."""
     if not sys.stderr.isatty():
         yield from stream
         return
-    came, shown = threading.Event(), False
+    came, shown = came or threading.Event(), False
 
     def show() -> None:
         nonlocal shown
@@ -140,8 +141,10 @@ def _with_progress(stream: Any) -> Iterator[Event[Any]]:
             shown, wait = True, 0.2
             generation = next((call.generation for call in getattr(stream, "calls", ())), None)
             length = len(generation.prompt) if generation is not None else 0
-            how_far = f" {100 * min(generation.fed, length) // length:3} %" if generation is not None and length else ""
-            print(f"\rreading the prompt{how_far} ", end="", file=sys.stderr, flush=True)
+            doing = "waiting for the answer"
+            if generation is not None and length:
+                doing = f"reading the prompt {100 * min(generation.fed, length) // length:3} %"
+            print(f"\r{doing} ", end="", file=sys.stderr, flush=True)
 
     watcher = threading.Thread(target=show, name="progress", daemon=True)
     watcher.start()

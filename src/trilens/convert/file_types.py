@@ -43,7 +43,7 @@ FILE_TYPES = {
 }
 WHOLE = ("F32", "F16", "BF16")
 # Where rows are no multiple of 256 values.
-INSTEAD = {"Q2_K": "IQ4_NL", "Q3_K": "IQ4_NL", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+INSTEAD = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 # Small, sensitive, or read by an operation that takes floats only.
 KEPT = re.compile(
     r"_norm\.weight|ffn_gate_inp\.weight|position_embd\.weight|token_types\.weight|ssm_conv1d|shortconv\.conv"

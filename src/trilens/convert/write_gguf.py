@@ -24,7 +24,7 @@ from trilens.executors.native.extension import _native
 from trilens.files import bad, shown
 from trilens.spec.model import ModelSpec
 
-NATIVE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+NATIVE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 AT_ONCE = 1 << 20  # values that one thread encodes at a time
 OWN_KEYS = ("GGUF.", "split.", "general.file_type", "general.quantization_version", "general.architecture")
 
