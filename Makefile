@@ -5,13 +5,19 @@
 # make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
 # make site   the documentation as a website in site/, offline; a broken link is an error
 # make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
+# make wheels   wheels for Linux and an sdist into dist/, audited, each tried where no compiler is (PYTHON311= and PYTHON312= build; TRY= more interpreters to try them with)
+# make elsewhere   compile the extension for macOS and Windows, with zig
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
+<<<<<<< HEAD
 .PHONY: demo test test-all lint site bench validate-predictions fuzz clean
+=======
+.PHONY: demo test test-all lint bench validate-predictions fuzz wheels elsewhere clean
+>>>>>>> w-p21
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
@@ -80,6 +86,25 @@ build/fuzz/.done: $(VENV)/bin/python pyproject.toml CMakeLists.txt $(COMPILED)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/fuzz -C build-dir=build/fuzz-objects \
 	  -C cmake.define.TRILENS_SANITIZE=address,undefined .
 	@touch $@
+
+PYTHON311 ?= python3.11
+PYTHON312 ?= python3.12
+TRY ?= $(PYTHON311) $(PYTHON312)
+
+build/wheels/%/.done: wheels/requirements.txt
+	$(PYTHON$(subst .,,$*)) -m venv build/wheels/$*
+	build/wheels/$*/bin/python -m pip install --quiet -r wheels/requirements.txt
+	@touch $@
+
+wheels: build/wheels/3.11/.done build/wheels/3.12/.done
+	rm -rf dist
+	PATH="$$PWD/build/wheels/3.12/bin:$$PATH" build/wheels/3.12/bin/python -m build --sdist --no-isolation --outdir dist .
+	PATH="$$PWD/build/wheels/3.11/bin:$$PATH" build/wheels/3.11/bin/python wheels/build.py dist
+	PATH="$$PWD/build/wheels/3.12/bin:$$PATH" build/wheels/3.12/bin/python wheels/build.py dist
+	build/wheels/3.12/bin/python wheels/try_wheels.py dist $(TRY)
+
+elsewhere: build/wheels/3.12/.done
+	build/wheels/3.12/bin/python wheels/elsewhere.py
 
 ROUNDS ?= 3
 PEERS := --peer build/peer/bin/python --peer-avx2 build/peer-avx2/bin/python --folder build/models --rounds $(ROUNDS)

@@ -474,7 +474,7 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
         copy[e] = -INFINITY;
       }
     }
-    std::fill(kept, kept + rule.groups, 0.0f);
+    for (int g = 0; g < rule.groups; g++) kept[g] = 0;
     for (int b = 0; b < rule.groups_chosen; b++) {
       int g = best_of(totals, rule.groups);
       kept[g] = 1;

@@ -150,7 +150,7 @@ class TestMachine:
         from trilens.lenses import machine as module
 
         monkeypatch.setattr(module, "_build", lambda: "1")
-        monkeypatch.setattr(module, "processor", lambda: "x")
+        monkeypatch.setattr(module.system, "processor_name", lambda: "x")
         module._keep(replace(machine, date=module.datetime.now(module.UTC).date().isoformat()))
         assert kept(2) is not None
         path = Path(runs.cache_dir()) / "machine-2-threads.json"

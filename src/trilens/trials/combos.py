@@ -102,7 +102,7 @@ def as_text(rows: Sequence[Combination]) -> str:
     tables = [[head, *body], [("right", "thinking", *kinds), *shares]]
     if rows[0].by_range:
         tables.append(_ranges(rows))
-    return "\n\n".join(map(_table, tables))
+    return "\n\n".join(_table(table) for table in tables)
 
 
 def _ranges(rows: Sequence[Combination]) -> list[Sequence[str]]:
