@@ -13,11 +13,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-<<<<<<< HEAD
-.PHONY: demo test test-all lint site bench validate-predictions fuzz clean
-=======
-.PHONY: demo test test-all lint bench validate-predictions fuzz wheels elsewhere clean
->>>>>>> w-p21
+.PHONY: demo test test-all lint site bench validate-predictions fuzz wheels elsewhere clean
 
 demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0

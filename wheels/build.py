@@ -55,22 +55,8 @@ def build(target: Target, out: Path) -> Path:
     environment["CXXFLAGS"] = "-include stdio.h"  # nanobind uses it, and with the stable ABI nobody includes it
     if launcher:
         environment["CMAKE_CXX_COMPILER_LAUNCHER"] = launcher
-<<<<<<< HEAD
-    command = [
-        sys.executable,
-        "-m",
-        "build",
-        "--wheel",
-        "--no-isolation",
-        "--outdir",
-        str(raw),
-        f"-Cbuild-dir={work / 'objects'}",
-    ]
-    subprocess.run([*command, str(ROOT)], check=True, env=environment)
-=======
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", f"-Cbuild-dir={work / 'objects'}"]
     subprocess.run([*command, "--outdir", str(raw), str(ROOT)], check=True, env=environment)
->>>>>>> w-p21
     (made,) = raw.glob("*.whl")
     audited = work / "audited"
     for old in audited.glob("*.whl"):

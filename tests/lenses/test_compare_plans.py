@@ -28,9 +28,7 @@ def test_the_table_marks_dense_and_routed_and_fits() -> None:
         text = made.as_text(width)
         assert max(map(len, text.splitlines())) <= width
         assert (
-            "# routed" in text
-            and "o dense" in text
-            and "gpt-4o: its sizes are not published" in " ".join(text.split())
+            "# routed" in text and "o dense" in text and "gpt-4o: its sizes are not published" in " ".join(text.split())
         )
 
 
