@@ -17,6 +17,7 @@ root_doc = "index"
 html_theme = "furo"
 html_title = f"trilens {release}"
 html_copy_source = False
+html_show_copyright = False
 html_theme_options = {"navigation_with_keys": True}
 html_static_path = ["static"]
 html_css_files = ["site.css"]

@@ -69,7 +69,7 @@ def _in_directory(directory: Path, origin: str, *, only_small: bool) -> Found:
         raise ModelNotFound(f"{directory}: holds {config} but no weights; {expected}")
     if any(name.endswith(".safetensors") for name in names):
         raise ModelNotFound(f"{directory}: contains *.safetensors but no config.json; {expected}")
-    raise ModelNotFound(f"{directory}: holds no model; {expected}")
+    raise ModelNotFound(f"{directory}: contains no model; {expected}")
 
 
 def gguf_sets(names: Iterable[str]) -> dict[str, list[str]]:
