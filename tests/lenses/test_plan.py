@@ -176,7 +176,12 @@ class TestCommandLine:
         memory = made["memory"]
         assert memory["total"] == memory["weights"] + memory["kv"] and memory["scratch"] is None
         assert list(made["tokens_per_second"]) == ["p10", "p50", "p90"]
-        assert set(made["commands"]) == set(ENGINES) == set(made["commands_checked"])
+        assert set(made["commands"]) == {*ENGINES} - {"mlx-lm"} == set(made["commands_checked"])
+
+    def test_only_engines_that_run_on_the_machine_have_commands(self) -> None:
+        assert list(planned(name="qwen3-8b", machine="m4-max").commands) == ["trilens", "llama.cpp", "mlx-lm"]
+        assert "vllm" in planned(name="qwen3-8b", machine="m4-max", engine="vllm").commands
+        assert "mlx-lm" not in planned(name="qwen3-8b", machine="h100").commands
 
     def test_text_fits_the_terminal(self) -> None:
         for width in (40, 60, 100):

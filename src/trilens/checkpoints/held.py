@@ -161,7 +161,9 @@ def _held(name: str, program: str, path: Path, form: str = "") -> Held:
     for others in gguf_sets([file.name for file in _files(path.parent) if file.suffix == ".gguf"]).values():
         if path.name == others[0]:
             size = sum((path.parent / part).stat().st_size for part in others)
-    return Held(name, program, path, size, form or _form(name), _architecture(path), status.st_atime)
+    return Held(
+        name, program, path, size, form or _form(name) or _form(path.name), _architecture(path), status.st_atime
+    )
 
 
 def _form(name: str) -> str:

@@ -14,6 +14,7 @@ from trilens.lenses.target import Target
 from trilens.text.thinking import Inference
 
 ENGINES: tuple[Engine, ...] = ("trilens", "llama.cpp", "vllm", "sglang", "mlx-lm", "tensorrt-llm")
+ON_APPLE = ("trilens", "llama.cpp", "mlx-lm")
 CHECKED = {
     "trilens": "read by its own parser in a test",
     "llama.cpp": "flags looked up in common/arg.cpp of llama-cpp-python 0.3.36 by a test",
@@ -84,8 +85,9 @@ class Served:
         return self.hub or self.file or self.folder or self.name
 
 
-def commands(served: Served) -> dict[str, str]:
-    """By engine, ready for a shell. What an engine takes no flag for is left out."""
+def commands(served: Served, chosen: Engine) -> dict[str, str]:
+    """Of the chosen engine and of all that run on the machine, ready for a shell. What an engine takes no flag for is
+    left out."""
     made = {
         "trilens": _trilens(served),
         "llama.cpp": _llama(served),
@@ -94,7 +96,8 @@ def commands(served: Served) -> dict[str, str]:
         "mlx-lm": _mlx(served),
         "tensorrt-llm": _tensorrt(served),
     }
-    return {engine: shlex.join(parts) for engine, parts in made.items()}
+    runs = ON_APPLE if served.target.apple else tuple(engine for engine in ENGINES if engine != "mlx-lm")
+    return {engine: shlex.join(parts) for engine, parts in made.items() if engine in (*runs, chosen)}
 
 
 def _trilens(s: Served) -> list[str]:

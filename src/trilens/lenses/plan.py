@@ -189,7 +189,7 @@ def plan(
         no_forecast=why_not,
         thinking=word,
         length=length,
-        commands=commands(served),
+        commands=commands(served, chosen),
     )
 
 

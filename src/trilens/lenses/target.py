@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -42,7 +43,9 @@ class Target:
 
     @property
     def apple(self) -> bool:
-        return self.device is not None and self.device.title.startswith("Apple")
+        if self.device is None:
+            return sys.platform == "darwin"
+        return self.device.title.startswith("Apple")
 
     def as_dict(self) -> dict[str, Any]:
         device = self.device

@@ -96,9 +96,9 @@ def _why_it_thinks(entry: CatalogEntry) -> str:
         case "always":
             return "it always thinks before it answers"
         case "levels":
-            off = "none among them" if stated.off else "none is not among them"
+            levels = f" ({', '.join(stated.levels)})" if stated.levels else ""
             return (
-                f"it thinks at levels ({', '.join(stated.levels)}; {off})" if stated.levels else "it thinks at levels"
+                f"it thinks at levels{levels}, or not at all" if stated.off else f"it always thinks, at levels{levels}"
             )
         case "switchable":
             how = f"{stated.variable} in its template turns" if stated.variable else "the request turns"
@@ -123,7 +123,7 @@ def _look_up(fitting: list[CatalogEntry], backbone: Backbone, inference: str) ->
         known = next((e.look_up for e in fitting if e.look_up), None)
         vendor = fitting[0].vendor
         if vendor is not None:
-            hosted = f"a technical report or system card of {vendor}, should it ever say"
+            hosted = f"a technical report or system card of {vendor}, if one comes out"
             choose = "" if inference != "unknown" else "; and say which version is meant"
             return (known or hosted) + choose
         return known or _by_config(backbone, inference)
