@@ -41,7 +41,7 @@ TARGETS = {
 
 
 def build(target: Target, out: Path) -> Path:
-    """The audited wheel. Raises CalledProcessError where a step fails, ValueError for one that fits newer systems only."""
+    """The audited wheel. Raises CalledProcessError where a step fails, ValueError where it fits newer systems only."""
     work = ROOT / "build" / "wheels" / f"{sys.version_info.major}.{sys.version_info.minor}-{target.policy}"
     work.mkdir(parents=True, exist_ok=True)
     raw = work / "raw"

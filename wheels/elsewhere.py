@@ -38,7 +38,6 @@ def instructions(folder: Path) -> None:
     (folder / "ops.inl").write_text(",".join(re.findall(r"\n    [A-Z_]+ = [0-9]+", program)) + ",\n")
 
 
-
 def compiled(target: str, python: Path, libraries: list[str]) -> Path:
     """The linked extension. Raises CalledProcessError."""
     folder = ROOT / "build" / "wheels" / "elsewhere" / target
