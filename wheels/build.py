@@ -10,6 +10,7 @@ all of them, and it links its C++ library into the extension, so nothing else ha
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ TARGETS = {
 
 
 def build(target: Target, out: Path) -> Path:
-    """The audited wheel. Raises CalledProcessError where a step fails."""
+    """The audited wheel. Raises CalledProcessError where a step fails, ValueError where it fits newer systems only."""
     work = ROOT / "build" / "wheels" / f"{sys.version_info.major}.{sys.version_info.minor}-{target.policy}"
     work.mkdir(parents=True, exist_ok=True)
     raw = work / "raw"
@@ -61,9 +62,13 @@ def build(target: Target, out: Path) -> Path:
     audited = work / "audited"
     for old in audited.glob("*.whl"):
         old.unlink()
-    audit = [sys.executable, "-m", "auditwheel", "repair", "--plat", target.policy, "--only-plat", "-w", str(audited)]
+    audit = [sys.executable, "-m", "auditwheel", "repair", "--plat", "auto", "-w", str(audited)]  # the lowest that fits
     subprocess.run([*audit, str(made)], check=True)
     (wheel,) = audited.glob("*.whl")
+    libc, newest = target.policy.split("_", 1)
+    found = re.findall(rf"{libc}_(\d+)_(\d+)_{target.processor}", wheel.name)
+    if not found or min((int(a), int(b)) for a, b in found) > tuple(map(int, newest.split("_")[:2])):
+        raise ValueError(f"{wheel.name} does not fit {target.policy}")
     if "-abi3-" in wheel.name:
         subprocess.run([sys.executable, "-m", "abi3audit", "--strict", "--summary", str(wheel)], check=True)
     out.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from pathlib import Path
 
 ANSWERS = Path(__file__).with_name("answers.py").resolve()
 COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "cmake", "ninja", "zig", "rustc", "cargo")
-LIBC = {"x86_64": "manylinux_2_28_x86_64", "aarch64": "manylinux_2_28_aarch64"}
 
 
 def bare_path(folder: Path) -> str:
@@ -59,13 +58,9 @@ def emulated(under: list[str], python: str, processor: str, wheels: Path, work: 
         "--only-binary=:all:",
         f"--target={work / 'packages'}",
     ]
-    chosen = [f"--platform={LIBC[processor]}", f"--platform=manylinux2014_{processor}", f"--python-version={version}"]
-    chosen += [
-        "--only-binary=:all:",
-        f"--platform=manylinux_2_17_{processor}",
-        "--implementation=cp",
-        f"--find-links={wheels.resolve()}",
-    ]
+    chosen = [f"--platform=manylinux_2_{minor}_{processor}" for minor in range(28, 16, -1)]
+    chosen += [f"--platform=manylinux2014_{processor}", f"--python-version={version}", "--implementation=cp"]
+    chosen += ["--only-binary=:all:", f"--find-links={wheels.resolve()}"]
     subprocess.run([*install, *chosen, "trilens"], check=True)
     environment = os.environ | {"PYTHONPATH": str(work / "packages"), "TRILENS_PYTHON": shlex.join(run)}
     subprocess.run([*run, str(ANSWERS)], check=True, env=environment, cwd=work)
@@ -76,7 +71,7 @@ def main() -> int:
     parser.add_argument("wheels", type=Path)
     parser.add_argument("python", nargs="+")
     parser.add_argument("--under", default="", help="what runs the interpreter")
-    parser.add_argument("--processor", default="x86_64", choices=LIBC)
+    parser.add_argument("--processor", default="x86_64", choices=("x86_64", "aarch64"))
     given = parser.parse_args()
     failed = []
     for python in given.python:
