@@ -79,9 +79,7 @@ def test_names_that_they_do_not_have(others: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"Ollama has no such model here; it has .*llama3.2:1b"):
         find("ollama:llama3.1")
     (others / ".cache/llama.cpp/Tiny-Q4_1.gguf").write_bytes(b"GGUF another")
-    with pytest.raises(
-        ModelNotFound, match=r"several on this disk; name one of lmstudio:.*, llama\.cpp:Tiny-Q4_1\.gguf"
-    ):
+    with pytest.raises(ModelNotFound, match=r"on this disk; name one of lmstudio:.*, llama\.cpp:Tiny-Q4_1\.gguf"):
         find("Tiny-Q4_1")
 
 

@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--system", metavar="TEXT", help="A system message.")
-@click.option("-c", "--continue", "goes_on", is_flag=True, help="Go on with the last conversation, and its model.")
-@click.option("--quiet", is_flag=True, help="No receipt on standard error.")
+@click.option("-c", "--continue", "goes_on", is_flag=True, help="Continue the last conversation with its model.")
+@click.option("--quiet", is_flag=True, help="Do not print the receipt to standard error.")
 @MODEL
 @GENERATION
 def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None:
-    """A conversation. /help lists its commands; Ctrl-D or /exit ends it.
+    """Have a conversation. /help lists its commands. Ctrl-D or /exit ends it.
 
-    Enter sends, Alt-Enter starts a new line, and a paste of several lines stays one message. Ctrl-C ends a thinking,
-    once more the answer; what was said until then is kept.
+    Enter sends, Alt-Enter starts a new line, and pasted lines stay one message. Ctrl-C ends the thinking, and a second
+    time the answer. The text so far is kept.
     """
     saved = Saved()
     if goes_on:

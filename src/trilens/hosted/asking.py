@@ -14,9 +14,9 @@ from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
 
 SAMPLING = {
-    "free": "temperature and the like are taken",
-    "not while thinking": "temperature and the like are taken only while it does not think",
-    "never": "temperature and the like are refused",
+    "free": "temperature and similar options are accepted",
+    "not while thinking": "temperature and similar options are accepted only without thinking",
+    "never": "temperature and similar options are refused",
 }
 
 
@@ -45,7 +45,7 @@ class Asking:
     def as_text(self) -> str:
         lines = [self.where, f"  {'by default':<12}  {self.default}"]
         for name, said in self.fields.items():
-            shown = "cannot be asked for" if said is None else json.dumps(said) if said else "nothing is sent"
+            shown = "not possible" if said is None else json.dumps(said) if said else "nothing is sent"
             lines.append(f"  {name:<12}  {shown}")
         for name in ("sampling", "note", "source"):
             if said := getattr(self, name):
@@ -101,7 +101,7 @@ def _of_template(inference: Inference, title: str) -> Asking:
         setting = by_name[level]
         said[repr(level)] = _told(setting.variables, setting.text, setting.text_role)
     said["a number"] = {} if inference.markers is not None and inference.kind != "never" else None
-    note = "the tokens are counted and the thinking is closed here" if said["a number"] is not None else ""
+    note = "trilens counts the tokens and ends the thinking" if said["a number"] is not None else ""
     return Asking(f"{title}, here", inference.default or "off", said, inference.source, "", note)
 
 

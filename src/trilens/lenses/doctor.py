@@ -41,7 +41,7 @@ def _instructions() -> str:
     have = system.processor_features()
     if have is None:
         return "unknown"
-    return ", ".join(name for name in wanted if name in have) or "none of the ones that matter here"
+    return ", ".join(name for name in wanted if name in have) or "none of those that the kernels use"
 
 
 def _memory() -> str:
@@ -60,4 +60,4 @@ def _hub_cache() -> Path:
 def _place(path: Path) -> str:
     known = next((p for p in (path, *path.parents) if p.exists()), None)
     free = f", {data(shutil.disk_usage(known).free)} free" if known else ""
-    return f"{path}{'' if path.exists() else ' (not there yet)'}{free}"
+    return f"{path}{'' if path.exists() else ' (does not exist yet)'}{free}"
