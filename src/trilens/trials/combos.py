@@ -99,7 +99,7 @@ def as_text(rows: Sequence[Combination]) -> str:
     shares = [
         (row.backbone, "on" if row.thinking else "off", *(f"{row.by_kind[kind]:.1%}" for kind in kinds)) for row in rows
     ]
-    tables = [[head, *body], [("right", "thinking", *kinds), *shares]]
+    tables: list[Sequence[Sequence[str]]] = [[head, *body], [("right", "thinking", *kinds), *shares]]
     if rows[0].by_range:
         tables.append(_ranges(rows))
     return "\n\n".join(_table(table) for table in tables)
