@@ -28,7 +28,7 @@ from trilens.trials.perplexity import perplexity
 PEER = os.environ.get("TRILENS_PEER_PYTHON", "")
 TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0")
 SMALLER = ("Q3_K_M", "Q2_K")  # what rows that no k-quant fits become is another type here
-CONTEXT, PIECES = 512, 6
+CONTEXT, PIECES = 256, 4
 pytestmark = [
     pytest.mark.peer,
     pytest.mark.skipif(not PEER, reason="TRILENS_PEER_PYTHON names no Python with llama-cpp-python"),
@@ -43,7 +43,7 @@ sys.exit(llama_cpp.llama_model_quantize(sys.argv[1].encode(), sys.argv[2].encode
 PERPLEXITY = """
 import json, math, sys, llama_cpp, numpy
 pieces, found = json.loads(sys.stdin.read()), []
-model = llama_cpp.Llama(sys.argv[1], n_ctx=len(pieces[0]), logits_all=True, verbose=False)
+model = llama_cpp.Llama(sys.argv[1], n_ctx=len(pieces[0]), logits_all=True, n_threads=2, verbose=False)
 for piece in pieces:
     model.reset()
     model.eval(piece)
@@ -64,7 +64,7 @@ def theirs(source: Path, to: str, out: Path) -> Path:
 def their_perplexity(path: Path, pieces: list[list[int]]) -> float:
     """Raises where llama.cpp does not load the file."""
     words = [PEER, "-c", PERPLEXITY, str(path)]
-    done = subprocess.run(words, input=json.dumps(pieces), check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(words, input=json.dumps(pieces), check=True, capture_output=True, text=True, timeout=900)
     return float(done.stdout)
 
 
