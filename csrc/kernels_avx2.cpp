@@ -1,6 +1,7 @@
 // The kernels for processors with AVX2, FMA and F16C. Compiled with those switched on, so nothing of the standard
 // library that the linker could share with other files may be instantiated here.
 #include "kernels.h"
+#include "system.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -39,7 +40,7 @@ static const Kernels kernels = table("avx2");
 }  // namespace avx2
 
 const Kernels* avx2_kernels() {
-  static const bool have = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  static const bool have = has_avx2();
   return have ? &avx2::kernels : nullptr;
 }
 

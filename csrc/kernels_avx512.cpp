@@ -2,6 +2,7 @@
 // Compiled with those switched on, so nothing of the standard library that the linker could share with other files may
 // be instantiated here.
 #include "kernels.h"
+#include "system.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -43,9 +44,7 @@ static const Kernels kernels = table("avx512");
 }  // namespace avx512
 
 const Kernels* avx512_kernels() {
-  static const bool have = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-                           __builtin_cpu_supports("avx512vnni");
+  static const bool have = has_avx512();
   return have ? &avx512::kernels : nullptr;
 }
 

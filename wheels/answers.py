@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 import trilens
+from trilens import system
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
@@ -28,6 +29,10 @@ from trilens.generate.sampling import Sampler, Sampling
 
 MODELS = ("tiny-dense", "tiny-routed")
 FORMS = ((None, "16bit"), ("8bit", "16bit"), ("4bit", "8bit"))  # of weights and activations
+NEEDED = {  # kernels by what the processor has, in Linux's words
+    "avx2": {"avx2", "fma", "f16c"},
+    "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+}
 BITS = Path(__file__).with_name("bits.json")
 TOKENS = 96
 
@@ -81,9 +86,13 @@ def main() -> int:
     expected = json.loads(BITS.read_text())
     wrong = [f"{at}, {name}" for at, hashes in found.items() for name, h in hashes.items() if h != expected[at]]
     print(f"{len(found) * len(sets) - len(wrong)} of {len(found) * len(sets)} hashes as expected; kernels {sets}")
+    features = system.processor_features() or set()
+    missing = [name for name, needs in NEEDED.items() if needs <= features and name not in sets]
+    if missing:
+        print(f"no kernels for {missing}, which this processor has", file=sys.stderr)
     if wrong:
         print("other bits: " + "; ".join(wrong), file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if wrong or missing else 0
 
 
 if __name__ == "__main__":
