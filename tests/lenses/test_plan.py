@@ -164,7 +164,7 @@ class TestRefused:
             planned(name="qwen3-8b", machine="h100", **case)
 
     def test_a_hosted_model(self) -> None:
-        with pytest.raises(RequestRefused, match="sizes are not published"):
+        with pytest.raises(RequestRefused, match="nobody outside knows"):
             planned(name="gpt-4o", machine="h100")
 
 

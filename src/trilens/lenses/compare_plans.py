@@ -91,7 +91,7 @@ def _plan(name: str, context: int, thinking: str | None, options: dict[str, Any]
 
     source = card_source(name, offline=options["offline"])
     if source.reading is None:
-        raise RequestRefused("its sizes are not published")
+        raise RequestRefused("nobody outside knows its sizes")
     never = source.inference.kind == "never"
     return plan(
         name, context=min(context, source.reading.spec.context), thinking=None if never else thinking, **options

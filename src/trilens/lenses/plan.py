@@ -146,7 +146,7 @@ def plan(
     chosen = _engine(engine, at)
     source = card_source(name, offline=offline)
     if source.reading is None:
-        raise RequestRefused(f"{source.title}: its sizes are not published, so no plan is possible")
+        raise RequestRefused(f"{source.title}: nobody outside knows its sizes, so nothing can be planned for it")
     spec = source.reading.spec
     job = _job(spec, context, batch, kv_type, chosen, at)
     word = _thinking_word(thinking, source.inference, source.title)

@@ -103,7 +103,7 @@ def serve_engine(
     text = read_model_text(find(source, offline=launch.offline, only_small=True), catalogued(source))
     text = replace(text, trust_control_tokens=launch.trust_control_tokens)
     if facts.reading is None:
-        raise UsageError(f"{source}: its architecture is not published; expected a model with weights")
+        raise UsageError(f"{source}: nobody outside knows its wiring; expected a model with weights")
     spec = facts.reading.spec
     limits = system_limits(limits)
     bound = _bound(rules.host, port, limits.backlog)

@@ -93,5 +93,5 @@ def _where_to_look(words: Words) -> str:
         place = f"the documentation of {vendors.pop()}"
     known = frozenset().union(*(alias for _, alias, first in aliases() if first == head))
     odd = sorted(w for w in words if w not in known and not says_nothing(w))
-    why = f"{', '.join(odd)} is not a known part of {head}" if odd else f"no {head} of the catalog is called so"
+    why = f"{', '.join(odd)} is not known of {head}" if odd else f"no {head} of the catalog is called so"
     return f"{why}; {place}"
