@@ -49,7 +49,7 @@ def _instructions() -> str:
     for line in _lines("/proc/cpuinfo"):
         if line.startswith(("flags", "Features")):
             have = set(line.split(":", 1)[1].split())
-            return ", ".join(name for name in wanted if name in have) or "none of those that the kernels use"
+            return ", ".join(name for name in wanted if name in have) or "none of the ones that matter here"
     return "unknown"
 
 
@@ -69,7 +69,7 @@ def _hub_cache() -> Path:
 def _place(path: Path) -> str:
     known = next((p for p in (path, *path.parents) if p.exists()), None)
     free = f", {data(shutil.disk_usage(known).free)} free" if known else ""
-    return f"{path}{'' if path.exists() else ' (does not exist yet)'}{free}"
+    return f"{path}{'' if path.exists() else ' (not there yet)'}{free}"
 
 
 def _lines(path: str) -> list[str]:
