@@ -388,7 +388,7 @@ def test_hub_gguf(a_hub: FakeHub) -> None:
     assert find("org/quants:Q4_K_M", only_small=True) == found
     split = find("org/quants:Q2_K")
     assert split.path.name == "m-00001-of-00002.gguf" and (split.path.parent / "m-00002-of-00002.gguf").exists()
-    assert "holds 5 GGUF models, choose one" in told("org/quants")
+    assert "holds 5 GGUF models; choose one" in told("org/quants")
 
 
 def test_hub_without_a_network_gives_what_the_cache_holds(a_hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
