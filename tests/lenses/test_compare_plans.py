@@ -27,7 +27,9 @@ def test_the_table_marks_dense_and_routed_and_fits() -> None:
     for width in (50, 80, 140):
         text = made.as_text(width)
         assert max(map(len, text.splitlines())) <= width
-        assert "# routed" in text and "o dense" in text and "gpt-4o: nobody outside knows" in " ".join(text.split())
+        assert (
+            "# routed" in text and "o dense" in text and "gpt-4o: its sizes are not published" in " ".join(text.split())
+        )
 
 
 def test_thinking_multiplies_the_time_to_an_answer() -> None:
