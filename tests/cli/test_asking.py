@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from trilens.errors import RequestRefused, UsageError
-from trilens.hosted.asking import asking
+from trilens.hosted.asking import asking, word
 from trilens.hosted.table import ask, rows
 
 
@@ -21,7 +21,7 @@ def run(*words: str) -> str:
 
 def test_a_hosted_model_without_a_key() -> None:
     said = run("openai:gpt-5.1")
-    assert '  False         {"reasoning": {"effort": "none"}}\n' in said
+    assert '  off           {"reasoning": {"effort": "none"}}\n' in said
     assert "  a number      not possible\n" in said
     assert "  source        https://developers.openai.com/" in said
 
@@ -29,9 +29,9 @@ def test_a_hosted_model_without_a_key() -> None:
 def test_a_model_with_weights_here_and_at_an_engine() -> None:
     here, there = json.loads(run("tiny-dense", "--engine", "vllm", "--json"))
     assert here["fields"] == {
-        "None": {},
-        "False": {"enable_thinking": False},
-        "True": {"enable_thinking": True},
+        "not asked": {},
+        "off": {"enable_thinking": False},
+        "on": {"enable_thinking": True},
         "a number": {},
     }
     assert (here["where"], here["default"], here["source"]) == ("tiny-dense, here", "on", "the chat template")
@@ -40,10 +40,10 @@ def test_a_model_with_weights_here_and_at_an_engine() -> None:
 
 
 def test_what_never_thinks_and_what_has_levels() -> None:
-    assert asking("smollm2", engine="vllm", offline=True)[0].fields["True"] is None
+    assert asking("smollm2", engine="vllm", offline=True)[0].fields["on"] is None
     levels = asking("gpt-oss-120b", engine="ollama", offline=True)
-    assert levels[0].fields["'high'"] == {"reasoning_effort": "high"}
-    assert levels[0].fields["False"] is None
+    assert levels[0].fields["high"] == {"reasoning_effort": "high"}
+    assert levels[0].fields["off"] is None
     with pytest.raises(UsageError, match="engine is 'nope'; expected one of vllm, sglang, "):
         asking("tiny-dense", engine="nope")
 
@@ -65,6 +65,6 @@ def test_every_row_is_printed_as_it_is_sent() -> None:
                 sent = ask(row, model, value).request
             except RequestRefused:
                 sent = None
-            assert shown.fields[repr(value)] == sent
+            assert shown.fields[word(value)] == sent
         assert shown.fields["a number"] == row.budget
         assert row.source in shown.as_text()

@@ -22,8 +22,8 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Asking:
-    """`fields` of the request by value of `thinking`, as a caller writes it; "None" is what goes when nothing is asked.
-    None: it cannot be asked for there."""
+    """`fields` of the request by value of `thinking`, as `--thinking` writes it; under `NOTHING` what goes when nothing
+    is asked. None: it cannot be asked for there."""
 
     where: str
     default: str
@@ -53,6 +53,20 @@ class Asking:
         return "\n".join(lines)
 
 
+NOTHING = "not asked"
+
+
+def word(value: Thinking) -> str:
+    """A value of `thinking` as the command line writes it."""
+    match value:
+        case None:
+            return NOTHING
+        case bool(on):
+            return "on" if on else "off"
+        case level:
+            return str(level)
+
+
 def asking(name: str, *, engine: str | None = None, offline: bool = False) -> list[Asking]:
     """Of a hosted model its row of thinking.toml. Of a model with weights what its own template takes, and the row of
     every engine, or of the one that is named. Raises what `load_hosted` and `card_source` do, but needs no key."""
@@ -73,13 +87,13 @@ def asking(name: str, *, engine: str | None = None, offline: bool = False) -> li
 
 
 def _of_row(row: Row, model: str, where: str) -> Asking:
-    said: dict[str, Mapping[str, Any] | None] = {"None": ask(row, model, None).request}
+    said: dict[str, Mapping[str, Any] | None] = {NOTHING: ask(row, model, None).request}
     values: tuple[Thinking, ...] = (False, True, *row.levels)
     for value in values:
         try:
-            said[repr(value)] = ask(row, model, value).request
+            said[word(value)] = ask(row, model, value).request
         except RequestRefused:
-            said[repr(value)] = None
+            said[word(value)] = None
     said["a number"] = row.budget
     note = "; ".join(part for part in (row.note, words(row)[-1] if row.budget is not None else "") if part)
     return Asking(where, row.default, said, row.source, SAMPLING[row.sampling], note)
@@ -88,18 +102,18 @@ def _of_row(row: Row, model: str, where: str) -> Asking:
 def _of_template(inference: Inference, title: str) -> Asking:
     """The variables and the text that the model's own chat template is given; a budget is kept by trilens itself."""
     by_name = {s.name: s for s in inference.settings}
-    said: dict[str, Mapping[str, Any] | None] = {"None": {}}
+    said: dict[str, Mapping[str, Any] | None] = {NOTHING: {}}
     if inference.kind == "unknown":
         return Asking(f"{title}, here", "unknown", said, inference.source)
     for value, name in ((False, "off"), (True, "on")):
         setting = by_name.get(name)
         nothing: Mapping[str, Any] | None = {} if inference.kind == "never" and not value else None
-        said[repr(value)] = nothing if setting is None else _told(setting.variables, setting.text, setting.text_role)
-    if said["True"] is None and inference.levels:
-        said["True"] = {}
+        said[name] = nothing if setting is None else _told(setting.variables, setting.text, setting.text_role)
+    if said["on"] is None and inference.levels:
+        said["on"] = {}
     for level in inference.levels:
         setting = by_name[level]
-        said[repr(level)] = _told(setting.variables, setting.text, setting.text_role)
+        said[level] = _told(setting.variables, setting.text, setting.text_role)
     said["a number"] = {} if inference.markers is not None and inference.kind != "never" else None
     note = "trilens counts the tokens and ends the thinking" if said["a number"] is not None else ""
     return Asking(f"{title}, here", inference.default or "off", said, inference.source, "", note)
