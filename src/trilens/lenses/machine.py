@@ -107,7 +107,7 @@ def measured(
     say: Callable[[str], None] = lambda line: None,
 ) -> Machine:
     """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
-    among the rest; what is unknown yet is measured and kept. `say` is told in a line what is being done and why."""
+    among the rest; what is not known yet is measured and kept. `say` is told in a line what is being done and why."""
     from trilens.executors.native.executor import usable_cores
 
     threads = threads or usable_cores()
