@@ -26,14 +26,14 @@ SHARES: Shares = {
     "talk": {"": 8},
 }
 LATER: Shares = {
-    "sum": {"1x1": 3, "1x2": 4, "2x2": 4, "1x3": 4, "2x3": 4, "3x3": 5},
-    "difference": {"1x1": 2, "1x2": 4, "2x2": 4, "1x3": 4, "2x3": 4, "3x3": 5},
-    "negative": {"1x1": 3, "1x2": 3, "2x2": 4, "1x3": 3, "2x3": 3, "3x3": 5},
-    "product": {"1x1": 3, "1x2": 5, "2x2": 7},
-    "product3": {"1x3": 2, "3x3": 1},
-    "chain": {"": 10},
+    "sum": {"1x1": 3, "1x2": 5, "2x2": 5, "1x3": 3, "2x3": 8, "3x3": 4},
+    "difference": {"1x1": 2, "1x2": 3, "2x2": 5, "1x3": 3, "2x3": 5, "3x3": 6},
+    "negative": {"1x1": 2, "1x2": 2, "2x2": 4, "1x3": 2, "2x3": 6, "3x3": 5},
+    "product": {"1x1": 3, "1x2": 6, "2x2": 10},
+    "product3": {"1x3": 2, "2x3": 1, "3x3": 1},
+    "chain": {"": 15},
     "comparison": {"": 5},
-    "letters": {"": 6},
+    "letters": {"": 8},
     "talk": {"": 26},
 }
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same

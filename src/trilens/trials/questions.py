@@ -14,7 +14,7 @@ from random import Random
 
 from trilens.trials.on_paper import count, larger, work
 from trilens.trials.talk import say
-from trilens.trials.wordings import WORDINGS, as_typed, in_words
+from trilens.trials.wordings import WORDINGS, as_typed
 
 KINDS = ("sum", "difference", "negative", "product", "chain", "comparison", "letters", "talk")
 STRETCH = ("product3",)  # one of the two factors has three digits
@@ -128,8 +128,7 @@ def _question(kind: str, random: Random, digits: str | None) -> Question:
         case _:
             a, b = _operands(kind, random, digits or random.choice(RANGES[kind]))
             wording = random.choice(WORDINGS[kind])
-            spoken_a, spoken_b = in_words(wording, a, b, random)
-            text = as_typed(wording.format(a=spoken_a, b=spoken_b), random)
+            text = as_typed(wording.format(a=a, b=b), random)
             working, answer = work(a, SIGNS[kind], b)
             return Question(kind, f"{a} {b}", text, working, str(answer), range_of(a, b))
 

@@ -110,6 +110,16 @@ TOPICS = (
         """),
     ),
     Topic(
+        "numbers in words",
+        "Please write the numbers with digits.",
+        3,
+        _phrases("""
+            {name} plus {name} | What is {name} plus {name}? | What is {name} times {name}? | {name} times {name} |
+            What is {name} minus {name}? | {name} minus {name} | Add {name} and {name}. | Multiply {name} by {name}. |
+            How much is {name} plus {name}? | How much is {name} times {name}? | Subtract {name} from {name}.
+        """),
+    ),
+    Topic(
         "too long",
         "I only know numbers of up to three digits.",
         4,
@@ -123,6 +133,10 @@ TOPICS = (
     ),
 )
 FILLERS = {
+    "name": _phrases("""
+        zero | one | two | three | four | five | six | seven | eight | nine | ten | eleven | twelve | thirteen |
+        fourteen | fifteen | sixteen | seventeen | eighteen | nineteen | twenty | thirty | forty-two | a hundred
+    """),
     "place": _phrases("""
         France | Germany | Italy | Spain | Japan | Korea | South Korea | China | India | Brazil | Canada | Egypt |
         England | the United States | Russia | Mexico | Poland | Sweden | Kenya | Paris | London | Seoul | Tokyo |
@@ -175,6 +189,8 @@ def _filler(name: str, random: Random) -> str:
             return str(random.randint(10 ** (digits - 1), 10**digits - 1))
         case "word":
             return _made_up(random)
+        case "name":
+            return random.choice(FILLERS[name])
         case _:  # now and then a word that nobody has heard, so that the sentence decides, not the word
             return _made_up(random) if random.random() < 0.3 else random.choice(FILLERS[name])
 

@@ -129,19 +129,6 @@ BEFORE = (
     "can you tell me ",
 )
 AFTER = (" please", " please", ", please", " thanks", "!", "??", " ")
-NAMES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen twenty"
-).split()
-SYMBOLS = "+-*=x\N{MULTIPLICATION SIGN}"
-
-
-def in_words(wording: str, a: int, b: int, random: Random) -> tuple[str, str]:
-    """The two numbers as they are written: now and then small ones by name, where the wording has no symbols."""
-    words = not set(SYMBOLS) & set(wording.replace("{a}", " ").replace("{b}", " ").split())
-    if words and not set("+-*=") & set(wording) and max(a, b) <= 20 and random.random() < 0.2:
-        return NAMES[a], NAMES[b]
-    return str(a), str(b)
 
 
 def as_typed(text: str, random: Random) -> str:
