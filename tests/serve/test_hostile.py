@@ -277,7 +277,7 @@ def test_the_field_is_named_and_what_it_expects() -> None:
         '"tools": [{"type": "function", "function": {}}]': ("tools.0.function.name", "missing"),
         '"seed": 1e999': ("seed", "finite"),
         '"metadata": {"a": [1, NaN]}': ("metadata.a.1", "finite"),
-        '"nope": 1': ("nope", "not known"),
+        '"nope": 1': ("nope", "is unknown"),
         '"messages": [{"role": "user", "content": 3}]': ("messages.0.content", "expected a text"),
         '"messages": [{"role": "assistant", "tool_calls": [{}]}]': ("messages.0.tool_calls.0.function.name", "name"),
         '"reasoning_effort": "huge"': ("reasoning_effort", "minimal"),

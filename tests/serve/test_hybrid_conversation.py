@@ -67,8 +67,8 @@ def assert_only_what_is_new_is_computed(turns: list[tuple[int, int]]) -> None:
     """Of each turn its prompt's tokens and how many came from the cache: all of the turn before's prompt but what lies
     behind its last snapshot, which is at most a page from its end."""
     assert len(turns) == TURNS
-    for (before, _), (prompt, cached) in pairwise(turns):
-        assert prompt > before
+    assert turns[-1][0] > 5 * turns[0][0]  # an empty answer is not shown to the model again, nor its question
+    for (before, _), (_, cached) in pairwise(turns):
         assert cached >= before - PAGE
     assert sum(cached for _, cached in turns) > 0.7 * sum(prompt for prompt, _ in turns)
 
