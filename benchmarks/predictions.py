@@ -1,4 +1,4 @@
-"""Predictions against what then happens on this machine: 6 files x contexts x batches -> docs/predictions.md.
+"""Predictions against what then happens on this machine: 8 files x contexts x batches -> docs/predictions.md.
 
     python benchmarks/predictions.py --folder DIR [--smollm2 FILE] [--only NAME ...]
 
@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 FILES = (
     *("dense Q4_0", "dense Q8_0", "routed Q4_0", "routed Q8_0"),
     *("small-dense Q4_0", "small-routed Q8_0"),
+    *("hybrid Q4_0", "routed-hybrid Q4_0"),
 )
 CONTEXTS, BATCHES = (64, 1024, 4096), (1, 4)
 RUN = (1024, 1)  # what a calibration has seen
