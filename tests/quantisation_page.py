@@ -19,7 +19,7 @@ float32 cache. The distance that remains comes from rounding the activations: to
 for models with half a billion parameters or more), or to 16 bits (the default for smaller ones). The models are those
 of [families](families.md) with random weights, four times wider so that rows are whole blocks.
 
-The limits are 3 % with 8-bit activations and 0.2 % for F16 weights. Numbers over the limit would be in bold. Products
+The limits are 3 % with 8-bit activations and 0.2 % for F16 weights. Numbers over the limit are in bold. Products
 of single heads (latent attention) use 16-bit activations in both columns.
 
 On SmolLM2-135M Q4_1 and a page of English, the distance is 3.2 % with 8-bit activations and 0.04 % with 16-bit ones.
