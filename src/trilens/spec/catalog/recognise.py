@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
+from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.catalog import Backbone, CatalogEntry
 from trilens.spec.catalog.meaning import aliases, meaning
 from trilens.spec.catalog.words import BASES, LEVELS, THINKS, Words, mode_of, says_nothing, words_of
+from trilens.spec.huggingface import read_config
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,6 @@ def _inference(entry: CatalogEntry, mode: str | None, left: Words) -> str:
 
 # ---------------------------------------------------------------------------------------------- why, and look up
 
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-FIRING = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "top_k_experts", "moe_topk")
-
 
 def _why(fitting: list[CatalogEntry], inference: str) -> str:
     if len(fitting) > 1:
@@ -79,13 +77,14 @@ def _why_that_backbone(entry: CatalogEntry) -> str:
         return f"{entry.vendor or 'its publisher'} does not publish its architecture"
     if entry.config is None:
         return "its publisher calls it " + ("a mixture of experts" if entry.backbone == "routed" else "dense")
-    config = {**entry.config, **entry.config.get("text_config", {})}
-    experts, firing = (next((_one(config[key]) for key in keys if config.get(key)), None) for keys in (EXPERTS, FIRING))
     if entry.backbone == "dense":
         return "its config.json has no experts"
-    return (
-        f"its config.json has {experts} experts, {firing} for each token" if experts and firing else "it has a router"
-    )
+    try:
+        routers = [routed.router for _, routed in read_config(entry.config).spec.routed_layers()]
+    except (BadCheckpoint, UnsupportedModel):  # of a family that trilens does not count yet
+        return "its publisher calls it a mixture of experts"
+    most = max(routers, key=lambda router: router.experts)
+    return f"its config.json has {most.experts} experts, {most.chosen} for each token"
 
 
 def _why_it_thinks(entry: CatalogEntry) -> str:
@@ -105,11 +104,6 @@ def _why_it_thinks(entry: CatalogEntry) -> str:
             return f"{how} its thinking on or off"
         case "unknown":
             return "whether it thinks is not known here"
-
-
-def _one(stated: Any) -> Any:
-    """Of a number for each layer, the largest."""
-    return max(stated) if isinstance(stated, list) else stated
 
 
 def _listed(names: list[str]) -> str:
