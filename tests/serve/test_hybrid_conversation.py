@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from dataclasses import dataclass
 from typing import Any
 
 import anthropic
@@ -63,14 +63,25 @@ def question(turn: int) -> str:
     return f"Question {turn}: " + " ".join(f"word{turn}{i}" for i in range(12))
 
 
-def assert_only_what_is_new_is_computed(turns: list[tuple[int, int]]) -> None:
-    """Of each turn its prompt's tokens and how many came from the cache: all of the turn before's prompt but what lies
-    behind its last snapshot, which is at most a page from its end."""
+@dataclass(frozen=True)
+class Turn:
+    """What was sent, and how many tokens its prompt had and how many of them came from the cache."""
+
+    messages: list[Any]
+    prompt: int
+    cached: int
+
+
+def assert_only_what_is_new_is_computed(turns: list[Turn]) -> None:
+    """From the cache comes all of an earlier turn's prompt but what lies behind its last snapshot, which is at most a
+    page from its end. The earlier turn is the last one that this one continues: the page does not send a question again
+    that got an empty answer."""
     assert len(turns) == TURNS
-    assert turns[-1][0] > 5 * turns[0][0]  # an empty answer is not shown to the model again, nor its question
-    for (before, _), (_, cached) in pairwise(turns):
-        assert cached >= before - PAGE
-    assert sum(cached for _, cached in turns) > 0.7 * sum(prompt for prompt, _ in turns)
+    assert turns[-1].prompt > 4 * turns[0].prompt
+    for i, turn in enumerate(turns[1:], 1):
+        before = max((t.prompt for t in turns[:i] if turn.messages[: len(t.messages)] == t.messages), default=0)
+        assert turn.cached >= before - PAGE
+    assert sum(t.cached for t in turns) > 0.5 * sum(t.prompt for t in turns)
 
 
 def test_openai(hybrid: Served) -> None:
@@ -81,7 +92,8 @@ def test_openai(hybrid: Served) -> None:
         messages.append({"role": "user", "content": "openai " + question(turn)})
         done = client.chat.completions.create(model="small-hybrid", messages=messages, max_tokens=MOST_REPLY, seed=turn)
         assert done.usage is not None and done.usage.prompt_tokens_details is not None
-        turns.append((done.usage.prompt_tokens, done.usage.prompt_tokens_details.cached_tokens or 0))
+        cached = done.usage.prompt_tokens_details.cached_tokens or 0
+        turns.append(Turn(list(messages), done.usage.prompt_tokens, cached))
         messages.append({"role": "assistant", "content": done.choices[0].message.content})
     assert_only_what_is_new_is_computed(turns)
 
@@ -94,7 +106,7 @@ def test_anthropic(hybrid: Served) -> None:
         messages.append({"role": "user", "content": "anthropic " + question(turn)})
         done = client.messages.create(model="small-hybrid", messages=messages, max_tokens=MOST_REPLY)
         cached = done.usage.cache_read_input_tokens or 0
-        turns.append((done.usage.input_tokens + cached, cached))
+        turns.append(Turn(list(messages), done.usage.input_tokens + cached, cached))
         messages.append({"role": "assistant", "content": "".join(b.text for b in done.content if b.type == "text")})
     assert_only_what_is_new_is_computed(turns)
 
@@ -106,14 +118,18 @@ def test_page(hybrid: Served) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
         page = browser.new_page()
+        sent: list[list[Any]] = []
+        page.on(
+            "request", lambda r: sent.append(r.post_data_json["messages"]) if "/chat/completions" in r.url else None
+        )
         page.goto(hybrid.url)
         page.wait_for_selector("#model option", state="attached")
         for turn in range(TURNS):
             ask(page, "page " + question(turn))
         turns = []
-        for receipt in page.locator("details.receipt pre").all():
+        for messages, receipt in zip(sent, page.locator("details.receipt pre").all(), strict=True):
             found = re.search(r"(\d[\d,]*) prompt(?: \((\d[\d,]*) cached)?", receipt.text_content() or "")
             assert found is not None
-            turns.append(tuple(int((n or "0").replace(",", "")) for n in found.groups()))
+            turns.append(Turn(messages, *(int((n or "0").replace(",", "")) for n in found.groups())))
         browser.close()
     assert_only_what_is_new_is_computed(turns)
