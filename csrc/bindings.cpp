@@ -201,6 +201,9 @@ NB_MODULE(_native, m) {
         return s.choose(logits.data(), (int)logits.size());
       })
       .def("note", &Sampler::note)
+      .def("speculate", [](Sampler& s, Row<int32_t> tokens, bool always) {
+        s.draft = std::make_unique<Draft>(std::vector<int32_t>(tokens.data(), tokens.data() + tokens.size()), always);
+      }, "propose what followed the same tokens earlier; `tokens` come before all that is drawn or noted")
       .def("bias", &Sampler::bias)
       .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
       .def_rw("alternatives", &Sampler::alternatives)
@@ -270,7 +273,7 @@ NB_MODULE(_native, m) {
           Outside outside;
           drawn = e.draw(std::move(feeds), ahead);
         }
-        return std::make_tuple(std::move(drawn.tokens), std::move(drawn.seconds), std::move(drawn.passes));
+        return std::make_tuple(std::move(drawn.tokens), std::move(drawn.seconds), std::move(drawn.passes), std::move(drawn.drafts));
       })
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })

@@ -128,7 +128,7 @@ int32_t Sampler::choose(const float* logits, int vocab) {
     token = draw(l, vocab, most);
   }
   drawn++;
-  answer_[token]++;
+  note(token);
   if (alternatives >= 0) report(logits, vocab, token);
   return token;
 }

@@ -293,7 +293,7 @@ class TorchExecutor:
                     tokens[i].append(feed.sampler.choose(next(rows)))
                 except RequestRefused as fault:
                     faults[i] = fault
-        return StepOutput(tokens, faults, [time.perf_counter() - start], [1])
+        return StepOutput(tokens, faults, [time.perf_counter() - start], [1], [[(0, 0)]] * len(batch))
 
     def forward(self, batch: Sequence[StepInput], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""

@@ -68,7 +68,7 @@ class TokenWriter:
 class StepRecord(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with `draws` rows of logits. The whole step took
     `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other steppers
-    at that time."""
+    at that time. `proposed` tokens of a draft were computed too; of these `accepted` ones are among `fed`."""
 
     past: int
     fed: int
@@ -76,6 +76,13 @@ class StepRecord(NamedTuple):
     seconds: float
     batch_size: int
     passes: int = 1
+    proposed: int = 0
+    accepted: int = 0
+
+    @property
+    def computed(self) -> int:
+        """Tokens that went through the layers."""
+        return self.fed + self.proposed - self.accepted
 
 
 @dataclass

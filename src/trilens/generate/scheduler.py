@@ -25,12 +25,13 @@ from trilens.executors.executor import PAGE, Executor, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import PrefixCache, chain, link
 from trilens.generate.request import UNREAD, Beginning, Finish, Request, StepRecord, Times, TokenWriter, Writer
-from trilens.generate.sampling import Sampler, Sampling
+from trilens.generate.sampling import Sampler, Sampling, Speculates
 from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
+MOST_DRAFT = 8  # tokens that a step may draw beside one: MOST_DRAFT in csrc/draft.h
 MOST_AHEAD = PAGE  # tokens that are drawn before they are looked at: memory is taken for all of these
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
@@ -59,9 +60,11 @@ def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
 class Scheduler:
     """Runs requests on one executor, each step for all of them or a stepper's part. Safe to use from many threads."""
 
-    def __init__(self, executor: Executor, prefix_bytes: int | None = None) -> None:
-        """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has."""
+    def __init__(self, executor: Executor, prefix_bytes: int | None = None, speculates: Speculates = True) -> None:
+        """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has.
+        `speculates`: requests propose tokens, where that saves time, or always."""
         self.executor = executor
+        self.speculates = speculates
         self.running: list[Request] = []  # in the order in which they came
         self.prefixes = PrefixCache(executor.cache_limit // 2 if prefix_bytes is None else prefix_bytes)
         self._lock = threading.RLock()  # of `running`, and who is in a step
@@ -113,7 +116,7 @@ class Scheduler:
         made = self.begin(prompt, limits) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
-        sampler, writer = Sampler(sampling, prompt), writer or TokenWriter()
+        sampler, writer = Sampler(sampling, prompt, self.speculates), writer or TokenWriter()
         sampler.end_with(end_ids)
         sequence = self.executor.sequence(len(prompt) + limits.total)
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times)
@@ -279,9 +282,9 @@ class Scheduler:
     ) -> StepInput | None:
         """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
         first, sequence, most = request.fed, request.sequence, 1
-        if draws and ahead:
+        if draws and (ahead or self.speculates):
             try:
-                most = min(request.max_draws, MOST_AHEAD)
+                most = min(request.max_draws, MOST_AHEAD if ahead else 1 + MOST_DRAFT)
             except Exception as fault:
                 self._fail(request, fault)
                 failed.append(request)
@@ -465,13 +468,11 @@ class Scheduler:
             self._row_seconds = took if not self._row_seconds else (self._row_seconds + took) / 2
         batches = [elsewhere + len(fed)]  # of each pass: who was in it
         if len(drawn.seconds) > 1:
-            drew = [len(tokens) + (n in drawn.faults) for n, tokens in enumerate(drawn.tokens)]
-            batches += [elsewhere + sum([d > i for d in drew]) for i in range(1, len(drawn.seconds))]
+            batches += [elsewhere + sum([len(d) > i for d in drawn.drafts]) for i in range(1, len(drawn.seconds))]
         for n, request in enumerate(fed):
             try:
                 tokens, fault = drawn.tokens[n], drawn.faults.get(n)
-                steps = len(tokens) + (fault is not None) or 1
-                taken = zip(drawn.seconds[:steps], batches, drawn.passes, strict=False)
+                taken = zip(drawn.seconds, batches, drawn.passes, drawn.drafts[n], strict=False)
                 self._deliver(request, feeds[n], tokens, taken, now)
                 if fault is not None:
                     self._fail(request, fault)
@@ -495,22 +496,23 @@ class Scheduler:
                 tokens.append(feed.sampler.choose(logits[-1]))
             except RequestRefused as fault:
                 faults[0] = fault
-        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1])
+        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1], [[(0, 0)]])
 
     def _deliver(
         self,
         request: Request,
         feed: StepInput,
         tokens: Sequence[int],
-        steps: Iterable[tuple[float, int, int]],
+        steps: Iterable[tuple[float, int, int, tuple[int, int]]],
         now: float,
     ) -> None:
         """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
         new, fed = len(feed.tokens), request.fed
         record = request.repeated if fed < request.computed else request.steps
         rows = new if request.scores is not None and request.prompting else int(feed.logits)
-        for seconds, batch_size, passes in steps:
-            record.append(StepRecord(fed, new, rows, seconds, batch_size, passes))
+        for seconds, batch_size, passes, (proposed, accepted) in steps:
+            new += accepted
+            record.append(StepRecord(fed, new, rows + proposed, seconds, batch_size, passes, proposed, accepted))
             fed += new
             new = 1
         request.fed = fed

@@ -68,7 +68,7 @@ class Predictor:
         if work.decode.steps:
             context = t.prompt + work.decode.tokens // 2 + 1
             seconds, runs = corrected(self._token(context, receipt.batch), self._known.decode)
-            token = _beside(seconds, work.decode.seconds / work.decode.steps)
+            token = _beside(seconds, work.decode.seconds / work.decode.tokens)
         source = (
             f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
         )

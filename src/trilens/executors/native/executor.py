@@ -308,7 +308,7 @@ class NativeExecutor:
         self._grow(batch)
         engine = self.engine if stepper is None else self._stepper(stepper)
         samplers = [None if f.sampler is None else f.sampler.inner for f in batch]
-        tokens, seconds, passes = _refusing(
+        tokens, seconds, passes, drafts = _refusing(
             engine.draw,
             [_native_sequence(f.sequence).inner for f in batch],
             [f.tokens for f in batch],
@@ -317,7 +317,7 @@ class NativeExecutor:
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
-        return StepOutput(tokens, faults, seconds, passes)
+        return StepOutput(tokens, faults, seconds, passes, drafts)
 
     def _grow(self, batch: Sequence[StepInput]) -> None:
         for feed in batch:
