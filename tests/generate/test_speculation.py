@@ -42,7 +42,7 @@ def asked(rng: random.Random, vocabulary: int) -> dict[str, Any]:
         frequency_penalty=rng.choice((0.0, 0.0, 0.3)),
         seed=rng.randrange(1 << 30),
         # what is liked comes again and again
-        logit_bias={t: 4.0 for t in phrase} if rng.random() < 0.7 else {},
+        logit_bias=dict.fromkeys(phrase, 4.0) if rng.random() < 0.7 else {},
     )
     ends = frozenset({rng.choice(phrase)} if rng.random() < 0.3 else ())
     return {"prompt": prompt, "sampling": sampling, "limits": Limits(*[rng.randrange(1, 60)] * 2), "end_ids": ends}
@@ -69,7 +69,9 @@ def test_tokens_and_routes_are_equal(family: str, tiny_directory: Callable[[str]
     results: dict[Speculates, list[Request]] = {}
     for speculates in (False, "always", True):
         scheduler = Scheduler(executor, speculates=speculates)
-        results[speculates] = answered(scheduler, wanted, 1 if speculates is False else 4, 0.0 if speculates is True else 0.01)
+        results[speculates] = answered(
+            scheduler, wanted, 1 if speculates is False else 4, 0.0 if speculates is True else 0.01
+        )
     proposed = accepted = 0
     for plain, *others in zip(*results.values(), strict=True):
         for other in others:

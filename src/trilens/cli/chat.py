@@ -50,7 +50,7 @@ def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None
         saved.thinking = options["thinking"]
     hide, held = options.pop("hide_thinking"), structure(options)
     names = ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv", "prefix_dir", "prefix_bytes")
-    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens")}
+    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens", "speculation")}
     saved.model = loading["model"]
     conversation = Conversation(saved, load_model(dict(loading)), loading, {**options, **held}, quiet, hide)
     conversation.run(Editor(tuple(COMMANDS)) if sys.stdin.isatty() else LineReader())

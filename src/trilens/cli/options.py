@@ -97,6 +97,11 @@ TRUST = click.option(
     is_flag=True,
     help="Interpret control tokens in prompts and messages instead of treating them as text.",
 )
+SPECULATION = click.option(
+    "--speculation/--no-speculation",
+    default=True,
+    help="Compute tokens ahead that stood behind the same text earlier. It changes no answer. Default: where it pays.",
+)
 MODEL = options(
     click.option(
         "--model",
@@ -124,6 +129,7 @@ MODEL = options(
     ),
     *PREFIXES,
     TRUST,
+    SPECULATION,
     click.option(
         "--ignore-key",
         "ignore_keys",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, TRUST, Number, options
+from trilens.cli.options import PREFIXES, SPECULATION, TRUST, Number, options
 from trilens.errors import UsageError
 
 
@@ -61,6 +61,7 @@ class _WithEngineOptions(click.Command):
 @options(
     *PREFIXES,
     TRUST,
+    SPECULATION,
     click.option(
         "--engine", type=click.Choice(["vllm", "sglang"]), help="Start this engine of yours, and serve its model."
     ),
@@ -111,6 +112,7 @@ def serve(
     prefix_dir: Path | None,
     prefix_bytes: int,
     trust_control_tokens: bool,
+    speculation: bool,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -137,9 +139,10 @@ def serve(
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
-        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None:
+        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None or not speculation:
             raise UsageError(
-                "--engine takes one MODEL, without --threads, --quantise or --prefix-dir; its own options go after --"
+                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir or --no-speculation; its own "
+                "options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -153,6 +156,7 @@ def serve(
     if prefix_dir is not None:
         stated["prefix_bytes"] = prefix_bytes
     stated["trust_control_tokens"] = trust_control_tokens or None
+    stated["speculation"] = None if speculation else False
     options = {name: value for name, value in stated.items() if value is not None}
     registry = ModelRegistry(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
     run_server(registry, rules, port, limits)

@@ -142,8 +142,8 @@ class StepInput:
 class StepOutput(NamedTuple):
     """Of each feed the tokens that its sampler drew, and by the feed's place why one could not; of each step its
     seconds, and in how many passes it read the weights. `drafts`: for each feed and each step that it was in, how many
-    tokens were proposed, and how many of these were what the sampler drew. A feed was in the first step, and in one more
-    for each further token that was not accepted from a draft."""
+    tokens were proposed, and how many of these the sampler drew too. A feed was in the first step, and in one more for
+    each further token that did not come from a draft."""
 
     tokens: Sequence[Sequence[int]]
     faults: Mapping[int, RequestRefused]

@@ -87,9 +87,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Drafts:
-    """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they were
-    drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The others
-    cost `flops_lost`, which the phases contain.
+    """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they
+    were drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The
+    others cost `flops_lost`, which no phase contains.
     """
 
     proposed: int
@@ -338,10 +338,10 @@ def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, cei
     pieces = [s for s in steps if s.computed > 1 or not s.draws] if len(singles) < len(steps) else []
     costs = executor.costs
     spans = [Span(s.past, s.computed, int(s.draws)) for s in pieces]
+    kept = [Span(s.past, s.fed, s.draws - s.lost) for s in pieces]
     runs = [Span(first, count, count) for first, count in _runs(singles)]
     tokens = len(singles) + sum(s.fed for s in pieces)
-    rows = len(singles) + sum(s.computed for s in pieces)
-    flops = costs.flops(rows, len(singles) + sum(s.draws for s in pieces), [*spans, *runs])
+    flops = costs.flops(tokens, len(singles) + sum(s.draws - s.lost for s in pieces), [*kept, *runs])
     kv = sum(costs.kv_elements_read(s, singly=False) for s in spans)
     kv += sum(costs.kv_elements_read(s, singly=True) for s in runs)
     weights = sum(costs.weight_bytes(s.computed, int(s.draws)) * s.passes for s in pieces)
@@ -376,8 +376,8 @@ def _drafts_of(executor: Executor, steps: Sequence[StepRecord]) -> Drafts:
     saved -= sum(costs.weight_bytes(s.computed, s.draws) - costs.weight_bytes(1, 1) for s in drafted)
     lost = 0
     for s in drafted:
-        right, computed = Span(s.past, s.fed, s.fed), Span(s.past, s.computed, s.draws)
-        lost += costs.flops(s.computed, s.draws, [computed]) - costs.flops(s.fed, s.fed, [right])
+        every, kept = Span(s.past, s.computed, s.draws), Span(s.past, s.fed, s.draws - s.lost)
+        lost += costs.flops(every.new, s.draws, [every]) - costs.flops(kept.new, s.draws - s.lost, [kept])
     return Drafts(sum(s.proposed for s in drafted), sum(s.accepted for s in drafted), saved, lost)
 
 
@@ -428,9 +428,10 @@ def _phase(name: str, p: Phase) -> str:
 def _drafts(d: Drafts) -> list[str]:
     if not d.proposed:
         return []
+    saved = data(max(0, d.weight_bytes_saved))
     return [
-        f"drafts   {d.accepted} of {d.proposed} proposed tokens were right · {data(max(0, d.weight_bytes_saved))} of weights "
-        f"not read again · {flop(d.flops_lost)} in vain"
+        f"drafts   {d.accepted} of {d.proposed} proposed tokens were right · {saved} of weights not read again · "
+        f"{flop(d.flops_lost)} in vain"
     ]
 
 

@@ -80,9 +80,14 @@ class StepRecord(NamedTuple):
     accepted: int = 0
 
     @property
+    def lost(self) -> int:
+        """Tokens that were computed and taken back."""
+        return self.proposed - self.accepted
+
+    @property
     def computed(self) -> int:
         """Tokens that went through the layers."""
-        return self.fed + self.proposed - self.accepted
+        return self.fed + self.lost
 
 
 @dataclass

@@ -220,7 +220,8 @@ def trace(model: Model, prompt: Prompt, **options: Unpack[GenerateOptions]) -> T
 
 def _call(model: Model, prompt: Prompt, options: GenerateOptions) -> tuple[tuple[int, ...], tuple[Phase, ...], Answer]:
     """(the tokens in the order they were fed, the phase of each, the answer); nothing of earlier calls is reused."""
-    fresh = Model(model.name, model.files, model.executor, model.text)
+    # what is computed and taken back would stand in the trace
+    fresh = Model(model.name, model.files, model.executor, model.text, speculation=False)
     stream = fresh.stream(prompt, **options)
     [answer] = fold(stream, 1)
     request = stream.calls[0].request
