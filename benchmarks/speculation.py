@@ -2,8 +2,8 @@
 
     python benchmarks/speculation.py [--model smollm2] [--tokens 160] [--rounds 5]
 
-Each question is asked with and without, in turns, and every answer's replay hash has to be equal. The ratio of tokens per
-second is of the best of the rounds; beside it stands the median of the rounds' own ratios.
+Each question is asked with and without, in turns, and every answer's replay hash has to be equal. The ratio of tokens
+per second is of the best of the rounds; beside it stands the median of the rounds' own ratios.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ CODE = """def moving_average(values, width):
         averages.append(total / width)
     return averages
 """
-TEXT = """The harbour of Lindholm was built in 1871, after the old pier had been destroyed by the winter storms of 1868. Its
-engineer, Marta Ekeland, decided against stone from the island, because it splits in frost. The blocks came from the
-quarries of Varnes instead, forty kilometres to the north, on barges that could sail only between May and September. The
-work took six summers. When the harbour was opened, the fishing fleet grew from twelve boats to fifty, and the town hall,
-the school and the lighthouse were paid for with the harbour's fees. Today the fleet has gone to the larger port of Varnes,
-and the harbour of Lindholm is used by sailing boats and by the ferry, which crosses the sound four times a day in summer
-and once a day in winter."""
+TEXT = """The harbour of Lindholm was built in 1871, after the old pier had been destroyed by the winter storms of 1868.
+Its engineer, Marta Ekeland, decided against stone from the island, because it splits in frost. The blocks
+came from the quarries of Varnes instead, forty kilometres to the north, on barges that could sail only
+between May and September. The work took six summers. When the harbour was opened, the fishing fleet grew from
+twelve boats to fifty, and the town hall, the school and the lighthouse were paid for with the harbour's fees.
+Today the fleet has gone to the larger port of Varnes, and the harbour of Lindholm is used by sailing boats
+and by the ferry, which crosses the sound four times a day in summer and once a day in winter."""
 QUESTIONS = {
     "copy JSON": f"Repeat this JSON exactly, without any change:\n{json.dumps(RECORDS, indent=1)}",
     "copy code": f"Repeat this code exactly, without any change:\n```python\n{CODE}```",
-    "question from a text": f"{TEXT}\n\nQuote the two sentences that say where the blocks came from and what was paid for.",
+    "question from a text": f"{TEXT}\n\nQuote the sentences that say where the blocks came from and what was paid for.",
     "summary": f"{TEXT}\n\nSummarise this text in three sentences.",
     "list": "List twenty animals that live in the sea, one on each line.",
     "chat": "I have a free weekend and like walking. What would you suggest?",
