@@ -19,6 +19,7 @@ class Draft {
   Draft(std::vector<int32_t> prompt, bool always) : tokens_(std::move(prompt)), always_(always) {}
 
   void add(int32_t token) { tokens_.push_back(token); }
+  void forget_last() { tokens_.pop_back(); }  // since the last proposal
 
   // At most `most` tokens, as many as pay: `plain` seconds is what a step takes without them, `worth` what a token saves
   // that need not be drawn in a step of its own, and `row` what a proposed token costs. Nothing where earlier drafts have

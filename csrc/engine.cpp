@@ -260,7 +260,7 @@ Drawn Engine::draw(std::vector<Feed> feeds, double ahead) {
       if (sampler->chosen < 0 || sampler->is_end(sampler->chosen) || (int)tokens.size() >= feed.most) continue;
       many[on] = (int)tokens.size();
       whose[on] = whose[f];
-      Feed next{feed.sequence, &sampler->chosen, 1, true, sampler, feed.most};
+      Feed next{feed.sequence, &sampler->chosen, 1, true, sampler, feed.most, feed.look};
       feeds[on++] = std::move(next);
     }
     if (on == 0 || std::chrono::duration<double>(now - begin).count() >= ahead) return drawn;
@@ -281,7 +281,7 @@ bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) 
     Feed& feed = feeds[f];
     if (!feed.sampler->draft || pace.plain <= 0) continue;
     const Sequence& s = *feed.sequence;
-    int most = std::min({feed.most - drawn[f] - 1, s.request_length - s.length - 1, room, states});
+    int most = std::min({std::max(feed.most - drawn[f] - 1, feed.look), s.request_length - s.length - 2, room, states});
     for (const auto* tables : {&s.ropes, &s.scales})
       for (const auto& table : *tables) most = std::min(most, table->positions - s.length - 1);
     if (feed.sampler->drawn < 2) continue;  // the first step shows what one takes without drafts
@@ -314,7 +314,6 @@ void Engine::judge(std::vector<Feed>& feeds, double seconds) {
     int right = (int)feed.drawn.size() - (feed.sampler->chosen >= 0);
     Sequence& s = *feed.sequence;
     if (right < feed.draft) s.take_back(feed.draft - right);
-    s.fixed.settle();
     draft->judged(right, extra * feed.draft, right * pace.plain / (double)feeds.size());
   }
 }

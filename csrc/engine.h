@@ -43,6 +43,7 @@ struct Feed {
   bool logits;
   Sampler* sampler = nullptr;  // draws from these logits, which then are not handed out
   int most = 1;                // tokens it may draw, one after the other, before somebody has to look at them
+  int look = 0;                // proposed tokens that may go beyond these: somebody looks at them, and may take them back
   int draft = 0;               // of the tokens, so many at the end are proposed
   std::vector<int32_t> drawn{};  // by this step: behind the last token, and behind each proposed one as long as they were right
   bool stopped = false;        // behind a proposal that was wrong, or an end

@@ -10,6 +10,7 @@ void Engine::begin_runs(const std::vector<Taken>& taken) {
   int first = 0;
   size_t states = 0;
   for (auto [sequence, count, draft] : taken) {
+    sequence->fixed.settle();
     Run run{sequence, first, count, draft, {}, {}};
     if (pool->fixed_floats) {
       for (int place : sequence->fixed.places(sequence->length, count)) run.ends.push_back(place - sequence->length);

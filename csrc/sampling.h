@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -40,14 +41,17 @@ class Sampler {
   void allow(std::vector<uint32_t> words) { allowed_ = std::move(words); }
   void bias(int32_t token, float added) { bias_[token] += added; }
 
+  void undo(const std::vector<int32_t>& tokens);  // the last ones that were chosen, as if they had not been
+
   std::vector<int32_t> ends;  // tokens behind which nothing more is drawn
   bool is_end(int32_t token) const { return std::find(ends.begin(), ends.end(), token) != ends.end(); }
 
   std::unique_ptr<Draft> draft;  // proposes tokens; null: nobody does
 
-  // The token chosen last, then the `alternatives` likeliest ones; only where alternatives >= 0.
+  // For each token that was chosen, until somebody takes it: the token, then the `alternatives` likeliest ones. Only where
+  // alternatives >= 0.
   int alternatives = -1;
-  std::vector<Alternative> last;
+  std::deque<std::vector<Alternative>> reports;
 
   uint64_t drawn = 0;
   int32_t chosen = -1;  // by the last step that drew; -1 where it could not, and why

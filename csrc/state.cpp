@@ -56,7 +56,9 @@ void FixedStates::go_back(int to, int length) {
 void FixedStates::begin_as(const FixedStates& other, int to, int length) {
   now_ = other.now_;
   kept_ = other.kept_;
+  tried_ = other.tried_;
   go_back(to, length);
+  tried_.clear();
 }
 
 void FixedStates::go_on(int length, std::shared_ptr<const Snapshot> from) {

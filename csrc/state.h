@@ -39,7 +39,7 @@ class FixedStates {
 
   void keep(int length);  // what is there now, behind `length` tokens
   void keep(int length, std::shared_ptr<const Snapshot> snapshot);
-  void try_out(int length, std::shared_ptr<const Snapshot> snapshot) { tried_[length] = std::move(snapshot); }  // until `settle`
+  void try_out(int length, std::shared_ptr<const Snapshot> snapshot) { tried_[length] = std::move(snapshot); }  // until the next step
   void settle() { tried_.clear(); }
   void ask(int length);  // that the step which reaches this length keeps a snapshot there
   std::vector<int> places(int length, int count) const;  // lengths at which `count` more tokens are to leave snapshots

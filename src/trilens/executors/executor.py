@@ -121,6 +121,10 @@ class CachedSequence(Protocol):
         """Give its memory back now; it is empty then."""
         ...
 
+    def take_back(self, tokens: int) -> None:
+        """Forget the last `tokens` of the step before, which came from a draft."""
+        ...
+
     def rewind(self, length: int) -> bool:
         """Forget all but the first `length` tokens; False, with nothing changed, where `fork` has None."""
         ...
@@ -130,13 +134,15 @@ class CachedSequence(Protocol):
 class StepInput:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
     token that `sampler` (see `generate.sampling`) draws from them; it may draw `max_draws` before
-    somebody has to look."""
+    somebody has to look. Beyond these it may draw `max_drafted` from a draft, which `CachedSequence.take_back` and the
+    sampler can undo."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
     logits: bool = True
     sampler: Any = None
     max_draws: int = 1
+    max_drafted: int = 0
 
 
 class StepOutput(NamedTuple):

@@ -194,6 +194,9 @@ class TorchSequence:
     def free(self) -> None:
         self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
 
+    def take_back(self, tokens: int) -> None:
+        raise NotImplementedError("the torch executor draws no drafts")
+
     def rewind(self, length: int) -> bool:
         if not self._holds(length):
             return False

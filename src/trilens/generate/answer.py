@@ -12,7 +12,7 @@ import numpy as np
 from trilens.errors import RequestRefused
 from trilens.generate.ends import ANY, EndsBarred, also, without
 from trilens.generate.limits import Limits
-from trilens.generate.request import Finish
+from trilens.generate.request import UNREAD, Finish
 from trilens.text.events import TextEvent
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher, TextStream
@@ -185,7 +185,8 @@ class AnswerWriter:
             pieces = splitter.push(text)
             self.counts.push(text, pieces)
             if self._constraint is not None and not held and splitter.answering:
-                self._constraint.begin("".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held)
+                if begun := "".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held:
+                    self._constraint.begin(begun)
             if self._show(pieces, unread):
                 return "stop_string"
         if self.before_answer is None:
@@ -228,6 +229,14 @@ class AnswerWriter:
         if self._barred is not None and self.tokens < self._barred.min_tokens:
             most = min(most, self._barred.min_tokens - self.tokens)
         return max(1, most)
+
+    def draftable(self) -> int:
+        """See `Writer.draftable`: none where what is allowed changes with every token."""
+        if self._constraint is not None or self.close_now:
+            return 0
+        if self._barred is not None and self.tokens < self._barred.min_tokens:
+            return self._barred.min_tokens - self.tokens - 1
+        return UNREAD
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         self._finished = True

@@ -41,6 +41,11 @@ class Writer(Protocol):
         may say how to go on. At least 1."""
         ...
 
+    def draftable(self) -> int:
+        """How many tokens may be drawn before it has seen those before them. It may object to one: those behind it are
+        taken back."""
+        ...
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         """No more tokens come."""
         ...
@@ -60,6 +65,9 @@ class TokenWriter:
 
     def lookahead(self) -> int:
         return 1
+
+    def draftable(self) -> int:
+        return UNREAD
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass
@@ -134,7 +142,7 @@ class Request:
     shares: bool = True  # it may go on with what others have computed
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
-    logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
+    logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: see `Sampler`
     scores: PromptScores | None = None  # of the prompt's own tokens, where they are wanted
     kv_bytes: int = 0
     kv_held: int = 0
@@ -166,9 +174,12 @@ class Request:
     @property
     def max_draws(self) -> int:
         """The most tokens that may be drawn before somebody looks at them."""
-        if self.sampler.options.logprobs is not None:
-            return 1
         return max(1, min(self.limits.total - len(self.tokens), UNREAD - len(self.unread), self.writer.lookahead()))
+
+    @property
+    def max_drafted(self) -> int:
+        """The most tokens of a draft that may be drawn although its writer may object, and have them taken back."""
+        return max(0, min(self.limits.total - len(self.tokens) - 1, self.writer.draftable()))
 
     @property
     def largest_batch(self) -> int:

@@ -118,10 +118,14 @@ class Sampler:
         """uint32; bit i of all of them: whether token i may be chosen next. It holds until it is set again."""
         self.inner.allow(words)
 
-    @property
-    def last(self) -> list[tuple[int, float]]:
-        """(token, log probability): the one chosen last, then the likeliest; empty where `logprobs` is None."""
-        found: list[tuple[int, float]] = self.inner.last
+    def undo(self, tokens: Sequence[int]) -> None:
+        """Forget the last tokens that were chosen."""
+        self.inner.undo(list(tokens))
+
+    def take_report(self) -> list[tuple[int, float]]:
+        """(token, log probability) of the first chosen token that was not asked about yet: it, then the likeliest.
+        Empty where `logprobs` is None."""
+        found: list[tuple[int, float]] = self.inner.take_report()
         return found
 
 

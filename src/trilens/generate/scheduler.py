@@ -281,19 +281,22 @@ class Scheduler:
         failed: list[Request],
     ) -> StepInput | None:
         """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
-        first, sequence, most = request.fed, request.sequence, 1
+        first, sequence, most, drafted = request.fed, request.sequence, 1, 0
         if draws and (ahead or self.speculates):
             try:
-                most = min(request.max_draws, MOST_AHEAD if ahead else 1 + MOST_DRAFT)
+                most = min(request.max_draws, MOST_AHEAD) if ahead else 1
+                drafted = min(request.max_drafted, MOST_DRAFT) if self.speculates else 0
             except Exception as fault:
                 self._fail(request, fault)
                 failed.append(request)
                 return None
-        if most == 1 or not sequence.grow(end - first + most - 1):
-            most = 1
+        more = min(most - 1 + drafted, request.limits.total - len(request.tokens) - 1)
+        if more <= 0 or not sequence.grow(end - first + more):
+            most, drafted = 1, 0
             if not self._grown(request, end - first, fed, failed):
                 return None
-        return StepInput(sequence, request.piece(first, end), draws, request.sampler if draws else None, most)
+        sampler = request.sampler if draws else None
+        return StepInput(sequence, request.piece(first, end), draws, sampler, most, drafted)
 
     def _ready(self, stepper: int | None) -> tuple[list[Request], int]:
         """Who can go on, and how many are in other steppers' steps."""
@@ -520,32 +523,50 @@ class Scheduler:
             request.times.first_token = now
         if request.fired is not None and request.fed > len(request.fired):
             request.fired += request.sequence.routes(len(request.fired)).tolist()
-        for left, token in enumerate(tokens, 1 - len(tokens)):
-            if request.finish is None:
-                self._append(request, token, left < 0)
+        undoable = record[-1].accepted
+        for behind, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
+            if not self._append(request, token, tokens[len(tokens) - behind :], undoable):
+                break
         if request.finish is None and request.fed // PAGE > request.kept:
             self._offer(request)
         if request.finish is None and not request.limits.total and not request.prompting:
             self._end(request, "length")  # nothing but the prompt was wanted
 
-    def _append(self, request: Request, token: int, more: bool) -> None:
-        """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""
+    def _append(self, request: Request, token: int, behind: Sequence[int], undoable: int) -> bool:
+        """A token that was drawn, and what its writer makes of it. The tokens `behind` it were drawn too. If they are
+        no more than `undoable`, they can be taken back. Whether they still count."""
         request.tokens.append(token)
         if request.sampler.options.logprobs is not None:
-            request.logprobs[len(request.tokens) - 1] = request.sampler.last
-        follows = request.writer.take(token, request.unread, more)
+            request.logprobs[len(request.tokens) - 1] = request.sampler.take_report()
+        follows = request.writer.take(token, request.unread, len(behind) > undoable)
         allowed = request.writer.allowed()
+        ends: Finish | None = follows if isinstance(follows, str) else None
+        put: Sequence[int] = () if follows is None or isinstance(follows, str) else follows
         if token in request.end_ids:
-            self._end(request, "stop")
-        elif isinstance(follows, str):
-            self._end(request, follows)
-        elif len(request.tokens) >= request.limits.total:
-            self._end(request, "context" if request.limits.context_bound else "length")
-        else:
-            if follows:
-                self._put(request, follows)
-            if allowed is not None:
-                request.sampler.allow(allowed)
+            ends = "stop"
+        elif ends is None and len(request.tokens) >= request.limits.total:
+            ends = "context" if request.limits.context_bound else "length"
+        if behind and len(behind) <= undoable and (ends is not None or put):
+            self._take_back(request, behind)
+        if ends is not None:
+            self._end(request, ends)
+            return False
+        if put:
+            self._put(request, put)
+        if allowed is not None:
+            request.sampler.allow(allowed)
+        return not put
+
+    def _take_back(self, request: Request, tokens: Sequence[int]) -> None:
+        """The last tokens of a draft are not wanted: all is as if they had not been accepted."""
+        count, steps = len(tokens), request.repeated if request.fed < request.computed else request.steps
+        request.sequence.take_back(count)
+        request.sampler.undo(tokens)
+        request.fed -= count
+        last = steps[-1]
+        steps[-1] = last._replace(fed=last.fed - count, accepted=last.accepted - count)
+        if request.fired is not None:
+            del request.fired[request.fed :]
 
     def _put(self, request: Request, tokens: Sequence[int]) -> None:
         """Tokens from outside, as if the model had written them."""

@@ -117,6 +117,9 @@ class NativeSequence:
         self._ready = 0
         return bool(self.inner.rewind(length))
 
+    def take_back(self, tokens: int) -> None:
+        self.inner.take_back(tokens)
+
     def routes(self, first: int = 0) -> np.ndarray:
         ids = np.empty((self.length - first, self.inner.route_width), np.uint16)
         self.inner.routes(first, ids)
@@ -314,6 +317,7 @@ class NativeExecutor:
             [f.tokens for f in batch],
             samplers,
             [f.max_draws for f in batch],
+            [f.max_drafted for f in batch],
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
@@ -321,7 +325,8 @@ class NativeExecutor:
 
     def _grow(self, batch: Sequence[StepInput]) -> None:
         for feed in batch:
-            if not feed.sequence.grow(len(feed.tokens) + feed.max_draws - 1):
+            sequence, tokens = feed.sequence, len(feed.tokens) + feed.max_draws - 1 + feed.max_drafted
+            if not sequence.grow(min(tokens, max(len(feed.tokens), sequence.request_length - sequence.length))):
                 raise CacheFull(
                     f"the page pool is full: {self.pool.bytes_in_use >> 10} KiB of {self.pool.limit >> 10} are in use; "
                     "wait for a request to end"
