@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -145,6 +146,39 @@ class NativeSequence:
         self.inner.free()
 
 
+class _Packing:
+    """Packs pieces on all threads while the next ones are read; a few wait at a time, so that memory stays bounded."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "packing")
+        self._room = BoundedSemaphore(2 * threads)
+        self._fault: BaseException | None = None
+
+    def start(self, pack: Callable[..., None], *arguments: Any) -> None:
+        """Raises what an earlier piece raised."""
+        self._room.acquire()
+        if self._fault is not None:
+            raise self._fault
+        self._threads.submit(self._run, pack, arguments)
+
+    def _run(self, pack: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            if self._fault is None:
+                _refusing(pack, *arguments)
+        except BaseException as fault:
+            self._fault = fault
+        finally:
+            self._room.release()
+
+    def __enter__(self) -> _Packing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: object) -> None:
+        self._threads.shutdown(cancel_futures=fault is not None)
+        if fault is None and self._fault is not None:
+            raise self._fault
+
+
 class NativeExecutor:
     """Packed weights and the program that uses them. `weights` gives every parameter: `matrices` packed, others as
     they are."""
@@ -198,8 +232,9 @@ class NativeExecutor:
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
         self._one_rope = not tables_key(spec, 1)  # the same rotary tables for requests of every length
         self._shared: tuple[list[Any], list[Any], int] | None = None  # if so: they, and how far they go
-        for parameter, weight in weights:
-            self._take(parameter, weight)
+        with _Packing(threads or system.usable_cores()) as packing:
+            for parameter, weight in weights:
+                self._take(parameter, weight, packing)
         missing = sorted(set(self._places) - set(self._bytes))
         if missing:
             raise UnsupportedModel(
@@ -207,7 +242,7 @@ class NativeExecutor:
             )
         _refusing(self.engine.ready)
 
-    def _take(self, parameter: Parameter, weight: Packed | np.ndarray) -> None:
+    def _take(self, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing) -> None:
         place = self._places[parameter.name]
         if isinstance(weight, np.ndarray):
             weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
@@ -218,7 +253,7 @@ class NativeExecutor:
         rows, columns = parameter.shape[-2:]
         _refusing(self.engine.add_matrix, place, weight.type, count, rows, columns)
         for piece in weight.rows:
-            _refusing(self.engine.pack, place, piece.which, piece.first, piece.bytes)
+            packing.start(self.engine.pack, place, piece.which, piece.first, piece.bytes)
         self._types[parameter.name] = weight.type
         packed = _native.packed_bytes(weight.type, count, rows, columns)
         self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
