@@ -97,6 +97,11 @@ TRUST = click.option(
     is_flag=True,
     help="Interpret control tokens in prompts and messages instead of treating them as text.",
 )
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
 SPECULATION = click.option(
     "--speculation/--no-speculation",
     default=True,
@@ -118,11 +123,7 @@ MODEL = options(
         show_default=True,
         help="The implementation that computes.",
     ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help="Number of threads. Default: the physical cores that this process may use.",
-    ),
+    THREADS,
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading."),
     click.option(
         "--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Number format of the KV cache. Default: f16."

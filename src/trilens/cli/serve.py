@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, SPECULATION, TRUST, Number, options
+from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, Number, options
 from trilens.errors import UsageError
 
 
@@ -51,11 +51,7 @@ class _WithEngineOptions(click.Command):
 @click.option(
     "--read-limit", type=Number(0.1), default=10, show_default=True, help="Maximum seconds for a request header."
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Number of threads. Default: the physical cores that this process may use.",
-)
+@THREADS
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading.")
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @options(

@@ -184,9 +184,9 @@ class AnswerWriter:
             text = self._stream.push(token)
             pieces = splitter.push(text)
             self.counts.push(text, pieces)
-            if self._constraint is not None and not held and splitter.answering:
-                if begun := "".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held:
-                    self._constraint.begin(begun)
+            begun = "".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held
+            if self._constraint is not None and not held and splitter.answering and begun:
+                self._constraint.begin(begun)
             if self._show(pieces, unread):
                 return "stop_string"
         if self.before_answer is None:
