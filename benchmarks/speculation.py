@@ -1,6 +1,6 @@
 """Decode speed with speculation and without, by the kind of question.
 
-    python benchmarks/speculation.py [--model smollm2] [--tokens 160] [--rounds 5]
+    python benchmarks/speculation.py [--model smollm2] [--tokens 160] [--rounds 6]
 
 Each question is asked with and without, in turns, and every answer's replay hash has to be equal. The ratio of tokens
 per second is of the best of the rounds; beside it stands the median of the rounds' own ratios.
@@ -46,40 +46,48 @@ between May and September. The work took six summers. When the harbour was opene
 twelve boats to fifty, and the town hall, the school and the lighthouse were paid for with the harbour's fees.
 Today the fleet has gone to the larger port of Varnes, and the harbour of Lindholm is used by sailing boats
 and by the ferry, which crosses the sound four times a day in summer and once a day in winter."""
+# (prompt, raw): a small model copies as a continuation of a text what it would not copy when it is asked to
 QUESTIONS = {
-    "copy JSON": f"Repeat this JSON exactly, without any change:\n{json.dumps(RECORDS, indent=1)}",
-    "copy code": f"Repeat this code exactly, without any change:\n```python\n{CODE}```",
-    "question from a text": f"{TEXT}\n\nQuote the sentences that say where the blocks came from and what was paid for.",
-    "summary": f"{TEXT}\n\nSummarise this text in three sentences.",
-    "list": "List twenty animals that live in the sea, one on each line.",
-    "chat": "I have a free weekend and like walking. What would you suggest?",
+    "copy JSON": (
+        f"{json.dumps(RECORDS, indent=1)}\n\nThe same list again, unchanged:\n\n{json.dumps(RECORDS, indent=1)[:120]}",
+        True,
+    ),
+    "copy code": (f"{CODE}\n\n# The same function again, unchanged:\n\n{CODE[:60]}", True),
+    "question from a text": (f"{TEXT}\n\nWhere did the blocks come from, and what was paid for with the fees?", False),
+    "summary": (f"{TEXT}\n\nSummarise this text in three sentences.", False),
+    "list": ("List ten animals that live in the sea, one on each line.", False),
+    "chat": ("I have a free weekend and like walking. What would you suggest?", False),
 }
 
 
-def ask(model: Model, question: str, tokens: int) -> tuple[float, str, str]:
+def ask(model: Model, question: str, raw: bool, tokens: int) -> tuple[float, str, str]:
     model.forget()
-    receipt = model.generate(question, temperature=0, max_tokens=tokens).receipt
-    d = receipt.drafts
-    return receipt.work.decode.tokens_per_second, receipt.replay, f"{d.accepted} of {d.proposed}"
+    receipt = model.generate(question, raw=raw, temperature=0, max_tokens=tokens).receipt
+    d, tokens = receipt.drafts, receipt.tokens.completion
+    return receipt.work.decode.tokens_per_second, receipt.replay, f"{d.accepted} of {d.proposed}, {tokens} tokens"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--tokens", type=int, default=160, help="most tokens of an answer")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     plain, drafting = trilens.load(options.model, speculation=False), trilens.load(options.model)
     print(f"{'question':22} {'without':>8} {'with':>8}  best  median  right drafts")
-    for kind, question in QUESTIONS.items():
+    for kind, (question, raw) in QUESTIONS.items():
         without, having, drafts = [], [], ""
-        for _ in range(options.rounds):
-            speed, replay, _ = ask(plain, question, options.tokens)
-            without.append(speed)
-            speed, again, drafts = ask(drafting, question, options.tokens)
-            having.append(speed)
-            if replay != again:
+        for turn in range(options.rounds + 1):
+            first, second = (plain, drafting) if turn % 2 else (drafting, plain)
+            one, other = ask(first, question, raw, options.tokens), ask(second, question, raw, options.tokens)
+            if one[1] != other[1]:
                 raise SystemExit(f"{kind}: the answers differ")
+            if turn == 0:
+                continue  # the first ones warm up
+            bare, drafted = (one, other) if turn % 2 else (other, one)
+            without.append(bare[0])
+            having.append(drafted[0])
+            drafts = drafted[2]
         median = statistics.median(b / a for a, b in zip(without, having, strict=True))
         best = max(having) / max(without)
         print(f"{kind:22} {max(without):8.1f} {max(having):8.1f}  {best:.2f}  {median:.2f}    {drafts}", flush=True)
