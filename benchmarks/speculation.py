@@ -28,6 +28,7 @@ RECORDS = [
         )
     )
 ]
+LIST = json.dumps(RECORDS, indent=1)
 CODE = """def moving_average(values, width):
     if width < 1:
         raise ValueError("the width is at least 1")
@@ -48,11 +49,8 @@ Today the fleet has gone to the larger port of Varnes, and the harbour of Lindho
 and by the ferry, which crosses the sound four times a day in summer and once a day in winter."""
 # (prompt, raw): a small model copies as a continuation of a text what it would not copy when it is asked to
 QUESTIONS = {
-    "copy JSON": (
-        f"{json.dumps(RECORDS, indent=1)}\n\nThe same list again, unchanged:\n\n{json.dumps(RECORDS, indent=1)[:120]}",
-        True,
-    ),
-    "copy code": (f"{CODE}\n\n# The same function again, unchanged:\n\n{CODE[:60]}", True),
+    "copy JSON": (3 * (LIST + "\n\n") + LIST[: len(LIST) // 6], True),
+    "copy code": (3 * (CODE + "\n\n") + CODE[: len(CODE) // 6], True),
     "question from a text": (f"{TEXT}\n\nWhere did the blocks come from, and what was paid for with the fees?", False),
     "summary": (f"{TEXT}\n\nSummarise this text in three sentences.", False),
     "list": ("List ten animals that live in the sea, one on each line.", False),
