@@ -381,4 +381,4 @@ def _width(layer: Layer, ours: str) -> int:
         case Routed(width=width) | Dense(width=width):
             return width
         case None:
-            raise AssertionError(f"{ours} belongs to a feed-forward, which its layer has not")
+            raise AssertionError(f"{ours} belongs to a feed-forward, which its layer does not have")

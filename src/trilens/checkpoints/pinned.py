@@ -84,7 +84,7 @@ def _download(file: PinnedFile, directory: Path, target: Path) -> Path:
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    reason = said[-1] if said else f"it left with code {done.returncode}"
+    reason = said[-1] if said else f"it exited with code {done.returncode}"
     if "No module named pip" in reason:
         raise ModelNotFound(
             f"{wanted}: {sys.executable} has no pip to download it with; run `{sys.executable} -m ensurepip`,"

@@ -62,5 +62,7 @@ def read_conversation(path: Path) -> Saved:
         or not all(isinstance(m.get("content"), str) for m in messages)
         or not all(text is None or isinstance(text, str) for text in texts)
     ):
-        raise UsageError(f"{path}: is no saved conversation; expected messages of the user and the assistant in turn")
+        raise UsageError(
+            f"{path}: is not a saved conversation; expected messages of the user and the assistant in turn"
+        )
     return Saved(model, system, thinking, messages)

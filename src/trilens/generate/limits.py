@@ -26,7 +26,7 @@ class Limits:
     def within(self, most: int) -> Limits:
         """The same with no more than `most` tokens in all, thinking and answer together."""
         if most < 1:
-            raise RequestRefused(f"the most tokens of a completion are {most}; expected at least 1")
+            raise RequestRefused(f"the maximum number of tokens of a completion is {most}; expected at least 1")
         if most >= self.total:
             return self
         return Limits(most, min(self.answer, most), None if self.thinking is None else min(self.thinking, most))

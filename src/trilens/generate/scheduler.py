@@ -392,7 +392,9 @@ class Scheduler:
                 self._preempt(request)
                 return False
             else:
-                self._fail(request, CacheFull("the page pool is full and nobody else runs; ask for fewer tokens"))
+                self._fail(
+                    request, CacheFull("the page pool is full and no other request is running; ask for fewer tokens")
+                )
                 failed.append(request)
                 return False
         return True

@@ -77,7 +77,7 @@ def load_hosted(
         return _at_address(address, model or said or None, engine, tokenizer, key_variable, retries, timeout)
     for option, value in (("model", model), ("engine", engine), ("tokenizer", tokenizer)):
         if value is not None:
-            raise UsageError(f"{option} belongs to a server's address; {name} says it all")
+            raise UsageError(f"{option} is only for a server's address; leave it out for {name}")
     vendor, _, called = name.partition(":")
     if not called:
         raise UsageError(f"{name!r} names no model; expected {vendor}:MODEL")

@@ -68,7 +68,9 @@ class Responses:
                         yield _end(event.response, state, refusal)
                     case "response.failed":
                         error = event.response.error
-                        raise Failed(error.message if error else "it failed and does not say why", error and error.code)
+                        raise Failed(
+                            error.message if error else "it failed without giving a reason", error and error.code
+                        )
                     case "error":
                         raise Failed(event.message, event.code)
 

@@ -118,7 +118,7 @@ def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target:
     first = spread.scaled(max(prompt / rates[0], weights / bandwidth)) if rates else None
     parts = [f"roofline of {device.title} with {low:g} to {high:g} of it reached"]
     if not rates:
-        parts.append("its arithmetic is not stated, so that of reading alone")
+        parts.append("its source states no arithmetic, so only memory reads are counted")
     if job.tensor > 1:
         parts.append("the link's latency is not counted" if device.link else "the link is not counted")
     return Forecast(first, spread.scaled(seconds), job.batch, 0, "; ".join(parts))

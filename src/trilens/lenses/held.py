@@ -74,5 +74,7 @@ def _as_configured(title: str, config: Mapping[str, Any], spec: ModelSpec) -> di
         return FLOAT_TYPES[width]
 
     if method not in (None, "fp8", "mxfp4"):
-        raise UnsupportedModel(f"{title}: is quantised by {method}, which is not worked out; name its files instead")
+        raise UnsupportedModel(
+            f"{title}: is quantised by {method}, whose size trilens does not compute; name its files instead"
+        )
     return {p.name: type_of(p) for p in parameters(decoder_weights(spec))}

@@ -230,8 +230,8 @@ def transformers_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         int(kv),
         None if _fixed_states(spec) else 0,
         None,
-        "what the cache's tensors hold behind a step of one token; it grows by concatenation, so twice that for a "
-        "moment",
+        "what the cache's tensors hold after a step of one token; it grows by concatenation, so it takes twice that "
+        "for a moment",
         (*_fixed_states(spec), "activations"),
     )
 
@@ -259,7 +259,7 @@ def _hybrid(spec: ModelSpec, said: str) -> tuple[str, ...]:
 def _fixed_states(spec: ModelSpec) -> tuple[str, ...]:
     """The remark on states of one size, for engines whose way of holding them is not supported."""
     _, fixed = by_kind(spec.states)
-    return ("the states that have one size whatever the length: of which type, and how many copies",) if fixed else ()
+    return ("fixed-size states: their number format and the number of copies",) if fixed else ()
 
 
 def _split_kv(spec: ModelSpec, job: Job, kept: Callable[[Positions], int]) -> int:

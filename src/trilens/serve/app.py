@@ -295,7 +295,7 @@ def _logged(problem: BaseException) -> Fault:
 def _field_fault(errors: Sequence[Any], body: Any) -> Fault:
     """One line for all fields that are wrong; where one may be of several kinds, what each of them expects."""
     if isinstance(errors[0].get("input"), bytes):
-        return refused("the body was not read as JSON; send it with Content-Type: application/json")
+        return refused("the body is not marked as JSON; send it with Content-Type: application/json")
     groups: dict[Any, list[Any]] = {}
     for error in errors:
         groups.setdefault(_alternatives(error, body), []).append(error)

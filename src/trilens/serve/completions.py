@@ -69,7 +69,7 @@ class CompletionRequest(Samples, Structures):
         if tried < self.n:
             raise FieldRefused("best_of", f"is {tried} and n is {self.n}; expected at least n")
         if tried > self.n and self.stream:
-            raise FieldRefused("best_of", "cannot be streamed: all answers are there before the best is known")
+            raise FieldRefused("best_of", "cannot be streamed: the best answer is known only when all are complete")
         return tried
 
     def wanted(self) -> Wanted | None:

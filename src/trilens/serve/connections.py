@@ -33,8 +33,8 @@ PHRASES = {
 
 Stage = Literal["head", "body", "idle", "answer"]
 CAME_TOO_SLOWLY: dict[Stage, str] = {
-    "head": "the request's header did not come within {:g} seconds",
-    "body": "the request's body did not come within {:g} seconds",
+    "head": "the request's header did not arrive within {:g} seconds",
+    "body": "the request's body did not arrive within {:g} seconds",
 }
 
 

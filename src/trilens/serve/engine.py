@@ -113,7 +113,7 @@ class Engine:
             self._over.wait(0.5)
             self.check()
         missing = ", ".join(map(str, self._missing()))
-        nodes = f"; node {missing} of {self.node.count} never came" if missing else ""
+        nodes = f"; node {missing} of {self.node.count} never connected" if missing else ""
         self.fail(f"gave no answer within {self._limit:g} s ({said}){nodes}")
         self.check()
 

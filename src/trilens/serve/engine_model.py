@@ -59,7 +59,9 @@ class Wish:
 
 def _wish(fields: Mapping[str, Any], calls: object) -> Wish:
     if calls is not None:
-        raise RequestRefused("an engine holds the whole answer to it, so that no tool could be called; leave one out")
+        raise RequestRefused(
+            "an engine applies it to the whole answer, so no tool could be called; leave one of them out"
+        )
     return Wish(fields)
 
 

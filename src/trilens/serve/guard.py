@@ -69,7 +69,7 @@ class Guard:
     ) -> Fault | None:
         rules, host = self._rules, headers.get("host", "")
         if rules.host in LOOPBACK and _name(host) not in LOOPBACK:
-            return refused(f"the host is {host!r:.80}; this server answers to {rules.host} alone", status=403)
+            return refused(f"the host is {host!r:.80}; this server accepts only {rules.host}", status=403)
         if origin is not None and not allowed and _place(origin) != host:
             return refused(f"the origin {origin!r:.80} is not allowed; start the server with --origin", status=403)
         if rules.key is not None and scope["path"].startswith(KEYED):

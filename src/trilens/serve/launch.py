@@ -57,7 +57,7 @@ class Launch:
         command = [*program(engine, self.path), *command[WORDS[engine] :]]
         if planned.job.tensor * planned.job.pipeline % node.count and planned.target.count > 1:
             raise UsageError(
-                f"{self.machine} cannot be shared out over {node.count} nodes; name all devices of all nodes"
+                f"{self.machine} cannot be divided among {node.count} nodes; name all devices of all nodes"
             )
         if planned.target.count == 1 and node.count > 1:  # one device a node: a stage each
             command[command.index(STAGES[engine]) + 1] = str(node.count)

@@ -109,7 +109,7 @@ class Meeting:
         if refused or said is None:
             connection.close()
             return
-        log.info("node %s of %d is there", said[1], count)
+        log.info("node %s of %d is connected", said[1], count)
         self._listen(connection, f"node {said[1]}")
 
     def _join(self) -> None:
@@ -121,7 +121,7 @@ class Meeting:
                 break
             except OSError as problem:
                 if time.monotonic() > self._end:
-                    self._lost(f"never met {where} ({problem.strerror or problem})")
+                    self._lost(f"could not reach {where} ({problem.strerror or problem})")
                     return
                 self._closed.wait(0.5)
         else:
@@ -131,7 +131,7 @@ class Meeting:
             connection.sendall(f"trilens node {node.rank} of {node.count}\n".encode())
         reply = _line(connection)
         if reply != "welcome":
-            self._lost(f"was refused by {where} ({reply or 'it says nothing'})")
+            self._lost(f"was refused by {where} ({reply or 'no reply'})")
             return
         self._listen(connection, "the head node")
 

@@ -139,7 +139,9 @@ def tool_use(
             raise FieldRefused(f"tools.{number}", f"has parameters of type {kind}; expected an object")
     for number, one in enumerate(names):
         if one in names[:number]:
-            raise FieldRefused(f"tools.{number}", f"has the name {one!r:.80} of another one; tool names must be unique")
+            raise FieldRefused(
+                f"tools.{number}", f"has the same name as another tool, {one!r:.80}; tool names must be unique"
+            )
     if allowed is not None:
         unknown = next((one for one in allowed if one not in names), None)
         if unknown is not None:
