@@ -123,7 +123,9 @@ def test_every_type_on_two_families(name: str, kind: str, tiny_directory: Direct
     assert sum(stored == kind for stored, _ in own) >= len(own) - 1  # all but a router
     alike, plain = compare(spec, kind, activations="16bit", length=12)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, kind, length=12)[1] < FAR
+    alike, plain = compare(spec, kind, length=12)
+    # attention of random weights may choose another token after a rounding; torch with the same rounding then does too
+    assert alike < FAR and (plain < FAR or alike < plain / 3)
 
 
 @pytest.mark.slow

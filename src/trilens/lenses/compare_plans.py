@@ -1,4 +1,4 @@
-"""Which of these for this job: plans on one machine, speed against memory, thinking as a multiplier."""
+"""Which model to use: plans on one machine, with speed, memory, and thinking as a multiplier."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def compare_plans(
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> PlanComparison:
-    """`thinking` on for those that can; one that never thinks is compared without."""
+    """`thinking` applies to the models that can think; others are compared without it."""
     if not names:
         raise UsageError("nothing to compare; expected the names of two models or more")
     plans, unknown = [], {}

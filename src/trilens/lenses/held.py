@@ -1,4 +1,4 @@
-"""How trilens would hold each matrix of a model: from its files' headers, or from what its config says of its weights.
+"""How trilens would store each matrix of a model in memory, from its files' headers or from its config.
 
 No weight is read.
 """
@@ -22,7 +22,7 @@ FLOAT_TYPES = {4: "F32", 2: "BF16"}
 def held_types(source: CardSource, quantise: str | None = None) -> dict[str, str]:
     """Name of each packed parameter -> its type in memory. `quantise`: "8bit", "4bit" or None.
 
-    Raises UnsupportedModel where nobody knows how the weights are stored.
+    Raises UnsupportedModel if it is not known how the weights are stored.
     """
     from trilens.executors.native.executor import matrices, native_types
 

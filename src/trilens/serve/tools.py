@@ -1,4 +1,4 @@
-"""Tools: which a request forces, and what the answer then has to be."""
+"""Tools: those that a request forces, and the form that the answer then has to have."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def _hosted_type(value: str) -> str:
 
 
 class HostedTool(Fields):
-    """A tool that a service runs beside the model. Nothing of it is run here: it is left aside."""
+    """A tool that a service runs itself. It is not run here, and is ignored."""
 
     model_config = ConfigDict(extra="allow")
     type: Annotated[str, AfterValidator(_hosted_type)]
