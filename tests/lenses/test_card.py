@@ -300,7 +300,9 @@ class TestCost:
             if entry.config is None:
                 continue
             try:
-                best = min(_seconds(entry.name) for _ in range(2))
+                best = _seconds(entry.name)
+                if best >= 0.2:  # once more: the first one may have had to import something
+                    best = _seconds(entry.name)
             except UnsupportedModel:
                 continue
             readable.append(entry.name)

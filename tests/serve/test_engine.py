@@ -321,10 +321,10 @@ class TestNodes:
     def test_one_that_never_comes(self, two: Any, tmp_path: Path) -> None:
         with two(0, "--start-limit", "2", slow=60) as head:
             assert head.end() == 7
-            assert "; node 1 of 2 never came; its log is " in head.last_line()
+            assert "; node 1 of 2 never connected; its log is " in head.last_line()
         with two(1, "--start-limit", "1") as other:
             assert other.end() == 7
-            assert "vllm never met the head node at 127.0.0.1:" in other.last_line()
+            assert "vllm could not reach the head node at 127.0.0.1:" in other.last_line()
         assert settled(tmp_path)
 
     def test_a_stranger_and_a_rank_that_is_taken_are_sent_away(self, two: Any, tmp_path: Path) -> None:
@@ -392,7 +392,7 @@ class TestCommand:
 
     def test_nodes_that_do_not_share_out(self, vllm: Path) -> None:
         launch = Launch("vllm", str(vllm), "h100x8", node=Node(3))
-        with pytest.raises(UsageError, match="h100x8 cannot be shared out over 3 nodes"):
+        with pytest.raises(UsageError, match="h100x8 cannot be divided among 3 nodes"):
             launch.command("Qwen/Qwen3-30B-A3B", "q", 1, print)
         with pytest.raises(UsageError, match="rank is 2; expected 0 to 1"):
             Node(2, 2)

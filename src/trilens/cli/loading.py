@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_model(options: dict[str, Any]) -> Model | HostedModel:
-    """The model that the options name; takes the options of loading out, so that those of generating are left."""
+    """Load the model that the options name. Removes the options for loading, so that those for generating are left."""
     from trilens.hosted.load import is_hosted, load_hosted
     from trilens.model import load
 

@@ -30,7 +30,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 class Number(click.FloatRange):
-    """A float in a range; "nan" and "inf" are in none."""
+    """A float in a range. "nan" and "inf" are outside every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
@@ -51,7 +51,7 @@ class Text(click.ParamType):  # type: ignore[type-arg]
 
 
 class ThinkingWord(click.ParamType):  # type: ignore[type-arg]
-    """A word of --thinking; whether a model can do it shows when it is asked."""
+    """A word of --thinking. Whether the model can do it is checked with the request."""
 
     name = "word"
 

@@ -1,4 +1,4 @@
-"""The commands that make a model's file smaller, and say what that costs."""
+"""The commands that make a model's file smaller, and measure the loss in quality."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command that answers over HTTP."""
+"""The command that serves models over HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trilens.errors import UsageError
 
 
 class _WithEngineOptions(click.Command):
-    """What stands behind `--` is the engine's."""
+    """Arguments after `--` belong to the engine."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)

@@ -231,7 +231,7 @@ class Receipt:
 
 
 def _sources(reused: dict[str, int]) -> str:
-    """Where cached tokens come from, where that is not the ordinary place."""
+    """The origin of cached tokens, if it is not a finished request."""
     words = {"running": "from a running request", "disk": "from disk"}
     found = [f"{n} {words[source]}" for source, n in reused.items() if source in words]
     return f": {', '.join(found)}" if found else ""
@@ -331,7 +331,7 @@ def _positions(steps: Sequence[StepRecord]) -> list[slice]:
 
 
 def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None) -> Phase:
-    """What these steps came to, each of which read its weights anew."""
+    """The sums of these steps, each of which read its weights anew."""
     if not steps:
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
     singles = [s for s in steps if s.computed == 1 and s.draws]

@@ -1,4 +1,4 @@
-"""A request: what is asked for, how far it is, who takes its tokens, and what happened to it."""
+"""A request: what was asked for, its progress, the writer of its tokens, and what happened to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
 
 
 class Writer(Protocol):
-    """What becomes of a request's tokens. It is told of each as soon as it is drawn, and says how to go on."""
+    """Receives a request's tokens. It gets each token as soon as it is drawn, and decides how to continue."""
 
     def begin(self) -> Sequence[int]:
         """Tokens that stand before anything is drawn."""
@@ -52,7 +52,7 @@ class Writer(Protocol):
 
 
 class TokenWriter:
-    """The plainest writer: the tokens themselves."""
+    """The simplest writer: it keeps the tokens themselves."""
 
     def begin(self) -> Sequence[int]:
         return ()
@@ -163,7 +163,7 @@ class Request:
 
     @property
     def waiting(self) -> bool:
-        """It has not begun, or has to begin again."""
+        """The request has not begun, or has to begin again."""
         return not self.fed or self.times.admitted is None
 
     @property

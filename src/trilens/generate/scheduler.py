@@ -1,13 +1,13 @@
 """Requests -> tokens: one forward pass after the other for all that are running.
 
-Requests join and leave at any time, from any number of threads. There is no thread of our own: whoever waits for a
-token of theirs does the next step, for everybody. Or several step at once, each in a stepper and for a part of the
-requests, so that one computes while another looks at what came.
+Requests join and leave at any time, from any number of threads. The scheduler has no thread of its own: whoever waits
+for a token runs the next step, for all requests. Several threads can also step at once, each with its own stepper and a
+part of the requests, so that one computes while another handles the results.
 
-`_schedule` decides what goes into a step. Whoever decodes gets a row each; prompts share the rest of the room
-(`shares`). Memory is taken as a request grows. When there is none left, beginnings that nobody uses go first; then the
-request that came last gives its pages back and is computed again later, to the same bits. A reader that does not fetch
-its tokens is left out until it does.
+`_schedule` decides what goes into a step. Each request that decodes gets one row; prompts share the rest (`shares`).
+Memory is allocated as a request grows. When none is left, unused prefixes are dropped first; then the newest request
+gives its pages back and is computed again later, with the same bits. A reader that does not fetch its tokens is skipped
+until it does.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ OLDEST = 8  # the prompt that came first gets at least one row in so many, howev
 def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
     """How many rows of a step each prompt gets, of those that it has left; the oldest prompt comes first.
 
-    One row in `OLDEST` is the oldest one's, so that none waits for ever. The others go to whoever has least left, so
-    that a short prompt does not wait for a long one. Where steps take long, they are not filled up (`full`) once a
-    prompt ends in them, so that its answer begins sooner.
+    One row in `OLDEST` belongs to the oldest prompt, so that none waits forever. The others go to the prompt with the
+    fewest tokens left, so that a short prompt does not wait for a long one. If steps take long, they are not filled up
+    (`full`) once a prompt ends in them, so that its answer begins sooner.
     """
     given = [0] * len(left)
     if left:
@@ -136,7 +136,7 @@ class Scheduler:
     def advance(self, requests: Sequence[Request]) -> None:
         """Return once one of these has something to fetch, or none of them will have any more.
 
-        Raises what stopped the step that one of them was part of.
+        Raises the error that ended a step of one of them.
         """
 
         def waiting() -> bool:
@@ -169,7 +169,7 @@ class Scheduler:
                 self._end(request, why)
 
     def forget(self) -> None:
-        """Give back the memory of all beginnings that nobody uses."""
+        """Free the memory of all prefixes that are not in use."""
         self.prefixes.clear()
 
     def check_process(self) -> None:
@@ -355,7 +355,7 @@ class Scheduler:
         return min(len(request.keys), (request.length - 1) // PAGE)
 
     def _adopt(self, request: Request) -> None:
-        """Go on with blocks that others have computed."""
+        """Continue from blocks that other requests have computed."""
         if request.fed % PAGE or not request.shares:
             return
         at, first = request.fed // PAGE, not request.fed
@@ -381,7 +381,9 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------ memory
 
     def _grown(self, request: Request, tokens: int, fed: Sequence[Request], failed: list[Request]) -> bool:
-        """Whether it has memory for so many more tokens. Beginnings that nobody uses give way, then who came last."""
+        """Whether it has memory for so many more tokens. Unused prefixes are dropped, then the newest request gives
+        way.
+        """
         grow = request.sequence.grow
         while not grow(tokens):
             blocks = 1 + (request.fed + tokens) // PAGE - request.fed // PAGE
@@ -398,13 +400,15 @@ class Scheduler:
                 self._preempt(request)
                 return False
             else:
-                self._fail(request, CacheFull("the page pool is full and nobody else runs; ask for fewer tokens"))
+                self._fail(
+                    request, CacheFull("the page pool is full and no other request is running; ask for fewer tokens")
+                )
                 failed.append(request)
                 return False
         return True
 
     def _last_come(self, before: Request, fed: Sequence[Request]) -> Request | None:
-        """Whoever gives way for `before`: one that nobody reads, or the last that came behind it."""
+        """The request that gives way to `before`: one that nobody reads, or the newest one that came after it."""
         free = [g for g in self.running if g.fed and not g.in_step and g is not before and g not in fed]
         idle = next((g for g in reversed(free) if len(g.unread) >= UNREAD), None)
         if idle is not None or not free:
@@ -413,7 +417,7 @@ class Scheduler:
         return free[-1] if place(free[-1]) > place(before) else None
 
     def _preempt(self, request: Request) -> None:
-        """Its pages go back; it is computed again when there is room."""
+        """Free its pages. It is computed again when there is room."""
         request.sequence.free()
         self._keep_states(request)
         if request.times.admitted is None:
@@ -424,7 +428,7 @@ class Scheduler:
         request.fed = request.kept = 0
 
     def _offer(self, request: Request, ended: bool = False) -> None:
-        """Let others use what it has computed: its full pages, and behind its end the last one too."""
+        """Share what it has computed: its full pages and, after its end, the last one too."""
         full, length = request.fed // PAGE, request.fed
         while len(request.keys) < full:
             at = len(request.keys)
@@ -452,7 +456,7 @@ class Scheduler:
     def _step(
         self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
     ) -> None:
-        """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
+        """One forward pass, or several. An interruption ends the requests of this step, and only those."""
         if not fed:
             return
         try:
@@ -509,7 +513,7 @@ class Scheduler:
         steps: Iterable[tuple[float, int, int, tuple[int, int]]],
         now: float,
     ) -> None:
-        """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
+        """Hand the results of a step to one request: its tokens to its writer, its pages to the prefix cache."""
         new, fed = len(feed.tokens), request.fed
         record = request.repeated if fed < request.computed else request.steps
         rows = new if request.scores is not None and request.prompting else int(feed.logits)
@@ -569,7 +573,7 @@ class Scheduler:
             del request.fired[request.fed :]
 
     def _put(self, request: Request, tokens: Sequence[int]) -> None:
-        """Tokens from outside, as if the model had written them."""
+        """Insert tokens from outside, as if the model had written them."""
         request.tokens.extend(tokens)
         request.sampler.note(tokens)
 

@@ -1,8 +1,8 @@
 """What this machine can do, measured once and kept as readable JSON in the user's cache directory.
 
 Memory's bandwidth by threads, and the seconds of every kind of instruction (`rates.py`). A weight layout is measured
-when a model that has it is first asked about. What was measured on another processor, with another build of the
-kernels or long ago is measured anew, and so is a file that cannot be read; both are said in one line.
+when a model that has it is first asked about. Values from another processor, another build of the kernels or long ago
+are measured again, and so is everything if the file cannot be read. One line says so.
 
 Other programs make a measurement wrong. They show in two ways: our threads get less processor time than they want, or
 two readings of the same memory disagree. Such a measurement is used and marked as `disturbed`, and the next time that
@@ -74,7 +74,7 @@ class Machine:
         return [Layout(name[1], name[2], name[0] == "experts") for name in names if name[0] in ("linear", "experts")]
 
     def missing(self, layouts: Iterable[Layout], kv: str) -> list[str]:
-        """What would have to be measured first."""
+        """The values that have to be measured first."""
         absent = [at.type for at in dict.fromkeys(layouts) if not at.names <= self.speeds.keys()]
         return absent + ([] if f"attend/{kv}/cached" in self.speeds else [f"attention over {kv}"])
 
@@ -124,8 +124,9 @@ def measured(
     anew: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Machine:
-    """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
-    among the rest; what is unknown yet is measured and kept. `say` is told in a line what is being done and why."""
+    """This machine with that many threads (default: its physical cores), including its speeds for `layouts` and a
+    cache of type `kv`. Unknown values are measured and saved. `say` gets a line that says what is measured and why.
+    """
     threads = threads or system.usable_cores()
     machine = None if anew else kept(threads, say=say)
     if machine is not None and machine.disturbed and _is_quiet(threads):
@@ -144,7 +145,7 @@ def measured(
 
 
 def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Machine | None:
-    """What the file has, if it was measured on this processor with these kernels."""
+    """The saved values, if they were measured on this processor with these kernels."""
     path = _path(threads)
     try:
         machine = _read(read_json_object(path))
@@ -209,7 +210,7 @@ def _base(threads: int) -> Machine:
 
 
 def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
-    """The same with what is missing of these."""
+    """The same machine, with the missing ones of these measured."""
     from trilens.lenses.made_up import settle
     from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds
 
@@ -278,7 +279,7 @@ def _stale(machine: Machine, threads: int) -> str | None:
 
 
 def _keep(machine: Machine) -> None:
-    """Whole or not at all; a cache that cannot be written is measured again next time."""
+    """Save the values, completely or not at all. If the cache cannot be written, they are measured again next time."""
     path = _path(machine.threads)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -294,7 +295,7 @@ def _path(threads: int) -> Path:
 
 
 def _build() -> str:
-    """Changes whenever the extension is built again."""
+    """A text that changes whenever the extension is rebuilt."""
     from trilens.executors.native import _native
 
     about = Path(_native.__file__).stat()

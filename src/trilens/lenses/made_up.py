@@ -1,4 +1,4 @@
-"""Small made-up models on the native executor, and the seconds that their instructions take."""
+"""Small synthetic models on the native executor, and the seconds that their instructions take."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Trial:
         return self._rounds([self.executor.sequence(rows * 4)], rows, 2)
 
     def again(self, sequences: Sequence[NativeSequence]) -> float:
-        """Seconds of attention for one token more of each, which are then taken back."""
+        """Seconds of attention for one more token of each sequence. The tokens are removed afterwards."""
         seconds = self.spent(sequences, 1)["attend"]
         for sequence in sequences:
             sequence.rewind(sequence.length - 1)
@@ -144,7 +144,7 @@ class Trial:
 
 
 def settle(threads: int, seconds: float = 0.1) -> float:
-    """Read memory for a while: machines that are shared give more of it for a moment than they can keep up.
+    """Read memory for a while, because shared machines give more bandwidth for a moment than they can sustain.
 
     Returns the processor time that the threads got, as a share of what they wanted. Near 1 unless other programs run.
     """

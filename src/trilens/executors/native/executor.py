@@ -1,4 +1,4 @@
-"""The recorded program, its packed weights and its caches, behind the same face as every executor."""
+"""The recorded program with its packed weights and caches, with the interface of every executor."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class NativeSequence:
         return None if inner is None else NativeSequence(self.executor, inner, reach)
 
     def free(self) -> None:
-        """Give the pages back now."""
+        """Free the pages now."""
         self._ready = 0
         self.inner.free()
 
@@ -296,7 +296,7 @@ class NativeExecutor:
         return min(2, self.threads)
 
     def _stepper(self, stepper: int) -> Any:
-        """An engine with its part of the threads, made when it is first asked for."""
+        """An engine with its share of the threads, created when it is first needed."""
         with self._making:
             if not self._beside:
                 shares = [self.threads * i // self.steppers for i in range(self.steppers + 1)]
@@ -436,7 +436,7 @@ def matrices(spec: ModelSpec) -> set[str]:
 
 
 def _refusing(call: Any, *arguments: Any) -> Any:
-    """The call, with the engine's refusals as ours."""
+    """Call it, and turn the engine's refusals into our errors."""
     try:
         return call(*arguments)
     except _native.CacheFull as full:
