@@ -55,7 +55,7 @@ def test_a_plan_counts_them_for_each_sequence(lfm2: Path) -> None:
     assert made.memory.fixed == 3 * 163840
     assert made.memory.total == made.memory.weights + made.memory.kv + made.memory.fixed + (made.memory.scratch or 0)
     other = engine_memory("vllm", card(str(lfm2)).spec, Job(4096), 0)
-    assert other.fixed is None and any("one size" in unknown for unknown in other.unknown)
+    assert other.fixed is None and any("number of copies" in unknown for unknown in other.unknown)
 
 
 @pytest.mark.parametrize("family", ["lfm2", "lfm2 untied, biases", "lfm2 moe"])
