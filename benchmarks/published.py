@@ -22,6 +22,7 @@ import numpy as np
 from benchmarks.published_fit import Model, Row, designs, leave_one_out
 from benchmarks.published_page import PARALLEL, constants, later, tables
 
+from trilens.errors import TrilensError
 from trilens.lenses.costs import Step, as_json, costs
 from trilens.lenses.shape import Shape, shape_of
 from trilens.lenses.share import COLUMNS
@@ -47,7 +48,7 @@ def check(lines: Sequence[dict[str, str]]) -> list[str]:
     for number, line in enumerate(lines, 2):
         try:
             _check_line(line)
-        except (KeyError, TypeError, ValueError) as problem:
+        except (KeyError, TypeError, ValueError, TrilensError) as problem:
             wrong.append(f"line {number}: {problem}")
             continue
         key = tuple(line[c] for c in COLUMNS if c not in ("figure", "weight_bytes", "source"))

@@ -42,7 +42,7 @@ def test_more_bits_are_taken_where_they_fit() -> None:
     small = {c.model: c.weights for c in which("rtx3060").candidates}
     large = {c.model: c.weights for c in which("rtx5090").candidates}
     assert small["qwen3-14b"] == "Q4_K_M"
-    assert large["qwen3-14b"] == "BF16"
+    assert large["qwen3-14b"] == "Q8_0"
     assert set(small) < set(large)
     assert "gpt-oss-120b" not in large
 

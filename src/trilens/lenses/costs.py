@@ -72,8 +72,8 @@ class Costs:
 
     def meaning(self, shape: Shape, bits: Bits, device: Accelerator, step: Step) -> list[str]:
         """The constants that a forecast stands on, in words."""
-        first, *rest = terms(shape, bits, device, step, self.overlap)
-        read = first.value / self._of(first)
+        first, unpacked, *rest = terms(shape, bits, device, step, self.overlap)
+        read = first.value / (self._of(first) + self._of(unpacked))
         outside = sum(self._of(term) for term in rest if term.constants[0][0] in ("layer", "route"))
         words = [f"weights read at {100 * read:.0f} % of the stated bandwidth"]
         words.append(f"{1e6 * outside / shape.layers:.0f} us a layer beside it")

@@ -61,7 +61,7 @@ class Shape:
 
     def expert_elements(self, tokens: float) -> float:
         """Of the experts that this many independent tokens are expected to wake."""
-        return sum(e.elements * (1 - (1 - e.chosen / e.count) ** tokens) for e in self.experts)
+        return float(sum(e.elements * (1 - (1 - e.chosen / e.count) ** tokens) for e in self.experts))
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
