@@ -120,7 +120,7 @@ class TestSpeed:
         assert forecast is not None
         read = 2 * (8_190_735_360 - 151936 * 4096)
         assert read / 3.35e12 < forecast.token.p50 < 3 * read / 3.35e12
-        assert "published measurements" in forecast.source and "of the stated bandwidth" in forecast.source
+        assert "published measurements" in forecast.source and "at the stated bandwidth" in forecast.source
         assert forecast.token.p10 < forecast.token.p50 < forecast.token.p90
         assert forecast.tokens.p10 == pytest.approx(1 / forecast.token.p90)
 

@@ -72,11 +72,11 @@ class Costs:
 
     def meaning(self, shape: Shape, bits: Bits, device: Accelerator, step: Step) -> list[str]:
         """The constants that a forecast stands on, in words."""
-        first, unpacked, *rest = terms(shape, bits, device, step, self.overlap)
-        read = first.value / (self._of(first) + self._of(unpacked))
+        first, *rest = terms(shape, bits, device, step, self.overlap)
+        read = first.value / (self._of(first) + sum(self._of(term) for term in rest))
         outside = sum(self._of(term) for term in rest if term.constants[0][0] in ("layer", "route"))
-        words = [f"weights read at {100 * read:.0f} % of the stated bandwidth"]
-        words.append(f"{1e6 * outside / shape.layers:.0f} us a layer beside it")
+        words = [f"reading the weights at the stated bandwidth alone would take {100 * read:.0f} % of a step"]
+        words.append(f"{1e6 * outside / shape.layers:.0f} us a layer beside reads")
         if step.batch > 1 and shape.experts:
             words.append(f"{step.batch} tokens wake the experts of {step.batch**self.overlap:.1f} independent ones")
         return words
