@@ -113,19 +113,27 @@ class TestThinking:
 
 
 class TestSpeed:
-    def test_a_roofline_by_hand(self) -> None:
-        """8.2 billion parameters in 16 bits at 3.35 TB/s, six tenths of it reached."""
+    def test_another_machine(self) -> None:
+        """8.2 billion parameters in 16 bits at 3.35 TB/s: no engine reads faster than that, and none takes thrice as
+        long."""
         forecast = planned(name="qwen3-8b", machine="h100", quantise="bf16", context=1).forecast
         assert forecast is not None
-        read = 2 * (8_190_735_360 - 151936 * 4096 + 4096)
-        assert forecast.token.p50 == pytest.approx(read / 3.35e12 / 0.6, rel=0.001)
+        read = 2 * (8_190_735_360 - 151936 * 4096)
+        assert read / 3.35e12 < forecast.token.p50 < 3 * read / 3.35e12
+        assert "published measurements" in forecast.source and "at the stated bandwidth" in forecast.source
         assert forecast.token.p10 < forecast.token.p50 < forecast.token.p90
         assert forecast.tokens.p10 == pytest.approx(1 / forecast.token.p90)
 
     def test_arithmetic_that_is_not_stated_is_unknown(self) -> None:
-        made = planned(name="qwen3-8b", machine="m4-max")
+        made = planned(name="qwen3-8b", machine="m4-pro")
         assert made.engine == "mlx-lm" and made.forecast is not None
         assert made.forecast.first_token is None and made.as_dict()["seconds_to_first_token"] is None
+
+    def test_speculation_is_an_input(self) -> None:
+        one, more = (planned(name="qwen3-8b", machine="h100", accepted=n).forecast for n in (1.0, 2.0))
+        assert one is not None and more is not None
+        assert more.token.p50 == pytest.approx(one.token.p50 / 2)
+        assert "a step is said to yield 2 tokens" in more.source
 
     def test_other_engines_here_are_unknown(self) -> None:
         made = planned(name="smollm2", engine="vllm")
@@ -136,7 +144,7 @@ class TestSpeed:
 class TestMachines:
     def test_every_one_has_a_source(self) -> None:
         for device in accelerators().values():
-            assert len(device.source) > 10 and device.memory > 1e9 and device.bandwidth > 1e11
+            assert len(device.source) > 10 and device.memory > 1e9 and device.bandwidth > 1e10
             assert all(rate > 1e12 for rate in device.arithmetic.values())
 
     def test_names(self) -> None:

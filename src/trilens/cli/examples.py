@@ -25,6 +25,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "trilens plan smollm2 --context 8192",
         "trilens plan Qwen/Qwen3-30B-A3B --machine h100x8 --engine vllm",
     ),
+    "which": (
+        "trilens which --machine rtx4090 --task chat --context 16384",
+        "trilens which --machine m4-max --thinking on --at-least 20tok/s --sort answer",
+        "trilens which --machine cuda --bandwidth 448 --tflops 24 --memory 16",
+    ),
     "thinking": (
         "trilens thinking tiny-dense",
         "trilens thinking openai:gpt-5.1",
@@ -49,6 +54,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "bench": (
         "trilens bench smollm2",
         "trilens bench model.gguf --batch 8 --threads 4 --json",
+        "trilens bench smollm2 --share measured.csv",
     ),
     "doctor": (
         "trilens doctor",

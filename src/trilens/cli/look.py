@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
-from trilens.cli.options import THREADS, Number, ThinkingWord
+from trilens.cli.options import THREADS, Number, Rate, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
@@ -109,6 +109,17 @@ def compare(
     help="off, on, a level, or a maximum number of tokens. Default: the model's own.",
 )
 @THREADS
+@click.option("--bandwidth", type=Number(), metavar="GB/S", help="Memory bandwidth, for a machine that is not listed.")
+@click.option("--tflops", type=Number(), metavar="TFLOPS", help="Its 32-bit arithmetic, without matrix units.")
+@click.option("--memory", type=Number(), metavar="GB", help="Its memory.")
+@click.option(
+    "--accepted",
+    type=Number(),
+    default=1.0,
+    show_default=True,
+    metavar="TOKENS",
+    help="Tokens that a step yields on average with speculative decoding.",
+)
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, **options: Any) -> None:
@@ -117,6 +128,51 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 
     result = make_plan(model, say=say, **options)
     print(json_text(result.as_dict()) if as_json else result.as_text())
+
+
+@click.command()
+@click.option(
+    "--machine", required=True, help="A machine that trilens knows (rtx4090, h100x8), or cuda, metal, cpu, ..."
+)
+@click.option(
+    "--task",
+    type=click.Choice(["chat", "code", "any"]),
+    default="chat",
+    show_default=True,
+    help="Which models to consider: those that chat, those made for code, or all.",
+)
+@click.option("--context", type=click.IntRange(1), default=4096, show_default=True, help="Tokens per sequence.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of concurrent sequences.")
+@click.option(
+    "--thinking",
+    type=ThinkingWord(),
+    metavar="WORD",
+    help="off, on, a level, or a maximum number of tokens. Default: each model's own.",
+)
+@click.option(
+    "--at-least", type=Rate(), default=0.0, metavar="RATE", help="Tokens a second per sequence, as in 20tok/s."
+)
+@click.option(
+    "--sort",
+    type=click.Choice(["total", "active", "speed", "answer"]),
+    default="total",
+    show_default=True,
+    help="Sort by total or active parameters, tokens a second, or seconds of an answer.",
+)
+@click.option("--engine", help="llama.cpp, vllm, sglang or mlx-lm. Default: the usual one for the machine.")
+@click.option("--bandwidth", type=Number(), metavar="GB/S", help="Memory bandwidth, for a machine that is not listed.")
+@click.option("--tflops", type=Number(), metavar="TFLOPS", help="Its 32-bit arithmetic, without matrix units.")
+@click.option("--memory", type=Number(), metavar="GB", help="Its memory.")
+@click.option("--all", "every", is_flag=True, help="Show every model that fits, not only the first 15.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def which(machine: str, every: bool, as_json: bool, **options: Any) -> None:
+    """Show which open models fit a machine, at which quantisation, and how fast they will be there."""
+    from trilens.lenses.which import which as find
+    from trilens.lenses.which_text import SHOWN, which_text
+
+    answer = find(machine, **options)
+    most = len(answer.candidates) if every else SHOWN
+    print(json_text(answer.as_dict()) if as_json else which_text(answer, most=most))
 
 
 @click.command()
@@ -265,12 +321,22 @@ def pull(model: str) -> None:
     default="",
     help="Kernel set. Default: the fastest that this processor supports.",
 )
+@click.option(
+    "--share",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Also append the result to this CSV file as a row of benchmarks/published.csv, with what made it.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
-def bench(model: str, as_json: bool, **options: Any) -> None:
+def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None:
     """Measure the speed of MODEL here, and compare it with this machine's memory bandwidth and arithmetic."""
     from trilens.lenses.bench import as_text, measure
 
     result = measure(model, **options)
+    if share is not None:
+        from trilens.lenses.share import append
+
+        append(share, result)
     print(json_text(result) if as_json else as_text(result))
 
 
@@ -299,4 +365,4 @@ def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
         print(machine.as_text())
 
 
-COMMANDS = (card, compare, plan, thinking, tag, trace, combos, pull, bench, doctor)
+COMMANDS = (card, compare, plan, which, thinking, tag, trace, combos, pull, bench, doctor)

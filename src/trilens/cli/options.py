@@ -39,6 +39,18 @@ class Number(click.FloatRange):
         return number
 
 
+class Rate(Number):
+    """A number of tokens a second, with or without the unit."""
+
+    name = "rate"
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        return super().convert(str(value).removesuffix("tok/s").strip(), param, ctx)
+
+
 class Text(click.ParamType):  # type: ignore[type-arg]
     """A text that is not empty."""
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import asdict, dataclass, replace
 
-from trilens.executors.accountant import Span, kv_bytes, step_cost, token_cost
 from trilens.lenses.calibration import Calibration, middle_and_ends
+from trilens.lenses.costs import Step, costs
 from trilens.lenses.memory import Job
 from trilens.lenses.predict import Runner
-from trilens.lenses.target import Target
+from trilens.lenses.shape import Shape, shape_of
+from trilens.lenses.target import Accelerator, Target
+from trilens.lenses.weight_format import Bits
 from trilens.spec.model import ModelSpec
 
 # Of the predicted seconds, where no run of the model has corrected them, and where one has: docs/predictions.md.
 UNCALIBRATED = (0.88, 1.0, 1.2)
 CALIBRATED = (0.9, 1.0, 1.14)
 ENOUGH = 5  # runs, from which their own spread is taken
-# What decoding reaches of a device's memory bandwidth or arithmetic in engines that people measured.
-REACHED = (0.5, 0.6, 0.7)
 ANSWER = 256  # tokens of an answer behind a thinking, where a sum needs them
 # Tokens of thinking where no call of the model here has shown any: a prior, of no model in particular.
 PRIOR = {"minimal": (30, 100, 300), "low": (100, 300, 1000), "on": (300, 1200, 4800), "high": (800, 3000, 12000)}
@@ -96,32 +95,43 @@ def corrected(seconds: float, ratios: Sequence[float]) -> tuple[Interval, int]:
     return Interval(*(seconds * f for f in factors)), len(ratios)
 
 
-def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target: Target) -> Forecast:
-    """The roofline of devices that share every layer: the slower of reading and multiplying, with what engines reach of
-    it; reading alone for a device whose arithmetic its source does not state.
-
-    `weights`: bytes of all `total` parameters; a step reads those that it touches, which the accountant expects.
-    """
+def on_accelerators(
+    spec: ModelSpec, engine: str, job: Job, bits: Bits, target: Target, accepted: float = 1.0
+) -> Forecast:
+    """By the cost model that published measurements taught (`costs.py`). `accepted`: tokens that a step yields for each
+    sequence on average, with speculative decoding."""
     device = target.device
     assert device is not None
-    rates = [rate * job.tensor for kind, rate in device.arithmetic.items() if kind in ("bf16", "f16")]
-    bandwidth = device.bandwidth * job.tensor  # pipeline stages take turns on one token
-    step = token_cost(spec, job.context, job.batch)
-    read = step.weight_bytes(lambda p: Fraction(weights, total))
-    read += job.batch * kv_bytes(spec, job.context, job.key_bytes) + step.fixed_bytes_moved()
-    sent = 2 * len(spec.layers) * job.batch * spec.width * 2 * 2 * (job.tensor - 1) / job.tensor
-    link = sent / device.link if device.link and job.tensor > 1 else 0.0
-    low, middle, high = REACHED
-    spread = Interval(1 / high, 1 / middle, 1 / low)
-    seconds = max([read / bandwidth, *(step.flops() / rate for rate in rates)]) + link
-    prompt = step_cost(spec, [Span(0, job.context)]).flops()
-    first = spread.scaled(max(prompt / rates[0], weights / bandwidth)) if rates else None
-    parts = [f"roofline of {device.title} with {low:g} to {high:g} of it reached"]
-    if not rates:
-        parts.append("its source states no arithmetic, so only memory reads are counted")
-    if job.tensor > 1:
-        parts.append("the link's latency is not counted" if device.link else "the link is not counted")
-    return Forecast(first, spread.scaled(seconds), job.batch, 0, "; ".join(parts))
+    return forecast_of_shape(shape_of(spec), engine, job, bits, device, accepted)
+
+
+def forecast_of_shape(
+    shape: Shape, engine: str, job: Job, bits: Bits, device: Accelerator, accepted: float = 1.0
+) -> Forecast:
+    """The same for a model of which only the shape is known. No first token where the arithmetic is not stated."""
+    known = costs()
+    step = Step("decode", engine, device.kind, job.batch, job.context, job.tensor, job.pipeline, accepted=accepted)
+    prompt = replace(step, kind="prefill", batch=1, accepted=1.0)
+    token = _spread(known.seconds(shape, bits, device, step), known.ends(step))
+    first = None
+    if device.arithmetic:
+        first = _spread(known.seconds(shape, bits, device, prompt), known.ends(prompt))
+    taught = known.machines.get(f"{engine}/{device.kind}", 0)
+    parts = [f"fitted to {known.rows} published measurements, {engine} on {device.kind} seen on {_machines(taught)}"]
+    parts += known.meaning(shape, bits, device, step)
+    if first is None:
+        parts.append("its arithmetic is not stated, so the first token is unknown")
+    if accepted != 1:
+        parts.append(f"a step is said to yield {accepted:g} tokens")
+    return Forecast(first, token, job.batch, 0, "; ".join(parts))
+
+
+def _spread(seconds: float, ends: tuple[float, float]) -> Interval:
+    return Interval(seconds * ends[0], seconds, seconds * ends[1])
+
+
+def _machines(count: int) -> str:
+    return "no machine" if count == 0 else f"{count} machine{'s' * (count > 1)}"
 
 
 def thinking_length(word: str, known: Calibration) -> ThinkingLength:

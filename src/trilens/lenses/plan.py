@@ -133,16 +133,22 @@ def plan(
     kv_type: str = "f16",
     thinking: str | None = None,
     threads: int | None = None,
+    bandwidth: float | None = None,
+    tflops: float | None = None,
+    memory: float | None = None,
+    accepted: float = 1.0,
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """`context`: tokens per sequence (default: 4096, or the model's maximum); `batch`: sequences at once. `machine`:
-    this, or an accelerator as in h100x8. `engine`: default is trilens for this machine, else vllm (mlx-lm for Apple's).
-    `quantise`: None takes the most bits that fit. `kv_type`: one type, or K,V. `say` is told what is being measured.
+    this, or an accelerator as in h100x8. `engine`: default is trilens for this machine, mlx-lm for Apple's, and vllm or
+    llama.cpp for others. `quantise`: None takes the most bits that fit. `kv_type`: one type, or K,V. `bandwidth`
+    (GB/s), `tflops` and `memory` (GB) describe a machine that is not in the list, or correct one that is. `accepted`:
+    tokens that a step yields with speculative decoding. `say` is told what is being measured.
 
     Raises UsageError, UnsupportedModel, or RequestRefused for a model of unknown size.
     """
-    at = target(machine)
+    at = target(machine, bandwidth=bandwidth, tflops=tflops, memory=memory)
     chosen = _engine(engine, at)
     source = card_source(name, offline=offline)
     if source.reading is None:
@@ -158,7 +164,7 @@ def plan(
     )
     choice = _choice(choices, quantise, chosen)
     forecast, why_not, length = forecast_of(
-        source, chosen, at, job, choice.type, choice.memory.weights, word, threads, say
+        source, chosen, at, job, choice.type, choice.memory.weights, word, threads, say, accepted
     )
     found = source.found
     served = Served(
@@ -195,7 +201,10 @@ def plan(
 
 def _engine(wanted: str | None, at: Target) -> Engine:
     if wanted is None:
-        return "trilens" if at.device is None else "mlx-lm" if at.apple else "vllm"
+        if at.device is None:
+            return "trilens"
+        small = at.device.kind != "cuda" and at.device.node == 1
+        return "mlx-lm" if at.apple else "llama.cpp" if small else "vllm"
     found = next((engine for engine in QUANTISED if engine == wanted.lower()), None)
     if found is None:
         raise UsageError(f"engine {wanted!r} is unknown; expected one of {', '.join(QUANTISED)}")

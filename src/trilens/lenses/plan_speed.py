@@ -10,6 +10,7 @@ from trilens.lenses.forecast import Forecast, ThinkingLength, on_accelerators, o
 from trilens.lenses.memory import Engine, Job
 from trilens.lenses.source import CardSource
 from trilens.lenses.target import Target
+from trilens.lenses.weight_format import Bits, bits_of, uniform
 
 
 def forecast_of(
@@ -22,6 +23,7 @@ def forecast_of(
     word: str | None,
     threads: int | None,
     say: Callable[[str], None],
+    accepted: float = 1.0,
 ) -> tuple[Forecast | None, str, ThinkingLength | None]:
     """(the forecast, why there is none, the thinking's length where there is any) of a model held in `weight_bytes`."""
     assert source.reading is not None
@@ -34,9 +36,23 @@ def forecast_of(
     elif engine == "trilens":
         why_not = "trilens's native executor runs on CPUs"
     else:
-        forecast = on_accelerators(spec, job, weight_bytes, count_parameters(spec).total, at)
+        forecast = on_accelerators(spec, engine, job, _bits(source, quantise, weight_bytes), at, accepted)
     thinks = word is not None and word != "off"
     return forecast, why_not, thinking_length(word, known) if thinks and word is not None else None
+
+
+def _bits(source: CardSource, quantise: str, weight_bytes: int) -> Bits:
+    """As that format holds each part, else the same everywhere."""
+    assert source.reading is not None
+    spec, config = source.reading.spec, source.config or {}
+    rules = config.get("quantization_config") or (config.get("text_config") or {}).get("quantization_config") or {}
+    name = quantise
+    if quantise == "own":
+        method = rules.get("quant_method")
+        name = "bf16" if not rules and source.config is not None else method if method in ("fp8", "mxfp4") else ""
+    if name in ("bf16", "fp8", "mxfp4"):
+        return bits_of(spec, name)
+    return uniform(weight_bytes, count_parameters(spec).total)
 
 
 def _here(

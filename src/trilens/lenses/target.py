@@ -7,7 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -15,15 +15,18 @@ from typing import Any
 from trilens import system
 from trilens.errors import UsageError
 
+KINDS = ("cuda", "rocm", "metal", "vulkan", "cpu")
 NAME = re.compile(r"(?P<name>.+?)x(?P<count>\d+)")
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One device; bytes, bytes a second, operations a second. None: its source does not say."""
+    """One device; bytes, bytes a second, operations a second. None: its source does not say. `kind`: cuda, rocm, metal,
+    vulkan or cpu, the programming interface that its engines use."""
 
     name: str
     title: str
+    kind: str
     memory: int
     bandwidth: float
     arithmetic: Mapping[str, float]
@@ -45,7 +48,7 @@ class Target:
     def apple(self) -> bool:
         if self.device is None:
             return sys.platform == "darwin"
-        return self.device.title.startswith("Apple")
+        return self.device.kind == "metal"
 
     def as_dict(self) -> dict[str, Any]:
         device = self.device
@@ -66,8 +69,20 @@ def accelerators() -> dict[str, Accelerator]:
     return {name: Accelerator(name, **{**entry, "memory": int(entry["memory"])}) for name, entry in data.items()}
 
 
-def target(name: str) -> Target:
-    """this | h100 | h100x8. Raises UsageError for an unknown machine."""
+def target(
+    name: str, *, bandwidth: float | None = None, tflops: float | None = None, memory: float | None = None
+) -> Target:
+    """this | h100 | h100x8. Raises UsageError for an unknown machine.
+
+    A machine that is not listed is one of `KINDS` with `bandwidth` (GB/s) and `memory` (GB); `tflops` is its 32-bit
+    arithmetic without matrix units. For a known machine these replace what is stated.
+    """
+    given = {"--bandwidth": bandwidth, "--tflops": tflops, "--memory": memory}
+    wrong = [option for option, number in given.items() if number is not None and not 0 < number < 1e9]
+    if wrong:
+        raise UsageError(f"{wrong[0]} is {given[wrong[0]]}; expected a positive number")
+    if any(number is not None for number in given.values()):
+        return _described(name, bandwidth, tflops, memory)
     if name == "this":
         return Target("this", None, 1, available_memory())
     known = accelerators()
@@ -79,10 +94,35 @@ def target(name: str) -> Target:
         near = difflib.get_close_matches(name.lower(), known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         names = ", ".join(known)
-        raise UsageError(f"machine {name!r} is unknown; expected this, or one of {names}, as in h100x8{hint}")
+        raise UsageError(
+            f"machine {name!r} is unknown{hint}; expected this, one of {names}, several as in h100x8, or "
+            f"{', '.join(KINDS)} with --bandwidth and --memory"
+        )
     if not 1 <= count <= 4096:
         raise UsageError(f"machine {name!r} has {count} devices; expected 1 to 4096")
     return Target(name.lower(), found, count, found.memory)
+
+
+def _described(name: str, bandwidth: float | None, tflops: float | None, memory: float | None) -> Target:
+    if name == "this":
+        raise UsageError("--bandwidth, --tflops and --memory describe another machine; name it with --machine")
+    if name.lower() in KINDS:
+        if bandwidth is None or memory is None:
+            raise UsageError(f"a machine named only {name!r} needs --bandwidth (GB/s) and --memory (GB)")
+        blank = Accelerator(name.lower(), f"{name} device", name.lower(), 0, 0.0, {}, None, 1, "as described")
+        at = Target(name.lower(), blank, 1, 0)
+    else:
+        at = target(name)
+    device = at.device
+    assert device is not None
+    device = replace(
+        device,
+        memory=device.memory if memory is None else int(memory * 1e9),
+        bandwidth=device.bandwidth if bandwidth is None else bandwidth * 1e9,
+        arithmetic=device.arithmetic if tflops is None else {**device.arithmetic, "f32": tflops * 1e12},
+        source=f"{device.source}, with numbers of the caller",
+    )
+    return replace(at, device=device, memory=device.memory)
 
 
 def available_memory() -> int:
