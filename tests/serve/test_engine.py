@@ -272,7 +272,7 @@ class TestNodes:
     def test_answering_and_ended_with_the_head(self, two: Any, tmp_path: Path) -> None:
         with two(1) as other, two(0, "--", "--seed", "5") as head:
             url = head.address()  # which comes once the other is there
-            assert "node 1 of 2 is there" in head.said
+            assert "node 1 of 2 is connected" in head.said
             body = {"model": "tiny-dense", "messages": QUESTION}
             assert httpx.post(f"{url}/v1/chat/completions", json=body).status_code == 200
             assert head.end(signal.SIGTERM) == 130
@@ -329,7 +329,7 @@ class TestNodes:
 
     def test_a_stranger_and_a_rank_that_is_taken_are_sent_away(self, two: Any, tmp_path: Path) -> None:
         with two(1) as other, two(0) as head, two(1) as again:
-            head.until("node 1 of 2 is there")
+            head.until("node 1 of 2 is connected")
             given = next(e["arguments"] for e in noted(tmp_path / "note") if "pid" in e)
             meet = int(given[given.index("--master-port") + 1]) + 1
             for said, reply in (
