@@ -26,15 +26,15 @@ SHARES: Shares = {
     "talk": {"": 8},
 }
 LATER: Shares = {
-    "sum": {"1x1": 3, "1x2": 5, "2x2": 5, "1x3": 3, "2x3": 8, "3x3": 4},
-    "difference": {"1x1": 2, "1x2": 3, "2x2": 5, "1x3": 3, "2x3": 5, "3x3": 6},
+    "sum": {"1x1": 3, "1x2": 6, "2x2": 8, "1x3": 7, "2x3": 11, "3x3": 6},
+    "difference": {"1x1": 2, "1x2": 3, "2x2": 5, "1x3": 3, "2x3": 5, "3x3": 8},
     "negative": {"1x1": 2, "1x2": 2, "2x2": 4, "1x3": 2, "2x3": 6, "3x3": 5},
     "product": {"1x1": 3, "1x2": 6, "2x2": 10},
-    "product3": {"1x3": 2, "2x3": 1, "3x3": 1},
-    "chain": {"": 15},
+    "product3": {"1x3": 3, "2x3": 3, "3x3": 3},
+    "chain": {"": 26},
     "comparison": {"": 5},
     "letters": {"": 8},
-    "talk": {"": 26},
+    "talk": {"": 30},
 }
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same
 EARLIER = 0.12  # with an earlier turn before it; of these, as many again with one more
