@@ -276,8 +276,8 @@ class NativeExecutor:
     def sequence(self, request_length: int) -> NativeSequence:
         if self.longest is not None and request_length > self.longest:
             raise RequestRefused(
-                f"beyond {self.longest} tokens this model's attention chooses among positions, which the native executor "
-                f"does not do yet; ask for no more, or load it with executor='torch'"
+                f"beyond {self.longest} tokens this model's attention chooses among positions, which the native "
+                "executor does not do yet; ask for no more, or load it with executor='torch'"
             )
         if self.pool.need(request_length) > self.pool.limit:  # before tables are made for it
             _refusing(_native.Sequence, self.pool, request_length, [], [])

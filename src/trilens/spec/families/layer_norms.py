@@ -128,7 +128,7 @@ def falcon(k: Keys) -> ModelSpec:
     k.renamed({"n_embed": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"})
     k.renamed({"n_head_kv": "num_kv_heads"})
     k.ignore("hidden_dropout", "apply_residual_connection_post_layernorm")
-    k.assume(tie_word_embeddings=True, activation="gelu", num_ln_in_parallel_attn=2)
+    k.assume(tie_word_embeddings=True, activation="gelu")
     if k.flag("alibi", False):
         raise UnsupportedModel(f"{k.where}: alibi is not supported: positions that lower the scores by distance")
     heads, grouped = k.integer("num_attention_heads"), k.flag("new_decoder_architecture", False)
@@ -141,7 +141,8 @@ def falcon(k: Keys) -> ModelSpec:
     spec = decoder_only(k, "falcon", qkv_bias=bias, out_bias=bias, norm=norm, feed_forward=ffn)
     if not k.flag("parallel_attn", True) and not grouped:
         return spec
-    return parallel(spec, shared=not grouped or k.integer("num_ln_in_parallel_attn") == 1)
+    norms = 2 if k.raw("num_ln_in_parallel_attn") is None else k.integer("num_ln_in_parallel_attn")
+    return parallel(spec, shared=not grouped or norms == 1)
 
 
 def gpt2(k: Keys) -> ModelSpec:
