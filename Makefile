@@ -6,7 +6,7 @@
 # make site   the documentation as a website in site/, offline; a broken link is an error
 # make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
 # make wheels   wheels for Linux and an sdist into dist/, audited, each tried where no compiler is (PYTHON311= and PYTHON312= build; TRY= more interpreters to try them with)
-# make elsewhere   compile the extension for macOS and Windows, with zig
+# make elsewhere   compile the extension for macOS, and for Windows with WINDOWS_PYTHON=FOLDER (an unpacked Python for Windows), with zig
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -88,6 +88,8 @@ PYTHON312 ?= python3.12
 TRY ?= $(PYTHON311) $(PYTHON312)
 
 build/wheels/%/.done: wheels/requirements.txt
+	@$(PYTHON$(subst .,,$*)) -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$*")' 2>/dev/null || { \
+	  echo "make: $(PYTHON$(subst .,,$*)) is not Python $*; name one, as in PYTHON$(subst .,,$*)=/path/to/python$*" >&2; exit 1; }
 	$(PYTHON$(subst .,,$*)) -m venv build/wheels/$*
 	build/wheels/$*/bin/python -m pip install --quiet -r wheels/requirements.txt
 	@touch $@
@@ -100,7 +102,7 @@ wheels: build/wheels/3.11/.done build/wheels/3.12/.done
 	build/wheels/3.12/bin/python wheels/try_wheels.py dist $(TRY)
 
 elsewhere: build/wheels/3.12/.done
-	build/wheels/3.12/bin/python wheels/elsewhere.py
+	build/wheels/3.12/bin/python wheels/elsewhere.py $(if $(WINDOWS_PYTHON),--windows-python $(WINDOWS_PYTHON))
 
 ROUNDS ?= 3
 PEERS := --peer build/peer/bin/python --peer-avx2 build/peer-avx2/bin/python --folder build/models --rounds $(ROUNDS)

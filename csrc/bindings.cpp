@@ -180,6 +180,7 @@ NB_MODULE(_native, m) {
       .def("block", [](const Sequence& s, int number) { return std::make_unique<Block>(s, number); })
       .def("adopt", &Sequence::adopt)
       .def("rewind", &Sequence::rewind)
+      .def("take_back", &Sequence::take_back)
       .def("free", &Sequence::free)
       .def("fork", [](const Sequence& s, int to, int request_length, std::vector<std::shared_ptr<Table>> ropes,
                       std::vector<std::shared_ptr<Table>> scales) {
@@ -201,15 +202,21 @@ NB_MODULE(_native, m) {
         return s.choose(logits.data(), (int)logits.size());
       })
       .def("note", &Sampler::note)
+      .def("speculate", [](Sampler& s, Row<int32_t> tokens, bool always) {
+        s.draft = std::make_unique<Draft>(std::vector<int32_t>(tokens.data(), tokens.data() + tokens.size()), always);
+      }, "propose what followed the same tokens earlier; `tokens` come before all that is drawn or noted")
       .def("bias", &Sampler::bias)
       .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
       .def_rw("alternatives", &Sampler::alternatives)
       .def_rw("ends", &Sampler::ends)
-      .def_prop_ro("last", [](const Sampler& s) {
-        std::vector<std::tuple<int, double>> last;
-        for (const Alternative& a : s.last) last.emplace_back(a.token, a.log_probability);
-        return last;
-      }, "(token, log probability): the one chosen last, then the likeliest")
+      .def("take_report", [](Sampler& s) {
+        std::vector<std::tuple<int, double>> report;
+        if (s.reports.empty()) return report;
+        for (const Alternative& a : s.reports.front()) report.emplace_back(a.token, a.log_probability);
+        s.reports.pop_front();
+        return report;
+      }, "(token, log probability) of the first chosen token whose report nobody has taken yet: it, then the likeliest")
+      .def("undo", &Sampler::undo)
       .def_ro("drawn", &Sampler::drawn)
       .def_ro("chosen", &Sampler::chosen)
       .def_ro("fault", &Sampler::fault);
@@ -260,17 +267,17 @@ NB_MODULE(_native, m) {
         e.step(feeds, all, to);
       })
       .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<std::vector<int32_t>> tokens,
-                       std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, double ahead) {
+                       std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, std::vector<int> look, double ahead) {
         std::vector<Feed> feeds;
         for (size_t i = 0; i < sequences.size(); i++)
           feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(),
-                           samplers[i].value_or(nullptr), most[i]});
+                           samplers[i].value_or(nullptr), most[i], look[i]});
         Drawn drawn;
         {
           Outside outside;
           drawn = e.draw(std::move(feeds), ahead);
         }
-        return std::make_tuple(std::move(drawn.tokens), std::move(drawn.seconds), std::move(drawn.passes));
+        return std::make_tuple(std::move(drawn.tokens), std::move(drawn.seconds), std::move(drawn.passes), std::move(drawn.drafts));
       })
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("kernels", [](const Engine& e) { return e.kernels().name; })

@@ -251,6 +251,12 @@ bool Sequence::rewind(int to) {
   return true;
 }
 
+void Sequence::take_back(int tokens) {
+  fixed.go_back(length - tokens, length);
+  length -= tokens;
+  routes.resize((size_t)length * route_width);
+}
+
 std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
   if (!holds(to)) return nullptr;
   auto copy = std::make_unique<Sequence>(pool_, request_length_);

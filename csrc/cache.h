@@ -130,6 +130,7 @@ class Sequence {
 
   bool grow(int tokens);  // pages for the next tokens, its own where they were shared; false and nothing taken: there are none
   bool rewind(int to);
+  void take_back(int tokens);  // the last ones of the step before, which were proposed; the pages for them stay
   std::unique_ptr<Sequence> fork(int to, int request_length) const;  // null where it does not hold what that needs
   int nearest(int to) const;  // the most tokens up to `to` that it can go back to
   // Go on with these blocks, the last of them up to `last_tokens`; how many tokens that was, for a window may need others.

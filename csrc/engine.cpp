@@ -170,7 +170,7 @@ void Engine::reach_wanted(size_t rows) {
 
 // ------------------------------------------------------------------------------------------------- a step
 
-void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
+void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
   if (process_number() != owner_) throw Refused("this process was forked from the one that loaded the model: load it again here");
   const Matrix& table = parameters_[program_[0].param[0]].matrix;
   for (size_t f = 0; f < feeds.size(); f++) {
@@ -195,6 +195,7 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
         throw Refused("token " + std::to_string(feed.tokens[i]) + " is not one of the vocabulary's " + std::to_string(table.rows));
   }
   counts.steps++;
+  for (Feed& feed : feeds) feed.drawn.clear(), feed.stopped = false;
   size_t f = 0;
   int done = 0;  // tokens of feed f that are behind us
   while (f < feeds.size()) {
@@ -203,26 +204,26 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
     wanted_feeds_.clear();
     sequences_.clear();
     tiles_.clear();
-    std::vector<std::pair<Sequence*, int>> taken;
+    std::vector<Taken> taken;
     for (; f < feeds.size() && (int)tokens_.size() < most_rows_; f++, done = 0) {
       const Feed& feed = feeds[f];
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
       if (all) n = std::min(n, MOST_LOGITS - (int)wanted_rows_.size());  // every token's logits take a lot of memory
       bool last = done + n == feed.count, wanted = last && feed.logits;
-      if (n == 0) break;
+      if (n == 0 || (feed.draft && n < feed.count)) break;  // a draft is judged as a whole
       Sequence& s = *feed.sequence;
       if (!s.grow(n)) throw CacheFull("the page pool is full: " + std::to_string(pool->bytes_in_use() >> 10) + " KiB of " +
                                       std::to_string(pool->limit >> 10) + " are in use; wait for a request to end");
       s.route_width = route_width_;
       s.routes.resize((size_t)(s.length + n) * route_width_);
       for (int i = 0; i < n; i++) {
-        if (all || (wanted && i == n - 1)) {
+        if (all || (wanted && i >= n - 1 - feed.draft)) {
           wanted_rows_.push_back((int)tokens_.size());
           wanted_feeds_.push_back((int)f);
         }
         tokens_.push_back({feed.tokens[done + i], s.length + i, &s, (int)taken.size()});
       }
-      taken.push_back({&s, n});
+      taken.push_back({&s, n, feed.draft});
       done += n;
       if (!last) break;
     }
@@ -235,34 +236,93 @@ void Engine::step(const std::vector<Feed>& feeds, bool all, float* out) {
 }
 
 Drawn Engine::draw(std::vector<Feed> feeds, double ahead) {
-  Drawn drawn{std::vector<std::vector<int32_t>>(feeds.size()), {}, {}};
-  std::vector<int> whose(feeds.size());
+  Drawn drawn;
+  drawn.tokens.resize(feeds.size());
+  drawn.drafts.resize(feeds.size());
+  std::vector<int> whose(feeds.size()), many(feeds.size(), 0);  // many: tokens that each feed has drawn
   for (size_t f = 0; f < feeds.size(); f++) whose[f] = (int)f;
   auto begin = Clock::now(), since = begin;
   while (true) {
     uint64_t passes = counts.passes;
+    bool decoding = speculate(feeds, many);
     step(feeds, false, nullptr);
     auto now = Clock::now();
+    double seconds = std::chrono::duration<double>(now - since).count();
     drawn.passes.push_back((int)(counts.passes - passes));
-    drawn.seconds.push_back(std::chrono::duration<double>(now - since).count());
+    drawn.seconds.push_back(seconds);
     since = now;
+    if (decoding) judge(feeds, seconds);
     size_t on = 0;
     for (size_t f = 0; f < feeds.size(); f++) {
-      Sampler* sampler = feeds[f].sampler;
-      if (!sampler || sampler->chosen < 0) continue;
+      Feed& feed = feeds[f];
+      Sampler* sampler = feed.sampler;
+      int right = (int)feed.drawn.size() - (sampler && sampler->chosen >= 0);
+      drawn.drafts[whose[f]].push_back({feed.draft, feed.draft ? right : 0});
+      if (!sampler) continue;
       auto& tokens = drawn.tokens[whose[f]];
-      tokens.push_back(sampler->chosen);
-      bool ended = std::find(sampler->ends.begin(), sampler->ends.end(), sampler->chosen) != sampler->ends.end();
-      if (ended || (int)tokens.size() >= feeds[f].most) continue;
-      feeds[on] = {feeds[f].sequence, &sampler->chosen, 1, true, sampler, feeds[f].most};
-      whose[on++] = whose[f];
+      tokens.insert(tokens.end(), feed.drawn.begin(), feed.drawn.end());
+      if (sampler->chosen < 0 || sampler->is_end(sampler->chosen) || (int)tokens.size() >= feed.most) continue;
+      many[on] = (int)tokens.size();
+      whose[on] = whose[f];
+      Feed next{feed.sequence, &sampler->chosen, 1, true, sampler, feed.most, feed.look};
+      feeds[on++] = std::move(next);
     }
     if (on == 0 || std::chrono::duration<double>(now - begin).count() >= ahead) return drawn;
     feeds.resize(on);
   }
 }
 
-void Engine::sub_step(const std::vector<Feed>& feeds, float*& out) {
+// Put proposed tokens behind those of feeds that decode, if no prompt is in the step. Whether it is such a step.
+bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) {
+  for (const Feed& feed : feeds)
+    if (feed.count != 1 || !feed.sampler || !feed.sequence->length) return false;
+  if (paces_.size() <= feeds.size()) paces_.resize(feeds.size() + 1);
+  const Pace& pace = paces_[feeds.size()];
+  if (drafted_.size() < feeds.size()) drafted_.resize(feeds.size());
+  const int states = pool->fixed_floats ? std::max(1, (int)(MOST_TRIED / (pool->fixed_floats * sizeof(float)))) : MOST_DRAFT;
+  int room = std::min(most_rows_, MOST_LOGITS) - (int)feeds.size();
+  for (size_t f = 0; f < feeds.size(); f++) {
+    Feed& feed = feeds[f];
+    if (!feed.sampler->draft || pace.plain <= 0) continue;
+    const Sequence& s = *feed.sequence;
+    int most = std::min({std::max(feed.most - drawn[f] - 1, feed.look), s.request_length - s.length - 2, room, states});
+    for (const auto* tables : {&s.ropes, &s.scales})
+      for (const auto& table : *tables) most = std::min(most, table->positions - s.length - 1);
+    if (feed.sampler->drawn < 2) continue;  // the first step shows what one takes without drafts
+    const auto& proposed = feed.sampler->draft->propose(most, pace.plain, pace.plain / (double)feeds.size(), pace.row > 0 ? pace.row : pace.plain / 8);
+    if (proposed.empty()) continue;
+    auto& tokens = drafted_[f];
+    tokens.assign(1, feed.tokens[0]);
+    for (int32_t token : proposed) tokens.push_back(token);
+    feed.tokens = tokens.data();
+    feed.draft = (int)proposed.size();
+    feed.count = feed.draft + 1;
+    room -= feed.draft;
+  }
+  return true;
+}
+
+// Take back what was wrong, and note what the drafts cost and saved.
+void Engine::judge(std::vector<Feed>& feeds, double seconds) {
+  Pace& pace = paces_[feeds.size()];
+  int proposed = 0;
+  for (const Feed& feed : feeds) proposed += feed.draft;
+  auto mean = [](double& of, double value) { of = of > 0 ? of + (value - of) / 4 : value; };
+  double extra = proposed ? std::clamp((seconds - pace.plain) / proposed, 1e-9, pace.plain) : 0;
+  if (proposed) mean(pace.row, extra);
+  else mean(pace.plain, seconds);
+  for (Feed& feed : feeds) {
+    Draft* draft = feed.sampler->draft.get();
+    if (draft) draft->passed(seconds);
+    if (!feed.draft) continue;
+    int right = (int)feed.drawn.size() - (feed.sampler->chosen >= 0);
+    Sequence& s = *feed.sequence;
+    if (right < feed.draft) s.take_back(feed.draft - right);
+    draft->judged(right, extra * feed.draft, right * pace.plain / (double)feeds.size());
+  }
+}
+
+void Engine::sub_step(std::vector<Feed>& feeds, float*& out) {
   counts.tokens += tokens_.size();
   mark_ = Clock::now();
   timed_ = -1;
@@ -271,7 +331,9 @@ void Engine::sub_step(const std::vector<Feed>& feeds, float*& out) {
   int vocab = program_.back().width;
   for (size_t r = 0; r < wanted_rows_.size(); r++) {
     const float* row = buffers_[logits_].data() + r * vocab;
-    Sampler* sampler = feeds[wanted_feeds_[r]].sampler;
+    Feed& feed = feeds[wanted_feeds_[r]];
+    Sampler* sampler = feed.sampler;
+    if (feed.stopped) continue;
     if (!sampler) {
       memcpy(out, row, vocab * sizeof(float));
       out += vocab;
@@ -279,9 +341,13 @@ void Engine::sub_step(const std::vector<Feed>& feeds, float*& out) {
     }
     try {
       sampler->chosen = sampler->choose(row, vocab);
+      size_t proposed = feed.count - feed.draft + feed.drawn.size();
+      feed.drawn.push_back(sampler->chosen);
+      feed.stopped = (int)proposed == feed.count || feed.tokens[proposed] != sampler->chosen || sampler->is_end(sampler->chosen);
     } catch (const Refused& refused) {  // a fault of one request, not of the step
       sampler->chosen = -1;
       sampler->fault = refused.what();
+      feed.stopped = true;
     }
   }
 }

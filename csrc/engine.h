@@ -43,12 +43,23 @@ struct Feed {
   bool logits;
   Sampler* sampler = nullptr;  // draws from these logits, which then are not handed out
   int most = 1;                // tokens it may draw, one after the other, before somebody has to look at them
+  int look = 0;                // proposed tokens that may go beyond these: somebody looks at them, and may take them back
+  int draft = 0;               // of the tokens, so many at the end are proposed
+  std::vector<int32_t> drawn{};  // by this step: behind the last token, and behind each proposed one as long as they were right
+  bool stopped = false;        // behind a proposal that was wrong, or an end
 };
 
 struct Drawn {
   std::vector<std::vector<int32_t>> tokens;  // of each feed; none where its sampler could not, or there is none
   std::vector<double> seconds;               // of each step
   std::vector<int> passes;                   // of each step: how often the weights were read
+  std::vector<std::vector<std::pair<int, int>>> drafts;  // of each feed and step: tokens proposed, and of these right
+};
+
+// Seconds of steps that draw a token for each of so many sequences and nothing else.
+struct Pace {
+  double plain = 0;  // without drafts; 0: not known yet
+  double row = 0;    // what a proposed token adds
 };
 
 struct Counts {
@@ -75,7 +86,7 @@ class Engine : private Work {
 
   // Logits behind each feed's last token, or behind every token: rows x vocab at `out`. Those of a feed with a sampler
   // stay here: the sampler's `chosen` is what it made of them.
-  void step(const std::vector<Feed>& feeds, bool all, float* out);
+  void step(std::vector<Feed>& feeds, bool all, float* out);
 
   // A step, and for `ahead` seconds further ones with what it drew, as far as each feed may go.
   Drawn draw(std::vector<Feed> feeds, double ahead);
@@ -93,10 +104,10 @@ class Engine : private Work {
   struct Phase { int instruction, part; };
   struct Token { int32_t id, position; const Sequence* sequence; int run; };
   // The rows of one sequence. Its fixed states are written behind some of them, `ends` counted from the first: where a
-  // snapshot is to be kept, and behind the last.
+  // snapshot is to be kept, behind the last, and behind each token before a proposed one, which may be taken back.
   struct Run {
     Sequence* sequence;
-    int first, count;
+    int first, count, draft;
     std::vector<int> ends;
     std::vector<std::shared_ptr<Snapshot>> states;
   };
@@ -108,7 +119,9 @@ class Engine : private Work {
   void run(int phase, int task, int thread) override;
 
   void reach_wanted(size_t rows);
-  void sub_step(const std::vector<Feed>& feeds, float*& out);
+  void sub_step(std::vector<Feed>& feeds, float*& out);
+  bool speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn);
+  void judge(std::vector<Feed>& feeds, double seconds);
   int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
   const float* row_of(int place) const { return place < 0 ? nullptr : parameters_[place].row.data(); }
@@ -124,7 +137,8 @@ class Engine : private Work {
   int begin_attend(const Instruction& s, int part);
   void attend_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void write_kv(const Instruction& s, int first, int end);
-  void begin_runs(const std::vector<std::pair<Sequence*, int>>& taken);
+  struct Taken { Sequence* sequence; int count, draft; };
+  void begin_runs(const std::vector<Taken>& taken);
   void convolve_rows(const Instruction& s, int first, int end);
   void end_runs();
   int begin_recur(const Instruction& s);
@@ -162,6 +176,8 @@ class Engine : private Work {
   std::vector<float> zeros_;  // what fixed states hold before the first token
   std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
+  std::vector<Pace> paces_;  // by the number of sequences
+  std::vector<std::vector<int32_t>> drafted_;  // the tokens of feeds with drafts
 
   // the phase
   int row_chunk_ = 1, blocks_ = 0, blocks_per_task_ = 1, row_blocks_ = 1, row_block_ = 1;

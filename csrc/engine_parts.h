@@ -9,6 +9,7 @@ namespace trilens {
 constexpr int BLOCK = 32;           // columns of a result that are finished together: one group of 8-bit activations
 constexpr int TILES = BLOCK / 8;    // tiles in a block
 constexpr int MOST_BLOCK_ROWS = 64;
+constexpr size_t MOST_TRIED = 256 << 20;  // bytes of fixed states that a draft may take
 constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every token's are wanted
 constexpr int WEIGHT_TASK = 1 << 18;  // bytes of weights in a task, at most (unless one block has more)
 constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits

@@ -5,20 +5,25 @@ namespace trilens {
 // Fixed states of the sequences in a step, and the gated linear recurrence with a matrix of them.
 
 // The step's runs, and room for the states behind them: what a step reads stays as it is until the step has succeeded.
-void Engine::begin_runs(const std::vector<std::pair<Sequence*, int>>& taken) {
+void Engine::begin_runs(const std::vector<Taken>& taken) {
   runs_.clear();
   int first = 0;
-  for (auto [sequence, count] : taken) {
-    Run run{sequence, first, count, {}, {}};
+  size_t states = 0;
+  for (auto [sequence, count, draft] : taken) {
+    sequence->fixed.settle();
+    Run run{sequence, first, count, draft, {}, {}};
     if (pool->fixed_floats) {
       for (int place : sequence->fixed.places(sequence->length, count)) run.ends.push_back(place - sequence->length);
-      if (run.ends.empty() || run.ends.back() != count) run.ends.push_back(count);
+      for (int end = count - draft; end <= count; end++) run.ends.push_back(end);
+      std::sort(run.ends.begin(), run.ends.end());
+      run.ends.erase(std::unique(run.ends.begin(), run.ends.end()), run.ends.end());
       for (size_t e = 0; e < run.ends.size(); e++) run.states.push_back(std::make_shared<Snapshot>(pool));
     }
+    states += run.states.size();
     runs_.push_back(std::move(run));
     first += count;
   }
-  if (pool->fixed_floats) pool->spare_fixed(runs_.size());
+  if (pool->fixed_floats) pool->spare_fixed(states);
 }
 
 // The step has succeeded: what was written becomes what is there.
@@ -29,6 +34,8 @@ void Engine::end_runs() {
       auto at = std::find(run.ends.begin(), run.ends.end(), place - s.length);
       s.fixed.keep(place, run.states[at - run.ends.begin()]);
     }
+    for (size_t e = 0; e < run.ends.size() && run.draft; e++)
+      if (run.ends[e] >= run.count - run.draft) s.fixed.try_out(s.length + run.ends[e], run.states[e]);
     s.length += run.count;
     if (!run.states.empty()) s.fixed.replace(std::move(run.states.back()));
   }

@@ -128,9 +128,19 @@ int32_t Sampler::choose(const float* logits, int vocab) {
     token = draw(l, vocab, most);
   }
   drawn++;
-  answer_[token]++;
+  note(token);
   if (alternatives >= 0) report(logits, vocab, token);
   return token;
+}
+
+void Sampler::undo(const std::vector<int32_t>& tokens) {
+  for (int32_t token : tokens) {
+    drawn--;
+    auto found = answer_.find(token);
+    if (--found->second == 0) answer_.erase(found);
+    if (draft) draft->forget_last();
+    if (!reports.empty()) reports.pop_back();
+  }
 }
 
 // candidates_: at least the `few` highest, none left out above the lowest of them; all where there are no more.
@@ -207,7 +217,7 @@ void Sampler::report(const float* l, int vocab, int32_t token) {
   for (int i = 0; i < vocab; i++) most = l[i] > most ? l[i] : most;
   double total = sum_of_weights(l, vocab, most, 1);
   double below = std::log(total);  // outside of what chooses: it may be the C library's
-  last.assign(1, {token, (double)l[token] - most - below});
+  auto& last = reports.emplace_back(1, Alternative{token, (double)l[token] - most - below});
   if (alternatives == 0) return;
   likeliest(l, vocab, most, std::min<size_t>(alternatives, vocab));
   for (const Candidate& c : candidates_) last.push_back({c.token, (double)c.logit - most - below});

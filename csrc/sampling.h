@@ -1,9 +1,14 @@
 // Logits -> the next token, for one request. The number of its n-th draw depends on the seed and n alone.
 #pragma once
+#include <algorithm>
 #include <cstdint>
+#include <deque>
+#include <memory>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "draft.h"
 
 namespace trilens {
 
@@ -27,17 +32,26 @@ class Sampler {
   // Penalties, bias, what is allowed, temperature, top-k, top-p, min-p, in this order. Equal logits rank by their ids.
   // Throws Refused where no logit is a number or none is allowed.
   int32_t choose(const float* logits, int vocab);
-  void note(int32_t token) { answer_[token]++; }  // put into the answer without being drawn
+  void note(int32_t token) {  // put into the answer without being drawn
+    answer_[token]++;
+    if (draft) draft->add(token);
+  }
 
   // Bit i of the words: whether token i may be chosen next; empty allows all. It holds until it is set again.
   void allow(std::vector<uint32_t> words) { allowed_ = std::move(words); }
   void bias(int32_t token, float added) { bias_[token] += added; }
 
-  std::vector<int32_t> ends;  // tokens behind which nothing more is drawn
+  void undo(const std::vector<int32_t>& tokens);  // the last ones that were chosen, as if they had not been
 
-  // The token chosen last, then the `alternatives` likeliest ones; only where alternatives >= 0.
+  std::vector<int32_t> ends;  // tokens behind which nothing more is drawn
+  bool is_end(int32_t token) const { return std::find(ends.begin(), ends.end(), token) != ends.end(); }
+
+  std::unique_ptr<Draft> draft;  // proposes tokens; null: nobody does
+
+  // For each token that was chosen, until somebody takes it: the token, then the `alternatives` likeliest ones. Only where
+  // alternatives >= 0.
   int alternatives = -1;
-  std::vector<Alternative> last;
+  std::deque<std::vector<Alternative>> reports;
 
   uint64_t drawn = 0;
   int32_t chosen = -1;  // by the last step that drew; -1 where it could not, and why

@@ -17,6 +17,7 @@ bool FixedStates::any() const { return pool_->fixed_floats != 0; }
 void FixedStates::clear() {
   now_.reset();
   kept_.clear();
+  tried_.clear();
   asked_.clear();
 }
 
@@ -47,14 +48,17 @@ std::vector<int> FixedStates::places(int length, int count) const {
 
 void FixedStates::go_back(int to, int length) {
   if (!any() || to == length) return;
-  now_ = at(to);
+  auto tried = tried_.find(to);
+  now_ = tried == tried_.end() ? at(to) : tried->second;
   kept_.erase(kept_.upper_bound(to), kept_.end());
 }
 
 void FixedStates::begin_as(const FixedStates& other, int to, int length) {
   now_ = other.now_;
   kept_ = other.kept_;
+  tried_ = other.tried_;
   go_back(to, length);
+  tried_.clear();
 }
 
 void FixedStates::go_on(int length, std::shared_ptr<const Snapshot> from) {

@@ -39,9 +39,11 @@ class FixedStates {
 
   void keep(int length);  // what is there now, behind `length` tokens
   void keep(int length, std::shared_ptr<const Snapshot> snapshot);
+  void try_out(int length, std::shared_ptr<const Snapshot> snapshot) { tried_[length] = std::move(snapshot); }  // until the next step
+  void settle() { tried_.clear(); }
   void ask(int length);  // that the step which reaches this length keeps a snapshot there
   std::vector<int> places(int length, int count) const;  // lengths at which `count` more tokens are to leave snapshots
-  bool knows(int to, int length) const { return !any() || to == length || to == 0 || kept_.count(to) != 0; }
+  bool knows(int to, int length) const { return !any() || to == length || to == 0 || kept_.count(to) || tried_.count(to); }
   void go_back(int to, int length);                          // to where `knows` says
   void begin_as(const FixedStates& other, int to, int length);  // as `other`, of `length` tokens, was behind `to`
   void go_on(int length, std::shared_ptr<const Snapshot> from);  // as if `length` tokens had been computed here
@@ -52,6 +54,7 @@ class FixedStates {
   const std::shared_ptr<Pool> pool_;
   std::shared_ptr<const Snapshot> now_;
   std::map<int, std::shared_ptr<const Snapshot>> kept_;
+  std::map<int, std::shared_ptr<const Snapshot>> tried_;  // of a step whose last tokens may be taken back
   std::set<int> asked_;
 };
 

@@ -1,5 +1,4 @@
-"""trilens: one call runs any open-weight language model, dense or mixture-of-experts, thinking or not, with a
-receipt."""
+"""trilens runs open-weight language models, dense or mixture-of-experts, thinking or not, with a receipt."""
 
 from __future__ import annotations
 

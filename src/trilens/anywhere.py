@@ -1,4 +1,4 @@
-"""One function for every language model: here, or behind somebody's address."""
+"""One function for every language model, on this machine or at a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that come from outside: opened without waiting, read with a bound, and one form in which their faults are told.
+"""Files from outside: opened without waiting, read up to a maximum size, with errors in one form.
 
 Only regular files are read. A pipe, a device, a directory or a loop of links is an error like any other.
 """
@@ -19,7 +19,9 @@ SMALL = 100_000_000  # bytes; the largest small file in use, a tokenizer.json, h
 
 
 def shown(text: str) -> str:
-    """A name from a hostile file, fit for one line: quoted, control characters escaped, cut after 100 characters."""
+    """A name from a hostile file, made safe for one line: quoted, control characters escaped, at most 100
+    characters.
+    """
     return repr(text if len(text) <= 100 else text[:97] + "...")
 
 
@@ -85,8 +87,8 @@ def read_json_object(path: Path, most: int = SMALL) -> dict[str, Any]:
 def parse_json(data: bytes | bytearray, path: Path) -> Any:
     """The JSON of `data`. Raises BadCheckpoint, naming `path`, for a key that occurs twice or anything malformed.
 
-    NaN and infinities are let through, as Python's reader does: real files have them, and who reads a number says
-    which key holds one.
+    NaN and infinities are accepted, as in Python's reader, because real files have them. The code that reads a number
+    names its key in the error.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

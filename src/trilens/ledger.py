@@ -1,8 +1,9 @@
-"""The ledger: every call's receipt in one SQLite file, once it is switched on. Prompts and answers only if asked.
+"""The ledger: the receipt of every call in one SQLite file, if it is switched on. Prompts and answers are kept only on
+request.
 
-`trilens log --on` makes the file. As long as it is there and on, each call of this user is written to it when it ends,
-from the library, the command line and the server, of models here and elsewhere. The file is `$TRILENS_LEDGER`, else
-`ledger.db` in the user's data directory.
+`trilens log --on` makes the file. While it exists and is on, each call of this user is written to it when the call
+ends: from the library, the command line and the server, for local and hosted models. The file is `$TRILENS_LEDGER`,
+else `ledger.db` in the user's data directory.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ def path() -> Path:
 
 
 def keep(what: Keeps) -> None:
-    """Switch it on, with prompts or without, or off; what was kept stays. Raises UsageError where the file cannot be
-    written."""
+    """Switch it on, with or without prompts, or off. Existing entries stay. Raises UsageError if the file cannot be
+    written.
+    """
     if what == "off" and not path().exists():
         return
     try:
@@ -112,8 +114,9 @@ def kept() -> Keeps:
 
 
 def record(receipt: HasDict, texts: Callable[[], tuple[str, str]]) -> None:
-    """Write a call that has ended, if the ledger is on; `texts` gives its prompt and its answer. Raises nothing: where
-    it fails there is a LedgerWarning."""
+    """Write a finished call, if the ledger is on. `texts` returns its prompt and answer. Never raises; a failure is
+    a LedgerWarning.
+    """
     if not path().exists():
         return
     try:
@@ -209,7 +212,7 @@ def _keeps(file: sqlite3.Connection) -> Keeps:
 
 @contextmanager
 def _open() -> Iterator[sqlite3.Connection]:
-    """A connection of its own for each call: threads and forked processes share none."""
+    """A new connection for each call, because threads and forked processes must not share one."""
     file = sqlite3.connect(path(), timeout=5)
     try:
         file.row_factory = sqlite3.Row

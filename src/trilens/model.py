@@ -1,4 +1,4 @@
-"""The public face: load a model, generate with it, and get an answer with its receipt."""
+"""The public interface: load a model, generate with it, and get an answer with its receipt."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def load(
     prefix_dir: str | PathLike[str] | None = None,
     prefix_bytes: int = PREFIX_BYTES,
     trust_control_tokens: bool = False,
+    speculation: bool = True,
     **options: Unpack[NativeOptions],
 ) -> Model:
     """Load a model that runs here, by catalog name, path or hub id.
@@ -79,6 +80,8 @@ def load(
       computed again after a restart. Prompts can be read from these files.
     - `trust_control_tokens`: interpret control tokens in messages as if the chat template had written them.
       Otherwise they are text.
+    - `speculation`: compute tokens ahead that stood behind the same text earlier, where that saves time. It changes no
+      token of any answer.
 
     The remaining options are for the native executor:
 
@@ -99,6 +102,7 @@ def load(
     if unknown:
         raise UsageError(f"option {sorted(unknown)[0]!r} is unknown to the {executor} executor")
     arguments.flag("trust_control_tokens", trust_control_tokens)
+    arguments.flag("speculation", speculation)
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -120,7 +124,7 @@ def load(
             runner = torch_executor(files, progress)
     finally:
         files.checkpoint.close()
-    model = Model(name, files, runner, text)
+    model = Model(name, files, runner, text, speculation)
     if prefix_dir is not None:
         model.keep_prefixes(Path(prefix_dir), prefix_bytes)
     return model
@@ -140,12 +144,14 @@ class Model:
     end.
     """
 
-    def __init__(self, name: str, files: ModelFiles, executor: Executor, text: ModelText) -> None:
+    def __init__(
+        self, name: str, files: ModelFiles, executor: Executor, text: ModelText, speculation: bool = True
+    ) -> None:
         self.name = name
         self.files = files
         self.executor = executor
         self.text = text
-        self._scheduler = Scheduler(executor)
+        self._scheduler = Scheduler(executor, speculates=speculation)
         self._predictor = Predictor(name, executor)
 
     @property
@@ -325,7 +331,7 @@ class Model:
         return Stream(self, calls, finders)
 
     def _chosen(self, schemas: Mapping[str, Any], tool_choice: object) -> dict[str, Any]:
-        """The tools of which the answer has to call one, with their schemas. Raises RequestRefused."""
+        """The tools of which the answer must call one, with their schemas. Raises RequestRefused."""
         if schemas and not self.text.reads_tools:
             raise RequestRefused(f"{self.name}'s template has no place for tools; leave tools out")
         if tool_choice in (None, "auto"):
@@ -435,7 +441,7 @@ class Model:
 
     @property
     def _turn(self) -> str:
-        """What stands between a thinking and a call."""
+        """The text between a thinking and a call."""
         markers = self.text.inference.markers
         return "" if markers is None else markers.turn
 
@@ -507,8 +513,9 @@ class Model:
 
 
 class Call:
-    """One prompt on its way: `submit` once, `Model.advance` until it has events, `events`, and so on until it has
-    finished. What belongs to several threads is `cancel` and `answer_now`."""
+    """One running prompt. Call `submit` once, then `Model.advance` until it has events, and `events` to take them,
+    until it has finished. Other threads may call `cancel` and `answer_now`.
+    """
 
     def __init__(
         self,
@@ -539,7 +546,7 @@ class Call:
         self._scored = scored
 
     def submit(self) -> None:
-        """Raises RequestRefused when there is no memory left for its cache."""
+        """Start the call. Raises RequestRefused if no memory is left for its cache."""
         model = self._model
         self._meter = EnergyMeter()
         self.request = model._scheduler.submit(
@@ -556,11 +563,13 @@ class Call:
 
     @property
     def fired(self) -> list[list[int]]:
-        """Of each token that was fed: what `CachedSequence.routes` has."""
+        """The experts of each processed token, as in `CachedSequence.routes`."""
         return [] if self.request is None or self.request.fired is None else self.request.fired
 
     def events(self) -> list[Event[Receipt]]:
-        """What there is to read now, neighbours of one kind as one; by one reader, beside any steps."""
+        """The events that can be read now, with neighbours of one kind merged. For one reader; steps may run
+        meanwhile.
+        """
         request = self.request
         if request is None or self.finished:
             return []
@@ -573,7 +582,7 @@ class Call:
         return events
 
     def cancel(self, wait: bool = True) -> None:
-        """End it with the step that runs, and `wait` for that; does nothing to one that has finished."""
+        """End the call with the running step, and `wait` for that. Does nothing if it has finished."""
         if self.request is not None:
             self._model._scheduler.end(self.request, "cancelled", wait)
 
@@ -582,7 +591,7 @@ class Call:
         return self._model.text.tokenizer
 
     def answer_now(self) -> None:
-        """End its thinking, where it thinks."""
+        """End its thinking, if it is thinking."""
         self.writer.close_now = True
 
 
@@ -630,7 +639,7 @@ def _run(model: Model, calls: Sequence[Call], finders: Sequence[CallFinder]) -> 
 
 
 def _taken(unread: deque[Any]) -> Iterator[Event[Receipt]]:
-    """What is there now; a step may add more meanwhile."""
+    """Take the current events. A step may add more meanwhile."""
     while unread:
         yield unread.popleft()
 

@@ -1,7 +1,7 @@
-"""HTML for notebooks: what `_repr_html_` of answers, receipts, cards and traces returns.
+"""HTML for notebooks, for `_repr_html_` of answers, receipts, cards and traces.
 
-Colours come from the notebook where they can, so that a dark one stays dark. All text is escaped: a model can write
-anything.
+Colours come from the notebook if possible, so that a dark one stays dark. All text is escaped, because a model can
+write anything.
 """
 
 from __future__ import annotations

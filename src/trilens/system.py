@@ -1,7 +1,7 @@
-"""What the operating system tells about this machine and this process, and what it can do to them.
+"""What the operating system says about this machine and this process, and system calls that act on them.
 
-The only file that calls what some systems do not have. Where a system does not say, the functions return None or a
-usual value, as each of them documents; nothing here raises for a system that is not Linux.
+The only file with calls that some systems do not have. If a system does not say, the functions return None or a usual
+value, as documented. Nothing here raises on systems other than Linux.
 """
 
 from __future__ import annotations
@@ -149,13 +149,13 @@ def has_input(file: IO[str], seconds: float) -> bool:
 
 
 def give_memory_back() -> None:
-    """Memory that was freed goes back to the system, where the C library can do that."""
+    """Return freed memory to the system, if the C library can do that."""
     if (trim := getattr(ctypes.pythonapi, "malloc_trim", None)) is not None:
         trim(0)
 
 
 def drop_typed_input() -> None:
-    """What was typed at the terminal and not read goes nowhere: the shell would run it."""
+    """Discard what was typed at the terminal but not read; otherwise the shell would run it."""
     with suppress(OSError, ValueError, ImportError):
         import termios
 
@@ -163,8 +163,9 @@ def drop_typed_input() -> None:
 
 
 def end_group(process: subprocess.Popen[Any]) -> None:
-    """Ends at once whatever is left of the group of a process that was started in a session of its own; the process
-    alone where there are no groups."""
+    """End at once what is left of the process group of a process that was started in its own session; only the
+    process if there are no groups.
+    """
     with suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(process.pid, signal.SIGKILL)
@@ -191,7 +192,7 @@ def signal_name(code: int) -> str:
 
 
 def ends_with_us() -> Callable[[], None] | None:
-    """What makes the system tell a new process to end when this one is killed and cannot; Linux alone can."""
+    """Makes the system end a new process when this one is killed. Linux only."""
     if not sys.platform.startswith("linux"):
         return None
     libc = ctypes.CDLL(None)
@@ -203,7 +204,7 @@ def ends_with_us() -> Callable[[], None] | None:
 
 
 def shared_memory(group: int) -> set[Path]:
-    """Segments that Python and OpenMP made for the processes of a group; Linux alone shows them."""
+    """Shared-memory segments that Python and OpenMP made for the processes of a group. Linux only."""
     found: set[Path] = set()
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError, ValueError):

@@ -59,7 +59,7 @@ def test_commands_and_errors_end_no_conversation(tmp_path: Path, env: dict[str, 
     assert code == 0
     assert out.splitlines()[0] == "42" and len(out.splitlines()) == 2
     for said in (
-        "/nonsense is no command",
+        "/nonsense is not a command",
         "do not fit the model's context",
         "; /undo takes a turn back",
         "thinking is 'zebra'",
@@ -67,13 +67,13 @@ def test_commands_and_errors_end_no_conversation(tmp_path: Path, env: dict[str, 
         "nowhere.json: no such file",
         "/save needs a file",
         "model    tiny-dense (",
-        "1 turns are in",
+        "saved 1 turn in",
         "thinking: on",
-        "tiny-routed answers",
-        "taken back; 1 turns are left",
-        "taken back; 0 turns are left",
+        "the model is tiny-routed",
+        "removed; 1 turn left",
+        "removed; 0 turns left",
         "there is no turn to take back",
-        "1 turns from",
+        "loaded 1 turn from",
         "system: Be brief.",
         "  /retry     ask the last question again",
     ):
@@ -87,12 +87,12 @@ def test_commands_and_errors_end_no_conversation(tmp_path: Path, env: dict[str, 
 def test_the_last_conversation_goes_on(tmp_path: Path, env: dict[str, str]) -> None:
     assert chat("What is 12 plus 30?", env=env)[0] == "42\n"
     _, err, code = chat("/retry", "/model", more=("-c",), env=env)
-    assert code == 0 and "tiny-dense answers" in err
+    assert code == 0 and "the model is tiny-dense" in err
     kept = tmp_path / "trilens" / "last-conversation.json"
     assert kept.stat().st_mode & 0o077 == 0
     assert [m["role"] for m in json.loads(kept.read_text())["messages"]] == ["user", "assistant"]
     kept.write_text('{"messages": [{"role": "user"}]}')
     _, err, code = chat("hi", more=("-c",), env=env)
-    assert code == 2 and "is no saved conversation" in err
+    assert code == 2 and "is not a saved conversation" in err
     kept.unlink()
     assert chat("hi", more=("-c",), env=env)[2] == 2

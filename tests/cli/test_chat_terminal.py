@@ -122,7 +122,7 @@ def test_several_lines_and_a_history_that_is_kept(terminal: Terminal) -> None:
     terminal.line("plus 30?")
     terminal.waits_for(" answer · ")
     terminal.line("/save talk.json")
-    terminal.waits_for("1 turns are in talk.json")
+    terminal.waits_for("saved 1 turn in talk.json")
     terminal.keys("C-d")
     terminal.waits_for("shell$", 2)
     saved = json.loads(Path("talk.json").read_text()) if Path("talk.json").exists() else None
@@ -147,11 +147,11 @@ def test_ctrl_c_stops_the_answer_and_keeps_both(terminal: Terminal, smollm2: Pat
     terminal.keys("C-c")
     terminal.waits_for("stopped; the answer so far is kept")
     terminal.line("/save " + str(terminal.folder / "talk.json"))
-    terminal.waits_for("1 turns are in")
+    terminal.waits_for("saved 1 turn in")
     question, answer = json.loads((terminal.folder / "talk.json").read_text())["messages"]
     assert question["content"].startswith("Write a very long") and "lighthouse" in answer["content"]
     terminal.line("/undo")
-    terminal.waits_for("taken back; 0 turns are left")
+    terminal.waits_for("removed; 0 turns left")
 
 
 @needs_tmux
@@ -165,7 +165,7 @@ def test_every_command_and_no_error_ends_it(terminal: Terminal) -> None:
     for typed, said in [
         ("/receipt", "there is no receipt yet"),
         ("/retry", "there is no question yet"),
-        ("/nonsense", "/nonsense is no command"),
+        ("/nonsense", "/nonsense is not a command"),
         ("/model nosuch", "'nosuch': no path that exists"),
         ("/thinking zebra", "thinking is 'zebra'"),
         ("/save", "/save needs a file"),
@@ -191,17 +191,17 @@ def test_every_command_and_no_error_ends_it(terminal: Terminal) -> None:
     terminal.line("/receipt")
     terminal.waits_for("\nmodel    tiny-dense (")
     terminal.line(f"/save {file}")
-    terminal.waits_for("2 turns are in")
+    terminal.waits_for("saved 2 turns in")
     terminal.line("/undo")
-    terminal.waits_for("taken back; 1 turns are left")
+    terminal.waits_for("removed; 1 turn left")
     terminal.line(f"/load {file}")
-    terminal.waits_for("2 turns from")
+    terminal.waits_for("loaded 2 turns from")
     saved = json.loads(file.read_text())
     assert [m["content"] for m in saved["messages"][2:]] == ["What is 12 plus 30?", answer]
     assert (saved["system"], saved["model"]) == ("Be brief.", "tiny-dense")
 
     terminal.line("/model tiny-routed")
-    terminal.waits_for("\ntrilens: tiny-routed answers")
+    terminal.waits_for("\ntrilens: the model is tiny-routed")
     terminal.line("/thinking on")
     terminal.waits_for("\ntrilens: thinking: on")
     terminal.line("What is 2 plus 3?")
@@ -228,7 +228,7 @@ def test_a_narrow_terminal_and_hangul_and_the_last_conversation(terminal: Termin
     terminal.line(shlex.join([*CHAT[:4], "-c"]))
     terminal.waits_for("\n>")
     terminal.line("/model")
-    terminal.waits_for("tiny-dense answers")  # the model comes back with the conversation
+    terminal.waits_for("the model is tiny-dense")  # the model comes back with the conversation
     terminal.keys("Up", "Up", "Up")
     terminal.waits_for("> 더하기 What is 12 plus 30")
     terminal.keys("C-c")
@@ -236,7 +236,7 @@ def test_a_narrow_terminal_and_hangul_and_the_last_conversation(terminal: Termin
     terminal.line("/retry")
     terminal.answered(1)
     terminal.line("/undo")
-    terminal.waits_for("taken back; 0 turns are left")
+    terminal.waits_for("removed; 0 turns left")
     kept = json.loads(next(terminal.folder.rglob("last-conversation.json")).read_text())
     assert kept["messages"] == []
 

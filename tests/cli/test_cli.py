@@ -183,16 +183,17 @@ class TestCard:
                 "heavy = {'numpy', 'torch', 'transformers', 'tokenizers', 'gguf', 'huggingface_hub'};"
                 "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
             )
-            best = float("inf")
-            for _ in range(5):
+            for _ in range(5):  # another process can only make one slower
                 before = os.times()
                 done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
                 after = os.times()
                 spent = after.children_user - before.children_user + after.children_system - before.children_system
-                best = min(best, spent)
                 assert done.returncode == 0, done.stderr
                 assert done.stderr == "[]\n"
-            assert best < 0.5
+                if spent < 0.5:
+                    break
+            else:
+                pytest.fail(f"the card of {path} took {spent} s of processor time")
 
     def test_unread_keys_are_listed_and_do_not_stop_the_card(self, tmp_path: Path) -> None:
         config = tmp_path / "config.json"

@@ -174,7 +174,7 @@ class ScriptedExecutor:
             sequence.scripts = going_on or sequence.scripts
             sequence.said += bool(going_on)
             tokens[place].append(token)
-        return StepOutput(tokens, faults, [time.perf_counter() - begin], [1])
+        return StepOutput(tokens, faults, [time.perf_counter() - begin], [1], [[(0, 0)]] * len(batch))
 
     def _scripts(self, ids: Sequence[int]) -> list[list[int]]:
         prompt = self._tokenizer.decode(ids, skip_special=False)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.executors.packing import dequantised, native_executor, quantised
-from tests.executors.test_native import compare, some_tokens, taken_routes
+from tests.executors.test_native import compare, some_tokens, stored_model, taken_routes
 from tests.executors.tiny import random_tensors
 from tests.families import FAMILIES
 from trilens.decoder.decoder import decode
@@ -81,6 +81,8 @@ def widened(config: Any, by: int) -> Any:
 
 def wide_spec(directory: Path, by: int = 4) -> ModelSpec:
     config = json.loads((directory / "config.json").read_text("utf-8"))
+    if by == 16 and "moe_intermediate_size" in config:
+        config["moe_intermediate_size"] *= 2  # 24 and 16 times that are no whole blocks of 256
     return read_config(widened(config, by), "a wider copy").spec
 
 
@@ -116,10 +118,14 @@ def eight_bits_are_rounded_as_torch_rounds_them(spec: ModelSpec) -> None:
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("name", TWO)
 def test_every_type_on_two_families(name: str, kind: str, tiny_directory: Directory) -> None:
-    spec = wide_spec(tiny_directory(name), 32 if kind in BLOCKS else 4)
+    spec = wide_spec(tiny_directory(name), 16 if kind in BLOCKS else 4)  # 16 times: whole blocks of 256
+    own = stored_model(spec, kind)[1].values()
+    assert sum(stored == kind for stored, _ in own) >= len(own) - 1  # all but a router
     alike, plain = compare(spec, kind, activations="16bit", length=12)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, kind, length=12)[1] < FAR
+    alike, plain = compare(spec, kind, length=12)
+    # attention of random weights may choose another token after a rounding; torch with the same rounding then does too
+    assert alike < FAR and (plain < FAR or alike < plain / 3)
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ class Scripted:
                     break
             sequence.length += len(drawn) - 1
         steps = max(1, len(drawn))
-        return StepOutput([drawn], {}, [0.0] * steps, [1] * steps)
+        return StepOutput([drawn], {}, [0.0] * steps, [1] * steps, [[(0, 0)] * steps])
 
 
 class Anything:

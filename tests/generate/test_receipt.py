@@ -130,7 +130,7 @@ class TestPrediction:
         assert first is not None and token is not None and thinking is not None
         assert 0 < first.p10 < first.p50 < first.p90 and 0 < token.p10 < token.p50 < token.p90
         assert first.measured == receipt.work.prefill.seconds and thinking.measured == receipt.tokens.thinking
-        assert token.measured == receipt.work.decode.seconds / receipt.work.decode.steps
+        assert token.measured == receipt.work.decode.seconds / receipt.work.decode.tokens
         text = receipt.as_text()
         assert "\nforecast " in text and "% of the bandwidth" in text
         assert json.loads(json.dumps(receipt.as_dict()))["prediction"]["token"]["p50"] == token.p50

@@ -112,10 +112,10 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 def test_log_probabilities_are_the_models_own() -> None:
     sampler = Sampler(Sampling(temperature=0, logit_bias={4: 9.0}, logprobs=2), [])
     assert sampler.choose(LOGITS) == 4
-    tokens, values = zip(*sampler.last, strict=True)
+    tokens, values = zip(*sampler.take_report(), strict=True)
     assert tokens == (4, 1, 2)
     assert np.allclose(values, np.log([0.05, 0.4, 0.3]), atol=1e-6)
-    assert Sampler(Sampling(), []).last == []
+    assert Sampler(Sampling(), []).take_report() == []
 
 
 def test_a_seed_gives_the_same_tokens_and_another_seed_others() -> None:

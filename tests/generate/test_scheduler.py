@@ -269,11 +269,11 @@ def test_lanes_and_tokens_ahead_change_nothing(native: Callable[..., NativeExecu
 
     alone = []
     for i in range(15):
-        scheduler = Scheduler(executor)
+        scheduler = Scheduler(executor, speculates=False)
         alone.append(submit(scheduler, i))
         all_tokens(scheduler, alone[-1])
         scheduler.forget()
-    scheduler = Scheduler(executor)
+    scheduler = Scheduler(executor, speculates=False)
     together = [submit(scheduler, i) for i in range(15)]
 
     def stepper(number: int) -> None:

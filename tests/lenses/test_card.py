@@ -296,7 +296,9 @@ class TestCost:
                 continue
             if not isinstance(card(entry.name, offline=True), Card):
                 continue
-            best = min(_seconds(entry.name) for _ in range(2))
+            best = _seconds(entry.name)
+            if best >= 0.2:  # once more: the first one may have had to import something
+                best = _seconds(entry.name)
             readable.append(entry.name)
             assert best < 0.2, entry.name
         assert len(readable) > 50

@@ -153,7 +153,7 @@ def test_six_hundred_that_are_no_request_yet() -> None:
             assert time.monotonic() < end, f"{open_still(sockets)} of 600 are still open"
             time.sleep(0.1)
         assert httpx.post(server.url + CHAT, json=ASK, timeout=GONE).status_code == 200
-        assert "did not come within 2 seconds" in server.said()
+        assert "did not arrive within 2 seconds" in server.said()
         assert len(server.log) < 20, server.said()
 
 
@@ -173,7 +173,7 @@ def test_every_half_is_closed_with_a_word(short: Process, kind: int) -> None:
     if kind != 11:
         head, _, body = came[came.rindex(b"HTTP/1.1") :].partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 408 Request Timeout")
-        assert "did not come within" in json.loads(body)["error"]["message"]
+        assert "did not arrive within" in json.loads(body)["error"]["message"]
 
 
 def test_bytes_that_trickle_in_do_not_stretch_the_limit(short: Process) -> None:

@@ -52,10 +52,10 @@ def constraint(method: str) -> Point:
 def sampler(method: str, **options: Any) -> Point:
     def put(kind: Local, trap: Trap, monkeypatch: pytest.MonkeyPatch) -> Prepare:
         class Trapped(Sampler):
-            def __init__(self, options: Sampling, prompt: Any) -> None:
+            def __init__(self, options: Sampling, prompt: Any, speculates: Any) -> None:
                 self.seed = options.seed
                 self.at("made")
-                super().__init__(options, prompt)
+                super().__init__(options, prompt, speculates)
 
             def at(self, name: str) -> None:
                 if name == method and self.seed == SEED:
@@ -73,10 +73,9 @@ def sampler(method: str, **options: Any) -> Point:
                 self.at("note some" if tokens else "note none")
                 super().note(tokens)
 
-            @property
-            def last(self) -> list[tuple[int, float]]:
-                self.at("last")
-                return super().last
+            def take_report(self) -> list[tuple[int, float]]:
+                self.at("take_report")
+                return super().take_report()
 
         monkeypatch.setattr(scheduler, "Sampler", Trapped)
 
@@ -165,7 +164,7 @@ POINTS: list[tuple[type[Kind], str, Point]] = [
     *((Local, f"constraint.{method}", constraint(method)) for method in ("allowed", "take")),
     *((Local, f"sampler.{method}", sampler(method)) for method in ("made", "end_with", "allow", "note none")),
     (Local, "sampler.note some", sampler("note some", thinking=5)),
-    (Local, "sampler.last", sampler("last", logprobs=1)),
+    (Local, "sampler.take_report", sampler("take_report", logprobs=1)),
     (Local, "receipt", receipt_here),
     *((Remote, f"service.{point}", service(point)) for point in ("request", "connect", "part", "end")),
     (Remote, "call.put", into_the_call),

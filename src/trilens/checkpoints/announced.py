@@ -1,4 +1,4 @@
-"""What is said before a download starts."""
+"""The message before a download starts."""
 
 import sys
 
@@ -8,7 +8,7 @@ QUIET_BELOW = 10_000_000  # bytes; less is here before anybody has read the line
 
 
 def announce(what: str, size: int | None) -> None:
-    """A line on standard error: from where, and how many bytes come, where that is known."""
+    """Print a line on standard error: the source, and the size if it is known."""
     if sys.stderr is None or (size is not None and size < QUIET_BELOW):
         return
     print(f"trilens: downloading {what}, {'size unknown' if size is None else data(size)}", file=sys.stderr, flush=True)

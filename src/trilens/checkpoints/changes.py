@@ -1,4 +1,4 @@
-"""What is done to a stored tensor on its way to one of our parameters, as data that can be applied to values or rows.
+"""Changes from a stored tensor to one of our parameters, as data that can be applied to values or to rows.
 
 A matrix's rows are its second-last axis, a bias's its only one; expert stacks lie in front and are never touched.
 A `RowChange` only chooses and orders rows, so it can be carried out on packed rows without reading their values;
@@ -119,7 +119,7 @@ class PlusOne:
 
 @dataclass(frozen=True)
 class Times:
-    """A constant factor that the reference puts behind the tensor, after whatever else is done to it."""
+    """A constant factor that the reference applies to the tensor after all other changes."""
 
     factor: float
     first: Change | None = None
@@ -419,4 +419,4 @@ def _width(layer: Layer, ours: str) -> int:
         case Routed(width=width) | Dense(width=width):
             return width
         case None:
-            raise AssertionError(f"{ours} belongs to a feed-forward, which its layer has not")
+            raise AssertionError(f"{ours} belongs to a feed-forward, which its layer does not have")

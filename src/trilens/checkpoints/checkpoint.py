@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # reading a header must not import numpy
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where one tensor lies and how it is written; nothing of its values."""
+    """Where one tensor is and how it is stored, without its values."""
 
     name: str
     shape: tuple[int, ...]  # row-major: the last dimension is contiguous (GGUF's own order reversed)
@@ -25,7 +25,7 @@ class StoredTensor:
 
 
 def raw_bytes(files: "Mapping[Path, OpenFile]", tensor: StoredTensor, start: int, stop: int | None) -> bytearray:
-    """Bytes `start` to `stop` of the tensor's, out of its file."""
+    """Bytes `start` to `stop` of the tensor, read from its file."""
     stop = tensor.nbytes if stop is None else min(stop, tensor.nbytes)
     return files[tensor.file].read(tensor.offset + start, stop - start)
 
@@ -49,7 +49,7 @@ class Checkpoint(Protocol):
     def read(self, name: str) -> "NDArray[np.float32]":
         """The tensor's values in its `shape`: a fresh float32 array, scales applied.
 
-        Raises UnsupportedModel for a type that nobody here can read, BadCheckpoint for a name that is not there.
+        Raises UnsupportedModel for a type that trilens cannot read, and BadCheckpoint for a missing name.
         """
         ...
 

@@ -1,5 +1,5 @@
-"""A model's name -> its files on this disk. A name is a path, a name of the catalog, one that Ollama, LM Studio or
-llama.cpp has for a model of theirs (`held.py`), or an id of the Hugging Face hub.
+"""A model's name -> its files on this disk. A name is a path, a catalog name, the name of a model of Ollama, LM Studio
+or llama.cpp (`held.py`), or an id of the Hugging Face hub.
 
 A path that exists always wins. The hub's ids are `org/name`, and `org/name:file-or-quant` for one of its GGUF files.
 """
@@ -47,15 +47,16 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
 
 
 def check_name(name: str) -> None:
-    """Raises what `find` would raise for a name that can mean no model here, without a network."""
+    """Raise what `find` raises for a name that cannot mean any model, without using the network."""
     meant = _meant(name)
     if isinstance(meant, Path):
         at_path(meant, "path")
 
 
 def _meant(name: str) -> Path | Held | CatalogEntry | re.Match[str]:
-    """What a name means here: a path that exists, another program's model, an entry whose weights can be fetched, or
-    an id of the hub. Raises ModelNotFound for anything else."""
+    """What a name means: an existing path, another program's model, a catalog entry whose weights can be downloaded, or
+    a hub id. Raises ModelNotFound otherwise.
+    """
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     if name and os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
         return path
@@ -104,7 +105,7 @@ def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revis
 
 
 def _in_this_form(name: str, entry: CatalogEntry) -> None:
-    """Raises ModelNotFound where the name asks for other files than the catalog's, and for them to be guessed."""
+    """Raises ModelNotFound if the name asks for other files than the catalog's, which would have to be guessed."""
     form = meaning(name).form
     if form:
         raise ModelNotFound(

@@ -1,4 +1,4 @@
-"""GGUF files, versions 2 and 3: header -> metadata and tensors, every number checked before it is believed.
+"""GGUF files, versions 2 and 3: header -> metadata and tensors. Every number is checked before it is used.
 
     "GGUF" | version u32 | tensor count u64 | key count u64
     key count times:     key string | value type u32 | value
@@ -242,14 +242,14 @@ def _read_part(path: Path) -> _Part:
 
 
 class _Header:
-    """A position in the file that moves forward and never leaves it, and a buffer of what lies before it."""
+    """A position in the file that only moves forward, and a buffer of the bytes that follow it."""
 
     def __init__(self, file: OpenFile) -> None:
         self.file, self.at = file, 0
         self.buffer, self.base = bytearray(), 0  # bytes of the file, and where they begin
 
     def ahead(self, nbytes: int) -> tuple[bytearray, int]:
-        """(the buffer, the place in it) of the next `nbytes` bytes, or of all that are left."""
+        """(the buffer, the offset in it) of the next `nbytes` bytes, or of all bytes that are left."""
         if self.at < self.base or self.at + nbytes > self.base + len(self.buffer):
             left = max(0, self.file.size - self.at)
             self.base, self.buffer = self.at, self.file.read(self.at, min(max(nbytes, READ_AHEAD), left))
@@ -273,7 +273,7 @@ class _Header:
         return _Part(self.file, version, alignment, metadata, tensors)
 
     def start(self) -> int:
-        """The version, once the magic, the byte order and the version are ones that we read."""
+        """The version, after checking that magic, byte order and version are supported."""
         magic = bytes(self.ahead(4)[0][:4])
         self.at = 4
         if magic != b"GGUF":
@@ -427,7 +427,7 @@ class _Header:
         return name
 
     def fits(self, count: int, smallest: int, what: str) -> None:
-        """Raises if the rest of the file cannot hold `count` things of at least `smallest` bytes."""
+        """Raises if the rest of the file cannot hold `count` items of at least `smallest` bytes."""
         if count * smallest > self.file.size - self.at:
             raise self.bad(f"claims {count} {what}, but its {self.file.size} bytes cannot hold them; download it again")
 

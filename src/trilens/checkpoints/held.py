@@ -1,7 +1,8 @@
-"""Models that this disk holds already: our own, the hub's cache, and the folders of Ollama, LM Studio and llama.cpp.
+"""Models that are already on this disk: trilens' own, the hub's cache, and the folders of Ollama, LM Studio and
+llama.cpp.
 
-A model of theirs is used where it lies. It goes by the name that its program has for it, alone or behind the program's:
-"llama3.2:1b" or "ollama:llama3.2:1b".
+Models of other programs are used where they are. A model has its program's name for it, with or without the program in
+front: "llama3.2:1b" or "ollama:llama3.2:1b".
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ class Held:
 
 
 def held_as(name: str) -> Held | None:
-    """What another program holds under that name. Raises ModelNotFound where the program is named and has no such
-    model, or several."""
+    """The model that another program has under that name. Raises ModelNotFound if the name includes the program and the
+    program has no such model, or several.
+    """
     program, _, rest = name.partition(":")
     if program.lower() in PROGRAMS and rest:
         found = [held for held in _programs((program.lower(),)) if rest.lower() in _names(held)]
@@ -64,13 +66,13 @@ def held_as(name: str) -> Held | None:
 
 
 def held_models() -> list[Held]:
-    """All of them, by name."""
+    """All models on this disk, sorted by name."""
     every = [*_ours(), *_hub(), *_programs(tuple(PROGRAMS))]
     return sorted(every, key=lambda held: (held.name.lower(), held.program))
 
 
 def _names(held: Held) -> set[str]:
-    """The names by which one is meant, in small letters."""
+    """The names of a model, in lower case."""
     name = held.name.lower()
     names = {name, name.removesuffix(".gguf"), name.removesuffix(":latest")}
     if held.program == "lmstudio":
@@ -173,7 +175,7 @@ def _form(name: str) -> str:
 
 
 def _architecture(path: Path) -> str:
-    """What a GGUF file says first, which is its architecture; "" where it says something else."""
+    """The first value of a GGUF file's metadata if it is the architecture, else ""."""
     with suppress(OSError, struct.error, UnicodeDecodeError, TrilensError), path.open("rb") as file:
         start = file.read(300)
         if start[:4] == b"GGUF":

@@ -37,7 +37,7 @@ T = TypeVar("T")
 def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool, only_small: bool) -> Found:
     """The files of `repo` ("org/name"), downloaded as needed; `choice` is a GGUF file or quantisation of it.
 
-    Without a network, what the cache holds. Raises ModelNotFound, saying in one line what to do.
+    Without a network, the cached files are used. Raises ModelNotFound with one line that says what to do.
     """
     from huggingface_hub import HfApi, constants
 
@@ -78,9 +78,10 @@ def on_hub(repo: str, choice: str | None, *, revision: str | None, offline: bool
 
 
 def wanted(repo: str, names: Iterable[str], choice: str | None, *, only_small: bool) -> list[str]:
-    """Which of a repository's files to have: the parts of one GGUF model in order, or configuration first and the rest.
+    """Which files of a repository are needed: the parts of one GGUF model in order, or the configuration and then the
+    rest.
 
-    Raises ModelNotFound if there is nothing to read, or a choice to be made.
+    Raises ModelNotFound if there is nothing to read, or if the caller has to choose.
     """
     names = list(names)
     sets = gguf_sets(names)
@@ -104,7 +105,7 @@ def wanted(repo: str, names: Iterable[str], choice: str | None, *, only_small: b
 
 
 def _chosen(repo: str, choice: str, sets: dict[str, list[str]]) -> str:
-    """The one set that `choice` means: a file's name, else a word of it (F16 is no word of BF16), else a part of it."""
+    """The one set that `choice` means: a file name, else a word of one (F16 is not one of BF16), else a part of one."""
     lower = choice.lower()
     word = re.compile(rf"(?<![a-z0-9]){re.escape(lower)}(?![a-z0-9_])")
     tests: tuple[Callable[[str], bool], ...] = (
@@ -137,7 +138,7 @@ def _download(repo: str, revision: str | None, files: list[str]) -> Path:
 
 
 def _from_cache(repo: str, choice: str | None, revision: str | None, only_small: bool, why: ModelNotFound) -> Found:
-    """What the hub's cache holds of `repo`; if that is not enough, the reason `why` it had to be enough."""
+    """The cached files of `repo`. `why` says why the hub was not asked, for the error if they are not enough."""
     here = _cached(repo, revision)
     if here is None:
         raise ModelNotFound(
@@ -158,14 +159,14 @@ def _from_cache(repo: str, choice: str | None, revision: str | None, only_small:
 
 
 def _used(found: Found, here: Path, names: list[str], *, only_small: bool) -> list[str]:
-    """Those of a snapshot's files that will be read."""
+    """The files of a snapshot that will be read."""
     if found.kind == "gguf":
         return gguf_sets(names)[found.path.relative_to(here).as_posix()]
     return [name for name in names if "/" not in name and not (only_small and name.endswith(".safetensors"))]
 
 
 def _patience() -> float:
-    """Seconds to wait for the hub: what huggingface_hub's own variables say, else ours."""
+    """Seconds to wait for the hub: from huggingface_hub's own variables, else our default."""
     from huggingface_hub import constants
 
     said = [name for name in ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT") if os.environ.get(name)]
@@ -185,7 +186,7 @@ def _cached(repo: str, revision: str | None) -> Path | None:
 
 
 def _within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work` returns or raises, or a TimeoutError after `seconds`; the thread is then left to itself."""
+    """Return or raise what `work` does, or raise TimeoutError after `seconds`. The thread is then left running."""
     done: list[T] = []
     failed: list[Exception] = []
 
@@ -206,7 +207,7 @@ def _within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def _final_errors() -> tuple[type[Exception], ...]:
-    """Answers of the hub that no cache could make good."""
+    """Errors of the hub for which the cache is no substitute."""
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
     return HFValidationError, RepositoryNotFoundError, RevisionNotFoundError

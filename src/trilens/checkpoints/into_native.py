@@ -67,7 +67,9 @@ def native_executor(
 
 
 def native_type(stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]]) -> str:
-    """What a matrix stored as `stored` becomes: itself, where there is a kernel and no wish. `quantise` is a type."""
+    """The type in memory of a matrix stored as `stored`: the same, if it has a kernel and `quantise`, a type, is not
+    given.
+    """
     columns = p.shape[-1]
     if quantise is not None and stored not in types and columns % 32 == 0:
         return quantise
@@ -81,7 +83,7 @@ def native_type(stored: str, p: Parameter, quantise: str | None, types: dict[str
 
 
 def _blocks_as_stored(files: ModelFiles, p: Parameter) -> bool:
-    """Whether the parameter's rows are rows of the file (and not, say, its columns), in blocks as GGUF writes them."""
+    """Whether the parameter's rows are rows of the file (and not its columns, for example), in GGUF's blocks."""
     stored = files.stored[p.name]
     gpt_oss = files.found.kind != "gguf" and files.type_of(p) == "MXFP4"
     return not gpt_oss and (stored.change is None or isinstance(stored.change, RowChange))

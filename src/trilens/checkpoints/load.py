@@ -1,5 +1,6 @@
-"""Files -> a spec and where each of its parameters lies. Strict: every parameter found once, every tensor used or
-listed."""
+"""Files -> a spec and the place of each of its parameters. Every parameter must be found once; every tensor must be
+used or listed.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ class Stored:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """A checkpoint that was checked against its spec. `left_out` says which tensors nobody reads, and why."""
+    """A checkpoint, checked against its spec. `left_out` has the tensors that are not read, with the reasons."""
 
     found: Found
     reading: Reading
@@ -53,7 +54,7 @@ class ModelFiles:
     def read(self, parameter: Parameter) -> np.ndarray:
         """The parameter's values, float32, in its own shape.
 
-        Raises BadCheckpoint for values that are not finite, or all zero where they cannot be.
+        Raises BadCheckpoint for values that are not finite, or that are all zero and must not be.
         """
         import numpy as np
 
@@ -86,7 +87,7 @@ class ModelFiles:
         return self.checkpoint.tensors[self.stored[parameter.name].tensors[0]].type
 
     def bytes_of(self, parameter: Parameter) -> int:
-        """Bytes in the file; of a tensor that holds several parameters, this one's share."""
+        """Bytes in the file. If a tensor holds several parameters, the share of this one."""
         tensors = [self.checkpoint.tensors[name] for name in self.stored[parameter.name].tensors]
         return sum(t.nbytes for t in tensors) * parameter.size // sum(prod(t.shape) for t in tensors)
 
@@ -103,8 +104,8 @@ def read_spec(found: Found) -> Reading:
 def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
     """Open, check and map a whole checkpoint; no values are read yet.
 
-    Raises UnsupportedModel for keys that nobody knows and `ignore_keys` does not name, BadCheckpoint for whatever is
-    missing, misshapen or left over.
+    Raises UnsupportedModel for unknown keys that are not in `ignore_keys`, and BadCheckpoint for tensors that are
+    missing, left over or of the wrong shape.
     """
     checkpoint: Checkpoint
     if found.kind == "gguf":
@@ -128,7 +129,7 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
 
 
 def _prefixed(rows: tuple[names.Row, ...], checkpoint: Checkpoint) -> tuple[names.Row, ...]:
-    """The rows with the prefixes under which this checkpoint keeps its text decoder."""
+    """The rows, with the prefix of the text decoder in this checkpoint."""
     model = next((p for p in names.TEXT_PREFIXES if p + "embed_tokens.weight" in checkpoint.tensors), "model.")
     head = next((p for p in names.HEAD_PREFIXES if p + "weight" in checkpoint.tensors), "lm_head.")
 
@@ -162,8 +163,9 @@ def _open_directory(found: Found) -> tuple[Reading, Checkpoint]:
 
 
 def stored_weight_bytes(found: Found) -> dict[str, int]:
-    """Bytes that the weights take in the file, by the name of their most common type; nothing where only a config
-    is."""
+    """Bytes of the weights in the file and a phrase that names their most common type; nothing if there is only a
+    config.
+    """
     if found.kind != "gguf":
         return {}
     from trilens.checkpoints.gguf import read_gguf

@@ -1,4 +1,4 @@
-"""What a path on this disk is: a GGUF file, a configuration, or a directory that holds a model."""
+"""What a path on this disk is: a GGUF file, a configuration, or a directory with a model."""
 
 import re
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Found:
 
 
 def at_path(path: Path, origin: str, *, only_small: bool = False) -> Found:
-    """What lies at a path that exists. Raises ModelNotFound, saying what was expected there.
+    """The model at an existing path. Raises ModelNotFound with what was expected there.
 
     `only_small`: a directory with a configuration and no weights is enough, as kind "config".
     """
@@ -86,7 +86,7 @@ def gguf_sets(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def listing(names: Iterable[str]) -> str:
-    """The names in one line, cut where they are many."""
+    """The names in one line, shortened if there are many."""
     every = list(names)
     more = f" and {len(every) - MOST_NAMES} more" if len(every) > MOST_NAMES else ""
     return ", ".join(name if name.isprintable() else shown(name) for name in every[:MOST_NAMES]) + more

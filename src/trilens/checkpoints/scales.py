@@ -1,10 +1,10 @@
-"""Quantised tensors of safetensors come with their scales in tensors of their own; here the two are put together.
+"""In safetensors, the scales of quantised tensors are separate tensors. This file brings both together.
 
 FP8, as DeepSeek, Qwen and compressed-tensors write it:
     X.weight            F8_E4M3 [..., rows, columns]
     X.weight_scale_inv  [..., ceil(rows / block rows), ceil(columns / block columns)]; despite the name, a factor
     X.weight_scale      one for all, or [rows], or [..., rows, 1], or blocks as above
-    X.input_scale, X.activation_scale: for engines that round activations too; nothing here needs them
+    X.input_scale, X.activation_scale: for engines that round activations too; not used here
 MXFP4, as gpt-oss writes it:
     X_blocks            U8 [..., rows, groups, 16]
     X_scales            U8 [..., rows, groups]
@@ -27,7 +27,7 @@ SCALE_TYPES = ("F32", "F16", "BF16", "F64", "F8_E8M0")
 def pair_with_scales(
     stored: Mapping[str, StoredTensor], block_size: tuple[int, int]
 ) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor], dict[str, str]]:
-    """(parameters, scales, parameter name -> scale name); what is no scale of anything stays a parameter.
+    """(parameters, scales, parameter name -> scale name); every other tensor stays a parameter.
 
     Raises BadCheckpoint for a scale whose shape does not fit its tensor.
     """

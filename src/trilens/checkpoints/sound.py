@@ -1,7 +1,7 @@
-"""Every stored value is looked at once, while it is in hand anyway: values are finite, and what must say something
-is not all zero.
+"""Every stored value is checked once, while it is being loaded: it has to be finite, and some tensors must not be all
+zero.
 
-What cannot be seen this way (other finite values, a part of a matrix that is zero) needs a published hash: see
+Other damage (different finite values, a matrix that is partly zero) is only found with a published hash: see
 `verified.py`.
 """
 
@@ -66,7 +66,9 @@ def fault_of_blocks(rows: np.ndarray, kind: str) -> str | None:
 
 
 def fault_of_values(values: np.ndarray, p: Parameter) -> str | None:
-    """The same for a parameter's values, float32 in its shape; and what must not be zero is not."""
+    """The same for a parameter's values, float32 in its shape. Also finds zeros in a parameter that must not be all
+    zero.
+    """
     flat = np.ascontiguousarray(values).reshape(-1).view(np.uint32)
     if not all(_below(flat[at : at + PIECE], INFINITE_FLOAT) for at in range(0, flat.size, PIECE)):
         return NOT_FINITE
@@ -77,8 +79,9 @@ def fault_of_values(values: np.ndarray, p: Parameter) -> str | None:
 
 
 def says_something(p: Parameter) -> bool:
-    """Whether the parameter is a matrix or a norm's weight: zero everywhere, it would end the branch that it is in.
-    Biases, sinks and learned factors may be zero."""
+    """Whether the parameter is a matrix or a norm's weight, which would disable its branch if it were zero everywhere.
+    Biases, sinks and learned factors may be zero.
+    """
     return not p.name.endswith(MAY_BE_ZERO)
 
 

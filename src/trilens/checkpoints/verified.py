@@ -1,5 +1,5 @@
-"""Files checked against a published hash: of the catalog, or the hub's own. Hashed once, then trusted while nothing
-about them has changed.
+"""Files are compared with a published hash, from the catalog or the hub. A file is hashed once, then trusted until it
+changes.
 
 What was hashed is recorded in the user's cache with the file's size, inode, and times of change (mtime_ns and ctime_ns:
 the first can be set by whoever writes the file, the second cannot).
@@ -64,7 +64,7 @@ def check_hub_files(files: Iterable[Path]) -> None:
     """Checks files of the hub's cache against the hash by which the hub knows them, where there is one.
 
     A file there is a link to a blob whose name is the hash that the hub published: a SHA-256 for large files, git's
-    SHA-1 of a blob for small ones. Raises BadCheckpoint, naming the file, where the bytes are others.
+    SHA-1 of a blob for small ones. Raises BadCheckpoint with the file's name if the bytes differ.
     """
     for file in files:
         blob = file.resolve()
@@ -83,7 +83,9 @@ def check_hub_files(files: Iterable[Path]) -> None:
 
 
 def record(path: Path, sha256: str) -> None:
-    """Keeps that the file as it is now has this hash; a cache that cannot be written means hashing again next time."""
+    """Record that the file in its present state has this hash. If the cache cannot be written, the file is hashed again
+    next time.
+    """
     _keep(_place(path, sha256), _stamp(path, sha256))
 
 

@@ -1,4 +1,4 @@
-"""`run --file`: an answer or an error for each line, written as soon as it is there."""
+"""`run --file`: an answer or an error for each line, written as soon as it is complete."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def answer_lines(
     model: Model | HostedModel, lines: Lines, system: str | None, options: dict[str, Any], results: Results
 ) -> None:
     """Write an answer or an error for each line that has no answer yet, in the order in which they end. Raises
-    RequestRefused in the end where there was an error. What is done when Ctrl-C comes is still written."""
+    RequestRefused at the end if there was an error. After Ctrl-C, finished answers are still written.
+    """
     stopped = threading.Event()
 
     def answer(line: Line) -> Answer[Any]:
@@ -94,7 +95,7 @@ class Results:
     """Where records go: standard output, or a file that they are added to, a whole line with each call."""
 
     def __init__(self, path: Path | None, resume: bool) -> None:
-        """Raises UsageError for a file that has records where nothing is resumed, or that cannot be written."""
+        """Raises UsageError for a file that has records although --resume was not given, or that cannot be written."""
         self.path = path
         self._answered: Counter[str] = Counter()  # the hashes of lines whose answers the file has
         self._file: int | None = None
@@ -128,7 +129,7 @@ class Results:
 
 
 def _kept(path: Path) -> Iterator[str]:
-    """The hashes of the answers in a file, which is written anew without errors and without a line that was cut."""
+    """The hashes of the answers in a file. The file is rewritten without errors and without a truncated line."""
     kept: list[bytes] = []
     hashes: list[str] = []
     lines = path.read_bytes().split(b"\n")
@@ -157,7 +158,9 @@ def _kept(path: Path) -> Iterator[str]:
 
 
 def _ahead(lines: Lines, most: int) -> Callable[[bool, bool], Line | str | None]:
-    """What gives the next line where one is wanted: waits for it unless the caller is `busy`; "end" behind the last."""
+    """A function that returns the next line. It waits for one unless the caller is `busy`, and returns "end" after the
+    last.
+    """
     waiting: Queue[Line | BaseException | str] = Queue(most)
     ended = False
 
@@ -188,7 +191,7 @@ def _ahead(lines: Lines, most: int) -> Callable[[bool, bool], Line | str | None]
 
 
 class _progress:
-    """A bar on a terminal's standard error, where standard output does not go there too."""
+    """A progress bar on standard error, if it is a terminal and standard output is not."""
 
     def __init__(self, lines: Lines, results: Results) -> None:
         wanted = sys.stderr.isatty() and (results.path is not None or not sys.stdout.isatty())

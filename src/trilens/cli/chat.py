@@ -1,4 +1,4 @@
-"""`trilens chat`: a conversation at a terminal, or line by line where standard input is none."""
+"""`trilens chat`: a conversation in a terminal, or line by line if standard input is not a terminal."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None
         saved.thinking = options["thinking"]
     hide, held = options.pop("hide_thinking"), structure(options)
     names = ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv", "prefix_dir", "prefix_bytes")
-    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens")}
+    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens", "speculation")}
     saved.model = loading["model"]
     conversation = Conversation(saved, load_model(dict(loading)), loading, {**options, **held}, quiet, hide)
     conversation.run(Editor(tuple(COMMANDS)) if sys.stdin.isatty() else LineReader())
@@ -97,7 +97,9 @@ class Conversation:
             word, _, rest = line.partition(" ")
             command = COMMANDS.get(word)
             if command is None:
-                raise UsageError(f"{word} is no command; /help lists them, and a message may begin with //")
+                raise UsageError(
+                    f"{word} is not a command; /help lists the commands. Write // for a message that begins with /"
+                )
             command(self, rest.strip())
         elif line:
             self.ask(line[1:] if line.startswith("//") else line)
@@ -122,7 +124,7 @@ class Conversation:
             else:
                 say("stopped before the answer; /retry asks again")
         except ContextFull as problem:
-            raise ContextFull(f"{problem}; /undo takes a turn back, /exit ends") from None
+            raise ContextFull(f"{problem}; /undo removes a turn, /exit ends the conversation") from None
         finally:
             if said.content or said.thinking:
                 self.saved.messages += [asked, said.message]
@@ -134,7 +136,7 @@ class Conversation:
                 say(receipt_line(said.receipt, width and width - len("trilens: ")))
 
     def _keep(self) -> None:
-        """For -c. A disk that is full costs no conversation."""
+        """Save the conversation for -c. If the disk is full, the conversation continues all the same."""
         with suppress(OSError):
             last_conversation().parent.mkdir(parents=True, exist_ok=True)
             write_conversation(last_conversation(), self.saved)
@@ -142,51 +144,51 @@ class Conversation:
     # ---------------------------------------------------------------------------------------- commands
 
     def help(self, rest: str) -> None:
-        """this list"""
+        """show this list"""
         for name, command in COMMANDS.items():
             print(folded(f"  {name:10} {command.__doc__}", " " * 13), file=sys.stderr)
         print(folded("  Enter sends, Alt-Enter starts a new line, Ctrl-C stops an answer"), file=sys.stderr)
 
     def change_model(self, rest: str) -> None:
-        """NAME: let another model go on; without NAME, say which one answers"""
+        """NAME: continue with another model; without NAME, show the current one"""
         if rest:
             loading = {**self._loading, "model": rest}
             self.model, self._loading, self.saved.model = load_model(dict(loading)), loading, rest
-        say(f"{self.saved.model} answers")
+        say(f"the model is {self.saved.model}")
 
     def change_thinking(self, rest: str) -> None:
-        """WORD: on, off, a level or the most tokens; "default" for the model's own"""
+        """WORD: on, off, a level or a maximum of tokens; "default" for the model's own"""
         if rest:
             self.saved.thinking = None if rest == "default" else thinking_word(rest)
-        say(f"thinking: {self.saved.thinking or 'as the model has it'}")
+        say(f"thinking: {self.saved.thinking or 'default of the model'}")
 
     def change_system(self, rest: str) -> None:
-        """TEXT: the system message from now on; "none" for none"""
+        """TEXT: set the system message; "none" removes it"""
         if rest:
             self.saved.system = None if rest == "none" else rest
         say(f"system: {self.saved.system or 'none'}")
 
     def save(self, rest: str) -> None:
-        """FILE: write the conversation there, as JSON"""
+        """FILE: save the conversation as JSON"""
         if not rest:
             raise UsageError("/save needs a file, as in /save talk.json")
         try:
             write_conversation(Path(rest).expanduser(), self.saved)
         except OSError as problem:
             raise UsageError(f"{rest}: cannot be written ({problem.strerror})") from None
-        say(f"{len(self.saved.messages) // 2} turns are in {rest}")
+        say(f"saved {_turns(self.saved.messages)} in {rest}")
 
     def load(self, rest: str) -> None:
-        """FILE: go on with the conversation there; the model stays"""
+        """FILE: continue a saved conversation with the current model"""
         if not rest:
             raise UsageError("/load needs a file, as in /load talk.json")
         found = read_conversation(Path(rest).expanduser())
         found.model = self.saved.model
         self.saved, self.question = found, None
-        say(f"{len(found.messages) // 2} turns from {rest}")
+        say(f"loaded {_turns(found.messages)} from {rest}")
 
     def show_receipt(self, rest: str) -> None:
-        """the whole receipt of the last answer"""
+        """show the whole receipt of the last answer"""
         if self.receipt is None:
             raise UsageError("there is no receipt yet; ask something first")
         print(self.receipt.as_text(), file=sys.stderr)
@@ -207,17 +209,22 @@ class Conversation:
                 messages += before
 
     def undo(self, rest: str) -> None:
-        """take the last question and its answer back"""
+        """remove the last question and its answer"""
         if not self.saved.messages:
-            raise UsageError("there is no turn to take back")
+            raise UsageError("there is no turn to remove")
         del self.saved.messages[-2:]
         self.question = None
         self._keep()
-        say(f"taken back; {len(self.saved.messages) // 2} turns are left")
+        say(f"removed; {_turns(self.saved.messages)} left")
 
     def exit(self, rest: str) -> None:
-        """end the conversation, as Ctrl-D does; -c goes on with it"""
+        """end the conversation, as Ctrl-D does; `trilens chat -c` continues it"""
         self.ended = True
+
+
+def _turns(messages: list[dict[str, Any]]) -> str:
+    count = len(messages) // 2
+    return f"{count} turn" if count == 1 else f"{count} turns"
 
 
 COMMANDS: dict[str, Callable[[Conversation, str], None]] = {

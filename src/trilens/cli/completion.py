@@ -1,4 +1,4 @@
-"""The command that prints a shell's completion script. click makes the script and answers it."""
+"""The command that prints a shell's completion script. click writes the script and answers its questions."""
 
 from __future__ import annotations
 

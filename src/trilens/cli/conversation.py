@@ -1,4 +1,4 @@
-"""Conversations on disk: what /save, /load and `chat -c` read and write."""
+"""Conversations on disk, for /save, /load and `chat -c`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def last_conversation() -> Path:
 
 
 def write_conversation(path: Path, saved: Saved) -> None:
-    """The whole file or none, for nobody else to read. Raises OSError."""
+    """Write the whole file or nothing, readable by its owner only. Raises OSError."""
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -45,7 +45,7 @@ def write_conversation(path: Path, saved: Saved) -> None:
 
 
 def read_conversation(path: Path) -> Saved:
-    """Raises UsageError for a file that is none."""
+    """Raises UsageError for a file that is not a saved conversation."""
     try:
         found = read_json_object(path)
     except FileNotFoundError:
@@ -62,5 +62,7 @@ def read_conversation(path: Path) -> Saved:
         or not all(isinstance(m.get("content"), str) for m in messages)
         or not all(text is None or isinstance(text, str) for text in texts)
     ):
-        raise UsageError(f"{path}: is no saved conversation; expected messages of the user and the assistant in turn")
+        raise UsageError(
+            f"{path}: is not a saved conversation; expected messages of the user and the assistant in turn"
+        )
     return Saved(model, system, thinking, messages)

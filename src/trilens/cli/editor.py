@@ -1,4 +1,4 @@
-"""Where a conversation's lines come from: the line editor of a terminal, or standard input."""
+"""The source of a conversation's lines: a line editor on a terminal, else standard input."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ class Editor:
             return None
 
     def close(self) -> None:
-        """What was typed or pasted and not read goes nowhere: the shell would run it."""
+        """Discard what was typed or pasted but not read; otherwise the shell would run it."""
         system.drop_typed_input()

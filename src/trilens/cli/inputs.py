@@ -1,4 +1,4 @@
-"""Prompts and texts as they are given: an argument, standard input, a file."""
+"""Prompts and texts from an argument, standard input or a file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def prompt_text(prompt: str | None) -> str:
 
 
 def prompt_with_context(prompt: str | None, files: tuple[str, ...]) -> str:
-    """The prompt, behind the files and what comes on standard input beside it."""
+    """The prompt after the files of -f and the text on standard input."""
     texts = [text_of(file) for file in files]
     if prompt is not None and prompt != "-" and "-" not in files and _something_comes_in():
         texts.append(text_of("-"))
@@ -53,7 +53,7 @@ def _something_comes_in() -> bool:
 
 
 def is_text(said: str) -> bool:
-    """Whether it has a form in UTF-8; bytes of the command line that are none come as halves of surrogate pairs."""
+    """Whether it is valid in UTF-8. Invalid bytes on the command line arrive as halves of surrogate pairs."""
     try:
         said.encode()
     except UnicodeEncodeError:
@@ -62,8 +62,9 @@ def is_text(said: str) -> bool:
 
 
 def as_typed(said: str) -> str:
-    """An error about thinking with its values as they are typed here, and not as Python writes them. What stands in
-    quotes is what was typed."""
+    """An error about thinking, with values as they are typed on the command line instead of Python's spelling. Text in
+    quotes is what the user typed.
+    """
     if "thinking" not in said:
         return said
     return re.sub(r"(?<!')\b(True|False)\b", lambda found: {"True": "on", "False": "off"}[found[0]], said)
@@ -81,8 +82,9 @@ def text_of(file: str) -> str:
 
 
 def structure(options: dict[str, Any]) -> dict[str, Any]:
-    """Takes the options for the answer's form out, and returns the one that was stated, read from its file. Raises
-    UsageError, and SchemaRefused for a form that no model can follow."""
+    """Remove the options for the answer's form and return the one that was given, read from its file. Raises
+    UsageError, and SchemaRefused for a form that no model can follow.
+    """
     schema, regex, choice, grammar = (options.pop(name) for name in ("schema", "regex", "choice", "grammar"))
     every = {"schema": schema, "regex": regex, "choice": choice or None, "grammar": grammar}
     stated = [name for name, value in every.items() if value is not None]

@@ -88,7 +88,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 
 def _sum(total: Total) -> tuple[str, ...]:
-    """A sum of some calls only says of how many."""
+    """A sum over only some of the calls, with their number."""
 
     def of(value: float | None, count: int, digits: int) -> str:
         if value is None:

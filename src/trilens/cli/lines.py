@@ -1,4 +1,4 @@
-"""The lines of `run --file`: each is a request of its own, and an error in one is an error of that one."""
+"""The lines of `run --file`. Each is a separate request, and an error in one does not affect the others."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ TYPES: dict[str, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a file. `fault` says why there is nothing to ask; `options` go over the command line's; `hash` is of
-    its bytes, by which its answer is known again."""
+    """One line of a file. `fault` says why it cannot be asked. `options` override those of the command line. `hash` is
+    a hash of its bytes that identifies its answer.
+    """
 
     number: int
     id: str | int | None = None
@@ -71,7 +72,7 @@ class Lines:
             return sum(1 for line in file if line.strip())
 
     def __iter__(self) -> Iterator[Line]:
-        """Lines that are not empty. Raises UsageError where there are none, or the file cannot be read on."""
+        """The lines that are not empty. Raises UsageError if there are none, or if the file can no longer be read."""
         number = found = 0
         with self.file:
             while True:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def load_model(options: dict[str, Any]) -> Model | HostedModel:
-    """The model that the options name; takes the options of loading out, so that those of generating are left."""
+    """Load the model that the options name. Removes the options for loading, so that those for generating are left."""
     from trilens.hosted.load import is_hosted, load_hosted
     from trilens.model import load
 
@@ -23,11 +23,13 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
     stated = {key: value for key in loading if (value := options.pop(key)) is not None}
     if options.pop("trust_control_tokens"):
         stated["trust_control_tokens"] = True
+    if not options.pop("speculation"):
+        stated["speculation"] = False
     prefix_bytes = options.pop("prefix_bytes")
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
         if given or ignore_keys:
-            option = (given or ["ignore-key"])[0].replace("_", "-")
+            option = (given or ["ignore-key"])[0].replace("_", "-").replace("speculation", "no-speculation")
             raise UsageError(f"--{option} is for models that run here, and {name} does not")
         return load_hosted(name)
     progress = Progress(name)

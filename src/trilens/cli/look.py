@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
-from trilens.cli.options import Number, ThinkingWord
+from trilens.cli.options import THREADS, Number, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
@@ -108,11 +108,7 @@ def compare(
     metavar="WORD",
     help="off, on, a level, or a maximum number of tokens. Default: the model's own.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Number of threads. Default: the physical cores that this process may use.",
-)
+@THREADS
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, **options: Any) -> None:
@@ -244,11 +240,7 @@ def pull(model: str) -> None:
 @click.argument("model")
 @click.option("--prompt", type=click.IntRange(1), default=256, show_default=True, help="Number of prompt tokens.")
 @click.option("--decode", type=click.IntRange(1), default=32, show_default=True, help="Number of answer tokens.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Number of threads. Default: the physical cores that this process may use.",
-)
+@THREADS
 @click.option(
     "--repeat",
     type=click.IntRange(1),

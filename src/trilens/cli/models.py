@@ -1,4 +1,4 @@
-"""The commands that look after models: `models`, `show`, `rm`."""
+"""The commands that manage models: `models`, `show`, `rm`."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Bytes(click.ParamType):  # type: ignore[type-arg]
 
 
 class Number(click.FloatRange):
-    """A float in a range; "nan" and "inf" are in none."""
+    """A float in a range. "nan" and "inf" are outside every range."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number = float(super().convert(value, param, ctx))
@@ -51,7 +51,7 @@ class Text(click.ParamType):  # type: ignore[type-arg]
 
 
 class ThinkingWord(click.ParamType):  # type: ignore[type-arg]
-    """A word of --thinking; whether a model can do it shows when it is asked."""
+    """A word of --thinking. Whether the model can do it is checked with the request."""
 
     name = "word"
 
@@ -97,6 +97,16 @@ TRUST = click.option(
     is_flag=True,
     help="Interpret control tokens in prompts and messages instead of treating them as text.",
 )
+THREADS = click.option(
+    "--threads",
+    type=click.IntRange(1, 1024),
+    help="Number of threads. Default: the physical cores that this process may use.",
+)
+SPECULATION = click.option(
+    "--speculation/--no-speculation",
+    default=True,
+    help="Compute tokens ahead that stood behind the same text earlier. It changes no answer. Default: where it pays.",
+)
 MODEL = options(
     click.option(
         "--model",
@@ -113,17 +123,14 @@ MODEL = options(
         show_default=True,
         help="The implementation that computes.",
     ),
-    click.option(
-        "--threads",
-        type=click.IntRange(1, 1024),
-        help="Number of threads. Default: the physical cores that this process may use.",
-    ),
+    THREADS,
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading."),
     click.option(
         "--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Number format of the KV cache. Default: f16."
     ),
     *PREFIXES,
     TRUST,
+    SPECULATION,
     click.option(
         "--ignore-key",
         "ignore_keys",

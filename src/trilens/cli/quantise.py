@@ -1,4 +1,4 @@
-"""The commands that make a model's file smaller, and say what that costs."""
+"""The commands that make a model's file smaller, and measure the loss in quality."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from trilens.cli.inputs import text_of
+from trilens.cli.options import THREADS
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.units import data
@@ -52,11 +53,7 @@ def quantise(model: str, to: str, output: Path, threads: int | None, offline: bo
 @click.argument("file")
 @click.option("--context", type=click.IntRange(16), default=512, show_default=True, help="Number of tokens per piece.")
 @click.option("--pieces", type=click.IntRange(1), help="Read only this many pieces.")
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Number of threads. Default: the physical cores that this process may use.",
-)
+@THREADS
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def perplexity(

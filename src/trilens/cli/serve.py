@@ -1,4 +1,4 @@
-"""The command that answers over HTTP."""
+"""The command that serves models over HTTP."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, TRUST, Number, options
+from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, Number, options
 from trilens.errors import UsageError
 
 
 class _WithEngineOptions(click.Command):
-    """What stands behind `--` is the engine's."""
+    """Arguments after `--` belong to the engine."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -51,16 +51,13 @@ class _WithEngineOptions(click.Command):
 @click.option(
     "--read-limit", type=Number(0.1), default=10, show_default=True, help="Maximum seconds for a request header."
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 1024),
-    help="Number of threads. Default: the physical cores that this process may use.",
-)
+@THREADS
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading.")
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @options(
     *PREFIXES,
     TRUST,
+    SPECULATION,
     click.option(
         "--engine", type=click.Choice(["vllm", "sglang"]), help="Start this engine of yours, and serve its model."
     ),
@@ -111,6 +108,7 @@ def serve(
     prefix_dir: Path | None,
     prefix_bytes: int,
     trust_control_tokens: bool,
+    speculation: bool,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -137,9 +135,10 @@ def serve(
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
-        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None:
+        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None or not speculation:
             raise UsageError(
-                "--engine takes one MODEL, without --threads, --quantise or --prefix-dir; its own options go after --"
+                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir or --no-speculation; its own "
+                "options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -153,6 +152,7 @@ def serve(
     if prefix_dir is not None:
         stated["prefix_bytes"] = prefix_bytes
     stated["trust_control_tokens"] = trust_control_tokens or None
+    stated["speculation"] = None if speculation else False
     options = {name: value for name, value in stated.items() if value is not None}
     registry = ModelRegistry(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
     run_server(registry, rules, port, limits)

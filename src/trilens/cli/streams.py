@@ -1,7 +1,7 @@
-"""Standard input, output and error, in whatever state they were handed over: closed, full, or not in UTF-8.
+"""Standard input, output and error in any state: closed, full, or not in UTF-8.
 
-Standard output carries the answer: what cannot be written there is an error. Standard error carries everything else:
-what cannot be written there is left out, and never costs the answer.
+Standard output carries the answer, so a failure to write there is an error. Standard error carries everything else; a
+failure to write there is ignored and never loses the answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from trilens.errors import RequestRefused, UsageError
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """`sys.stdout` and `sys.stderr` as described above, `sys.stdin` there at least; as they were before, afterwards."""
+    """Replace `sys.stdout` and `sys.stderr` as described above, and make sure that `sys.stdin` exists. All are restored
+    at the end.
+    """
     before = sys.stdin, sys.stdout, sys.stderr
     closed = [descriptor for descriptor in (0, 1, 2) if not _is_open(descriptor)]
     for descriptor in closed:
@@ -38,7 +40,7 @@ def standard_streams() -> Iterator[None]:
 
 
 class Output(io.TextIOBase):
-    """Standard output. Raises RequestRefused where it cannot be written, BrokenPipeError where its reader has left."""
+    """Standard output. Raises RequestRefused if it cannot be written, and BrokenPipeError if its reader has left."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -58,7 +60,7 @@ class Output(io.TextIOBase):
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Once it has failed it fails every time, for somebody may ask only whether it can be written."""
+        """After one failure every later write fails too, because a caller may only test whether writing is possible."""
         if self.failure is not None:
             raise self.failure
         try:
@@ -91,7 +93,7 @@ class Output(io.TextIOBase):
 
 
 class Notes(Output):
-    """Standard error. Nothing that happens to it is an error."""
+    """Standard error. A failure to write to it is not an error."""
 
     def write(self, text: str) -> int:
         if self._stream is not None:
@@ -114,7 +116,7 @@ class Notes(Output):
 
 
 def json_text(value: Any) -> str:
-    """A line of JSON. Where standard output is not in Unicode, in ASCII, so that it stays JSON."""
+    """A line of JSON. It is in ASCII if standard output is not in Unicode, so that it stays JSON."""
     unicode = sys.stdout.encoding.lower().replace("-", "").startswith("utf")
     text = json.dumps(value, ensure_ascii=not unicode)
     with suppress(UnicodeEncodeError):
@@ -124,7 +126,7 @@ def json_text(value: Any) -> str:
 
 
 def read_input() -> bytes:
-    """All of standard input. Raises UsageError where it cannot be read."""
+    """All of standard input. Raises UsageError if it cannot be read."""
     try:
         return sys.stdin.buffer.read()
     except (OSError, ValueError) as problem:
@@ -133,7 +135,7 @@ def read_input() -> bytes:
 
 
 def read_line() -> str:
-    """The next line of standard input, "" at its end. Raises UsageError where it cannot be read."""
+    """The next line of standard input, "" at its end. Raises UsageError if it cannot be read."""
     try:
         return sys.stdin.buffer.readline().decode("utf-8")
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""What is shown while something goes on: an answer as it comes, its thinking, a line of progress; and Ctrl-C."""
+"""What a terminal shows while trilens works: an answer and its thinking as they arrive, and progress. Also Ctrl-C."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def say(line: str) -> None:
 
 
 def folded(line: str, behind: str = "  ") -> str:
-    """On a terminal, between words where it is too narrow for the line; later lines begin with `behind`."""
+    """On a terminal, break the line between words if it is too long. Later lines begin with `behind`."""
     width = columns()
     if width is None or len(line) <= width:
         return line
@@ -34,7 +34,7 @@ def folded(line: str, behind: str = "  ") -> str:
 
 
 def columns() -> int | None:
-    """How wide the terminal is that standard error goes to; None where it goes to no terminal."""
+    """The width of the terminal that standard error goes to; None if it is not a terminal."""
     if not sys.stderr.isatty():
         return None
     try:
@@ -44,7 +44,7 @@ def columns() -> int | None:
 
 
 class Progress:
-    """A line on a terminal's standard error while weights are read; nothing elsewhere, and nothing for quick loads."""
+    """A progress line on a terminal while weights are read. Nothing is shown elsewhere, or if loading is quick."""
 
     def __init__(self, name: str, doing: str = "loading") -> None:
         self.name = name
@@ -63,7 +63,7 @@ class Progress:
 
 
 class Said:
-    """What came of a stream so far; `receipt` once it has ended."""
+    """The text of a stream so far; `receipt` is set when it has ended."""
 
     def __init__(self) -> None:
         self.content = ""
@@ -79,7 +79,7 @@ class Said:
 
 
 def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool, said: Said | None = None) -> Said:
-    """Print an answer as it comes, its thinking beside it and its receipt behind it; `said` is what it fills."""
+    """Print an answer as it arrives, with its thinking, and then its receipt. Everything is collected in `said`."""
     from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCallEvent
 
     said = said or Said()
@@ -110,8 +110,9 @@ def print_stream(stream: Stream | HostedStream, quiet: bool, hide: bool, said: S
 
 
 def receipt_line(receipt: Any, width: int | None = None) -> str:
-    """A receipt in one line: tokens, time, and money where it is known; without the speed, and then without what was
-    cached, where there are fewer columns than it needs."""
+    """A receipt in one line: tokens, time, and the price if it is known. If there are too few columns, the speed is
+    left out, then the cached tokens.
+    """
     tokens = receipt.tokens
     thought = f" · {tokens.thinking} thinking" if tokens.thinking else ""
     cached = f" ({tokens.cached} cached)" if tokens.cached else ""
@@ -127,8 +128,9 @@ def receipt_line(receipt: Any, width: int | None = None) -> str:
 
 
 def with_progress(stream: Any, came: threading.Event | None = None) -> Iterator[Event[Any]]:
-    """The stream's events. On a terminal, how far the prompt is read while nothing has come for a second; of a model
-    elsewhere, that its answer is waited for. `came` is set with the first event."""
+    """The stream's events. On a terminal, progress on the prompt is shown if nothing arrives for a second; for a model
+    elsewhere, a waiting message. `came` is set with the first event.
+    """
     if not sys.stderr.isatty():
         yield from stream
         return
@@ -162,7 +164,7 @@ def with_progress(stream: Any, came: threading.Event | None = None) -> Iterator[
 
 @contextmanager
 def interrupts(stream: Stream | HostedStream) -> Iterator[None]:
-    """Ctrl-C asks for the answer first, and ends it the second time."""
+    """Ctrl-C ends the thinking. If the model is not thinking, or the second time, it ends the answer."""
     asked = False
 
     def on_interrupt(number: int, frame: object) -> None:

@@ -1,7 +1,7 @@
 """What `trilens quantise --to` can make, and which tensor gets which type.
 
-The choice is llama.cpp's, tensor by tensor, so that a file made here has its size and quality: what a model is
-sensitive to (the head, values, some of the layers' last matrices) gets more bits than the rest. A test compares both.
+The choice is llama.cpp's, tensor by tensor, so a file has the same size and quality: sensitive parts of a model (the
+head, values, the last matrices of some layers) get more bits than the rest. A test compares both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trilens.errors import UsageError
 
 
 class FileType(NamedTuple):
-    """`number` is what stands in general.file_type; `most` the type of most tensors."""
+    """`number` is the value of general.file_type; `most` is the type of most tensors."""
 
     number: int
     most: str

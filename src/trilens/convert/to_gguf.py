@@ -1,6 +1,6 @@
 """A directory of safetensors as what a GGUF file holds: keys, tensors by llama.cpp's names, the tokenizer.
 
-Only for families whose keys are written here; the new file's wiring must read back as the directory's.
+Only for families whose keys are known here. The new file must give the same spec as the directory.
 """
 
 from __future__ import annotations

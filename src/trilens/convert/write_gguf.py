@@ -59,8 +59,8 @@ def quantise(
 ) -> Written:
     """Write a model's weights as a GGUF file of type `to`, a key of `FILE_TYPES`.
 
-    `progress` is called with (values written, values in all). The file appears when it is whole. Raises UsageError for
-    a file that is there or cannot be written, UnsupportedModel, BadCheckpoint.
+    `progress` is called with (values written, values in all). The file appears only when it is complete. Raises
+    UsageError for a file that exists or cannot be written, UnsupportedModel, BadCheckpoint.
     """
     if out.exists():
         raise UsageError(f"{out}: already exists; give the name of a new file")
@@ -172,7 +172,7 @@ def _write(
 
 
 def _check_wiring(source: Source, written: Path) -> None:
-    """Whatever a family has that its keys cannot say is found here, before anybody runs the file."""
+    """Finds whatever the keys cannot express of a family, before anybody runs the file."""
     if source.spec is None:
         return
     read = read_spec(Found("gguf", written, "path")).spec
@@ -181,8 +181,9 @@ def _check_wiring(source: Source, written: Path) -> None:
 
 
 def _wiring(spec: ModelSpec) -> str:
-    """Without what a GGUF file says in other words: the family's name, the rule behind rotary divisors, and the last
-    digits of numbers, which are 32-bit floats there."""
+    """The spec as text, without what a GGUF file says differently: the family's name, the rule of the rotary
+    divisors, and the last digits of numbers, which are 32-bit floats there.
+    """
     rule = r"scaling=(Llama3Scaling|LongRopeScaling)\((?:[^()]|\([^()]*\))*\)"
     factors = r", interleaved=(\w+), attention_factor=[^,]+, long_attention_factor=[^,)]+"
     said = re.sub(rule + factors, r"divisors, interleaved=\2", repr(spec.layers))

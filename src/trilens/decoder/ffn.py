@@ -10,7 +10,7 @@ SHARED_GATE = Glu(Curve.SIGMOID)
 
 
 def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> T:
-    """Every token through every weight."""
+    """Every token goes through every weight."""
     with ops.at(Part.FEED_FORWARD, layer):
         match ffn.glu:
             case Glu() as glu:
@@ -24,7 +24,7 @@ def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> 
 
 
 def routed_ffn(ops: Ops[T, R], layer: int, ffn: Routed, w: RoutedWeights, x: T, router_input: T | None = None) -> T:
-    """Every token through the few experts its router picks, and through the shared one."""
+    """Every token goes through the few experts that its router picks, and through the shared expert."""
     with ops.at(Part.ROUTER, layer):
         logits = ops.linear(x if router_input is None else router_input, w.router)
         routes = ops.route(logits, ffn.router, w.correction_bias, w.expert_scale)

@@ -1,4 +1,4 @@
-"""The vocabulary of the forward pass: what an executor has to be able to do. No family has a name here.
+"""The operations of the forward pass, which every executor implements. No family is named here.
 
 A value `T` is a matrix of one row per token of the step: [N, width]. Heads lie side by side in a row. The decoder
 never sees N, a position or a length: the executor knows the step's tokens, their sequences and their positions.
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 class Part(StrEnum):
-    """What an operation belongs to; costs and profiles fall out by part."""
+    """The part of the model that an operation belongs to. Costs and profiles are grouped by part."""
 
     EMBEDDING = "embedding"
     PROJECTIONS = "attention_projections"
@@ -43,7 +43,7 @@ class Part(StrEnum):
 
 
 class Ops(Protocol[T, R]):
-    """One executor's way of doing each operation. `T` is its handle of a matrix, `R` of a routing decision."""
+    """One executor's implementation of each operation. `T` is its handle of a matrix, `R` of a routing decision."""
 
     def at(self, part: Part, layer: int | None = None) -> AbstractContextManager[None]:
         """Everything inside belongs to this part of this layer."""

@@ -1,4 +1,6 @@
-"""Gated recurrence: a matrix a head that every token changes a little, in place of keys and values of all tokens."""
+"""Gated recurrence: each head has a matrix that every token changes a little, instead of keys and values of all
+tokens.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Three ways to carry the decoder out: count it, compute it with PyTorch, or record it once and replay it in C++."""
+"""Three ways to run the decoder: count its cost, compute it with PyTorch, or record it once and replay it in C++."""

@@ -1,8 +1,8 @@
 """What a step costs: the decoder run on shapes alone. Plain integers; no weights, no numpy, no torch.
 
-A multiply-add counts as two operations. Counted are the matrix products (projections, experts, router, head) and
-attention's two products over the query-key pairs that are visible, a convolution's taps, and a recurrence's products
-with its matrices; norms, activations, decays, softmax and rotations are not, nor does PyTorch's counter see them.
+A multiply-add counts as two operations. Counted are the matrix products (projections, experts, router, head),
+attention's two products over the visible query-key pairs, a convolution's taps, and a recurrence's products with its
+matrices. Norms, activations, decays, softmax and rotations are not counted; PyTorch's counter does not see them either.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class StepCost:
         return round(sum(t.elements * bytes_per_element(t.parameter) for t in self.read(part).values()))
 
     def read(self, part: Part | None = None) -> dict[str, Touched]:
-        """By parameter: where it is read most."""
+        """For each parameter, the operation that reads most of it."""
         read: dict[str, Touched] = {}
         for cost in self._of(part, None):
             for touch in cost.touched:
@@ -152,7 +152,7 @@ def token_cost(spec: ModelSpec, context: int = 1, batch: int = 1) -> StepCost:
 
 @memoised
 def count_parameters(spec: ModelSpec) -> ParameterCount:
-    """What one token touches, against what there is."""
+    """Count the parameters that one token uses, and all parameters."""
     every = {p.name: p for p in parameters(decoder_weights(spec))}
     touched: dict[str, Fraction] = {}
     multiplied: set[str] = set()
@@ -171,8 +171,9 @@ def count_parameters(spec: ModelSpec) -> ParameterCount:
 
 
 def kv_bytes(spec: ModelSpec, tokens: int, bytes_per_element: Fraction | int = 2) -> int:
-    """Bytes of keys and values that one sequence of `tokens` holds; windows and chunks hold no more than they can still
-    see."""
+    """Bytes of keys and values of one sequence of `tokens` tokens. Windows and chunks keep no more than they can
+    still see.
+    """
     positions, _ = by_kind(spec.states)
     return int(sum(p.kept(tokens) * p.width for p in positions) * Fraction(bytes_per_element))
 
@@ -184,7 +185,9 @@ def fixed_bytes(spec: ModelSpec) -> int:
 
 
 def distinct_experts(experts: int, chosen: int, tokens: int) -> Fraction:
-    """Expected number of different experts that `tokens` tokens wake when each picks `chosen` of them evenly."""
+    """Expected number of different experts that fire for `tokens` tokens, if each picks `chosen` of them with equal
+    probability.
+    """
     if tokens == 1:
         return Fraction(chosen)
     return Fraction(experts * (1.0 - (1.0 - chosen / experts) ** tokens))
@@ -198,8 +201,9 @@ def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
 
 
 class StepCounter:
-    """The sums of `step_cost` for one model, at once for any step: what grows with rows, with pairs and with experts
-    is taken from two runs of the decoder, and a test holds it to the accountant's number."""
+    """The sums of `step_cost` for one model, quickly for any step. The terms that grow with rows, pairs and experts
+    come from two runs of the decoder. A test compares the sums with the accountant's.
+    """
 
     def __init__(self, spec: ModelSpec, bytes_per_element: Callable[[Parameter], Fraction]) -> None:
         self.parameters = count_parameters(spec)
@@ -429,7 +433,7 @@ class _Accountant:
         return v
 
     def _keep_fixed(self, tensor: StateTensor) -> None:
-        """The tensor is read before a sequence's new tokens, and written behind them."""
+        """The tensor is read before a sequence's new tokens and written after them."""
         for span in self.spans:
             self._cost.fixed_bytes_moved += 2 * tensor.bytes * min(span.new, 1)
             self._cost.fixed_bytes_moved_singly += 2 * tensor.bytes * span.new
@@ -469,7 +473,7 @@ class _Accountant:
 
 
 def visible_pairs(mask: Mask, past: int, new: int) -> int:
-    """Query-key pairs that `new` tokens behind `past` cached ones see, their own positions included."""
+    """Query-key pairs of `new` tokens after `past` cached ones, including their own positions."""
     return _pairs_up_to(mask, past + new) - _pairs_up_to(mask, past)
 
 

@@ -1,4 +1,4 @@
-"""What every executor of a loaded model offers to the room that generates tokens."""
+"""The interface of every executor of a loaded model, as token generation uses it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Block(Protocol):
 
     @property
     def own_bytes(self) -> int:
-        """Bytes of these that nothing else keeps: what letting go of it would free."""
+        """Bytes of these that nothing else uses, so that dropping the block would free them."""
         ...
 
     @property
@@ -48,7 +48,7 @@ class Block(Protocol):
         ...
 
     def written(self) -> bytes:
-        """All of it, for `Executor.restored`. Raises RequestRefused where that cannot be."""
+        """All of it as bytes, for `Executor.restored`. Raises RequestRefused if the executor cannot do this."""
         ...
 
 
@@ -80,7 +80,7 @@ class CachedSequence(Protocol):
         ...
 
     def grow(self, tokens: int) -> bool:
-        """Take the memory for `tokens` more of them; False, with nothing taken, when there is not enough."""
+        """Allocate memory for `tokens` more tokens. False, with nothing allocated, if there is not enough."""
         ...
 
     def routes(self, first: int = 0) -> np.ndarray:
@@ -105,7 +105,7 @@ class CachedSequence(Protocol):
         ...
 
     def nearest(self, length: int) -> int:
-        """The longest beginning of at most `length` tokens that `fork` and `rewind` can go to; 0 always is one."""
+        """The longest prefix of at most `length` tokens that `fork` and `rewind` can reach; 0 always can be."""
         ...
 
     def snapshot(self) -> None:
@@ -114,11 +114,15 @@ class CachedSequence(Protocol):
         ...
 
     def snapshot_at(self, length: int) -> None:
-        """The same once there are `length` tokens. In the midst of a step not every executor can."""
+        """The same when `length` tokens are reached. Not every executor can do this within a step."""
         ...
 
     def free(self) -> None:
-        """Give its memory back now; it is empty then."""
+        """Free its memory now; it is then empty."""
+        ...
+
+    def take_back(self, tokens: int) -> None:
+        """Forget the last `tokens` of the step before, which came from a draft."""
         ...
 
     def rewind(self, length: int) -> bool:
@@ -130,28 +134,32 @@ class CachedSequence(Protocol):
 class StepInput:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
     token that `sampler` (see `generate.sampling`) draws from them; it may draw `max_draws` before
-    somebody has to look."""
+    somebody has to look. Beyond these it may draw `max_drafted` from a draft, which `CachedSequence.take_back` and the
+    sampler can undo."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
     logits: bool = True
     sampler: Any = None
     max_draws: int = 1
+    max_drafted: int = 0
 
 
 class StepOutput(NamedTuple):
     """Of each feed the tokens that its sampler drew, and by the feed's place why one could not; of each step its
-    seconds, and in how many passes it read the weights. A feed was in the first step, and in one more for each further
-    token of its."""
+    seconds, and in how many passes it read the weights. `drafts`: for each feed and each step that it was in, how many
+    tokens were proposed, and how many of these the sampler drew too. A feed was in the first step, and in one more for
+    each further token that did not come from a draft."""
 
     tokens: Sequence[Sequence[int]]
     faults: Mapping[int, RequestRefused]
     seconds: Sequence[float]
     passes: Sequence[int]
+    drafts: Sequence[Sequence[tuple[int, int]]]
 
 
 class Executor(Protocol):
-    """Carries the decoder out for a batch of sequences at a time."""
+    """Runs the decoder for a batch of sequences at a time."""
 
     @property
     def name(self) -> str: ...
@@ -161,7 +169,7 @@ class Executor(Protocol):
 
     @property
     def arithmetic(self) -> str:
-        """What is rounded on the way, in words."""
+        """What is rounded during the computation, in words."""
         ...
 
     @property
@@ -192,12 +200,12 @@ class Executor(Protocol):
 
     @property
     def cache_limit(self) -> int:
-        """Bytes that all sequences and shared blocks may keep together."""
+        """Bytes that all sequences and shared blocks may use together."""
         ...
 
     @property
     def cache_free(self) -> int:
-        """Bytes of these that nothing keeps now."""
+        """Bytes of the limit that are free now."""
         ...
 
     @property
@@ -236,7 +244,7 @@ class Executor(Protocol):
 
     @property
     def steppers(self) -> int:
-        """How many steps can run at once, each for sequences of its own."""
+        """How many steps can run at once, each for its own sequences."""
         ...
 
     def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:

@@ -87,7 +87,7 @@ class TorchBlock:
 class TorchSequence:
     """What the layers keep of one sequence. Position `starts[p]` is the first that p's keys and values still hold.
 
-    No tensor is ever written in place, so a fork and a snapshot share them.
+    Tensors are never changed in place, so forks and snapshots share them.
     """
 
     def __init__(self, executor: TorchExecutor, request_length: int) -> None:
@@ -194,6 +194,9 @@ class TorchSequence:
     def free(self) -> None:
         self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
 
+    def take_back(self, tokens: int) -> None:
+        raise NotImplementedError("the torch executor draws no drafts")
+
     def rewind(self, length: int) -> bool:
         if not self._holds(length):
             return False
@@ -209,7 +212,7 @@ class TorchSequence:
         return True
 
     def _holds(self, length: int) -> bool:
-        """Whether all that a sequence of the first `length` tokens would keep is still here."""
+        """Whether everything that a sequence of the first `length` tokens needs is still here."""
         if not 0 <= length <= self.length:
             return False
         if self.fixed and length != self.length and length not in self.snapshots:
@@ -217,7 +220,7 @@ class TorchSequence:
         return all(self.starts[p.index] <= first_visible(p.keep, length) for p in self.positions)
 
     def drop_unseen(self) -> None:
-        """Let go of what no later token can see."""
+        """Drop what no later token can see."""
         for p in self.positions:
             held = self.length - self.starts[p.index]
             kept = p.kept(self.length)
@@ -293,7 +296,7 @@ class TorchExecutor:
                     tokens[i].append(feed.sampler.choose(next(rows)))
                 except RequestRefused as fault:
                     faults[i] = fault
-        return StepOutput(tokens, faults, [time.perf_counter() - start], [1])
+        return StepOutput(tokens, faults, [time.perf_counter() - start], [1], [[(0, 0)]] * len(batch))
 
     def forward(self, batch: Sequence[StepInput], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""

@@ -1,4 +1,6 @@
-"""One request's tokens -> pieces of its thinking and of its answer, each token counted, the thinking kept in budget."""
+"""One request's tokens -> pieces of its thinking and its answer. Every token is counted, and the thinking stays
+within its budget.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import numpy as np
 from trilens.errors import RequestRefused
 from trilens.generate.ends import ANY, EndsBarred, also, without
 from trilens.generate.limits import Limits
-from trilens.generate.request import Finish
+from trilens.generate.request import UNREAD, Finish
 from trilens.text.events import TextEvent
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.stream import StopMatcher, TextStream
@@ -26,8 +28,9 @@ MOST_BREAKS = 2  # lines that a model may leave free between a thinking that it 
 
 
 class Constraint(Protocol):
-    """What an answer has to follow, token by token. With `calls` "forced" it also holds what stands between a thinking
-    and the call, such as the header of a new turn."""
+    """The rules that an answer has to follow, token by token. With `calls` "forced" they also cover what comes
+    between the thinking and the call, such as the header of a new turn.
+    """
 
     @property
     def calls(self) -> Calls: ...
@@ -41,13 +44,13 @@ class Constraint(Protocol):
         ...
 
     def begin(self, text: str) -> None:
-        """The answer begins with this text, which came before anybody could know that it would."""
+        """The answer begins with this text, which arrived before it was clear that the answer had begun."""
         ...
 
 
 @dataclass(frozen=True)
 class Closing:
-    """Tokens that close a thinking from outside; `opening` ones come before where the prompt has opened none."""
+    """Tokens that close the thinking from outside. `opening` tokens come first if the prompt has not opened it."""
 
     ids: tuple[int, ...]
     opening: tuple[int, ...] = ()
@@ -55,11 +58,11 @@ class Closing:
 
 @dataclass(frozen=True)
 class ThinkingReport:
-    """What was asked of the thinking, and what the tokens show.
+    """What was requested of the thinking, and what the tokens show.
 
-    `effective` is the setting that was rendered: "off", "on", "auto", a level, or "unknown". `thought`: there were
-    thoughts. `unasked`: it thought though it was told not to, before the answer or, where markers show it, inside.
-    `closed_by`: who ended the thinking; None where there was none, or where it never ended.
+    `effective` is the setting that was rendered: "off", "on", "auto", a level, or "unknown". `thought`: the model
+    thought. `unasked`: it thought although it was told not to, before the answer or, if markers show it, inside.
+    `closed_by`: who ended the thinking; None if there was none, or if it never ended.
     """
 
     requested: Thinking
@@ -184,8 +187,9 @@ class AnswerWriter:
             text = self._stream.push(token)
             pieces = splitter.push(text)
             self.counts.push(text, pieces)
-            if self._constraint is not None and not held and splitter.answering:
-                self._constraint.begin("".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held)
+            begun = "".join(p.text for p in pieces if isinstance(p, TextEvent)) + splitter.held
+            if self._constraint is not None and not held and splitter.answering and begun:
+                self._constraint.begin(begun)
             if self._show(pieces, unread):
                 return "stop_string"
         if self.before_answer is None:
@@ -228,6 +232,14 @@ class AnswerWriter:
         if self._barred is not None and self.tokens < self._barred.min_tokens:
             most = min(most, self._barred.min_tokens - self.tokens)
         return max(1, most)
+
+    def draftable(self) -> int:
+        """See `Writer.draftable`: none where what is allowed changes with every token."""
+        if self._constraint is not None or self.close_now:
+            return 0
+        if self._barred is not None and self.tokens < self._barred.min_tokens:
+            return self._barred.min_tokens - self.tokens - 1
+        return UNREAD
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         self._finished = True

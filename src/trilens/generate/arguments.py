@@ -30,7 +30,7 @@ def whole(
 ) -> None:
     integer = isinstance(value, int) and not isinstance(value, bool)
     fits = integer and least <= value < MOST  # type: ignore[operator]
-    expected = f"at least {least}" if integer and not fits and value < least else f"a whole number from {least} on"  # type: ignore[operator]
+    expected = f"at least {least}" if integer and not fits and value < least else f"a whole number, {least} or more"  # type: ignore[operator]
     _expect(error, (value is None and none) or fits, name, value, expected)
 
 

@@ -1,4 +1,4 @@
-"""Sets of tokens as bits, and tokens that would end an answer and may not."""
+"""Sets of tokens as bits, and tokens that may not end an answer yet."""
 
 from __future__ import annotations
 

@@ -299,7 +299,7 @@ def _whole(regex: str) -> str:
 def _plain(problem: str) -> str:
     """llguidance's word for what it cannot do, as a sentence."""
     unknown = re.fullmatch(r"Unimplemented keys: \[(.*)\]", problem.strip())
-    return f"{unknown[1]} cannot be held token by token" if unknown else _first_line(problem)
+    return f"{unknown[1]} cannot be enforced token by token" if unknown else _first_line(problem)
 
 
 def _first_line(problem: object) -> str:

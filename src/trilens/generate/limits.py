@@ -1,4 +1,4 @@
-"""How many tokens a request may take, and for what. Nothing is ever cut silently."""
+"""How many tokens a request may use, and for what. Nothing is truncated silently."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ THINKING = 8192  # tokens of a thinking without a budget
 
 @dataclass(frozen=True)
 class Limits:
-    """Most tokens in `total`, of the `answer`, and of the `thinking` before it, which is None where nobody thinks.
+    """Maximum tokens in `total`, for the `answer`, and for the `thinking` before it, which is None without thinking.
 
-    `answer` counts from where the answer begins, so that no thinking eats it. `context_bound`: it is the model's
-    context that says so, not the caller.
+    `answer` counts from where the answer begins, so thinking does not use it up. `context_bound`: the limit comes from
+    the model's context, not from the caller.
     """
 
     total: int
@@ -24,9 +24,9 @@ class Limits:
     context_bound: bool = False
 
     def within(self, most: int) -> Limits:
-        """The same with no more than `most` tokens in all, thinking and answer together."""
+        """The same limits with at most `most` tokens for thinking and answer together."""
         if most < 1:
-            raise RequestRefused(f"the most tokens of a completion are {most}; expected at least 1")
+            raise RequestRefused(f"the maximum number of tokens of a completion is {most}; expected at least 1")
         if most >= self.total:
             return self
         return Limits(most, min(self.answer, most), None if self.thinking is None else min(self.thinking, most))
@@ -44,7 +44,8 @@ def request_limits(
     """Limits of a request with `prompt` tokens. `max_tokens` 0: only the prompt is computed. `thinks`: it may
     think, `budget` tokens of it at most; `extra` tokens are what opens and closes the thinking.
 
-    What is stated is kept or refused, what is not shrinks to the room there is. Raises ContextFull, RequestRefused.
+    Limits that the caller gives are kept or refused; others shrink to the room there is. Raises ContextFull,
+    RequestRefused.
     """
     if prompt == 0:
         raise RequestRefused("the prompt is empty; expected at least one token")

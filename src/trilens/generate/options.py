@@ -76,6 +76,7 @@ class LoadOptions(NativeOptions, total=False):
     prefix_dir: str | PathLike[str] | None
     prefix_bytes: int
     trust_control_tokens: bool
+    speculation: bool
 
 
 class HostedOptions(TypedDict, total=False):

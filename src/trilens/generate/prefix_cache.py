@@ -1,8 +1,8 @@
-"""Beginnings that were computed once and need not be computed again.
+"""Prompt prefixes that were computed once and need not be computed again.
 
-What `PAGE` positions keep is a block. A block is found by a hash of its tokens and of all that comes before it, so one
-lookup a page finds a prompt's beginning, whoever computed it: a request that is still running, one that has finished,
-or an earlier process whose blocks were read from a directory.
+A block is the state of `PAGE` positions. It is found by a hash of its tokens and of all tokens before it, so one lookup
+per page finds a prompt's prefix, whether it was computed by a running request, a finished one, or an earlier process
+whose blocks were read from a directory.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ NOTHING = Found([], 0, [])
 
 
 class PrefixCache:
-    """Blocks by hash, up to `budget` bytes. The least recently used block is dropped first, and never one in use. For
-    any number of threads."""
+    """Blocks by hash, up to `budget` bytes. The least recently used block is dropped first; blocks in use are never
+    dropped. Safe for any number of threads.
+    """
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -128,8 +129,9 @@ class PrefixCache:
         return key in self._entries
 
     def put(self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, origin: Origin) -> None:
-        """Keep a block, also in place of one that lacks its fixed states. What it makes needless, a shorter block
-        behind the same beginning, goes."""
+        """Store a block, also in place of one without its fixed states. A shorter block after the same prefix is
+        removed, because it is no longer needed.
+        """
         with self._lock:
             entry = self._entries.get(key)
             if entry is not None:
@@ -157,7 +159,7 @@ class PrefixCache:
         return len(entry.tokens) < min(PAGE, len(tokens)) and tokens[: len(entry.tokens)] == entry.tokens
 
     def free(self, wanted: int) -> bool:
-        """Let go of blocks until `wanted` bytes of memory have come free; whether they have."""
+        """Drop blocks until `wanted` bytes of memory are free. Returns whether that was possible."""
         with self._lock:
             while wanted > 0:
                 freed = self._evict_one(len(self._entries))

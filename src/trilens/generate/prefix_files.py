@@ -1,8 +1,8 @@
-"""Beginnings that survive a restart: blocks of a prefix cache as files of a directory.
+"""Prefixes that survive a restart: blocks of a prefix cache as files in a directory.
 
 A file is one full block: a line that says what it is, the line of JSON that describes it, the pages as they lie in
 memory (every set of kernels reads the same), and a SHA-256 of all of that. It is written under another name first, so
-that a file is whole or not there. Prompts can be read from these files, so they are their owner's alone.
+that a file is either complete or missing. Prompts can be read from these files, so only their owner can read them.
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ class PrefixFiles:
         return self._path(key).is_file()
 
     def read(self, key: bytes, parent: bytes) -> Stored | None:
-        """The block with this key, None where there is none or no memory for it. What is damaged or another model's is
-        removed, with a line in the log."""
+        """The block with this key; None if there is none, or no memory for it. A damaged file, or one of another
+        model, is removed with a line in the log.
+        """
         path = self._path(key)
         states = self._executor.costs.fixed_bytes
         most = len(MAGIC) + MOST_DESCRIBED + 2 * self._executor.block_bytes + states + (1 << 20)
@@ -103,8 +104,9 @@ class PrefixFiles:
     def write(
         self, key: bytes, parent: bytes, tokens: tuple[int, ...], block: Block, *, again: bool = False
     ) -> Future[None] | None:
-        """Write it soon, in a thread of our own, also in place of a file that is there (`again`); None where too much
-        waits already."""
+        """Queue the block for writing by a background thread, also in place of an existing file (`again`). None if
+        too much is queued already.
+        """
         with self._lock:
             if self._waiting >= MOST_WAITING or self._waiting_bytes > WAITING_BYTES:
                 return None

@@ -86,6 +86,19 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Drafts:
+    """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they
+    were drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The
+    others cost `flops_lost`, which no phase contains.
+    """
+
+    proposed: int
+    accepted: int
+    weight_bytes_saved: int
+    flops_lost: int
+
+
+@dataclass(frozen=True)
 class Predicted:
     """Ten percent of such calls stay below `p10`, half below `p50`, 90 percent below `p90`. `measured` is this call's
     value.
@@ -127,6 +140,7 @@ class Receipt:
       from the call. None for a call that did not get that far.
     - `reused`: the prompt's cached tokens by their origin: a "running" request, a "finished" one, or "disk".
     - `preempted`: how often its memory went to other requests, so that it was computed again (`work.repeated`).
+    - `drafts`: tokens that were proposed and computed ahead, and what that saved.
     - `kv_cache_bytes` were used, in pages of `kv_held_bytes`. `fixed_state_bytes` are needed besides, whatever the
       length.
     - `weights_bytes`: memory of the weights, with `bits_per_weight` on average. `converted` counts the tensors that
@@ -154,6 +168,7 @@ class Receipt:
     seconds: float
     reused: dict[str, int]
     preempted: int
+    drafts: Drafts
     kv_cache_bytes: int
     kv_held_bytes: int
     fixed_state_bytes: int
@@ -197,6 +212,7 @@ class Receipt:
             _phase("prefill", self.work.prefill),
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
             _phase("answer", self.work.answer),
+            *_drafts(self.drafts),
             *([_phase("repeated", self.work.repeated)] if self.work.repeated.steps else []),
             f"memory   {data(self.weights_bytes)} weights, {self.bits_per_weight:.2f} bits per weight{converted} · "
             f"{data(self.kv_cache_bytes)} of KV cache in {data(self.kv_held_bytes)}{fixed}",
@@ -215,7 +231,7 @@ class Receipt:
 
 
 def _sources(reused: dict[str, int]) -> str:
-    """Where cached tokens come from, where that is not the ordinary place."""
+    """The origin of cached tokens, if it is not a finished request."""
     words = {"running": "from a running request", "disk": "from disk"}
     found = [f"{n} {words[source]}" for source, n in reused.items() if source in words]
     return f": {', '.join(found)}" if found else ""
@@ -270,6 +286,7 @@ def write_receipt(
         seconds=_between(g.times.called, g.times.ended) or 0.0,
         reused=dict(g.reused),
         preempted=g.preempted,
+        drafts=_drafts_of(executor, decode),
         kv_cache_bytes=g.kv_bytes,
         kv_held_bytes=g.kv_held,
         fixed_state_bytes=executor.costs.fixed_bytes,
@@ -314,24 +331,26 @@ def _positions(steps: Sequence[StepRecord]) -> list[slice]:
 
 
 def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None) -> Phase:
-    """What these steps came to, each of which read its weights anew."""
+    """The sums of these steps, each of which read its weights anew."""
     if not steps:
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
-    singles = [s for s in steps if s.fed == 1 and s.draws]
-    pieces = [s for s in steps if s.fed > 1 or not s.draws] if len(singles) < len(steps) else []
+    singles = [s for s in steps if s.computed == 1 and s.draws]
+    pieces = [s for s in steps if s.computed > 1 or not s.draws] if len(singles) < len(steps) else []
     costs = executor.costs
-    spans = [Span(s.past, s.fed, int(s.draws)) for s in pieces]
+    spans = [Span(s.past, s.computed, int(s.draws)) for s in pieces]
+    kept = [Span(s.past, s.fed, s.draws - s.lost) for s in pieces]
     runs = [Span(first, count, count) for first, count in _runs(singles)]
     tokens = len(singles) + sum(s.fed for s in pieces)
-    flops = costs.flops(tokens, len(singles) + sum(s.draws for s in pieces), [*spans, *runs])
+    flops = costs.flops(tokens, len(singles) + sum(s.draws - s.lost for s in pieces), [*kept, *runs])
     kv = sum(costs.kv_elements_read(s, singly=False) for s in spans)
     kv += sum(costs.kv_elements_read(s, singly=True) for s in runs)
-    weights = sum(costs.weight_bytes(s.fed, int(s.draws)) * s.passes for s in pieces)
+    weights = sum(costs.weight_bytes(s.computed, int(s.draws)) * s.passes for s in pieces)
     weights += sum([s.passes for s in singles]) * costs.weight_bytes(1, 1)
     seconds = sum([s.seconds for s in steps])
     kv_bytes = kv * executor.kv_element_bytes
     fixed = sum(costs.fixed_bytes_moved(s, singly=False) for s in spans)
     fixed += sum(costs.fixed_bytes_moved(s, singly=True) for s in runs)
+    fixed += sum(s.proposed for s in pieces) * costs.fixed_bytes  # written behind each token that may be taken back
     moved = weights + kv_bytes + fixed
     known = ceiling is not None and seconds > 0
     return Phase(
@@ -347,6 +366,19 @@ def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, cei
         bandwidth_share=moved / seconds / ceiling.bytes_per_second if known and ceiling else None,
         arithmetic_share=flops / seconds / ceiling.flops_per_second if known and ceiling else None,
     )
+
+
+def _drafts_of(executor: Executor, steps: Sequence[StepRecord]) -> Drafts:
+    """What speculation did in these steps."""
+    drafted = [s for s in steps if s.proposed]
+    costs = executor.costs
+    saved = sum(s.accepted * costs.weight_bytes(1, 1) for s in drafted)
+    saved -= sum(costs.weight_bytes(s.computed, s.draws) - costs.weight_bytes(1, 1) for s in drafted)
+    lost = 0
+    for s in drafted:
+        every, kept = Span(s.past, s.computed, s.draws), Span(s.past, s.fed, s.draws - s.lost)
+        lost += costs.flops(every.new, s.draws, [every]) - costs.flops(kept.new, s.draws - s.lost, [kept])
+    return Drafts(sum(s.proposed for s in drafted), sum(s.accepted for s in drafted), saved, lost)
 
 
 def _runs(singles: Sequence[StepRecord]) -> Iterator[tuple[int, int]]:
@@ -391,6 +423,16 @@ def _phase(name: str, p: Phase) -> str:
         f"{name:8} {p.tokens} tokens in {p.seconds:.2f} s · {p.tokens_per_second:.1f} tok/s · {flop(p.flops)} · "
         f"{data(p.weight_bytes)} weights and {data(p.kv_bytes)} KV read{experts}{' · ' + reached if reached else ''}"
     )
+
+
+def _drafts(d: Drafts) -> list[str]:
+    if not d.proposed:
+        return []
+    saved = data(max(0, d.weight_bytes_saved))
+    return [
+        f"drafts   {d.accepted} of {d.proposed} proposed tokens were right · {saved} of weights not read again · "
+        f"{flop(d.flops_lost)} in vain"
+    ]
 
 
 def _predicted(prediction: Prediction) -> list[str]:

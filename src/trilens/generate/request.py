@@ -1,4 +1,4 @@
-"""A request: what is asked for, how far it is, who takes its tokens, and what happened to it."""
+"""A request: what was asked for, its progress, the writer of its tokens, and what happened to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
 
 
 class Writer(Protocol):
-    """What becomes of a request's tokens. It is told of each as soon as it is drawn, and says how to go on."""
+    """Receives a request's tokens. It gets each token as soon as it is drawn, and decides how to continue."""
 
     def begin(self) -> Sequence[int]:
         """Tokens that stand before anything is drawn."""
@@ -41,13 +41,18 @@ class Writer(Protocol):
         may say how to go on. At least 1."""
         ...
 
+    def draftable(self) -> int:
+        """How many tokens may be drawn before it has seen those before them. It may object to one: those behind it are
+        taken back."""
+        ...
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         """No more tokens come."""
         ...
 
 
 class TokenWriter:
-    """The plainest writer: the tokens themselves."""
+    """The simplest writer: it keeps the tokens themselves."""
 
     def begin(self) -> Sequence[int]:
         return ()
@@ -61,6 +66,9 @@ class TokenWriter:
     def lookahead(self) -> int:
         return 1
 
+    def draftable(self) -> int:
+        return UNREAD
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass
 
@@ -68,7 +76,7 @@ class TokenWriter:
 class StepRecord(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with `draws` rows of logits. The whole step took
     `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other steppers
-    at that time."""
+    at that time. `proposed` tokens of a draft were computed too; of these `accepted` ones are among `fed`."""
 
     past: int
     fed: int
@@ -76,6 +84,18 @@ class StepRecord(NamedTuple):
     seconds: float
     batch_size: int
     passes: int = 1
+    proposed: int = 0
+    accepted: int = 0
+
+    @property
+    def lost(self) -> int:
+        """Tokens that were computed and taken back."""
+        return self.proposed - self.accepted
+
+    @property
+    def computed(self) -> int:
+        """Tokens that went through the layers."""
+        return self.fed + self.lost
 
 
 @dataclass
@@ -122,7 +142,7 @@ class Request:
     shares: bool = True  # it may go on with what others have computed
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
-    logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: `Sampler.last`
+    logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: see `Sampler`
     scores: PromptScores | None = None  # of the prompt's own tokens, where they are wanted
     kv_bytes: int = 0
     kv_held: int = 0
@@ -143,7 +163,7 @@ class Request:
 
     @property
     def waiting(self) -> bool:
-        """It has not begun, or has to begin again."""
+        """The request has not begun, or has to begin again."""
         return not self.fed or self.times.admitted is None
 
     @property
@@ -154,9 +174,12 @@ class Request:
     @property
     def max_draws(self) -> int:
         """The most tokens that may be drawn before somebody looks at them."""
-        if self.sampler.options.logprobs is not None:
-            return 1
         return max(1, min(self.limits.total - len(self.tokens), UNREAD - len(self.unread), self.writer.lookahead()))
+
+    @property
+    def max_drafted(self) -> int:
+        """The most tokens of a draft that may be drawn although its writer may object, and have them taken back."""
+        return max(0, min(self.limits.total - len(self.tokens) - 1, self.writer.draftable()))
 
     @property
     def largest_batch(self) -> int:

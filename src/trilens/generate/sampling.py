@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from trilens.errors import RequestRefused, shown
 
 MOST_ALTERNATIVES = 20
+Speculates = bool | Literal["always"]  # True: where it saves time
 _WORD = (1 << 64) - 1
 
 
@@ -72,7 +74,8 @@ class Sampling:
 class Sampler:
     """Chooses one request's tokens, one after the other. `inner` is what the native executor takes into its step."""
 
-    def __init__(self, options: Sampling, prompt: Sequence[int]) -> None:
+    def __init__(self, options: Sampling, prompt: Sequence[int], speculates: Speculates = False) -> None:
+        """`speculates`: it also proposes tokens, so that a step can draw several (see csrc/draft.h)."""
         from trilens.executors.native.extension import _native
 
         o = self.options = options
@@ -88,6 +91,8 @@ class Sampler:
             o.seed,
             np.asarray(prompt if o.repetition_penalty != 1.0 else (), np.int32),
         )
+        if speculates:
+            self.inner.speculate(np.asarray(prompt, np.int32), speculates == "always")
         for token, added in o.logit_bias.items():
             self.inner.bias(token, float(added))
         if o.logprobs is not None:
@@ -113,10 +118,14 @@ class Sampler:
         """uint32; bit i of all of them: whether token i may be chosen next. It holds until it is set again."""
         self.inner.allow(words)
 
-    @property
-    def last(self) -> list[tuple[int, float]]:
-        """(token, log probability): the one chosen last, then the likeliest; empty where `logprobs` is None."""
-        found: list[tuple[int, float]] = self.inner.last
+    def undo(self, tokens: Sequence[int]) -> None:
+        """Forget the last tokens that were chosen."""
+        self.inner.undo(list(tokens))
+
+    def take_report(self) -> list[tuple[int, float]]:
+        """(token, log probability) of the first chosen token that was not asked about yet: it, then the likeliest.
+        Empty where `logprobs` is None."""
+        found: list[tuple[int, float]] = self.inner.take_report()
         return found
 
 

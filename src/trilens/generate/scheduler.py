@@ -1,13 +1,13 @@
 """Requests -> tokens: one forward pass after the other for all that are running.
 
-Requests join and leave at any time, from any number of threads. There is no thread of our own: whoever waits for a
-token of theirs does the next step, for everybody. Or several step at once, each in a stepper and for a part of the
-requests, so that one computes while another looks at what came.
+Requests join and leave at any time, from any number of threads. The scheduler has no thread of its own: whoever waits
+for a token runs the next step, for all requests. Several threads can also step at once, each with its own stepper and a
+part of the requests, so that one computes while another handles the results.
 
-`_schedule` decides what goes into a step. Whoever decodes gets a row each; prompts share the rest of the room
-(`shares`). Memory is taken as a request grows. When there is none left, beginnings that nobody uses go first; then the
-request that came last gives its pages back and is computed again later, to the same bits. A reader that does not fetch
-its tokens is left out until it does.
+`_schedule` decides what goes into a step. Each request that decodes gets one row; prompts share the rest (`shares`).
+Memory is allocated as a request grows. When none is left, unused prefixes are dropped first; then the newest request
+gives its pages back and is computed again later, with the same bits. A reader that does not fetch its tokens is skipped
+until it does.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ from trilens.executors.executor import PAGE, Executor, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import PrefixCache, chain, link
 from trilens.generate.request import UNREAD, Beginning, Finish, Request, StepRecord, Times, TokenWriter, Writer
-from trilens.generate.sampling import Sampler, Sampling
+from trilens.generate.sampling import Sampler, Sampling, Speculates
 from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
+MOST_DRAFT = 8  # tokens that a step may draw beside one: MOST_DRAFT in csrc/draft.h
 MOST_AHEAD = PAGE  # tokens that are drawn before they are looked at: memory is taken for all of these
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
@@ -39,9 +40,9 @@ OLDEST = 8  # the prompt that came first gets at least one row in so many, howev
 def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
     """How many rows of a step each prompt gets, of those that it has left; the oldest prompt comes first.
 
-    One row in `OLDEST` is the oldest one's, so that none waits for ever. The others go to whoever has least left, so
-    that a short prompt does not wait for a long one. Where steps take long, they are not filled up (`full`) once a
-    prompt ends in them, so that its answer begins sooner.
+    One row in `OLDEST` belongs to the oldest prompt, so that none waits forever. The others go to the prompt with the
+    fewest tokens left, so that a short prompt does not wait for a long one. If steps take long, they are not filled up
+    (`full`) once a prompt ends in them, so that its answer begins sooner.
     """
     given = [0] * len(left)
     if left:
@@ -59,9 +60,11 @@ def shares(left: Sequence[int], room: int, full: bool = True) -> list[int]:
 class Scheduler:
     """Runs requests on one executor, each step for all of them or a stepper's part. Safe to use from many threads."""
 
-    def __init__(self, executor: Executor, prefix_bytes: int | None = None) -> None:
-        """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has."""
+    def __init__(self, executor: Executor, prefix_bytes: int | None = None, speculates: Speculates = True) -> None:
+        """`prefix_bytes`: memory that may keep beginnings for later requests; None: half of what the executor has.
+        `speculates`: requests propose tokens, where that saves time, or always."""
         self.executor = executor
+        self.speculates = speculates
         self.running: list[Request] = []  # in the order in which they came
         self.prefixes = PrefixCache(executor.cache_limit // 2 if prefix_bytes is None else prefix_bytes)
         self._lock = threading.RLock()  # of `running`, and who is in a step
@@ -113,7 +116,7 @@ class Scheduler:
         made = self.begin(prompt, limits) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
-        sampler, writer = Sampler(sampling, prompt), writer or TokenWriter()
+        sampler, writer = Sampler(sampling, prompt, self.speculates), writer or TokenWriter()
         sampler.end_with(end_ids)
         sequence = self.executor.sequence(len(prompt) + limits.total)
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times)
@@ -133,7 +136,7 @@ class Scheduler:
     def advance(self, requests: Sequence[Request]) -> None:
         """Return once one of these has something to fetch, or none of them will have any more.
 
-        Raises what stopped the step that one of them was part of.
+        Raises the error that ended a step of one of them.
         """
 
         def waiting() -> bool:
@@ -166,7 +169,7 @@ class Scheduler:
                 self._end(request, why)
 
     def forget(self) -> None:
-        """Give back the memory of all beginnings that nobody uses."""
+        """Free the memory of all prefixes that are not in use."""
         self.prefixes.clear()
 
     def check_process(self) -> None:
@@ -278,19 +281,22 @@ class Scheduler:
         failed: list[Request],
     ) -> StepInput | None:
         """Its tokens up to place `end`; None where there is no memory for them or its writer has failed."""
-        first, sequence, most = request.fed, request.sequence, 1
-        if draws and ahead:
+        first, sequence, most, drafted = request.fed, request.sequence, 1, 0
+        if draws and (ahead or self.speculates):
             try:
-                most = min(request.max_draws, MOST_AHEAD)
+                most = min(request.max_draws, MOST_AHEAD) if ahead else 1
+                drafted = min(request.max_drafted, MOST_DRAFT) if self.speculates else 0
             except Exception as fault:
                 self._fail(request, fault)
                 failed.append(request)
                 return None
-        if most == 1 or not sequence.grow(end - first + most - 1):
-            most = 1
+        more = min(most - 1 + drafted, request.limits.total - len(request.tokens) - 1)
+        if more <= 0 or not sequence.grow(end - first + more):
+            most, drafted = 1, 0
             if not self._grown(request, end - first, fed, failed):
                 return None
-        return StepInput(sequence, request.piece(first, end), draws, request.sampler if draws else None, most)
+        sampler = request.sampler if draws else None
+        return StepInput(sequence, request.piece(first, end), draws, sampler, most, drafted)
 
     def _ready(self, stepper: int | None) -> tuple[list[Request], int]:
         """Who can go on, and how many are in other steppers' steps."""
@@ -349,7 +355,7 @@ class Scheduler:
         return min(len(request.keys), (request.length - 1) // PAGE)
 
     def _adopt(self, request: Request) -> None:
-        """Go on with blocks that others have computed."""
+        """Continue from blocks that other requests have computed."""
         if request.fed % PAGE or not request.shares:
             return
         at, first = request.fed // PAGE, not request.fed
@@ -375,7 +381,9 @@ class Scheduler:
     # ------------------------------------------------------------------------------------------ memory
 
     def _grown(self, request: Request, tokens: int, fed: Sequence[Request], failed: list[Request]) -> bool:
-        """Whether it has memory for so many more tokens. Beginnings that nobody uses give way, then who came last."""
+        """Whether it has memory for so many more tokens. Unused prefixes are dropped, then the newest request gives
+        way.
+        """
         grow = request.sequence.grow
         while not grow(tokens):
             blocks = 1 + (request.fed + tokens) // PAGE - request.fed // PAGE
@@ -392,13 +400,15 @@ class Scheduler:
                 self._preempt(request)
                 return False
             else:
-                self._fail(request, CacheFull("the page pool is full and nobody else runs; ask for fewer tokens"))
+                self._fail(
+                    request, CacheFull("the page pool is full and no other request is running; ask for fewer tokens")
+                )
                 failed.append(request)
                 return False
         return True
 
     def _last_come(self, before: Request, fed: Sequence[Request]) -> Request | None:
-        """Whoever gives way for `before`: one that nobody reads, or the last that came behind it."""
+        """The request that gives way to `before`: one that nobody reads, or the newest one that came after it."""
         free = [g for g in self.running if g.fed and not g.in_step and g is not before and g not in fed]
         idle = next((g for g in reversed(free) if len(g.unread) >= UNREAD), None)
         if idle is not None or not free:
@@ -407,7 +417,7 @@ class Scheduler:
         return free[-1] if place(free[-1]) > place(before) else None
 
     def _preempt(self, request: Request) -> None:
-        """Its pages go back; it is computed again when there is room."""
+        """Free its pages. It is computed again when there is room."""
         request.sequence.free()
         self._keep_states(request)
         if request.times.admitted is None:
@@ -418,7 +428,7 @@ class Scheduler:
         request.fed = request.kept = 0
 
     def _offer(self, request: Request, ended: bool = False) -> None:
-        """Let others use what it has computed: its full pages, and behind its end the last one too."""
+        """Share what it has computed: its full pages and, after its end, the last one too."""
         full, length = request.fed // PAGE, request.fed
         while len(request.keys) < full:
             at = len(request.keys)
@@ -446,7 +456,7 @@ class Scheduler:
     def _step(
         self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
     ) -> None:
-        """One forward pass, or several. What interrupts it ends the requests that were part of it, and them alone."""
+        """One forward pass, or several. An interruption ends the requests of this step, and only those."""
         if not fed:
             return
         try:
@@ -465,13 +475,11 @@ class Scheduler:
             self._row_seconds = took if not self._row_seconds else (self._row_seconds + took) / 2
         batches = [elsewhere + len(fed)]  # of each pass: who was in it
         if len(drawn.seconds) > 1:
-            drew = [len(tokens) + (n in drawn.faults) for n, tokens in enumerate(drawn.tokens)]
-            batches += [elsewhere + sum([d > i for d in drew]) for i in range(1, len(drawn.seconds))]
+            batches += [elsewhere + sum([len(d) > i for d in drawn.drafts]) for i in range(1, len(drawn.seconds))]
         for n, request in enumerate(fed):
             try:
                 tokens, fault = drawn.tokens[n], drawn.faults.get(n)
-                steps = len(tokens) + (fault is not None) or 1
-                taken = zip(drawn.seconds[:steps], batches, drawn.passes, strict=False)
+                taken = zip(drawn.seconds, batches, drawn.passes, drawn.drafts[n], strict=False)
                 self._deliver(request, feeds[n], tokens, taken, now)
                 if fault is not None:
                     self._fail(request, fault)
@@ -495,22 +503,23 @@ class Scheduler:
                 tokens.append(feed.sampler.choose(logits[-1]))
             except RequestRefused as fault:
                 faults[0] = fault
-        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1])
+        return StepOutput([tokens], faults, [time.perf_counter() - begin], [1], [[(0, 0)]])
 
     def _deliver(
         self,
         request: Request,
         feed: StepInput,
         tokens: Sequence[int],
-        steps: Iterable[tuple[float, int, int]],
+        steps: Iterable[tuple[float, int, int, tuple[int, int]]],
         now: float,
     ) -> None:
-        """What a step has made of one request: its tokens to its writer, its pages to whoever needs them."""
+        """Hand the results of a step to one request: its tokens to its writer, its pages to the prefix cache."""
         new, fed = len(feed.tokens), request.fed
         record = request.repeated if fed < request.computed else request.steps
         rows = new if request.scores is not None and request.prompting else int(feed.logits)
-        for seconds, batch_size, passes in steps:
-            record.append(StepRecord(fed, new, rows, seconds, batch_size, passes))
+        for seconds, batch_size, passes, (proposed, accepted) in steps:
+            new += accepted
+            record.append(StepRecord(fed, new, rows + proposed, seconds, batch_size, passes, proposed, accepted))
             fed += new
             new = 1
         request.fed = fed
@@ -518,35 +527,53 @@ class Scheduler:
             request.times.first_token = now
         if request.fired is not None and request.fed > len(request.fired):
             request.fired += request.sequence.routes(len(request.fired)).tolist()
-        for left, token in enumerate(tokens, 1 - len(tokens)):
-            if request.finish is None:
-                self._append(request, token, left < 0)
+        undoable = record[-1].accepted
+        for behind, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
+            if not self._append(request, token, tokens[len(tokens) - behind :], undoable):
+                break
         if request.finish is None and request.fed // PAGE > request.kept:
             self._offer(request)
         if request.finish is None and not request.limits.total and not request.prompting:
             self._end(request, "length")  # nothing but the prompt was wanted
 
-    def _append(self, request: Request, token: int, more: bool) -> None:
-        """A token that was drawn, and what its writer makes of it; whether there are `more` of these."""
+    def _append(self, request: Request, token: int, behind: Sequence[int], undoable: int) -> bool:
+        """A token that was drawn, and what its writer makes of it. The tokens `behind` it were drawn too. If they are
+        no more than `undoable`, they can be taken back. Whether they still count."""
         request.tokens.append(token)
         if request.sampler.options.logprobs is not None:
-            request.logprobs[len(request.tokens) - 1] = request.sampler.last
-        follows = request.writer.take(token, request.unread, more)
+            request.logprobs[len(request.tokens) - 1] = request.sampler.take_report()
+        follows = request.writer.take(token, request.unread, len(behind) > undoable)
         allowed = request.writer.allowed()
+        ends: Finish | None = follows if isinstance(follows, str) else None
+        put: Sequence[int] = () if follows is None or isinstance(follows, str) else follows
         if token in request.end_ids:
-            self._end(request, "stop")
-        elif isinstance(follows, str):
-            self._end(request, follows)
-        elif len(request.tokens) >= request.limits.total:
-            self._end(request, "context" if request.limits.context_bound else "length")
-        else:
-            if follows:
-                self._put(request, follows)
-            if allowed is not None:
-                request.sampler.allow(allowed)
+            ends = "stop"
+        elif ends is None and len(request.tokens) >= request.limits.total:
+            ends = "context" if request.limits.context_bound else "length"
+        if behind and len(behind) <= undoable and (ends is not None or put):
+            self._take_back(request, behind)
+        if ends is not None:
+            self._end(request, ends)
+            return False
+        if put:
+            self._put(request, put)
+        if allowed is not None:
+            request.sampler.allow(allowed)
+        return not put
+
+    def _take_back(self, request: Request, tokens: Sequence[int]) -> None:
+        """The last tokens of a draft are not wanted: all is as if they had not been accepted."""
+        count, steps = len(tokens), request.repeated if request.fed < request.computed else request.steps
+        request.sequence.take_back(count)
+        request.sampler.undo(tokens)
+        request.fed -= count
+        last = steps[-1]
+        steps[-1] = last._replace(fed=last.fed - count, accepted=last.accepted - count)
+        if request.fired is not None:
+            del request.fired[request.fed :]
 
     def _put(self, request: Request, tokens: Sequence[int]) -> None:
-        """Tokens from outside, as if the model had written them."""
+        """Insert tokens from outside, as if the model had written them."""
         request.tokens.extend(tokens)
         request.sampler.note(tokens)
 

@@ -1,9 +1,10 @@
-"""A caller's JSON schema -> the one that an answer is held to: its objects closed, and without what is left aside.
+"""A caller's JSON schema -> the schema that is enforced: with closed objects, and without the keywords that are
+ignored.
 
 An object that lists its properties has no others, unless the schema says so (`additionalProperties`,
-`patternProperties`). By the letter of JSON Schema it could have any, and a small model goes on inventing them until
-its tokens run out. Formats that nobody here knows are annotations, and `uniqueItems` cannot be held token by token;
-both are taken out and reported.
+`patternProperties`). According to JSON Schema it could have any, and a small model would invent more until its tokens
+run out. Unknown formats are annotations, and `uniqueItems` cannot be enforced token by token. Both are removed and
+reported.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MOST_REFS = 64  # that are followed from one to the next
 
 @dataclass(frozen=True)
 class Followed:
-    """`ignored` names the keywords that were left aside, each with its path and its value."""
+    """`ignored` names the keywords that were ignored, each with its path and its value."""
 
     schema: Schema
     ignored: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""A call that an answer is held to, in the form in which the model writes its calls: as a grammar of llguidance."""
+"""Forced and offered tool calls in the model's own format, as a grammar for llguidance."""
 
 from __future__ import annotations
 

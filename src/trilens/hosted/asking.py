@@ -1,4 +1,4 @@
-"""How `thinking` is asked for of one model: every value it can take, and the fields of the request that say it."""
+"""How to ask one model for thinking: every possible value, and the request fields for it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ SAMPLING = {
 
 @dataclass(frozen=True)
 class Asking:
-    """`fields` of the request by value of `thinking`, as `--thinking` writes it; under `NOTHING` what goes when nothing
-    is asked. None: it cannot be asked for there."""
+    """`fields` of the request for each value of `thinking`, as `--thinking` writes it; under `NOTHING` those without
+    a request for thinking. None: this cannot be requested there.
+    """
 
     where: str
     default: str
@@ -68,8 +69,9 @@ def word(value: Thinking) -> str:
 
 
 def asking(name: str, *, engine: str | None = None, offline: bool = False) -> list[Asking]:
-    """Of a hosted model its row of thinking.toml. Of a model with weights what its own template takes, and the row of
-    every engine, or of the one that is named. Raises what `load_hosted` and `card_source` do, but needs no key."""
+    """For a hosted model, its row of thinking.toml. For a model with weights, the settings of its template and the
+    row of every engine, or of the named one. Raises what `load_hosted` and `card_source` do, but needs no key.
+    """
     vendor, _, called = name.partition(":")
     if is_hosted(name) and not ADDRESS.match(name):
         return [_of_row(row_for(vendor, called), called, name)]

@@ -14,7 +14,7 @@ CUT = {"RemoteProtocolError", "ReadError", "IncompleteRead", "ChunkedEncodingErr
 
 
 def typed(problem: Exception, where: str, key: str | None, *, begun: bool) -> HostedError | None:
-    """None for a fault that is no fault of the service. `begun`: something of the answer had come."""
+    """The error for a fault of the service; None for any other fault. `begun`: a part of the answer had arrived."""
     names = {c.__name__ for c in type(problem).__mro__}
     modules = {c.__module__.partition(".")[0] for c in type(problem).__mro__}
     status = _status(problem)
@@ -41,7 +41,7 @@ def typed(problem: Exception, where: str, key: str | None, *, begun: bool) -> Ho
 
 
 def broke_off(where: str) -> ServiceFailed:
-    """A stream that ended without saying why."""
+    """The error for a stream that ended without a reason."""
     return ServiceFailed(
         f"{where}: the answer broke off (the stream ended before its last event); what had arrived is in error.partial"
     )
@@ -74,7 +74,7 @@ def _status(problem: Exception) -> int | None:
 
 
 def _said(problem: Exception) -> str:
-    """The service's own sentence."""
+    """The service's own message."""
     for found in (_body(problem).get("message"), getattr(problem, "message", None)):
         if isinstance(found, str) and found:
             return found

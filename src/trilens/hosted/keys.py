@@ -15,9 +15,9 @@ VARIABLES = {
 
 
 def key_of(service: str, *variables: str, needed: bool = True) -> str | None:
-    """The first of the variables that is set, else what the keyring holds for the user `service` of "trilens".
+    """The first variable that is set, else the keyring's entry for the user `service` of "trilens".
 
-    Raises UsageError where there is none and one is needed.
+    Raises UsageError if there is none and one is needed.
     """
     names = variables or VARIABLES.get(service, ())
     for name in names:
@@ -33,7 +33,7 @@ def key_of(service: str, *variables: str, needed: bool = True) -> str | None:
 
 
 def without(text: str, key: str | None) -> str:
-    """The text with the key blotted out."""
+    """The text with the key removed."""
     return text.replace(key, "***") if key else text
 
 

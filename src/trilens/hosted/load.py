@@ -1,4 +1,4 @@
-"""A name or an address -> a hosted model: which library, which key, which row of the table, what is known of it."""
+"""A name or an address -> a hosted model: its library, its key, its row of the table, and what the catalog knows."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def load_hosted(
         return _at_address(address, model or said or None, engine, tokenizer, key_variable, retries, timeout)
     for option, value in (("model", model), ("engine", engine), ("tokenizer", tokenizer)):
         if value is not None:
-            raise UsageError(f"{option} belongs to a server's address; {name} says it all")
+            raise UsageError(f"{option} is only for a server's address; leave it out for {name}")
     vendor, _, called = name.partition(":")
     if not called:
         raise UsageError(f"{name!r} names no model; expected {vendor}:MODEL")
@@ -128,7 +128,7 @@ def _at_address(
 
 
 def engine_client(url: str, key: str, timeout: float) -> Any:
-    """openai's client of an engine that we started ourselves; it asks once."""
+    """openai's client for an engine that trilens started. It does not retry."""
     client = _library("openai", "openai").OpenAI(base_url=url, api_key=key, max_retries=0, timeout=timeout)
     client.organization = client.project = None
     return client
@@ -137,13 +137,13 @@ def engine_client(url: str, key: str, timeout: float) -> Any:
 def engine_model(
     client: Any, model: str, engine: str, known: tuple[Backbone, ParameterCount | None], tokens_of: Callable[[str], int]
 ) -> HostedModel:
-    """The model of such an engine, of which we know everything; what it says of its context comes later."""
+    """The model of such an engine. Everything but its context is known in advance."""
     row, host = row_for(engine, model), urlsplit(str(client.base_url)).netloc
     return HostedModel(Elsewhere(model, model, row, host, client.api_key, None, *known, tokens_of), Chat(client, row))
 
 
 def engine_context(client: Any, model: str) -> int | None:
-    """The most tokens that the engine takes; None where it does not say."""
+    """The maximum number of tokens of the engine; None if it does not say."""
     return _ask_server(client, "the engine", None, model, client.api_key)[2]
 
 
@@ -188,7 +188,7 @@ def _library(module: str, extra: str) -> Any:
 
 
 def _known(model: str) -> tuple[Backbone, ParameterCount | None]:
-    """What the catalog knows of a model that somebody serves under this name."""
+    """What the catalog knows of a model that is served under this name."""
     entry = catalogued(model)
     backbone = recognise(model).backbone if entry is None else entry.backbone
     if entry is None or (entry.config is None and entry.comes_with is None):

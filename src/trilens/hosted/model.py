@@ -1,4 +1,4 @@
-"""A model elsewhere, with the face of one that runs here."""
+"""A model elsewhere, with the interface of a local one."""
 
 from __future__ import annotations
 
@@ -39,8 +39,10 @@ AT_ONCE = 8  # requests of one `generate` that are under way together
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """Who answers. `host` is None for a vendor's own interface; `context` is the most tokens the server says it takes;
-    `tokens_of` counts a text's tokens with the model's own tokenizer, where there is one."""
+    """The service that answers. `host` is None for a vendor's own interface. `context` is the maximum number of
+    tokens, if the server says so. `tokens_of` counts a text's tokens with the model's own tokenizer, if there is
+    one.
+    """
 
     name: str
     model: str
@@ -164,7 +166,7 @@ class HostedModel:
         sampling: Mapping[str, Any],
         **more: Any,
     ) -> HostedStream:
-        """`stream` with settings that do not come from the table; `more` are fields of `Wish`."""
+        """`stream` with settings that are not from the table; `more` are fields of `Wish`."""
         wish = Wish(
             model=self.elsewhere.model,
             messages=messages,
@@ -178,7 +180,7 @@ class HostedModel:
         return HostedStream(self.elsewhere, self._service, wish, self._service.request(wish))
 
     def _limit(self, asked: Asked, max_tokens: int | None) -> int | None:
-        """Most tokens of the whole output; None leaves it to the service."""
+        """Maximum tokens of the whole output; None leaves it to the service."""
         if max_tokens is not None and max_tokens < 1:
             raise RequestRefused(f"max_tokens is {max_tokens}; expected at least 1")
         answer = ANSWER if max_tokens is None and self._service.wants_limit else max_tokens
@@ -259,7 +261,7 @@ class HostedStream(AnswerStream[HostedReceipt]):
         return error
 
     def _answer(self, end: ServiceEnd | None) -> Answer[HostedReceipt]:
-        """What came so far. Without an end it broke off, and nothing of its price is known."""
+        """The answer so far. Without an end event it was interrupted, and its price is unknown."""
         e, wish = self._elsewhere, self._wish
         whole = self._wholes[self._wish.index]
         text, thought = whole.text, whole.thinking

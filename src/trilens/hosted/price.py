@@ -1,4 +1,4 @@
-"""What a call costs, by the price list of genai-prices; unpriced where nobody lists it, never nothing."""
+"""The price of a call, from genai-prices' list. A model without a listed price is unpriced, not free."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PROVIDERS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google"}
 
 
 class UnpricedWarning(UserWarning):
-    """A call that somebody bills and whose price is not supported."""
+    """A call that is billed, but whose price is not known."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """US dollars; `thinking` is part of `total`. None where nobody lists a price, as `source` says."""
+    """US dollars. `thinking` is part of `total`. None if no price is listed; `source` says so."""
 
     total: float | None
     thinking: float | None
@@ -26,9 +26,10 @@ class Price:
 
 
 def price(service: str, host: str | None, model: str, usage: Usage, *, broken: bool = False) -> Price:
-    """Of a call with these counts; what one that broke off costs, nobody knows. `host` is None for a vendor's own
-    interface, else the server's, whose owner may not bill at all. Warns with UnpricedWarning where a vendor bills and
-    the list does not know the model."""
+    """The price of a call with these counts. It is unknown for a call that was interrupted. `host` is None for a
+    vendor's own interface, else the server's, whose owner may not bill at all. Warns with UnpricedWarning if a
+    vendor bills and the list does not have the model.
+    """
     if host is not None and service not in _billing():
         return Price(None, None, f"unpriced: {host} is not on a price list")
     if broken:
@@ -57,7 +58,7 @@ def price(service: str, host: str | None, model: str, usage: Usage, *, broken: b
 
 
 def _billing() -> tuple[str, ...]:
-    """Services behind an address that send a bill."""
+    """Services with an address that bill their calls."""
     from trilens.hosted.table import rows
 
     return tuple({row.service for row in rows() if row.key is not None})

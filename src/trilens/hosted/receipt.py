@@ -1,4 +1,4 @@
-"""What one call elsewhere cost: what the service said, what was counted here, and which is which."""
+"""The cost of one call elsewhere: what the service reported, what trilens counted, and which is which."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class HostedReceipt:
 def count(
     usage: Usage, thought: str, text: str, *, tokens_of: Callable[[str], int] | None, own: ServiceEnd | None = None
 ) -> HostedTokens:
-    """Who thought and who answered, from the best that there is. `tokens_of` counts a text's tokens."""
+    """Divide the tokens into thinking and answer, from the best source there is. `tokens_of` counts a text's tokens."""
     prompt, cached = usage.prompt, usage.cached
     if own is not None and own.own is not None:
         known = own.own["tokens"]
@@ -145,7 +145,7 @@ def count(
 
 
 def report(asked: Asked, tokens: HostedTokens, thought: str, text: str, finish: str) -> ThinkingReport:
-    """What was asked, beside what came: thoughts that can be read, or that the service counted."""
+    """What was requested, and what came: thoughts that can be read, or that the service counted."""
     did = bool(thought) or bool(tokens.thinking)
     used_up = asked.budget is not None and tokens.counted_by != "estimate" and (tokens.thinking or 0) >= asked.budget
     closed: ClosedBy | None = "budget" if used_up else "model" if text or finish != "length" else "length"

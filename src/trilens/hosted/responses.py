@@ -14,7 +14,7 @@ INCOMPLETE: dict[str, Finish] = {"max_output_tokens": "length", "content_filter"
 
 
 class Failed(Exception):
-    """The service says inside the stream that it failed."""
+    """The service reported a failure inside the stream."""
 
     def __init__(self, message: str, code: str | None) -> None:
         super().__init__(message)
@@ -22,7 +22,7 @@ class Failed(Exception):
 
 
 class Responses:
-    """`client` is openai's. Nothing is kept at the service: the state goes along with every turn."""
+    """`client` is openai's. Nothing is stored at the service; the state is sent with every turn."""
 
     name = "openai"
     wants_limit = False
@@ -68,7 +68,9 @@ class Responses:
                         yield _end(event.response, state, refusal)
                     case "response.failed":
                         error = event.response.error
-                        raise Failed(error.message if error else "it failed and does not say why", error and error.code)
+                        raise Failed(
+                            error.message if error else "it failed without giving a reason", error and error.code
+                        )
                     case "error":
                         raise Failed(event.message, event.code)
 

@@ -1,4 +1,4 @@
-"""What a service is sent and what comes out of its stream, whichever it is: events, then what it says at the end."""
+"""The interface of every service: requests, a stream of events, and what the service says at the end."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ INLINE = Markers("<think>", "</think>")  # what a server leaves in the answer th
 
 @dataclass(frozen=True)
 class Usage:
-    """The service's own counts. `output` holds thinking and answer; `cached` and `written` are part of `prompt`; None
-    where it does not say."""
+    """The service's own counts. `output` includes thinking and answer; `cached` and `written` are part of `prompt`.
+    None if the service does not say.
+    """
 
     prompt: int | None = None
     cached: int | None = None
@@ -81,7 +82,7 @@ class Service(Protocol):
         ...
 
     def close(self) -> None:
-        """Give its connections back."""
+        """Close its connections."""
         ...
 
     def events(self, request: dict[str, Any], wish: Wish) -> Generator[FromService]:
@@ -91,7 +92,7 @@ class Service(Protocol):
 
 
 def state_of(message: Message, service: str) -> tuple[Any, ...]:
-    """What that service wanted back with this message; nothing if its text is no longer what the service wrote."""
+    """The data that the service wants back with this message; nothing if the text has been changed since."""
     state = message.get("state")
     if not isinstance(state, Mapping) or state.get("service") != service:
         return ()

@@ -1,4 +1,6 @@
-"""How `thinking` is asked for of services and engines: the rows of thinking.toml, and what a caller's wish comes to."""
+"""How to ask services and engines for thinking: the rows of thinking.toml, and the request fields for a caller's
+value.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One row of thinking.toml, which says what each field is. None: it cannot be asked for."""
+    """One row of thinking.toml, where each field is explained. None: this cannot be requested."""
 
     service: str
     source: str
@@ -51,8 +53,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Asked:
-    """What one request asks of the thinking. `request`: the fields that say it. `effective`: "off", "on", a level,
-    or "unknown" where the service decides and nobody says how."""
+    """The thinking of one request. `request`: the fields that ask for it. `effective`: "off", "on", a level, or
+    "unknown" where the service decides and nobody says how.
+    """
 
     requested: Thinking
     effective: str
@@ -68,7 +71,7 @@ def rows() -> tuple[Row, ...]:
 
 
 def row_for(service: str, model: str) -> Row:
-    """The first row that fits; for a model that the table does not know, one that says so."""
+    """The first row that matches. For a model that is not in the table, a row that says so."""
     for row in rows():
         if row.service == service and row.fits(model):
             return row
@@ -83,7 +86,9 @@ def service_of_host(host: str) -> str | None:
 
 
 def ask(row: Row, model: str, thinking: Thinking) -> Asked:
-    """Raises RequestRefused, naming the nearest that is possible, for what this model cannot do."""
+    """The request fields for this value. Raises RequestRefused, with the nearest possible value, for what this model
+    cannot do.
+    """
     if thinking is None:
         return Asked(None, row.default, row.untouched)
     if thinking is False:
@@ -175,7 +180,7 @@ def _rank(level: str) -> int:
 
 
 def _put(template: Fields, place: str, value: str | int) -> dict[str, Any]:
-    """A copy of the template with the value where it belongs."""
+    """A copy of the template with the value in its place."""
     return {
         name: _put(part, place, value) if isinstance(part, Mapping) else value if part == place else part
         for name, part in template.items()

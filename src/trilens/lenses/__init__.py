@@ -1,1 +1,1 @@
-"""What a model is and what it costs, for people."""
+"""What a model is and what it costs, in readable form."""

@@ -1,7 +1,8 @@
-"""What calls on this machine taught the predictor: measured seconds over predicted ones, and how long models thought.
+"""What the predictor has learned from calls on this machine: measured divided by predicted seconds, and the length of
+thinking.
 
 One readable JSON file in the user's cache directory, by model, executor and threads; the last `KEPT` of each. A file
-that cannot be read counts as empty; a call never fails for it.
+that cannot be read counts as empty and never makes a call fail.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
 
 
 def add(key: str, learnt: Mapping[str, Any]) -> None:
-    """Append to what is known of `key`; whole or not at all."""
+    """Add to the entries of `key`. The file is written completely or not at all."""
     models = _load()
     entry = models.setdefault(key, {})
     for what in ("decode", "prefill"):
@@ -90,8 +91,9 @@ def middle_and_ends(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _load() -> dict[str, dict[str, Any]]:
-    """What is known of each model. Whatever the file holds that is not of this kind is left out: no answer depends on
-    it, so damage to it may not end a call."""
+    """What is known of each model. Anything else in the file is ignored: no answer depends on it, so damage to it
+    must not end a call.
+    """
     try:
         data = read_json_object(_path())
     except (OSError, BadCheckpoint):

@@ -1,4 +1,4 @@
-"""The card: what a model is and what a token of it costs, from its small files alone. Neither weights nor torch."""
+"""The card: what a model is and what one token costs, from its small files only, without weights or torch."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def _dense(card: Card, width: int) -> list[str]:
         text = f"{term.what} (layers {ranges(term.layers)}): {term.formula} = {flop(term.flops)}"
         lines += paragraph("feed-forward", text, width)
     if lens.beside_the_sum:
-        lines += paragraph("", f"and {flop(lens.beside_the_sum)} beside this sum", width)
+        lines += paragraph("", f"and {flop(lens.beside_the_sum)} outside this sum", width)
     kv = f"{data(card.kv_bytes(card.context) / card.context)} a token at context {card.context}, "
     kv += f"{data(card.kv_bytes(card.spec.context))} at {card.spec.context} ({card.kv_type})"
     if card.fixed_bytes:

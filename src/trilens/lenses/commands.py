@@ -1,6 +1,6 @@
 """The exact command that starts a model on each engine, with its flags for parallelism, context, KV type and reasoning.
 
-Flags are those of the versions named in `CHECKED`; of these two engines a test has their own parsers read the commands.
+Flags are those of the versions named in `CHECKED`; for two engines a test has their own parsers read the commands.
 """
 
 from __future__ import annotations
@@ -86,8 +86,9 @@ class Served:
 
 
 def commands(served: Served, chosen: Engine) -> dict[str, str]:
-    """Of the chosen engine and of all that run on the machine, ready for a shell. What an engine takes no flag for is
-    left out."""
+    """The commands of the chosen engine and of all engines that run on the machine, ready for a shell. Settings
+    without a flag are left out.
+    """
     made = {
         "trilens": _trilens(served),
         "llama.cpp": _llama(served),
@@ -182,7 +183,7 @@ def _tensorrt(s: Served) -> list[str]:
 
 
 def _parser(s: Served, by_family: dict[str, str], always: str) -> str | None:
-    """None for a model that never thinks, and for a family whose parser nobody here knows."""
+    """None for a model that never thinks, and for a family whose parser is not known here."""
     if s.inference.kind == "never":
         return None
     families = [family for family in by_family if s.family.startswith(family)]

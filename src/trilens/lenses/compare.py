@@ -1,4 +1,4 @@
-"""Several cards side by side: what each model holds in memory against what it computes per token."""
+"""Several cards side by side: the memory of each model, and its compute per token."""
 
 from __future__ import annotations
 

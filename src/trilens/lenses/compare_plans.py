@@ -1,4 +1,4 @@
-"""Which of these for this job: plans on one machine, speed against memory, thinking as a multiplier."""
+"""Which model to use: plans on one machine, with speed, memory, and thinking as a multiplier."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEADER = ("model", "tag", "weights", "memory", "fits", "tok/s", "p10 to p90", "t
 
 @dataclass(frozen=True)
 class PlanComparison:
-    """Plans in the order of their names; those whose sizes nobody knows are named in `unknown` with the reason."""
+    """Plans in the order of their names. `unknown` has the models of unknown size, each with the reason."""
 
     plans: tuple[Plan, ...]
     unknown: dict[str, str]
@@ -36,12 +36,17 @@ class PlanComparison:
         width = width or terminal_width()
         lines = table_in_parts(HEADER, [_row(p) for p in self.plans], width)
         said = (
-            f"On {self.machine}, a sequence of {self.context} tokens or a model's most; thinking: how many times the "
+            f"On {self.machine}, with sequences of {self.context} tokens, or a model's maximum. thinking: tokens of "
+            f"the whole call divided by the {ANSWER} of its answer. answer after: seconds until its last token, for "
+            "a prompt of one token."
         )
-        said += f"tokens of an answer of {ANSWER}, that and the answer after in seconds behind a prompt of a token."
         lines += ["", *textwrap.wrap(said, width)]
         sources = {p.length.source for p in self.plans if p.length is not None}
-        lines += [line for source in sorted(sources) for line in textwrap.wrap(f"Thinking rests on {source}.", width)]
+        lines += [
+            line
+            for source in sorted(sources)
+            for line in textwrap.wrap(f"The length of the thinking is from {source}.", width)
+        ]
         for name, why in self.unknown.items():
             lines += textwrap.wrap(f"{name}: {why}", width)
         at = target(self.machine)
@@ -65,7 +70,7 @@ def compare_plans(
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> PlanComparison:
-    """`thinking` on for those that can; one that never thinks is compared without."""
+    """`thinking` applies to the models that can think; others are compared without it."""
     if not names:
         raise UsageError("nothing to compare; expected the names of two models or more")
     plans, unknown = [], {}

@@ -1,9 +1,9 @@
-"""Where a dense model wins against a routed one, on a stated machine: memory held against compute saved.
+"""When a dense model beats a routed one on a given machine: memory used against compute saved.
 
 A token reads each weight that takes part in it once, so it takes (active bytes) / (bandwidth). A routed model of T
-parameters holds what a dense one of T parameters holds, and reads only its active ones. That buys nothing as long as
-the dense one is fast enough to read along; so up to T = bandwidth / (tokens a second that are enough x bytes a weight)
-the memory is better spent on a dense model, and above it routing is what makes the size usable.
+parameters needs the memory of a dense one of T parameters, but reads only its active ones. That is no advantage while
+the dense model is fast enough. So up to T = bandwidth / (required tokens per second x bytes per weight) a dense model
+makes better use of the memory; above that, only routing makes the size usable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How long a call will take, from the tenth to the ninetieth of a hundred calls, and on what that rests."""
+"""How long a call will take, as the range from the 10th to the 90th percentile, and the source of the estimate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRIOR |= {"medium": PRIOR["on"], "max": PRIOR["high"], "xhigh": PRIOR["high"]}
 
 @dataclass(frozen=True)
 class Interval:
-    """Of a hundred calls, ten stay below `p10`, fifty below `p50`, ninety below `p90`."""
+    """The 10th, 50th and 90th percentiles."""
 
     p10: float
     p50: float
@@ -37,7 +37,7 @@ class Interval:
         return Interval(self.p10 * factor, self.p50 * factor, self.p90 * factor)
 
     def rate(self, units: float) -> Interval:
-        """Units a second, of seconds for them."""
+        """Units per second, for an interval of seconds."""
         return Interval(units / self.p90, units / self.p50, units / self.p10)
 
     def as_dict(self) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class ThinkingLength:
-    """Tokens of thinking before an answer, and who says so."""
+    """Tokens of thinking before an answer, and the source of this estimate."""
 
     tokens: Interval
     source: str
@@ -118,7 +118,7 @@ def on_accelerators(spec: ModelSpec, job: Job, weights: int, total: int, target:
     first = spread.scaled(max(prompt / rates[0], weights / bandwidth)) if rates else None
     parts = [f"roofline of {device.title} with {low:g} to {high:g} of it reached"]
     if not rates:
-        parts.append("its arithmetic is not stated, so that of reading alone")
+        parts.append("its source states no arithmetic, so only memory reads are counted")
     if job.tensor > 1:
         parts.append("the link's latency is not counted" if device.link else "the link is not counted")
     return Forecast(first, spread.scaled(seconds), job.batch, 0, "; ".join(parts))

@@ -1,4 +1,4 @@
-"""How trilens would hold each matrix of a model: from its files' headers, or from what its config says of its weights.
+"""How trilens would store each matrix of a model in memory, from its files' headers or from its config.
 
 No weight is read.
 """
@@ -22,7 +22,7 @@ FLOAT_TYPES = {4: "F32", 2: "BF16"}
 def held_types(source: CardSource, quantise: str | None = None) -> dict[str, str]:
     """Name of each packed parameter -> its type in memory. `quantise`: "8bit", "4bit" or None.
 
-    Raises UnsupportedModel where nobody knows how the weights are stored.
+    Raises UnsupportedModel if it is not known how the weights are stored.
     """
     from trilens.executors.native.executor import matrices, native_types
 
@@ -74,5 +74,7 @@ def _as_configured(title: str, config: Mapping[str, Any], spec: ModelSpec) -> di
         return FLOAT_TYPES[width]
 
     if method not in (None, "fp8", "mxfp4"):
-        raise UnsupportedModel(f"{title}: is quantised by {method}, which is not worked out; name its files instead")
+        raise UnsupportedModel(
+            f"{title}: is quantised by {method}, whose size trilens does not compute; name its files instead"
+        )
     return {p.name: type_of(p) for p in parameters(decoder_weights(spec))}

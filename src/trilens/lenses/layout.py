@@ -1,4 +1,4 @@
-"""Text for terminals of any width: labelled paragraphs, and tables that turn into lists where they do not fit."""
+"""Text for terminals of any width: labelled paragraphs, and tables that become lists if they do not fit."""
 
 from __future__ import annotations
 

@@ -1,8 +1,12 @@
 """What this machine can do, measured once and kept as readable JSON in the user's cache directory.
 
 Memory's bandwidth by threads, and the seconds of every kind of instruction (`rates.py`). A weight layout is measured
-when a model that has it is first asked about. What was measured on another processor, with another build of the
-kernels or long ago is measured anew, and so is a file that cannot be read; both are said in one line.
+when a model that has it is first asked about. Values from another processor, another build of the kernels or long ago
+are measured again, and so is everything if the file cannot be read. One line says so.
+
+Other programs make a measurement wrong. They show in two ways: our threads get less processor time than they want, or
+two readings of the same memory disagree. Such a measurement is used and marked as `disturbed`, and the next time that
+the machine is quiet it is measured again.
 """
 
 from __future__ import annotations
@@ -22,10 +26,13 @@ from trilens.files import read_json_object
 from trilens.lenses.rates import Speed, Speeds
 
 USUAL_LAYOUTS = ("Q4_K", "Q8_0")
-FORMAT = 1
+FORMAT = 2
 OLDEST = 90  # days
 READ_BYTES = 256 << 20
 USUAL_CACHE = 32 << 20  # bytes, where the system does not say
+QUIET = 0.9  # of the processor time that our threads want; with less, other programs run
+AGREE = 0.2  # two readings of memory may differ by so much of the faster one
+PROBE = 0.05  # seconds, to see whether the machine is quiet now
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Machine:
-    """Bytes, bytes a second by threads, and seconds as `rates.py` says. `build` tells one extension from another."""
+    """Bytes, bytes a second by threads, and seconds as `rates.py` says. `build` tells one extension from another.
+    `disturbed` says what else ran while it was measured; empty: nothing that shows."""
 
     processor: str
     kernels: str
@@ -57,9 +65,16 @@ class Machine:
     memory_read: Mapping[int, float]
     speeds: Speeds
     overheads: Mapping[str, float]
+    disturbed: str = ""
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """Those that were measured."""
+        names = [name.split("/") for name in self.speeds if name.endswith("/cached")]
+        return [Layout(name[1], name[2], name[0] == "experts") for name in names if name[0] in ("linear", "experts")]
 
     def missing(self, layouts: Iterable[Layout], kv: str) -> list[str]:
-        """What would have to be measured first."""
+        """The values that have to be measured first."""
         absent = [at.type for at in dict.fromkeys(layouts) if not at.names <= self.speeds.keys()]
         return absent + ([] if f"attend/{kv}/cached" in self.speeds else [f"attention over {kv}"])
 
@@ -75,6 +90,7 @@ class Machine:
             "build": self.build,
             "threads": self.threads,
             "date": self.date,
+            "disturbed": self.disturbed,
             "memory_bytes": self.memory_bytes,
             "cache_bytes": self.cache_bytes,
             "memory_read_bytes_per_second": {str(n): rate for n, rate in self.memory_read.items()},
@@ -88,6 +104,8 @@ class Machine:
             f"measured     {self.date} on {self.processor}, {self.threads} threads, {self.kernels} kernels",
             f"memory read  {read}",
         ]
+        if self.disturbed:
+            lines.append(f"disturbed    {self.disturbed}; it will be measured again when the machine is quiet")
         for name, speed in sorted(self.speeds.items()):
             if name.startswith("linear/") and name.endswith("/cached"):
                 _, layout, activations, _ = name.split("/")
@@ -106,10 +124,14 @@ def measured(
     anew: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Machine:
-    """This machine with that many threads (its physical cores), its speeds for `layouts` and a cache of type `kv`
-    among the rest; what is unknown yet is measured and kept. `say` is told in a line what is being done and why."""
+    """This machine with that many threads (default: its physical cores), including its speeds for `layouts` and a
+    cache of type `kv`. Unknown values are measured and saved. `say` gets a line that says what is measured and why.
+    """
     threads = threads or system.usable_cores()
     machine = None if anew else kept(threads, say=say)
+    if machine is not None and machine.disturbed and _is_quiet(threads):
+        say(f"this machine was measured while it was disturbed ({machine.disturbed}); it is quiet now")
+        layouts, machine = (*layouts, *machine.layouts), None
     if machine is None:
         say("measuring this machine once; about two seconds")
         machine = _base(threads)
@@ -117,11 +139,13 @@ def measured(
     grown = _with(machine, layouts, kv, say)
     if grown is not machine or anew:
         _keep(grown)
+        if grown.disturbed:
+            say(f"the measurement is not certain: {grown.disturbed}; it will be repeated when the machine is quiet")
     return grown
 
 
 def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Machine | None:
-    """What the file has, if it was measured on this processor with these kernels."""
+    """The saved values, if they were measured on this processor with these kernels."""
     path = _path(threads)
     try:
         machine = _read(read_json_object(path))
@@ -137,6 +161,22 @@ def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Mac
     return machine
 
 
+def _is_quiet(threads: int) -> bool:
+    from trilens.lenses.made_up import settle
+
+    return settle(threads, PROBE) >= QUIET
+
+
+def _disturbance(share: float, readings: Iterable[float] = ()) -> str:
+    """What other programs did, in words; empty where nothing shows."""
+    if share < QUIET:
+        return f"other programs took {1 - share:.0%} of the processors"
+    rates = list(readings)
+    if rates and min(rates) < (1 - AGREE) * max(rates):
+        return f"memory gave {min(rates) / 1e9:.1f} and {max(rates) / 1e9:.1f} GB/s a moment apart"
+    return ""
+
+
 def memory_bytes() -> int:
     return system.memory() or system.USUAL_MEMORY
 
@@ -146,9 +186,12 @@ def _base(threads: int) -> Machine:
     from trilens.lenses.made_up import settle
     from trilens.lenses.rates import row_speeds
 
-    settle(threads)
+    first = settle(threads)
     read = {n: _native.memory_read_bytes_per_second(n, READ_BYTES, 3) for n in sorted({1, threads})}
     speeds, overheads = row_speeds(threads)
+    again = _native.memory_read_bytes_per_second(threads, READ_BYTES, 3)
+    disturbed = _disturbance(min(first, settle(threads)), (read[threads], again))
+    read[threads] = max(read[threads], again)
     today = datetime.now(UTC).date().isoformat()
     kernels = _native.instruction_sets()[0]
     return Machine(
@@ -162,11 +205,12 @@ def _base(threads: int) -> Machine:
         read,
         speeds,
         overheads,
+        disturbed,
     )
 
 
 def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
-    """The same with what is missing of these."""
+    """The same machine, with the missing ones of these measured."""
     from trilens.lenses.made_up import settle
     from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds
 
@@ -179,15 +223,19 @@ def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[s
     missing = [at for at in dict.fromkeys(layouts) if not at.names <= speeds.keys()]
     if missing:
         say(f"measuring {', '.join(dict.fromkeys(at.type for at in missing))} weights once")
-        settle(threads)
+    shares = [settle(threads)] if missing else []
     for at in missing:
         speeds |= product_speeds(at.type, at.activations, threads, cache)
         if at.routed:
             speeds |= expert_speeds(at.type, at.activations, threads, cache)
+        shares.append(settle(threads))
     if f"attend/{kv}/cached" not in speeds:
         attention, overheads[f"attend/{kv}"] = attention_speeds(kv, threads, cache)
         speeds |= attention
-    return machine if speeds.keys() == machine.speeds.keys() else replace(machine, speeds=speeds, overheads=overheads)
+    if speeds.keys() == machine.speeds.keys():
+        return machine
+    disturbed = machine.disturbed or _disturbance(min(shares, default=1.0))
+    return replace(machine, speeds=speeds, overheads=overheads, disturbed=disturbed)
 
 
 def _read(data: dict[str, Any]) -> Machine:
@@ -208,6 +256,7 @@ def _read(data: dict[str, Any]) -> Machine:
         memory_read={int(n): _positive(rate) for n, rate in data["memory_read_bytes_per_second"].items()},
         speeds=speeds,
         overheads={name: float(s) for name, s in data["seconds_per_instruction"].items()},
+        disturbed=str(data["disturbed"]),
     )
 
 
@@ -230,7 +279,7 @@ def _stale(machine: Machine, threads: int) -> str | None:
 
 
 def _keep(machine: Machine) -> None:
-    """Whole or not at all; a cache that cannot be written is measured again next time."""
+    """Save the values, completely or not at all. If the cache cannot be written, they are measured again next time."""
     path = _path(machine.threads)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -246,7 +295,7 @@ def _path(threads: int) -> Path:
 
 
 def _build() -> str:
-    """Changes whenever the extension is built again."""
+    """A text that changes whenever the extension is rebuilt."""
     from trilens.executors.native import _native
 
     about = Path(_native.__file__).stat()

@@ -1,4 +1,4 @@
-"""Small made-up models on the native executor, and the seconds that their instructions take."""
+"""Small synthetic models on the native executor, and the seconds that their instructions take."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Trial:
         return self._rounds([self.executor.sequence(rows * 4)], rows, 2)
 
     def again(self, sequences: Sequence[NativeSequence]) -> float:
-        """Seconds of attention for one token more of each, which are then taken back."""
+        """Seconds of attention for one more token of each sequence. The tokens are removed afterwards."""
         seconds = self.spent(sequences, 1)["attend"]
         for sequence in sequences:
             sequence.rewind(sequence.length - 1)
@@ -143,13 +143,17 @@ class Trial:
         return {**{kind: s - before.get(kind, 0.0) for kind, s in after.items()}, "wall": wall}
 
 
-def settle(threads: int, seconds: float = 0.1) -> None:
-    """Read memory for a while: machines that are shared give more of it for a moment than they can keep up."""
+def settle(threads: int, seconds: float = 0.1) -> float:
+    """Read memory for a while, because shared machines give more bandwidth for a moment than they can sustain.
+
+    Returns the processor time that the threads got, as a share of what they wanted. Near 1 unless other programs run.
+    """
     from trilens.executors.native import _native
 
-    start = time.perf_counter()
+    start, own = time.perf_counter(), time.process_time()
     while time.perf_counter() - start < seconds:
         _native.memory_read_bytes_per_second(threads, 64 << 20, 16)
+    return min(1.0, (time.process_time() - own) / (threads * (time.perf_counter() - start)))
 
 
 def instructions_by_kind(executor: NativeExecutor) -> dict[str, int]:

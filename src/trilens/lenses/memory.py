@@ -1,7 +1,8 @@
-"""How much memory a model takes, engine by engine: weights, keys and values, scratch; and of what it is a part.
+"""How much memory a model takes in each engine: weights, keys and values, scratch, and the memory that these are part
+of.
 
-Engines differ in what they allocate: where windowed layers stop, whether a latent is kept or whole heads, what a block
-is. So there is one model of memory for each. What is unknown of an engine is None and listed, never guessed.
+Engines allocate differently: how much windowed layers keep, whether they keep a latent or whole heads, the size of a
+block. So each engine has its own memory model. Unknown values are None and listed, never guessed.
 """
 
 from __future__ import annotations
@@ -59,8 +60,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes over all devices; None where nobody knows, with its reason in `unknown`. `meaning` says what the engine
-    takes the bytes from. `fixed`: the states that have one size whatever a sequence's length."""
+    """Bytes over all devices; None if unknown, with the reason in `unknown`. `meaning` says what memory the engine
+    uses for them. `fixed`: states whose size does not depend on the length of a sequence.
+    """
 
     engine: Engine
     weights: int
@@ -72,7 +74,7 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """Of what is known: exact where `unknown` is empty, else the least."""
+        """The sum of the known parts: exact if `unknown` is empty, else a lower bound."""
         return self.weights + self.kv + (self.fixed or 0) + (self.scratch or 0)
 
     def as_dict(self) -> dict[str, Any]:
@@ -230,8 +232,8 @@ def transformers_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
         int(kv),
         None if _fixed_states(spec) else 0,
         None,
-        "what the cache's tensors hold behind a step of one token; it grows by concatenation, so twice that for a "
-        "moment",
+        "what the cache's tensors hold after a step of one token; it grows by concatenation, so it takes twice that "
+        "for a moment",
         (*_fixed_states(spec), "activations"),
     )
 
@@ -259,7 +261,7 @@ def _hybrid(spec: ModelSpec, said: str) -> tuple[str, ...]:
 def _fixed_states(spec: ModelSpec) -> tuple[str, ...]:
     """The remark on states of one size, for engines whose way of holding them is not supported."""
     _, fixed = by_kind(spec.states)
-    return ("the states that have one size whatever the length: of which type, and how many copies",) if fixed else ()
+    return ("fixed-size states: their number format and the number of copies",) if fixed else ()
 
 
 def _split_kv(spec: ModelSpec, job: Job, kept: Callable[[Positions], int]) -> int:

@@ -1,4 +1,4 @@
-"""The MoE lens: which experts there are, who fires, and what the difference between stored and used is worth."""
+"""The MoE lens: the experts, which of them fire, and what the difference between stored and used weights is worth."""
 
 from __future__ import annotations
 

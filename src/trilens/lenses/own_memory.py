@@ -1,4 +1,4 @@
-"""What trilens itself holds in memory for a model on the native executor, before it is loaded."""
+"""The memory that trilens itself will need for a model on the native executor, before it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model needs on a machine and how fast it will be there, engine by engine, and how to start it."""
+"""What a model needs on a machine in each engine, how fast it will be there, and how to start it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes over all devices; `capacity` is what the engine can take of them. `forecast` is None where nobody knows."""
+    """Bytes over all devices; `capacity` is what the engine can use. `forecast` is None if unknown."""
 
     model: str
     spec: ModelSpec
@@ -136,11 +136,11 @@ def plan(
     offline: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """`context` tokens a sequence (4096, or the model's most), `batch` of them at once. `machine`: this, or an
-    accelerator as in h100x8. `engine`: trilens here, else vllm (mlx-lm on Apple's). `quantise`: None takes the most
-    bits that fit. `kv_type`: one type, or K,V. `say` is told what is measured.
+    """`context`: tokens per sequence (default: 4096, or the model's maximum); `batch`: sequences at once. `machine`:
+    this, or an accelerator as in h100x8. `engine`: default is trilens for this machine, else vllm (mlx-lm for Apple's).
+    `quantise`: None takes the most bits that fit. `kv_type`: one type, or K,V. `say` is told what is being measured.
 
-    Raises UsageError, UnsupportedModel, or RequestRefused for a model whose sizes nobody knows.
+    Raises UsageError, UnsupportedModel, or RequestRefused for a model of unknown size.
     """
     at = target(machine)
     chosen = _engine(engine, at)
@@ -278,7 +278,9 @@ def _choice(choices: tuple[Choice, ...], wanted: str | None, engine: Engine) -> 
 
 
 def _thinking_word(wanted: str | None, inference: Inference, title: str) -> str | None:
-    """The setting's name, checked against what the model can; None where it never thinks and none was asked for."""
+    """The setting's name, checked against what the model can do; None if it never thinks and no thinking was
+    requested.
+    """
     if wanted is None:
         return inference.default if inference.kind not in ("never", "unknown") else None
     if inference.kind == "never":

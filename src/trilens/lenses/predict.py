@@ -1,7 +1,7 @@
-"""What a step will take on this machine: the recorded program, instruction by instruction, at the machine's speeds.
+"""How long a step will take on this machine: the recorded program, instruction by instruction, at the machine's speeds.
 
-Layers that are alike are taken once and counted. The work of all instructions together is the accountant's, which a
-test holds to the last operation.
+Equal layers are computed once and counted. The sum of all instructions equals the accountant's count; a test compares
+them to the last operation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A call's prediction beside what it took, and what each call teaches the next prediction."""
+"""A call's prediction next to the measured value, and what each call teaches the next prediction."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ LEARNING = 0.003  # of the calls' own seconds, that files are read and written f
 
 
 class Predictor:
-    """Of one loaded model, for any number of threads. A call that is short learns nothing: files take longer."""
+    """The predictor of one loaded model, for any number of threads. Short calls teach nothing, because writing the
+    file would take longer.
+    """
 
     def __init__(self, name: str, executor: Executor) -> None:
         self._executor = executor
@@ -37,7 +39,7 @@ class Predictor:
         return self._ceiling
 
     def complete(self, receipt: Receipt) -> Receipt:
-        """The same with its prediction, made from what was known before it; then learn from it."""
+        """The receipt with its prediction, computed from what was known before the call. Then learn from the call."""
         executor = self._executor
         if not isinstance(executor, NativeExecutor):
             return replace(receipt, prediction=Prediction(None, None, None, "only the native executor is predicted"))
@@ -68,7 +70,7 @@ class Predictor:
         if work.decode.steps:
             context = t.prompt + work.decode.tokens // 2 + 1
             seconds, runs = corrected(self._token(context, receipt.batch), self._known.decode)
-            token = _beside(seconds, work.decode.seconds / work.decode.steps)
+            token = _beside(seconds, work.decode.seconds / work.decode.tokens)
         source = (
             f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
         )

@@ -1,4 +1,4 @@
-"""A publisher's sizes beside ours: the same after rounding, or why not."""
+"""A publisher's sizes next to ours: equal after rounding, or the reason why not."""
 
 from __future__ import annotations
 

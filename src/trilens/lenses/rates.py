@@ -1,8 +1,9 @@
-"""How fast this machine carries out each kind of instruction: small made-up models run on the native executor, timed.
+"""How fast this machine runs each kind of instruction, measured with small synthetic models on the native executor.
 
-What is timed are the very kernels that later run. Everything is kept as seconds for one unit of one row, by the rows of
-the step. A unit is a weight of a matrix (once for matrices that stay in the processor's cache, once for those that come
-from memory), for attention a number of a key or value that a query head meets, for the rest a number of the result.
+The kernels that are timed are those that run later. Everything is kept as seconds for one unit of one row, by the rows
+of the step. A unit is a weight of a matrix (once for matrices that stay in the processor's cache, once for those that
+come from memory), for attention a number of a key or value that a query head meets, for the rest a number of the
+result.
 """
 
 from __future__ import annotations

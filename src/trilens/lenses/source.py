@@ -1,4 +1,4 @@
-"""Where a card's facts come from: a model's small files, or the catalog's data file where no file is here."""
+"""The source of a card's facts: a model's small files, or the catalog's entry if there are none."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trilens.text.thinking import Inference, completed, stated_inference
 
 @dataclass(frozen=True)
 class CardSource:
-    """`reading` is None for a model of which nobody knows the wiring; `entry` is then what is known of it."""
+    """`reading` is None for a model of unknown wiring; `entry` is then what is known of it."""
 
     title: str
     origin: str
@@ -42,7 +42,7 @@ class CardSource:
 
 
 def card_source(name: str | Found, *, offline: bool) -> CardSource:
-    """What is to be read for the card of `name`: files that are here or fetched from the hub, else the catalog."""
+    """The source for the card of `name`: files on this disk or from the hub, else the catalog."""
     if isinstance(name, Found):
         return _from_files(str(name.path), name, None)
     if not os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # Path.exists raises for a name that is too long

@@ -1,4 +1,4 @@
-"""The machine that is planned for: this one, or accelerators from a data file with their sources."""
+"""The machine to plan for: this one, or accelerators from a data file that names its sources."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def accelerators() -> dict[str, Accelerator]:
 
 
 def target(name: str) -> Target:
-    """this | h100 | h100x8. Raises UsageError for a machine nobody here knows."""
+    """this | h100 | h100x8. Raises UsageError for an unknown machine."""
     if name == "this":
         return Target("this", None, 1, available_memory())
     known = accelerators()
@@ -86,7 +86,7 @@ def target(name: str) -> Target:
 
 
 def available_memory() -> int:
-    """Bytes that a new process can have, as the system says; all there is where it does not say."""
+    """Bytes that a new process can have according to the system; all memory if it does not say."""
     from trilens.lenses.machine import memory_bytes
 
     return system.available_memory() or memory_bytes()

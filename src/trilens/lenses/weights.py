@@ -84,7 +84,7 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
     if method == "mxfp4":
         sizes = [p.size * 17 // 32 if ".experts." in p.name and len(p.shape) == 3 else width * p.size for p in every]
         return WeightBytes("own", sum(sizes), f"experts in mxfp4 (4.25 bits with scales), the rest {dtype}")
-    return WeightBytes("own", None, f"quantised by {method or 'an unnamed method'}: not worked out, its files say")
+    return WeightBytes("own", None, f"quantised by {method or 'an unnamed method'}: size known only from its files")
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:

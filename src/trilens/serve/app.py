@@ -132,7 +132,7 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
         pieces: Callable[[ChatRun, A], AsyncIterator[bytes]],
         fail: Callable[[Fault], bytes],
     ) -> Response:
-        """The model is held from here to the end of the answer, streamed or not."""
+        """The model is leased from here to the end of the answer, streamed or not."""
         async with AsyncExitStack() as held:
             loop = await held.enter_async_context(registry.lease(asked.model))
             chat_run = await unless_gone(request.receive, begin(loop, asked))
@@ -234,7 +234,7 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
 
 
 def _file(name: str) -> Response:
-    """A file of the page. Its name is one that stands in the folder, so no path leads out of it."""
+    """A file of the page. Only names that are in the folder are accepted, so no path leads out of it."""
     known = {path.name: path for path in PAGE.iterdir() if path.suffix in TYPES}
     if name not in known:
         raise HTTPException(404, "there is no such page")
@@ -293,9 +293,9 @@ def _logged(problem: BaseException) -> Fault:
 
 
 def _field_fault(errors: Sequence[Any], body: Any) -> Fault:
-    """One line for all fields that are wrong; where one may be of several kinds, what each of them expects."""
+    """One line for all fields that are wrong. If a field may have several types, it says what each expects."""
     if isinstance(errors[0].get("input"), bytes):
-        return refused("the body was not read as JSON; send it with Content-Type: application/json")
+        return refused("the body is not marked as JSON; send it with Content-Type: application/json")
     groups: dict[Any, list[Any]] = {}
     for error in errors:
         groups.setdefault(_alternatives(error, body), []).append(error)
@@ -338,7 +338,7 @@ def _one_fault(alike: Sequence[Any], body: Any) -> Fault:
 
 
 def _place(error: Any, body: Any) -> str:
-    """The field's name as the caller knows it: the names in between that are of our own types are left out."""
+    """The field's name as the caller knows it, without the names of our own types."""
     loc, value = error["loc"], body
     parts = []
     for number, part in enumerate(loc[1:], 2):

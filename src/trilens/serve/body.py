@@ -1,4 +1,4 @@
-"""A request's body: JSON whose every value has a meaning for us, or one clear refusal that names the place."""
+"""A request's body: JSON in which every value is valid, or one clear error that names the place."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Path = tuple["Path", "str | int"] | None  # from a value up to the body
 
 
 class BadBody(HTTPException):
-    """Not to be read as a request."""
+    """The body cannot be read as a request."""
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(400, message)
@@ -30,7 +30,7 @@ class BadBody(HTTPException):
 
 
 class JsonRoute(APIRoute):
-    """A route whose body is read here."""
+    """A route that reads its body with this file."""
 
     def get_route_handler(self) -> Callable[[Request], Any]:
         handle = super().get_route_handler()
@@ -49,8 +49,9 @@ class _JsonRequest(Request):
 
 
 def read_json(body: bytes) -> Any:
-    """Raises BadBody. What comes out holds no number that is not finite or beyond 64 bits, no half of a surrogate
-    pair, and is not nested more than `MOST_DEPTH` deep."""
+    """Read JSON in which all numbers are finite and fit in 64 bits, all texts are Unicode, and nesting is at most
+    `MOST_DEPTH` deep. Raises BadBody.
+    """
     try:
         text = body.decode("utf-8")
         made = json.loads(text, parse_constant=_constant)

@@ -108,7 +108,7 @@ class AllowedTools(Fields):
 
 
 class Extras(Fields):
-    """Of trilens alone. `routes`: with each chunk the experts that fired."""
+    """Fields of trilens only. `routes`: add the experts that fired to each chunk."""
 
     routes: bool = False
 
@@ -179,7 +179,7 @@ class ChatRequest(Asks, Samples, Structures):
         return one_of(None if form is None else form.wanted("response_format"), *self.stated())
 
     def continues(self, messages: Sequence[Message]) -> bool:
-        """Whether the answer goes on with the last message; some say so in the message itself."""
+        """Whether the answer continues the last message. Some clients say so in the message itself."""
         asked = self.continue_final_message or any(messages[-1].other.get(key) is True for key in PREFIX)
         if self.add_generation_prompt is not None and self.add_generation_prompt == asked:
             said = "is true beside continue_final_message" if asked else "is false without continue_final_message"

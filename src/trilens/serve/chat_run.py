@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ChatRun:
-    """A request that runs."""
+    """A running request."""
 
     id: str
     model: AnyModel
@@ -30,7 +30,7 @@ class ChatRun:
     ignored: list[str]  # what of the request was left aside
 
     async def events(self) -> AsyncIterator[list[Event[AnyReceipt]]]:
-        """What has come, batch by batch. Raises what stopped it; whoever leaves early cancels it."""
+        """The events, batch by batch. Raises the error that ended the request. Leaving early cancels it."""
         finders = [self.use.finder(i, self.model) for i in range(len(self.running.calls))]
         second: set[int] = set()  # answers that have begun a second call, and may not
         async for events in self.running.batches():
@@ -64,8 +64,9 @@ async def begin(
     choices: int,
     ignored: list[str],
 ) -> ChatRun:
-    """Prepare the calls, and put them in line. `asked` is the request's prompt or messages. `prepare` may add to what
-    is ignored. Raises TimeIsUp, and what `prepare` and `EngineLoop.enter` raise."""
+    """Prepare the calls and queue them. `asked` is the request's prompt or messages. `prepare` may add to what is
+    ignored. Raises TimeIsUp, and what `prepare` and `EngineLoop.enter` raise.
+    """
     try:
         async with asyncio.timeout(loop.seconds) as limit:
             calls = await in_thread(asked, lambda: [prepare(i) for i in range(choices)])
@@ -77,9 +78,10 @@ async def begin(
 
 
 async def in_thread(asked: Any, work: Callable[[], T]) -> T:
-    """Work on a prompt, for templates and tokenizers take their time. Long prompts wait for one thread of their own, so
-    that they take neither the memory of several nor a short one's turn. Whoever is cancelled while waiting is not
-    worked for."""
+    """Prepare a prompt in a thread, because templates and tokenizers take time. Long prompts share one thread, so
+    that they use the memory of one only and do not delay short ones. A request that is cancelled while it waits is
+    not prepared.
+    """
     threads = _LONG if characters(asked) >= LONG else _SHORT
     return await asyncio.get_running_loop().run_in_executor(threads, work)
 

@@ -1,4 +1,4 @@
-"""OpenAI's text completions: prompts as they are, texts or token ids, without a chat template."""
+"""OpenAI's text completions: prompts as texts or token ids, without a chat template."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class CompletionRequest(Samples, Structures):
         if tried < self.n:
             raise FieldRefused("best_of", f"is {tried} and n is {self.n}; expected at least n")
         if tried > self.n and self.stream:
-            raise FieldRefused("best_of", "cannot be streamed: all answers are there before the best is known")
+            raise FieldRefused("best_of", "cannot be streamed: the best answer is known only when all are complete")
         return tried
 
     def wanted(self) -> Wanted | None:
@@ -77,7 +77,7 @@ class CompletionRequest(Samples, Structures):
         return one_of(None if form is None else form.wanted("response_format"), *self.stated())
 
     def fits(self) -> None:
-        """Raises FieldRefused for fields that do not go together."""
+        """Raises FieldRefused for fields that cannot be combined."""
         if self.trilens.routes:
             raise FieldRefused("trilens.routes", "comes with chat completions alone; leave it out")
         if self.suffix is not None and (self.echo or not isinstance(self.prompt, str)):
@@ -85,7 +85,7 @@ class CompletionRequest(Samples, Structures):
 
     @property
     def scored(self) -> int | None:
-        """Alternatives to each token of the prompt; None where its scores are not wanted."""
+        """Alternatives to each token of the prompt; None if its scores were not requested."""
         return self.logprobs if self.echo else None
 
 

@@ -1,7 +1,8 @@
-"""Connections before and around a request: how long a client may take, how many there may be, how large a head is.
+"""Connections before and around a request: how long a client may take, how many connections there may be, and how large
+a header.
 
-uvicorn reads HTTP and writes it, and closes connections that are idle. It has no deadline for a request that is still
-coming, and no limit on what is no request yet; both are added here, in a subclass of its protocol.
+uvicorn reads and writes HTTP, and closes idle connections. It has no deadline for a request that is still arriving, and
+no limit on incomplete requests. Both are added here, in a subclass of its protocol.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ PHRASES = {
 
 Stage = Literal["head", "body", "idle", "answer"]
 CAME_TOO_SLOWLY: dict[Stage, str] = {
-    "head": "the request's header did not come within {:g} seconds",
-    "body": "the request's body did not come within {:g} seconds",
+    "head": "the request's header did not arrive within {:g} seconds",
+    "body": "the request's body did not arrive within {:g} seconds",
 }
 
 
@@ -69,7 +70,7 @@ def system_limits(limits: Limits) -> Limits:
 
 
 class Crowd:
-    """All connections together: which of them wait for their client, and what was said of those that were closed."""
+    """All connections together: those that wait for their client, and the log lines about those that were closed."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -93,7 +94,7 @@ class Crowd:
 
 
 class Connection(HttpToolsProtocol):
-    """One connection. It always has a deadline, except while a request that is all here is being answered."""
+    """One connection. It always has a deadline, except while a complete request is being answered."""
 
     def __init__(self, *args: Any, crowd: Crowd, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -253,7 +254,7 @@ class Connection(HttpToolsProtocol):
     # the end
 
     def _turn_away(self, status: int, message: str, why: str | None = None) -> None:
-        """Say why, where no answer has begun, and close. `why` is for the log."""
+        """Send the reason, if no answer has begun, and close. `why` is for the log."""
         if self.transport.is_closing():
             return
         if why is not None:

@@ -27,7 +27,7 @@ log = logging.getLogger("trilens.serve")
 
 
 class Engine:
-    """A context: behind it nothing of the engine runs any more, however it was left.
+    """A context manager. After it, nothing of the engine runs any more, however it was left.
 
     The engine has a process group of its own. When it ends by itself, or another node is lost, `failure` says so,
     `ended` is called, and everything of it here is ended.
@@ -52,7 +52,7 @@ class Engine:
         return self
 
     def start(self) -> None:
-        """Inside its own context, so that whatever comes in between ends it too. Raises UsageError."""
+        """Start the engine, inside its own context, so that any error ends it again. Raises UsageError."""
         handle, path = tempfile.mkstemp(prefix=f"trilens-{self.name}-", suffix=".log")
         self.log = Path(path)
         try:
@@ -91,8 +91,9 @@ class Engine:
                 signal.signal(number, handler)
 
     def wait_for(self, ask: Callable[[], object]) -> None:
-        """Until `ask` gets its answer, a real one: an engine can say that it is healthy and fail the first request.
-        Raises EngineDied."""
+        """Wait until `ask` gets a real answer, because an engine can report that it is healthy and fail the first
+        request. Raises EngineDied.
+        """
         end, begin, failed = time.monotonic() + self._limit, time.monotonic(), 0
         said: object = "nobody listens"
         while time.monotonic() < end:
@@ -113,7 +114,7 @@ class Engine:
             self._over.wait(0.5)
             self.check()
         missing = ", ".join(map(str, self._missing()))
-        nodes = f"; node {missing} of {self.node.count} never came" if missing else ""
+        nodes = f"; node {missing} of {self.node.count} never connected" if missing else ""
         self.fail(f"gave no answer within {self._limit:g} s ({said}){nodes}")
         self.check()
 
@@ -121,7 +122,7 @@ class Engine:
         return [] if self._meeting is None else self._meeting.missing
 
     def wait(self) -> None:
-        """On a node that is not the head: until the head stops. Raises EngineDied."""
+        """On a node other than the head, wait until the head stops. Raises EngineDied."""
         while not self._over.wait(0.5):
             pass
         self.check()
@@ -131,12 +132,12 @@ class Engine:
             raise self.failure
 
     def died(self, seconds: float) -> EngineDied | None:
-        """Why it failed, if that turns out within so many seconds."""
+        """The reason why it failed, if that is known within so many seconds."""
         self._over.wait(seconds)
         return self.failure
 
     def fail(self, why: str) -> None:
-        """It is of no use any more: say why, once, and end what is left of it here."""
+        """Mark the engine as failed: report the reason once, and end what is left of it here."""
         with self._lock:
             if self._stopping or self.failure is not None:
                 return

@@ -1,4 +1,4 @@
-"""A model that an engine runs, with the interface of one that runs here, so that the protocols need not know which."""
+"""A model that runs in an engine, with the interface of a local one, so that protocols need not distinguish them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trilens.text.strategy import Strategy, Thinking, render_with
 
 
 class Schemas:
-    """What an engine is told of an answer's form: the wish itself, for it has grammars of its own."""
+    """The form of an answer as an engine gets it: unchanged, because an engine has its own grammars."""
 
     def __init__(self, service: str) -> None:
         self._flat = service == "sglang"  # its fields stand in the request itself
@@ -59,7 +59,9 @@ class Wish:
 
 def _wish(fields: Mapping[str, Any], calls: object) -> Wish:
     if calls is not None:
-        raise RequestRefused("an engine holds the whole answer to it, so that no tool could be called; leave one out")
+        raise RequestRefused(
+            "an engine applies it to the whole answer, so no tool could be called; leave one of them out"
+        )
     return Wish(fields)
 
 
@@ -205,7 +207,7 @@ class EngineCall:
         self.stream.answer_now()
 
     def put(self, event: Event[HostedReceipt]) -> bool:
-        """From the call's thread; waits for a reader that is slow. False: nobody reads any more."""
+        """Called by the call's thread; waits for a slow reader. False: nobody reads any more."""
         if isinstance(event, EndEvent):
             self.receipt = event.receipt
         with self._read:

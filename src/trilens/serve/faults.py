@@ -1,4 +1,4 @@
-"""Errors of ours -> what each protocol answers with. No message names a file of this machine."""
+"""Our errors -> the answer of each protocol. No message names a file of this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UPSTREAM = ("server_error", "api_error")
 
 @dataclass(frozen=True)
 class Fault:
-    """An HTTP status, and the words for the two families of clients."""
+    """An HTTP status, and the error types for the two families of clients."""
 
     status: int
     message: str

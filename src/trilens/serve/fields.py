@@ -1,9 +1,9 @@
-"""The fields of requests. Each protocol's request is a class, and the class is the table of its fields: what is done
-(its attributes), what is left aside (`aside`), and what is refused by name (`refused`). Reading, the list under
+"""The fields of requests. Each protocol's request is a class, and the class is the table of its fields: those that are
+supported (its attributes), ignored (`aside`), and refused by name (`refused`). Reading, the list under
 `trilens.ignored`, the refusals and the table in docs/serving.md all come from it.
 
-A field that changes the answer is done or refused. A hint, an identifier or a hosted extra is left aside and reported.
-`null` is the same as leaving a field out.
+A field that changes the answer is carried out or refused. A hint, an identifier or a hosted extra is ignored and
+reported. `null` is the same as leaving a field out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPORT = "requests for additional reports"
 
 
 class FieldsRefused(FieldRefused):
-    """Several fields are wrong; all of them are said."""
+    """Several fields are wrong. The message names all of them."""
 
     def __init__(self, refused: list[FieldRefused]) -> None:
         RequestRefused.__init__(self, together([str(one) for one in refused]))
@@ -40,7 +40,7 @@ class FieldsRefused(FieldRefused):
 
 @dataclass(frozen=True)
 class Refused:
-    """`why` a field is refused. Values in `unless` change nothing, and are left aside."""
+    """`why` a field is refused. Values in `unless` change nothing and are ignored."""
 
     why: str
     unless: tuple[Any, ...] = (False,)
@@ -94,7 +94,7 @@ class Fields(BaseModel):
         return {name: said for part in parts for name, said in part.items()}
 
     def left_aside(self, at: str = "") -> list[str]:
-        """The fields of the request that were left aside, each with its place."""
+        """The fields of the request that were ignored, each with its place."""
         found = [f"{at}{name}" for name in self._left]
         for name, value in vars(self).items():
             parts = [("", value)] if isinstance(value, Fields) else []
@@ -116,7 +116,7 @@ def _again(error: Any) -> InitErrorDetails:
 
 
 def gathered(*checks: Callable[[], Any]) -> list[Any]:
-    """What these checks return. Raises all refusals of theirs as one."""
+    """The results of these checks. Raises all their refusals as one error."""
     made, refused = [], list[FieldRefused]()
     for check in checks:
         try:
@@ -133,7 +133,9 @@ def gathered(*checks: Callable[[], Any]) -> list[Any]:
 
 
 def checked(read: Callable[[T], Any]) -> Callable[[T], T]:
-    """A field's value as it is, once it can be read; what is wrong in it is said with the request's other faults."""
+    """A field's value, unchanged, if it can be read. Errors in it are reported together with the request's other
+    errors.
+    """
 
     def check(value: T) -> T:
         try:
@@ -160,5 +162,5 @@ def only(given: Mapping[str, Any], known: Collection[str], at: str) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value in an error, as JSON writes it and not too long."""
+    """A value for an error message, as JSON, shortened."""
     return json.dumps(value, default=str)[:60]

@@ -1,4 +1,4 @@
-"""What is turned away before a request is read: other hosts and origins, missing keys, bodies that are too large."""
+"""Requests that are refused before they are read: other hosts and origins, missing keys, bodies that are too large."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ POLICY = "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'; base
 
 @dataclass(frozen=True)
 class Rules:
-    """`host` is what the server listens on; `origins` other pages may ask from; `key` is None where everybody may."""
+    """`host` is the address the server listens on. Pages of `origins` may send requests too. `key` is None if
+    everybody may.
+    """
 
     host: str = "127.0.0.1"
     origins: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ class Guard:
     ) -> Fault | None:
         rules, host = self._rules, headers.get("host", "")
         if rules.host in LOOPBACK and _name(host) not in LOOPBACK:
-            return refused(f"the host is {host!r:.80}; this server answers to {rules.host} alone", status=403)
+            return refused(f"the host is {host!r:.80}; this server accepts only {rules.host}", status=403)
         if origin is not None and not allowed and _place(origin) != host:
             return refused(f"the origin {origin!r:.80} is not allowed; start the server with --origin", status=403)
         if rules.key is not None and scope["path"].startswith(KEYED):
@@ -98,7 +100,7 @@ class Guard:
 
 
 def _name(host: str) -> str | None:
-    """A host without its port; None for what is none."""
+    """A host without its port; None if it is not a host."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
@@ -106,7 +108,7 @@ def _name(host: str) -> str | None:
 
 
 def _place(origin: str) -> str | None:
-    """An origin's host and port; None for what is none."""
+    """An origin's host and port; None if it is not an origin."""
     try:
         return urlsplit(origin).netloc
     except ValueError:

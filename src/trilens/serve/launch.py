@@ -1,4 +1,4 @@
-"""Which command starts an engine here: where the user's own one is, and what `trilens plan` writes for it."""
+"""The command that starts an engine: where the user's engine is, and the options that `trilens plan` writes for it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Launch:
         command = [*program(engine, self.path), *command[WORDS[engine] :]]
         if planned.job.tensor * planned.job.pipeline % node.count and planned.target.count > 1:
             raise UsageError(
-                f"{self.machine} cannot be shared out over {node.count} nodes; name all devices of all nodes"
+                f"{self.machine} cannot be divided among {node.count} nodes; name all devices of all nodes"
             )
         if planned.target.count == 1 and node.count > 1:  # one device a node: a stage each
             command[command.index(STAGES[engine]) + 1] = str(node.count)
@@ -67,7 +67,7 @@ class Launch:
         return [*command, *self._nodes(), *self.options]
 
     def environment(self, key: str) -> dict[str, str]:
-        """What the engine finds in its environment beside what is there already."""
+        """The engine's additional environment variables."""
         found = {"VLLM_API_KEY": key} if self.engine == "vllm" else {}
         if self.node.count > 1 and self.engine == "vllm" and "VLLM_HOST_IP" not in os.environ:
             found["VLLM_HOST_IP"] = _address_towards(self.node.master)
@@ -75,7 +75,7 @@ class Launch:
 
     @property
     def meets(self) -> Node:
-        """The nodes on which trilens itself is: a Ray cluster's have none."""
+        """The nodes on which trilens runs; those of a Ray cluster have none."""
         return Node() if self.ray else self.node
 
     def _nodes(self) -> list[str]:
@@ -93,7 +93,7 @@ class Launch:
 
 
 def program(engine: EngineName, path: str | None) -> list[str]:
-    """The words that run the user's engine. Raises UsageError, saying what to install."""
+    """The words that run the user's engine. Raises UsageError with what to install."""
     variable = f"TRILENS_{engine.upper()}"
     stated = path or os.environ.get(variable)
     if stated:
@@ -119,7 +119,7 @@ def free_port() -> int:
 
 
 def new_key() -> str:
-    """Nobody else on this machine is to ask the engine behind our back."""
+    """A key for the engine, so that nobody else on this machine can use it directly."""
     return secrets.token_urlsafe(24)
 
 

@@ -28,12 +28,12 @@ log = logging.getLogger("trilens.serve")
 
 
 class LocalLoop(EngineLoop[Call]):
-    """One thread steps all calls. Where these are many and steps short, what is done between two (each token's text,
-    waiting for Python's lock) takes a good part of the time: then each stepper's thread steps its part of them.
+    """One thread steps all calls. If there are many calls and steps are short, the work between two steps (each token's
+    text, waiting for Python's lock) takes much of the time. Then each stepper's thread steps its part of the calls.
 
-    What fails in one request is kept with it by the scheduler and ends that request alone. An exception of the loop's
-    own code ends the calls that have a place, since nobody can say whose it was, and the loop goes on. After `FAULTS`
-    of these in a row, or when a thread would end, it gives up.
+    The scheduler stores an error of one request with that request and ends only it. An exception in the loop's own code
+    cannot be attributed, so it ends the running calls, and the loop continues. After `FAULTS` of these in a row, or if
+    a thread would end, the loop gives up.
     """
 
     model: Model
@@ -59,7 +59,7 @@ class LocalLoop(EngineLoop[Call]):
 
     @property
     def problem(self) -> TrilensError | None:
-        """Also a step that takes longer than a whole request may."""
+        """Also reports a step that takes longer than a whole request may."""
         if self.failure is None and time.monotonic() - min(self._stepping) > self.seconds:
             return LoopFailed(f"{self.model.name}: a step has not ended for more than {self.seconds:g} s")
         return self.failure
@@ -107,7 +107,7 @@ class LocalLoop(EngineLoop[Call]):
                 self._active.clear()  # nobody steps them any more
 
     def _turn(self, stepper: int) -> None:
-        """Admit who may begin, do one step, hand over what came."""
+        """Admit calls, run one step, hand over the results."""
         if stepper > 0:
             self._split.wait()
         else:
@@ -136,7 +136,9 @@ class LocalLoop(EngineLoop[Call]):
                 self._changed.wait(0.5)
 
     def _outlive(self, fault: Exception) -> None:
-        """A fault of the loop's own code, or of the model as a whole: end what it may have touched."""
+        """Handle an error in the loop's own code, or of the model as a whole: end the calls that it may have
+        affected.
+        """
         log.error("%s: the loop has a fault", self.model.name, exc_info=fault)
         self._faults += 1
         if self._faults >= FAULTS:

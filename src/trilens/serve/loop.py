@@ -1,7 +1,7 @@
-"""What runs the requests of one model: the queue with its places, deadlines, cancellation and closing.
+"""Runs the requests of one model: the queue and its places, deadlines, cancellation and closing.
 
-There are two kinds, which differ in how a call is run: `LocalLoop` steps a model of this process, `RemoteLoop` has a
-thread for each call to an engine. All else is here, once.
+There are two kinds, which run calls differently: `LocalLoop` steps a model of this process, `RemoteLoop` has a thread
+for each call to an engine. Everything else is here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Busy(TrilensError):
 
 
 class TimeIsUp(TrilensError):
-    """A request ran longer than a request may."""
+    """A request took longer than the time limit."""
 
 
 class ShuttingDown(TrilensError):
@@ -42,7 +42,7 @@ class LoopFailed(TrilensError):
 
 @dataclass(eq=False)
 class Running:
-    """One request and its calls. The loop wakes its reader, who then takes from the calls what has come.
+    """One request and its calls. The loop wakes its reader, which then takes the events from the calls.
 
     Its methods belong to the reader's event loop.
     """
@@ -56,8 +56,9 @@ class Running:
     expiry: asyncio.TimerHandle | None = None
 
     async def batches(self) -> AsyncIterator[list[Event[Any]]]:
-        """What has come since the last batch; ends after the end of the last call. Raises what stopped one of them.
-        A reader that stops early cancels what still runs."""
+        """The events since the last batch. Ends after the end of the last call. Raises the error that ended one of
+        them. A reader that stops early cancels what still runs.
+        """
         try:
             while not all(call.finished for call in self.calls):
                 await self.arrived.wait()
@@ -80,17 +81,17 @@ class Running:
             call.answer_now()
 
     def cancel(self) -> None:
-        """End what still runs or waits; does nothing for a request that is over."""
+        """End what still runs or waits. Does nothing for a finished request."""
         if self.expiry is not None:
             self.expiry.cancel()
         self.loop.leave(self)
 
 
 class EngineLoop(ABC, Generic[C]):
-    """Runs `parallel` calls at once and lets `waiting` more stand in line. A request may take `seconds`.
+    """Runs `parallel` calls at once and queues up to `waiting` more. A request may take `seconds`.
 
     Each request fails alone, with its own error. Deadlines are timers of the reader's event loop, so they hold even
-    while a call or a step hangs. `failure` is set once nothing can be run any more: then every client is told, and new
+    while a call or a step hangs. `failure` is set when nothing can be run any more: every client then gets it, and new
     requests are refused with it.
     """
 
@@ -118,11 +119,11 @@ class EngineLoop(ABC, Generic[C]):
 
     @property
     def problem(self) -> TrilensError | None:
-        """Why it answers nobody at the moment; None while it does."""
+        """The reason why it cannot answer at the moment; None if it can."""
         return self.failure
 
     def enter(self, calls: Sequence[C]) -> Running:
-        """Put a request in line, from its reader's event loop. Raises Busy, ShuttingDown, and `failure`."""
+        """Queue a request, from its reader's event loop. Raises Busy, ShuttingDown, and `failure`."""
         running = Running(calls, self, asyncio.get_running_loop())
         with self._changed:
             if self.failure is not None:
@@ -141,7 +142,7 @@ class EngineLoop(ABC, Generic[C]):
         return running
 
     def leave(self, running: Running) -> None:
-        """Nobody reads this request any more: it leaves the line at once, and what runs of it is stopped."""
+        """Nobody reads this request any more: remove it from the queue at once, and stop what runs of it."""
         with self._changed:
             if running.left:
                 return
@@ -154,20 +155,20 @@ class EngineLoop(ABC, Generic[C]):
             self._stop(calls)
 
     def fail(self, running: Running, fault: BaseException) -> None:
-        """End a request with an error, from any thread. Its first error is the one that its reader gets."""
+        """End a request with an error, from any thread. Its reader gets the first error."""
         if running.failure is None:
             running.failure = fault
         self.leave(running)
         tell([running])
 
     def give_up(self, problem: TrilensError) -> None:
-        """It cannot go on: every client is told, and so is whoever comes."""
+        """The loop cannot continue: every client gets this error, and so does every new request."""
         with self._changed:
             self.failure = self.failure or problem
         self._fail_all(problem)
 
     def close(self, seconds: float) -> None:
-        """Accept nothing new, finish what there is, and end the threads; what is left after `seconds` fails."""
+        """Accept nothing new, finish what there is, and end the threads. What is left after `seconds` fails."""
         with self._changed:
             self._closing = True
             self._changed.wait_for(lambda: self.idle, max(0.0, seconds))
@@ -176,7 +177,7 @@ class EngineLoop(ABC, Generic[C]):
 
     @abstractmethod
     def wake(self) -> None:
-        """Somebody has come or has read: there may be something to do. From any thread."""
+        """A request has arrived or was read, so there may be work. From any thread."""
 
     @abstractmethod
     def _stop(self, calls: Sequence[C]) -> None:
@@ -186,7 +187,7 @@ class EngineLoop(ABC, Generic[C]):
     def _end_threads(self) -> None: ...
 
     def _next(self) -> tuple[Running, C] | None:
-        """The first in line, which has a place from now on; None where nobody waits or no place is free."""
+        """The first call of the queue, which gets a place; None if nobody waits or no place is free."""
         with self._changed:
             if not self._line or len(self._active) >= self._parallel:
                 return None
@@ -195,7 +196,7 @@ class EngineLoop(ABC, Generic[C]):
             return running, call
 
     def _over(self, call: C) -> None:
-        """A call gives its place back."""
+        """Free the place of a call."""
         with self._changed:
             self._active.pop(call, None)
             self._changed.notify_all()

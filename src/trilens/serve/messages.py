@@ -150,8 +150,9 @@ class Prompted(Fields):
         return one_of(*stated, *wanted_of(self.structured_outputs))
 
     def asked(self, inference: Inference) -> Thinking:
-        """The thinking that it asks for: none where it does not, as the protocol has it. A budget says more than an
-        effort, which only chooses among a model's levels."""
+        """The requested thinking; none if the request does not ask for it, as the protocol says. A budget takes
+        precedence over an effort, which only chooses among a model's levels.
+        """
         effort = None if self.output_config is None else self.output_config.effort
         match self.thinking:
             case None:
@@ -172,7 +173,7 @@ class Prompted(Fields):
 
     @property
     def shows_thinking(self) -> bool:
-        """Whether thoughts are part of the answer: a block that nobody asked for is in the way of the first text."""
+        """Whether thoughts are part of the answer. A block that nobody asked for would come before the first text."""
         if isinstance(self.thinking, ThinkingConfig):
             return self.thinking.type != "disabled"
         return self.thinking not in (None, False, 0)
@@ -310,7 +311,7 @@ def _asked(messages: list[dict[str, Any]]) -> list[Message]:
 
 
 def _turns(message: dict[str, Any], at: str) -> list[Message]:
-    """One message with blocks -> messages as templates know them: results of tools stand alone there."""
+    """One message with blocks -> messages as templates know them, where tool results are separate messages."""
     role, content = message.get("role"), message.get("content")
     if role not in ("user", "assistant", "system"):
         raise FieldRefused(f"{at}.role", f"is {shown(role)}; expected user or assistant")
@@ -407,7 +408,7 @@ def _last(chat_run: ChatRun, end: EndEvent[AnyReceipt]) -> dict[str, Any]:
 
 
 def _object(arguments: str) -> Any:
-    """A call's arguments; one that was cut off is no JSON yet, and is handed on as the text that it is."""
+    """A call's arguments. If the call was truncated, they are not valid JSON and are passed on as text."""
     try:
         return json.loads(arguments)
     except ValueError:

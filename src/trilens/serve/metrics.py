@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests, tokens and times by model. No prompt, no answer, no path."""
+"""Metrics for Prometheus: requests, tokens and times by model, without prompts, answers or paths."""
 
 from __future__ import annotations
 

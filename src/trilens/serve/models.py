@@ -45,13 +45,13 @@ def _entry(place: Place, anthropic: bool) -> dict[str, Any]:
 
 
 def _engine(place: Place) -> dict[str, Any]:
-    """What an engine does not tell, where one runs the model."""
+    """What is unknown if an engine runs the model."""
     return {"routes": False} if isinstance(place.loop, RemoteLoop) else {}
 
 
 @lru_cache
 def _about(source: str, name: str) -> dict[str, Any]:
-    """What does not change while a server runs; for a model whose files cannot be read, that it is so."""
+    """What does not change while the server runs. For a model whose files cannot be read, it says so."""
     try:
         made = card(source, context=1)
     except TrilensError:

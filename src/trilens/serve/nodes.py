@@ -1,7 +1,7 @@
-"""The nodes that one engine runs on: between the head and each other one a connection stands for as long as both live.
+"""The nodes that one engine runs on. A connection between the head and each other node stays open while both live.
 
-Engines of their own notice a lost node late or never: they wait for its part of an answer. Here the end of the
-connection is the news, and a line before it says why.
+By themselves, engines notice a lost node late or never, because they wait for its part of an answer. Here the end of
+the connection shows the loss, and a line before it says why.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ log = logging.getLogger("trilens.serve")
 
 @dataclass(frozen=True)
 class Node:
-    """Which of how many nodes this is, and where they meet: engines at `port` of the head's address, trilens at the
-    port behind it."""
+    """This node's rank, the number of nodes, and where they connect: engines at `port` of the head's address,
+    trilens at the next port.
+    """
 
     count: int = 1
     rank: int = 0
@@ -44,7 +45,9 @@ class Node:
 
 
 class Meeting:
-    """`lost` is called with why, once the head or another node is gone; `stopped` on the others when the head stops."""
+    """`lost` is called with the reason when the head or another node is gone, `stopped` on the other nodes when the
+    head stops.
+    """
 
     def __init__(self, node: Node, seconds: float, lost: Callable[[str], None], stopped: Callable[[], None]) -> None:
         self._node, self._end = node, time.monotonic() + seconds
@@ -72,7 +75,7 @@ class Meeting:
         return [rank for rank in range(1, self._node.count) if rank not in self._there]
 
     def close(self, why: str) -> None:
-        """Say why to whoever is there, and let go."""
+        """Send the reason to the connected nodes, and close."""
         self._closed.set()
         line = " ".join(why.split())[:900].encode() + b"\n"
         for connection in (*self._there.values(), *([] if self._server is None else [self._server])):
@@ -109,7 +112,7 @@ class Meeting:
         if refused or said is None:
             connection.close()
             return
-        log.info("node %s of %d is there", said[1], count)
+        log.info("node %s of %d is connected", said[1], count)
         self._listen(connection, f"node {said[1]}")
 
     def _join(self) -> None:
@@ -121,7 +124,7 @@ class Meeting:
                 break
             except OSError as problem:
                 if time.monotonic() > self._end:
-                    self._lost(f"never met {where} ({problem.strerror or problem})")
+                    self._lost(f"could not reach {where} ({problem.strerror or problem})")
                     return
                 self._closed.wait(0.5)
         else:
@@ -131,7 +134,7 @@ class Meeting:
             connection.sendall(f"trilens node {node.rank} of {node.count}\n".encode())
         reply = _line(connection)
         if reply != "welcome":
-            self._lost(f"was refused by {where} ({reply or 'it says nothing'})")
+            self._lost(f"was refused by {where} ({reply or 'no reply'})")
             return
         self._listen(connection, "the head node")
 
@@ -159,7 +162,9 @@ def _line(connection: socket.socket) -> str:
 
 
 def _notice_silence(connection: socket.socket) -> None:
-    """A machine that vanishes sends no end: after half a minute without a sign of life the connection breaks."""
+    """A machine that vanishes does not close its connections, so they break after half a minute without a sign of
+    life.
+    """
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):

@@ -1,4 +1,4 @@
-"""The models that are served, by name: loaded when first asked for, put away when memory is short."""
+"""The models that are served, by name. They are loaded with the first request and unloaded when memory is short."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ log = logging.getLogger("trilens.serve")
 
 
 class NotLoadable(TrilensError):
-    """A model that is served in name cannot be loaded; the log says why."""
+    """A model that should be served cannot be loaded. The log says why."""
 
 
 @dataclass
 class Place:
-    """One name, and what is loaded under it. `leases` are the requests that need it, from its look-up to their end;
-    `coming`: bytes that it will take, while it is being loaded."""
+    """One name, and what is loaded under it. `leases` are the requests that need it, from its look-up to their end.
+    `coming`: bytes that it will take, while it is being loaded.
+    """
 
     name: str
     source: str
@@ -43,13 +44,13 @@ class Place:
 
     @property
     def can_go(self) -> bool:
-        """Whether it is here and nobody needs it."""
+        """Whether it is loaded and not in use."""
         return isinstance(self.loop, LocalLoop) and not self.leases and self.loop.idle and not self.changing.locked()
 
 
 @dataclass(frozen=True)
 class Room:
-    """What each model is given: calls at once, calls in line, seconds a call may take; and options of loading."""
+    """The limits of each model: concurrent calls, queued calls and seconds per call; and options for loading."""
 
     parallel: int = 64
     waiting: int = 128
@@ -86,8 +87,9 @@ class ModelRegistry:
 
     @asynccontextmanager
     async def lease(self, name: str | None) -> AsyncIterator[EngineLoop]:
-        """The loop of a model, which is loaded by then and is not put away before the lease ends. Raises
-        ModelNotFound, NotLoadable, ShuttingDown."""
+        """The loop of a model, which is then loaded and is not unloaded before the lease ends. Raises ModelNotFound,
+        NotLoadable, ShuttingDown.
+        """
         place = self.place(name)
         place.leases += 1
         try:
@@ -97,7 +99,7 @@ class ModelRegistry:
             place.used = time.monotonic()
 
     def problems(self) -> dict[str, TrilensError]:
-        """Of the models that cannot answer at the moment: why."""
+        """The models that cannot answer at the moment, with the reasons."""
         found = {place.name: place.loop.problem for place in self.places.values() if place.loop is not None}
         return {name: problem for name, problem in found.items() if problem is not None}
 
@@ -137,7 +139,7 @@ class ModelRegistry:
         return model
 
     async def _make_room(self, wanted: Place) -> None:
-        """Put away models that nobody uses, the longest unused first, until there is memory for this one."""
+        """Unload models that are not in use, the longest unused first, until there is memory for this one."""
         need = await asyncio.to_thread(_bytes_of, wanted.source)
         async with self._making_room:  # one after the other, or two would count on the same memory
             while (oldest := self._in_the_way(need)) is not None:
@@ -146,7 +148,7 @@ class ModelRegistry:
             wanted.coming = need or 0
 
     def _in_the_way(self, need: int | None) -> Place | None:
-        """The model to put away next; None where there is memory enough, or no model that could go."""
+        """The model to unload next; None if there is enough memory, or no model that can be unloaded."""
         free = system.available_memory()
         if need is None or free is None or need <= free - sum(place.coming for place in self.places.values()):
             return None
@@ -171,7 +173,7 @@ def served_name(source: str) -> str:
 
 
 def _bytes_of(source: str) -> int | None:
-    """About what its weights will take: the size of its files; None where they are not here yet."""
+    """The approximate size of its weights, from its files; None if they are not on this disk yet."""
     try:
         path = find(source, offline=True).path
     except TrilensError:

@@ -46,7 +46,7 @@ class KeptItems:
 
 
 def is_reference(item: Mapping[str, Any]) -> bool:
-    """Whether an item of an input stands for one that was an output before. Clients leave out the type too."""
+    """Whether an item of the input refers to an earlier output. Clients may leave out its type."""
     return item.get("type") == "item_reference" or (set(item) == {"id"})
 
 

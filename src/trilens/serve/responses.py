@@ -322,7 +322,7 @@ def _messages(items: list[dict[str, Any]]) -> list[Message]:
     thoughts: list[Thought] = []
 
     def said(*parts: MessagePart) -> None:
-        """By the assistant, in the message that is not over yet."""
+        """Text of the assistant, in the message that is not complete yet."""
         before = out.pop().parts if out and out[-1].role == "assistant" else ()
         out.append(Message("assistant", (*before, *thoughts, *parts)))
         thoughts.clear()

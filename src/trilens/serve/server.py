@@ -1,4 +1,4 @@
-"""`trilens serve`: the application behind uvicorn, and before it the engine where one is asked for."""
+"""`trilens serve`: the application in uvicorn, and the engine if one was requested."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SWITCH = 0.0005  # seconds that the thread of the steps may wait for Python's lo
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which finishes what runs within `grace` seconds, however many connections hold it up."""
+    """uvicorn's server, which finishes within `grace` seconds, however many connections are open."""
 
     def __init__(
         self, registry: ModelRegistry, rules: Rules, limits: Limits, grace: float = GRACE, address: str = ""
@@ -69,14 +69,16 @@ class Server(uvicorn.Server):
             log.info("%s serves %s", self._address, ", ".join(self._registry.places))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Whoever still runs after `grace` seconds is told, in the protocol's own words, before connections close."""
+        """Requests that still run after `grace` seconds get an error in their protocol's form before connections
+        close.
+        """
         closing = asyncio.create_task(asyncio.to_thread(self._registry.close, self._grace))
         await super().shutdown(sockets)
         await closing
 
 
 def serve(registry: ModelRegistry, rules: Rules, port: int, limits: Limits) -> None:
-    """Until Ctrl-C or SIGTERM; what runs then is finished. Raises UsageError for a port that is taken."""
+    """Serve until Ctrl-C or SIGTERM, then finish the running requests. Raises UsageError for a port that is in use."""
     _log_to_stderr()
     limits = system_limits(limits)
     bound = _bound(rules.host, port, limits.backlog)
@@ -150,7 +152,7 @@ def _log_to_stderr() -> None:
 
 @contextmanager
 def _told_to_stop() -> Iterator[None]:
-    """SIGTERM leaves a `with` as Ctrl-C does."""
+    """Make SIGTERM leave a `with` block as Ctrl-C does."""
 
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -163,7 +165,7 @@ def _told_to_stop() -> Iterator[None]:
 
 
 def _bound(host: str, port: int, backlog: int = 2048) -> socket.socket:
-    """A listening socket. Raises UsageError where nobody can listen there."""
+    """A listening socket. Raises UsageError if that is not possible."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # with the protocol's number, for without it asyncio leaves small packets waiting for each other (Nagle)
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

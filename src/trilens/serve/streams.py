@@ -1,4 +1,4 @@
-"""Responses that are watched: a client that goes away ends what is made for it, at once."""
+"""Watched responses: when a client leaves, the work for it ends at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer is held to: the many fields that ask for a schema, a regular expression, a choice or a grammar."""
+"""The form of an answer: the many fields that ask for a schema, a regular expression, a choice or a grammar."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Wanted:
             raise FieldRefused(self.field, f"cannot be used: {problem}") from None
 
     def left_aside(self, constraint: Any) -> list[str]:
-        """The schema's keywords that the answer is not held to."""
+        """The schema's keywords that are not enforced."""
         return [f"{self.field}.{keyword}" for keyword in constraint.ignored]
 
 
@@ -93,7 +93,7 @@ class Structured(Fields):
 
 
 class Structures(Fields):
-    """The fields of peers for what a text has to be."""
+    """The fields of other servers for the form of a text."""
 
     structured_outputs: Structured | None = None
     guided_json: dict[str, Any] | None = None
@@ -135,7 +135,7 @@ def wanted_of(stated: Structured | None) -> list[Wanted]:
 
 
 def one_of(*wanted: Wanted | None) -> Wanted | None:
-    """The one that is stated. Raises FieldRefused where there are several."""
+    """The one that is given. Raises FieldRefused if there are several."""
     stated = [one for one in wanted if one is not None]
     if len(stated) > 1:
         raise FieldRefused(

@@ -20,8 +20,8 @@ def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
     """`stated` has fields of a request, None where it did not say: `thinking` (ours, or an object with a type),
     `reasoning_effort`, `reasoning`, `enable_thinking`, `thinking_budget`, `chat_template_kwargs`.
 
-    A word for an effort means on where a model has no levels; our own field is taken at its word. Raises
-    RequestRefused for fields that contradict each other.
+    An effort means on if a model has no levels; our own field is strict. Raises RequestRefused for fields that
+    contradict each other.
     """
     asked: dict[str, Thinking] = {}
     ours = stated.get("thinking")
@@ -43,7 +43,7 @@ def thinking_of(stated: Mapping[str, Any], inference: Inference) -> Thinking:
 
 
 def can_think(inference: Inference) -> bool:
-    """Whether a thinking can be asked for at all."""
+    """Whether thinking can be requested at all."""
     return inference.kind != "never" and inference.markers is not None
 
 
@@ -57,7 +57,7 @@ def other_variables(stated: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one(asked: Mapping[str, Thinking]) -> Thinking:
-    """What all of them say; a level or a budget says more than "on"."""
+    """The value that all of them agree on. A level or a budget is more specific than "on"."""
     chosen: Thinking = None
     by = ""
     for name, thinking in asked.items():

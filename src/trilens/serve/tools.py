@@ -1,4 +1,4 @@
-"""Tools: which a request forces, and what the answer then has to be."""
+"""Tools: those that a request forces, and the form that the answer then has to have."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def tool_use(
             raise FieldRefused(f"tools.{number}", f"has parameters of type {kind}; expected an object")
     for number, one in enumerate(names):
         if one in names[:number]:
-            raise FieldRefused(f"tools.{number}", f"has the name {one!r:.80} of another one; tool names must be unique")
+            raise FieldRefused(
+                f"tools.{number}", f"has the same name as another tool, {one!r:.80}; tool names must be unique"
+            )
     if allowed is not None:
         unknown = next((one for one in allowed if one not in names), None)
         if unknown is not None:
@@ -173,7 +175,7 @@ def _hosted_type(value: str) -> str:
 
 
 class HostedTool(Fields):
-    """A tool that a service runs beside the model. Nothing of it is run here: it is left aside."""
+    """A tool that a service runs itself. It is not run here, and is ignored."""
 
     model_config = ConfigDict(extra="allow")
     type: Annotated[str, AfterValidator(_hosted_type)]

@@ -1,4 +1,4 @@
-"""What all protocols share: conversations as templates want them, sampling, usage."""
+"""What all protocols share: conversations in the templates' form, sampling, usage."""
 
 from __future__ import annotations
 
@@ -164,8 +164,9 @@ TEXT_PART: Known = dict.fromkeys(("type", "text", "refusal"))
 
 
 def left_aside(given: Any, known: Known, at: str) -> list[str]:
-    """The fields of messages that mean nothing here, each once, wherever they stand: what a client keeps with its
-    history."""
+    """The fields of messages that are ignored, each once, wherever they are: data that a client keeps with its
+    history.
+    """
     found = dict[str, None]()
 
     def look(value: Any, known: Known, at: str) -> None:
@@ -183,8 +184,9 @@ def left_aside(given: Any, known: Known, at: str) -> list[str]:
 
 
 def prepared(model: Any, messages: list[Message], **options: Any) -> Any:
-    """`model.prepare`. Where the template fails on what the caller gave it beside plain messages, that is refused
-    instead of blamed on the model's files."""
+    """`model.prepare`. If the template fails on the caller's additional data, the request is refused instead of
+    blaming the model's files.
+    """
     try:
         return model.prepare(messages, **options)
     except BadTemplate:
@@ -201,8 +203,9 @@ def prepared(model: Any, messages: list[Message], **options: Any) -> Any:
 
 
 def receipt_fields(receipts: Sequence[AnyReceipt], ignored: Sequence[str]) -> dict[str, Any]:
-    """The field `trilens`: what of the request was left aside, the receipt, and where there are several choices all of
-    them."""
+    """The field `trilens`: the ignored fields of the request and the receipt, or all receipts if there are several
+    choices.
+    """
     first = receipts[0]
     fields: dict[str, Any] = {"ignored": list(ignored), "receipt": first.as_dict(), "text": first.as_text()}
     return fields if len(receipts) == 1 else {**fields, "receipts": [r.as_dict() for r in receipts]}

@@ -1,6 +1,6 @@
-"""What the numbers of a model have to do with each other, stated once for all families and both file formats.
+"""The relations between a model's numbers, stated once for all families and both file formats.
 
-Each number by itself is read with its bounds (`keys.py`). No executor meets a spec that this file has not let through.
+Each number by itself is read with its bounds (`keys.py`). Executors only get specs that have passed this check.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ class Source:
 
 
 def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) -> Reading:
-    """Raises BadCheckpoint for contradictions, UnsupportedModel for an architecture nobody here knows."""
+    """Raises BadCheckpoint for contradictions, UnsupportedModel for an unknown architecture."""
     arch = metadata.get("general.architecture")
     if not isinstance(arch, str):
         raise BadCheckpoint(f"{where}: has no general.architecture; expected one of {', '.join(sorted(ARCHITECTURES))}")
@@ -456,7 +456,7 @@ def _falcon_h1(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 
 def _nemotron_h(config: Config, own: Mapping[str, Any], source: Source) -> str:
-    """One block a layer: which one, its tensors say."""
+    """One block per layer; its tensors show which one."""
     config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
     marks = {"mamba": "ssm_a", "attention": "attn_q.weight", "moe": "ffn_gate_inp.weight", "mlp": "ffn_up.weight"}
     there = {kind: _layers_with(config, source, tensor) for kind, tensor in marks.items()}

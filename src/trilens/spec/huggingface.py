@@ -1,8 +1,8 @@
-"""config.json -> ModelSpec: which function reads which family, and what to say of those that nobody reads.
+"""config.json -> ModelSpec: which function reads which family, and the error for families that are not supported.
 
-Every key is read, or named as ignored; a key that nobody knows and that says something ends up in `Reading.unread`.
-To add a family: write its function in `families/`, add it to `FAMILIES`, add its tensor names to
-`checkpoints/names.py` where they differ from the common ones, and a row to the parity test.
+Every key is read, or listed as ignored. An unknown key with a meaningful value ends up in `Reading.unread`. To add a
+family: write its function in `families/`, add it to `FAMILIES`, add its tensor names to `checkpoints/names.py` where
+they differ from the common ones, and a row to the parity test.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ BESIDE_TEXT = (
 
 
 def read_config_file(path: Path) -> Reading:
-    """Read a config.json. Raises BadCheckpoint for a damaged file, UnsupportedModel for a family nobody here knows."""
+    """Read a config.json. Raises BadCheckpoint for a damaged file, UnsupportedModel for an unknown family."""
     try:
         config = read_json_object(path)
     except FileNotFoundError:

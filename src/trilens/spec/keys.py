@@ -1,4 +1,4 @@
-"""A configuration's keys, with a memory of which were read: consume or raise."""
+"""A configuration's keys, with a record of which were read: use or raise."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Keys:
         self.factors: dict[str, float] = {}  # `Reading.factors`
 
     def __contains__(self, name: str) -> bool:
-        """Whether the key is there, stated or assumed, with a value that says something."""
+        """Whether the key is present, stated or assumed, with a meaningful value."""
         return (self.values[name] if name in self.values else self.assumed.get(name)) is not None
 
     def assume(self, **values: object) -> None:
-        """What a family means by a key that its file leaves out; used only then, and listed as a default."""
+        """The family's value for a key that its file leaves out. It is listed as a default."""
         self.assumed |= values
 
     def raw(self, name: str) -> Any:

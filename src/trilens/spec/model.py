@@ -749,12 +749,10 @@ class ModelSpec:
 class Reading:
     """What came out of a config.json or a GGUF header.
 
-    `unread`: keys nobody here knows, whose value says something; they stop a run, and a card lists them.
-    `ignored`: keys that are known to change nothing, or empty. `defaults`: what was filled in because it was not
-    stated.
-    `not_counted`: parts of the checkpoint that the text decoder's forward pass never uses, with their parameters.
-    `factors`: constants that the file's weights are multiplied with while they are read, by our names for them, with
-    {i} for the layer.
+    `unread`: unknown keys with a meaningful value; they stop a run, and a card lists them. `ignored`: keys that are
+    known to change nothing, or empty. `defaults`: what was filled in because it was not stated. `not_counted`: parts of
+    the checkpoint that the text decoder's forward pass never uses, with their parameters. `factors`: constants that the
+    file's weights are multiplied with while they are read, by our names for them, with {i} for the layer.
     """
 
     spec: ModelSpec

@@ -1,4 +1,4 @@
-"""Rotary frequencies: spec -> one number per rotated pair. Chosen once per request, never inside a step."""
+"""Rotary frequencies: spec -> one number per rotated pair. Chosen once per request, never within a step."""
 
 from __future__ import annotations
 

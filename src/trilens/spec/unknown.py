@@ -1,4 +1,4 @@
-"""Which part of a model that nobody here reads is the unknown one, as far as its configuration shows it."""
+"""Which part of an unsupported model is unknown, as far as its configuration shows it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PARTS = {
 
 
 def unknown_part(config: Mapping[str, Any]) -> str:
-    """In words: 'its Mamba2 layers', or that its layers are not described here."""
+    """A phrase for an error: the parts that trilens does not have, or that its layers are not described."""
     inner = [v for v in config.values() if isinstance(v, Mapping)]
     places = [config, *inner, *(v for m in inner for v in m.values() if isinstance(v, Mapping))]
     found = [words for key, words in PARTS.items() if any(_says(place, key) for place in places)]
-    return "nobody here has " + (" or ".join(found[:2]) or "described how its layers are wired")
+    return f"trilens does not have {' or '.join(found[:2])}" if found else "how its layers are wired is not known"
 
 
 def _says(place: Mapping[str, Any], key: str) -> bool:

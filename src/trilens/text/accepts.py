@@ -1,7 +1,7 @@
-"""What a chat template reads of a conversation, found by rendering small ones and looking at what came out.
+"""What a chat template reads of a conversation, found by rendering small ones and looking at the output.
 
 Templates differ in whether a call's arguments are an object or its JSON, whether a content is a text or a list of
-parts, how thoughts are handed over, and whether a turn that goes on behind a tool's result gets a generation prompt.
+parts, how thoughts are passed, and whether a turn that continues after a tool result gets a generation prompt.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Probe:
 
     @staticmethod
     def _has(prompt: str | None, pieces: Iterable[str]) -> bool:
-        """Whether these are in the prompt, and not as Python writes or JSON encodes a list of parts."""
+        """Whether these texts are in the prompt, and not written as a Python or JSON list of parts."""
         return prompt is not None and all(piece in prompt for piece in pieces) and not DUMPED.search(prompt)
 
     def _call(self, arguments: str, empty: str, text: str = "", id: str = NINE) -> dict[str, Any]:
@@ -202,7 +202,9 @@ class _Probe:
         return self._shown([*self._asked, call, self._result(id)])
 
     def _arguments(self) -> tuple[Literal["mapping", "text"], Literal["text", "null", "absent"]]:
-        """The first form in which a call is shown as JSON or as the template's own, and not twice encoded."""
+        """The first form in which a call is shown as JSON or in the template's own format, without being encoded
+        twice.
+        """
         tries: list[tuple[Literal["mapping", "text"], Literal["text", "null", "absent"]]] = [
             (arguments, empty) for arguments in ("mapping", "text") for empty in ("text", "null", "absent")
         ]
@@ -214,7 +216,7 @@ class _Probe:
         return next((pair for pair, prompt in prompts.items() if prompt is not None), tries[0])
 
     def _beside_text(self, arguments: str) -> bool:
-        """True also where a call is never shown."""
+        """Also true if a call is never shown."""
         alone = [self._exchange(self._call(arguments, empty)) for empty in ("text", "null", "absent")]
         beside = self._exchange(self._call(arguments, "text", text=SAID))
         return beside is None or VALUE in beside or not any(prompt and VALUE in prompt for prompt in alone)

@@ -1,7 +1,7 @@
-"""A conversation: who said what, what was thought before it, which tools were called and what they gave back.
+"""A conversation: who said what, the thoughts before it, the tools that were called, and their results.
 
-One type for all: every protocol reads its messages into it, the library takes it, and a chat template is shown it in
-the form that the template reads (`accepts`).
+One type for all: every protocol converts its messages to it, the library accepts it, and a chat template gets it in the
+form that the template reads (`accepts`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """A part of what was thought. `signature` is what the one who wrote it wants back with it."""
+    """A part of the thinking. `signature` is data that its author wants back with it."""
 
     text: str
     signature: str = ""
@@ -56,7 +56,7 @@ class Message:
 
     @property
     def text(self) -> str:
-        """All that was said; parts stand on lines of their own."""
+        """The whole text, with each part on its own line."""
         return "\n".join(self.texts)
 
     @property
@@ -120,8 +120,9 @@ def as_chat(message: Message) -> dict[str, Any]:
 
 
 def arguments_of(call: ToolCall) -> dict[str, Any]:
-    """A call's arguments as an object. What is none, because it was cut off or written wrong, is kept as a text under
-    the name INVALID_JSON, as Anthropic has it."""
+    """A call's arguments as an object. If they are not one, because they were truncated or malformed, the text is
+    kept under the name INVALID_JSON, as in Anthropic's protocol.
+    """
     try:
         made = json.loads(call.arguments or "{}")
     except (ValueError, RecursionError):
@@ -223,7 +224,7 @@ def a_text(given: Mapping[str, Any], key: str, at: str) -> str | None:
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """A copy in exactly JSON's types: a template must not meet an object with methods of its own."""
+    """A copy in plain JSON types, because a template must not get an object with methods of its own."""
     if depth > MOST_DEPTH:
         raise RequestRefused(f"{where}: data is nested more than {MOST_DEPTH} deep; expected less")
     match value:

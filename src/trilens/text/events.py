@@ -1,8 +1,8 @@
-"""What an answer is made of as it comes: thinking, text, calls of tools, and the end.
+"""The events of an answer as they arrive: thinking, text, tool calls, and the end.
 
 These types go unchanged from where text is split (or from a service's stream) to the library's caller and to the
-protocols of `serve/`. Each event is made once, with the index of its prompt; `merged` joins neighbours, and `Whole`
-puts a whole answer together.
+protocols of `serve/`. Each event is created once, with the index of its prompt. `merged` joins neighbours, and `Whole`
+builds a whole answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""The fewest tokens that a text can have, known without tokenizing it: so what cannot fit is refused before the work.
+"""The minimum number of tokens of a text, known without tokenizing it, so that a prompt that cannot fit is refused
+early.
 
-A token stands for no more characters than its own text has. That bound is divided by what the steps before the model
-can make of a text: the Unicode forms put up to four characters into one. Where a step can leave characters out (a
-pattern that replaces, a map of characters, a word that becomes one unknown token), nothing is known, and 0 is the
-answer: a text is never said to have more tokens than it has.
+A token stands for at most as many characters as its own text has. The steps before the model can shorten a text
+further: the Unicode forms combine up to four characters into one. If a step can drop characters (a pattern that
+replaces, a map of characters, a word that becomes one unknown token), there is no bound, and the result is 0. The
+result is never more than the real number of tokens.
 """
 
 import json
@@ -28,7 +29,7 @@ class Fewest:
     lost: str = ""
 
     def tokens(self, text: str) -> int:
-        """No more than the text has."""
+        """A lower bound of the text's tokens."""
         if self.characters is None:
             return 0
         counted = len(text) if self.spaces else sum(map(len, text.split()))
@@ -82,7 +83,7 @@ def fewest_of(engine: Tokenizer, size: int) -> Fewest:
 
 
 def _lost(model: Any, vocabulary: Mapping[str, int], size: int, byte_level: bool) -> str | None:
-    """The characters of which no token is made; None where that cannot be said."""
+    """The characters that produce no token; None if that is not known."""
     if any(i >= size and not (byte_level and len(text) == 1) for text, i in vocabulary.items()):
         return None
     if isinstance(model, models.BPE) and byte_level:

@@ -1,5 +1,6 @@
-"""What a tokenizer file may hold, checked before anything is built of it, so that no file makes loading or the first
-encoding endless. The limits are far above every tokenizer in use."""
+"""Limits for tokenizer files, checked before a tokenizer is built, so that no file makes loading or the first
+encoding endless. They are far above every tokenizer in use.
+"""
 
 import base64
 import binascii
@@ -43,7 +44,7 @@ def check_tokens(where: object, texts: Iterable[str | bytes]) -> None:
 
 
 def check_tokenizer_json(path: Path, document: Any) -> None:
-    """Raises BadCheckpoint for what goes beyond the limits; what has another shape is left to the library."""
+    """Raises BadCheckpoint for whatever exceeds the limits. Files of another shape are left to the library."""
     if not isinstance(document, dict):
         return
     model = document.get("model")

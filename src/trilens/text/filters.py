@@ -1,4 +1,4 @@
-"""What chat templates may do with a value: the methods, filters and tests that exist for them, each measured.
+"""What chat templates may do with a value: the available methods, filters and tests, each with its cost measured.
 
 The filters are Jinja's own, but for two: `random`, since one conversation has to give one prompt, and `urlize`, which
 makes links of a page and takes quadratic time.
@@ -243,7 +243,7 @@ def _striptags(value: Any) -> str:
 
 
 def _without(text: str, opening: str, closing: str) -> str:
-    """The text without what stands between two marks, in one pass; what is never closed stays."""
+    """The text without the parts between two marks, in one pass. A part that is never closed stays."""
     kept, at = [], 0
     while (start := text.find(opening, at)) >= 0 and (end := text.find(closing, start)) >= 0:
         kept.append(text[at:start])

@@ -1,9 +1,9 @@
-"""What a caller wrote stays text: control tokens in it are put aside while a template renders, and encoded as ordinary
-pieces afterwards. The template's own stay tokens.
+"""A caller's text stays text: control tokens in it are replaced while a template renders, and encoded as ordinary
+pieces afterwards. Control tokens of the template itself stay tokens.
 
-A template may do what it likes with a text (trim it, quote it as JSON, look for a word in it), so nothing is put around
-texts. Only the control tokens in them are replaced, each by a word of letters and digits that means nothing to anybody.
-A text without any is not touched, and its ids are those that it always had.
+A template may trim a text, quote it as JSON or search it, so nothing is put around texts. Only the control tokens in
+them are replaced, each by a meaningless word of letters and digits. A text without control tokens is not changed, and
+neither are its ids.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Literal:
         self._engine = tokenizer.without(self.control)
 
     def spans(self, text: str, exempt: Collection[str] = ()) -> list[tuple[int, int]]:
-        """Where control tokens stand in a text."""
+        """The places of control tokens in a text."""
         if self._pattern is None:
             return []
         return [found.span() for found in self._pattern.finditer(text) if found[0] not in exempt]
@@ -79,7 +79,7 @@ class Aside:
 
     @cached_property
     def word(self) -> str:
-        """What all words begin with. Most prompts need none."""
+        """The common prefix of all words. Most prompts need none."""
         return f"z{secrets.token_hex(6)}y"
 
     def message(self, message: Message, exempt: Collection[str] = ()) -> Message:
@@ -133,7 +133,7 @@ class Aside:
         return "".join([*pieces, text[at:]])
 
     def back(self, text: str) -> str:
-        """The text with what the words stand for. Raises RequestRefused where a template has cut or changed one."""
+        """The text with the control tokens put back. Raises RequestRefused if a template has cut or changed a word."""
         if not self.words:
             return text
         made = re.sub(rf"{self.word}(\d+)x", lambda found: self.words[int(found[1])], text)

@@ -1,8 +1,8 @@
-"""What one rendering of a chat template may use: an allowance of time and memory.
+"""The time and memory that one rendering of a chat template may use.
 
-Every operation whose result can be larger than what went in is measured before it is done, everything that is made is
-paid for out of one allowance, and every turn of a loop, call, filter, test and comparison looks at the clock of its
-own thread. So what a template can cost is bounded in any thread, with no signal and no trace function.
+Every operation whose result can be larger than its input is measured before it runs. All results count towards one
+allowance. Every loop turn, call, filter, test and comparison checks the clock of its own thread. So the cost of a
+template is bounded in any thread, without signals or trace functions.
 """
 
 import sys
@@ -21,7 +21,7 @@ MAX_BITS = 8192  # of an integer
 
 
 class OverLimit(Exception):
-    """A template does more than any template needs."""
+    """A template uses more than any template needs."""
 
 
 class TemplateRefusal(Exception):
@@ -91,7 +91,7 @@ class Meter:
         return value
 
     def sliced(self, whole: Any, *bounds: int | None) -> Any:
-        """A slice weighs no more than the whole, which need not be added up again."""
+        """A slice weighs no more than the whole, so it need not be added up again."""
         part = whole[slice(*bounds)]
         if isinstance(part, (list, tuple)):
             self.tick()

@@ -1,4 +1,4 @@
-"""All that has to do with text for one model: tokenizer, chat template, what ends an answer, and defaults."""
+"""Everything about text for one model: tokenizer, chat template, end tokens, and defaults."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penal
 
 @dataclass(frozen=True)
 class Encoded:
-    """A prompt's tokens, and where the output begins behind them. `spelled`: the control tokens that the caller wrote,
-    and that count as text."""
+    """A prompt's tokens, and where the output begins after them. `spelled`: the control tokens that the caller wrote
+    and that count as text.
+    """
 
     ids: list[int]
     start: Start
@@ -63,8 +64,9 @@ class ModelText:
         return self.tool_template is not None or (self.template is not None and self.template.reads_tools)
 
     def strategy(self, thinking: Thinking, *, raw: bool, continues: bool = False) -> Strategy:
-        """`continues`: the answer goes on with the last message. Raises RequestRefused, before any work, for what this
-        model cannot do."""
+        """`continues`: the answer continues the last message. Raises RequestRefused before any work for what this
+        model cannot do.
+        """
         if continues and raw:
             raise RequestRefused("a raw prompt is always continued; leave continue_final_message out, or raw")
         if continues and not thinking:
@@ -173,8 +175,9 @@ class ModelText:
             )
 
     def splitter(self, encoded: Encoded, index: int = 0, calls: bool = True) -> ThoughtSplitter:
-        """Takes one output apart; a raw prompt's output stays whole. `index` goes into its events. A thinking that is
-        still open ends where a call of a tool begins, if there can be `calls`."""
+        """Splits one output into thinking and answer. The output of a raw prompt stays whole. `index` goes into its
+        events. A thinking that is still open ends where a call of a tool begins, if there can be `calls`.
+        """
         markers = None if encoded.raw else self.inference.markers
         form = self.tool_format if calls else None
         triggers = () if form is None else form.triggers
@@ -193,7 +196,7 @@ class ModelText:
 
     @cached_property
     def closing_ids(self) -> tuple[int, ...]:
-        """What closes a thinking from outside, the publisher's phrase before it where there is one."""
+        """The tokens that close a thinking from outside, after the publisher's phrase if there is one."""
         markers = self.inference.markers
         if markers is None:
             return ()
@@ -202,7 +205,7 @@ class ModelText:
 
     @cached_property
     def opening_ids(self) -> tuple[int, ...]:
-        """What opens a thinking that is closed again at once."""
+        """The tokens that open a thinking that is closed again at once."""
         markers = self.inference.markers
         return () if markers is None else tuple(self.tokenizer.encode(markers.open))
 

@@ -1,4 +1,6 @@
-"""A chat template -> what it can do about thinking: by rendering it with each known switch both ways and comparing."""
+"""A chat template -> what it can do about thinking, found by rendering it with each known switch on and off and
+comparing.
+"""
 
 from __future__ import annotations
 
@@ -229,7 +231,7 @@ class _Reader:
         return prompt != nonsense or self._quotes(value)
 
     def _text_switch(self) -> list[tuple[str, str | None, Role | None, str]]:
-        """Words in a message that the template itself looks for."""
+        """Switches that are words in a message, which the template itself looks for."""
         for on, off in TEXT_SWITCHES:
             if off not in self.template.source:
                 continue
@@ -314,7 +316,7 @@ class _Reader:
         return replace(markers, before_close="\n" if lines else "", after_close=closed[1] if closed else "")
 
     def _render_history(self) -> None:
-        """Old thoughts, in the turn that is still going on and in one that is over: markers show around them."""
+        """Render old thoughts in the current turn and in an earlier one. The markers show around them."""
         thought = dict.fromkeys(("reasoning_content", "reasoning", "thinking"), "I see.")
         self._render({}, [*ASK, {"role": "assistant", "content": "Hi.", **thought}, *ASK])
         self._render({}, [*ASK, {"role": "assistant", "content": "Hi.", **thought}])
@@ -346,7 +348,9 @@ class _Reader:
 
 
 def _without_closed_levels(settings: list[Setting]) -> list[Setting]:
-    """A level that closes the thinking in advance is no thinking, whatever its name; a level alone is on."""
+    """Remove levels that close the thinking in advance, because they do not think, whatever their name. A single
+    level means on.
+    """
     levels = [setting for setting in settings if setting.name in LEVELS]
     closed = [setting for setting in levels if setting.start == "closed"]
     if not closed or len(closed) == len(levels):

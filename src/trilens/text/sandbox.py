@@ -1,10 +1,10 @@
-"""Jinja for templates that may be hostile: a list of what they may do, and a meter on how much.
+"""Jinja for templates that may be hostile: a list of what they may do, and a meter for how much.
 
-Jinja's own sandbox keeps a template from attributes that begin with an underscore. It does not keep it from filling
-the memory or from never ending; `meter` does. Names, filters and methods that are not listed do not exist.
+Jinja's own sandbox blocks attributes that begin with an underscore. It does not stop a template from filling the memory
+or running forever; `meter` does. Names, filters and methods that are not listed do not exist.
 
-Two things are not covered. One step on values of the allowed size takes its time (milliseconds) whatever the clock
-says. And the text of the template itself is parsed and compiled unmeasured; MAX_SOURCE bounds that.
+Two things are not covered. A single step on values of the allowed size (milliseconds) is not interrupted. And parsing
+and compiling the template is not measured; MAX_SOURCE limits it.
 """
 
 import sys

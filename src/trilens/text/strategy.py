@@ -1,4 +1,4 @@
-"""What a caller asks of the thinking -> what to render, or one clear refusal before any work is done."""
+"""A caller's request for thinking -> what to render, or one clear error before any work is done."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ class Strategy:
 
 
 def continuing(strategy: Strategy) -> Strategy:
-    """How an answer that has begun is gone on with: there is no place left to think. Raises RequestRefused where the
-    caller asks for it."""
+    """The strategy for continuing an answer: there is no place left to think. Raises RequestRefused if the caller
+    asks for thinking.
+    """
     if strategy.requested not in (None, False, OFF_OR_LEAST, 0):
         raise RequestRefused(
             f"the last message's text is continued, so there is no place for thinking={strategy.requested!r}; leave "
@@ -43,7 +44,7 @@ def continuing(strategy: Strategy) -> Strategy:
 
 
 def choose(inference: Inference, thinking: Thinking) -> Strategy:
-    """Raises RequestRefused, naming the nearest that is possible, for what this model cannot do."""
+    """Choose the strategy. Raises RequestRefused, with the nearest possible value, for what this model cannot do."""
     if thinking is None:
         return Strategy(thinking, inference.default or {"never": "off"}.get(inference.kind, "unknown"))
     if thinking is False:
@@ -65,7 +66,7 @@ def choose(inference: Inference, thinking: Thinking) -> Strategy:
 def render_with(
     strategy: Strategy, inference: Inference, messages: Sequence[Message], variables: Mapping[str, Any]
 ) -> tuple[list[Message], dict[str, Any]]:
-    """Messages and template variables that carry the strategy out; the caller's own `variables` must not contradict."""
+    """The messages and template variables for the strategy. The caller's own `variables` must not contradict it."""
     prepared = list(messages)
     setting = strategy.setting
     if setting is None:

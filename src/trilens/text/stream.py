@@ -1,4 +1,4 @@
-"""Text as tokens come: never half a character, and never a piece of a stop string."""
+"""Text as tokens arrive: never half a character, and never a part of a stop string."""
 
 import codecs
 from collections.abc import Sequence
@@ -69,7 +69,7 @@ class StopMatcher:
         return text[: len(text) - keep], False
 
     def finish(self) -> str:
-        """What was held back, once no more text comes."""
+        """The text that was held back, when no more text comes."""
         held, self._held = self._held, ""
         return held
 

@@ -1,7 +1,7 @@
 """Chat templates: messages in, the text that the model was trained on out.
 
 A template is code that came with the weights. It runs in `sandbox`, without files, network or other templates, and
-ends in time whatever it tries.
+always ends in time.
 """
 
 import json
@@ -37,7 +37,7 @@ SECONDS = 1.5  # of processor time for all renderings that find out what a templ
 
 
 class _Failed(BadTemplate):
-    """A rendering failed. `always`: for what the template reaches for, which is no conversation's fault."""
+    """A rendering failed. `always`: because of what the template tries to access, whatever the conversation."""
 
     def __init__(self, said: str, always: bool) -> None:
         super().__init__(f"{said}; it is damaged or hostile, use another")
@@ -165,7 +165,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> str | None:
-        """Exactly these messages; None where it fails."""
+        """Render exactly these messages; None if that fails."""
         if used_up():
             return None
         given = {**self._tokens, "tools": tools, "add_generation_prompt": add_generation_prompt}
@@ -176,7 +176,7 @@ class ChatTemplate:
 
     @cached_property
     def _works(self) -> bool:
-        """Whether it renders the plainest of conversations."""
+        """Whether it renders the simplest conversation."""
         plain = {**self._tokens, "tools": None, "add_generation_prompt": True}
         try:
             self._render({**plain, "messages": [{"role": "user", "content": "Hello"}]})
@@ -203,7 +203,7 @@ class ChatTemplate:
         return self._now().strftime(form)
 
     def _line(self, fault: BaseException) -> int:
-        """The line of the template that a fault comes from; 1 if it never got that far."""
+        """The line of the template where an error occurred; 1 if rendering did not begin."""
         line, frame = 1, fault.__traceback__
         while frame is not None:
             if frame.tb_frame.f_globals.get("__jinja_template__") is self._template:

@@ -1,7 +1,7 @@
 """What a model can do about thinking: its kind, the settings a caller can ask for, and the markers around thoughts.
 
-A template is asked, not recognised (`read_template`). What it cannot say (a model that always thinks though its
-template shows nothing) is data of the catalog, and `completed` joins the two. No model has a name here.
+A template is tested by rendering, not recognised (`read_template`). What it cannot show (a model that always thinks,
+without any sign in its template) is in the catalog, and `completed` joins the two. No model is named here.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Markers:
 
     @property
     def closing(self) -> str:
-        """What ends a thinking and leads to the answer."""
+        """The text that ends a thinking and leads to the answer."""
         return self.before_close + self.close + (self.answer or "") + self.after_close
 
 
@@ -135,7 +135,7 @@ class Inference:
 
 
 def completed(read: Inference, fact: Inference | None) -> Inference:
-    """What the template shows, and where it shows nothing for certain, what the catalog knows."""
+    """What the template shows or, if that is not certain, what the catalog knows."""
     if fact is None or fact.kind == "unknown":
         return read
     markers = _together(read.markers, fact.markers)

@@ -1,4 +1,4 @@
-"""Text as it comes -> thoughts, answer, and what is neither: markers and the white space around them."""
+"""Text as it arrives -> thoughts, answer, and control text: markers and the white space around them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HEADER = 200  # characters between a thinking and its answer, at most, where a m
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Text that is neither thinking nor answer. It is counted, and nobody gets to read it."""
+    """Text that is neither thinking nor answer. It is counted, but not shown."""
 
     text: str
     index: int = 0
@@ -102,8 +102,9 @@ class ThoughtSplitter:
         return out
 
     def _plain(self, text: str) -> type[Piece] | None:
-        """Where nothing is held back: what all of a text is, if nothing in it could belong to a marker or stand beside
-        one. That is nearly always so, and this is the quick way to see it."""
+        """The fast path if nothing is held back: the kind of the whole text, if no part of it could belong to a
+        marker or be next to one. That is nearly always so.
+        """
         if self._state == "thinking":
             quiet = not self._fresh and not text[-1].isspace() and self._firsts.isdisjoint(text)
             return ThinkingEvent if quiet else None
@@ -118,7 +119,7 @@ class ThoughtSplitter:
         return self._state == "thinking" and self._fresh
 
     def close(self) -> list[Piece]:
-        """The thinking was closed from outside: what comes next is the answer."""
+        """The thinking was closed from outside, so the answer comes next."""
         pieces = self.finish()
         self._state, self._strip, self._fresh = "before", True, False
         return pieces

@@ -220,7 +220,7 @@ class Tokenizer:
 
 
 class LiteralEngine:
-    """Texts from outside in the middle of a prompt, with control tokens as ordinary pieces."""
+    """Encodes a caller's texts within a prompt, with control tokens as ordinary pieces."""
 
     def __init__(self, tokenizer: Tokenizer, engine: tokenizers.Tokenizer) -> None:
         self._tokenizer = tokenizer

@@ -119,13 +119,13 @@ class Trace:
         part = f"{len(hot)} of {len(self.layers)} layers"
         words = f"{HOT:.0%} of the load on at most {FEW:.0%} of the experts"
         few = (
-            f"; with {len(self.tokens)} tokens that says little"
+            f"; {len(self.tokens)} tokens are too few to be sure"
             if len(self.tokens) < 4 * self.layers[0].experts
             else ""
         )
         if len(hot) > len(self.layers) / 2:
-            return f"a hot set exists: {part} put {words}; keeping the others elsewhere can pay{few}"
-        return f"no hot set: only {part} put {words}; keep all experts where they are fast{few}"
+            return f"a hot set exists: {part} put {words}; keeping the other experts in slower memory can pay off{few}"
+        return f"no hot set: only {part} put {words}; keep all experts in fast memory{few}"
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -220,7 +220,8 @@ def trace(model: Model, prompt: Prompt, **options: Unpack[GenerateOptions]) -> T
 
 def _call(model: Model, prompt: Prompt, options: GenerateOptions) -> tuple[tuple[int, ...], tuple[Phase, ...], Answer]:
     """(the tokens in the order they were fed, the phase of each, the answer); nothing of earlier calls is reused."""
-    fresh = Model(model.name, model.files, model.executor, model.text)
+    # what is computed and taken back would stand in the trace
+    fresh = Model(model.name, model.files, model.executor, model.text, speculation=False)
     stream = fresh.stream(prompt, **options)
     [answer] = fold(stream, 1)
     request = stream.calls[0].request

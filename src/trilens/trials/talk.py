@@ -1,4 +1,4 @@
-"""What is said to the two small models that is no arithmetic they know, and what they answer."""
+"""What people say to the two small models beyond the arithmetic that they know, and the models' answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A program as plain arrays of numbers, for whatever replays it."""
+"""A program as plain arrays of numbers, for the code that replays it."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
-"""The recorded program, its packed weights and its caches, behind the same face as every executor."""
+"""The recorded program with its packed weights and caches, with the interface of every executor."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from itertools import pairwise
-from threading import Lock
+from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -117,6 +118,9 @@ class NativeSequence:
         self._ready = 0
         return bool(self.inner.rewind(length))
 
+    def take_back(self, tokens: int) -> None:
+        self.inner.take_back(tokens)
+
     def routes(self, first: int = 0) -> np.ndarray:
         ids = np.empty((self.length - first, self.inner.route_width), np.uint16)
         self.inner.routes(first, ids)
@@ -137,9 +141,42 @@ class NativeSequence:
         return None if inner is None else NativeSequence(self.executor, inner, reach)
 
     def free(self) -> None:
-        """Give the pages back now."""
+        """Free the pages now."""
         self._ready = 0
         self.inner.free()
+
+
+class _Packing:
+    """Packs pieces on all threads while the next ones are read; a few wait at a time, so that memory stays bounded."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = ThreadPoolExecutor(threads, "packing")
+        self._room = BoundedSemaphore(2 * threads)
+        self._fault: BaseException | None = None
+
+    def start(self, pack: Callable[..., None], *arguments: Any) -> None:
+        """Raises what an earlier piece raised."""
+        self._room.acquire()
+        if self._fault is not None:
+            raise self._fault
+        self._threads.submit(self._run, pack, arguments)
+
+    def _run(self, pack: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            if self._fault is None:
+                _refusing(pack, *arguments)
+        except BaseException as fault:
+            self._fault = fault
+        finally:
+            self._room.release()
+
+    def __enter__(self) -> _Packing:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: object) -> None:
+        self._threads.shutdown(cancel_futures=fault is not None)
+        if fault is None and self._fault is not None:
+            raise self._fault
 
 
 class NativeExecutor:
@@ -196,8 +233,9 @@ class NativeExecutor:
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
         self._one_rope = not tables_key(spec, 1)  # the same rotary tables for requests of every length
         self._shared: tuple[list[Any], list[Any], int] | None = None  # if so: they, and how far they go
-        for parameter, weight in weights:
-            self._take(parameter, weight)
+        with _Packing(threads or system.usable_cores()) as packing:
+            for parameter, weight in weights:
+                self._take(parameter, weight, packing)
         missing = sorted(set(self._places) - set(self._bytes))
         if missing:
             raise UnsupportedModel(
@@ -205,7 +243,7 @@ class NativeExecutor:
             )
         _refusing(self.engine.ready)
 
-    def _take(self, parameter: Parameter, weight: Packed | np.ndarray) -> None:
+    def _take(self, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing) -> None:
         place = self._places[parameter.name]
         if isinstance(weight, np.ndarray):
             weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
@@ -216,7 +254,7 @@ class NativeExecutor:
         rows, columns = parameter.shape[-2:]
         _refusing(self.engine.add_matrix, place, weight.type, count, rows, columns)
         for piece in weight.rows:
-            _refusing(self.engine.pack, place, piece.which, piece.first, piece.bytes)
+            packing.start(self.engine.pack, place, piece.which, piece.first, piece.bytes)
         self._types[parameter.name] = weight.type
         packed = _native.packed_bytes(weight.type, count, rows, columns)
         self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
@@ -259,7 +297,7 @@ class NativeExecutor:
         return min(2, self.threads)
 
     def _stepper(self, stepper: int) -> Any:
-        """An engine with its part of the threads, made when it is first asked for."""
+        """An engine with its share of the threads, created when it is first needed."""
         with self._making:
             if not self._beside:
                 shares = [self.threads * i // self.steppers for i in range(self.steppers + 1)]
@@ -314,20 +352,22 @@ class NativeExecutor:
         self._grow(batch)
         engine = self.engine if stepper is None else self._stepper(stepper)
         samplers = [None if f.sampler is None else f.sampler.inner for f in batch]
-        tokens, seconds, passes = _refusing(
+        tokens, seconds, passes, drafts = _refusing(
             engine.draw,
             [_native_sequence(f.sequence).inner for f in batch],
             [f.tokens for f in batch],
             samplers,
             [f.max_draws for f in batch],
+            [f.max_drafted for f in batch],
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
-        return StepOutput(tokens, faults, seconds, passes)
+        return StepOutput(tokens, faults, seconds, passes, drafts)
 
     def _grow(self, batch: Sequence[StepInput]) -> None:
         for feed in batch:
-            if not feed.sequence.grow(len(feed.tokens) + feed.max_draws - 1):
+            sequence, tokens = feed.sequence, len(feed.tokens) + feed.max_draws - 1 + feed.max_drafted
+            if not sequence.grow(min(tokens, max(len(feed.tokens), sequence.request_length - sequence.length))):
                 raise CacheFull(
                     f"the page pool is full: {self.pool.bytes_in_use >> 10} KiB of {self.pool.limit >> 10} are in use; "
                     "wait for a request to end"
@@ -402,7 +442,7 @@ def matrices(spec: ModelSpec) -> set[str]:
 
 
 def _refusing(call: Any, *arguments: Any) -> Any:
-    """The call, with the engine's refusals as ours."""
+    """Call it, and turn the engine's refusals into our errors."""
     try:
         return call(*arguments)
     except _native.CacheFull as full:

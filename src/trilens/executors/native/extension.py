@@ -1,4 +1,4 @@
-"""The compiled part, or one line about why it is not here."""
+"""The compiled extension, or a one-line error that says why it is missing."""
 
 import atexit
 

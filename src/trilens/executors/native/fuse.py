@@ -1,4 +1,5 @@
-"""Instructions that share what they read or feed each other become one, so that a step has fewer places to wait at.
+"""Instructions that read the same input or feed each other are fused, so that threads have to wait less often in a
+step.
 
 Works on a program in which every value still has a buffer of its own. The results are the same numbers.
 """

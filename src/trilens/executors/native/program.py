@@ -88,7 +88,7 @@ class Program:
 def share_buffers(program: Program) -> Program:
     """The same program with values that never live at the same time in the same buffer.
 
-    An output never shares a buffer with its own instruction's inputs, so that no operation has to think of overlap.
+    An output never shares a buffer with the inputs of its instruction, so operations need not handle overlap.
     """
     last_use = {v: i for i, ins in enumerate(program.instructions) for v in (*ins.outputs, *ins.inputs)}
     last_use[program.logits] = len(program.instructions)

@@ -1,0 +1,55 @@
+// Speculation by prompt lookup: where a sequence's last tokens stood earlier in it, what followed them there is proposed.
+//
+// A draft changes no answer. The step computes the proposed tokens behind the last one, and the sampler draws at each place
+// what it would have drawn there anyway: a proposal that equals the drawn token saves a step, and the rest is taken back.
+// So only time decides whether to propose, and how much.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <unordered_map>
+#include <vector>
+
+namespace trilens {
+
+constexpr int MOST_DRAFT = 8;  // tokens proposed at a time
+
+class Draft {
+ public:
+  // `always`: propose whatever it costs.
+  Draft(std::vector<int32_t> prompt, bool always) : tokens_(std::move(prompt)), always_(always) {}
+
+  void add(int32_t token) { tokens_.push_back(token); }
+  void forget_last() { tokens_.pop_back(); }  // since the last proposal
+
+  // At most `most` tokens, as many as pay: `plain` seconds is what a step takes without them, `worth` what a token saves
+  // that need not be drawn in a step of its own, and `row` what a proposed token costs. Nothing where earlier drafts have
+  // cost more than they saved.
+  const std::vector<int32_t>& propose(int most, double plain, double worth, double row);
+
+  void passed(double seconds) { elapsed_ += seconds; }
+  // What became of the last proposal: the first `accepted` tokens were right.
+  void judged(int accepted, double cost, double saved);
+
+ private:
+  static constexpr int GRAM = 3;         // tokens that have to be equal
+  static constexpr int LONGEST = 32;     // equal tokens that are counted
+  static constexpr int CANDIDATES = 8;   // earlier places that are compared, the latest first
+  static constexpr double LOSS = 0.01;   // of a request's time that drafts may lose
+  static constexpr double STAKE = 0.3;   // of a step, that they may lose before there was any time
+
+  struct Record { double right, tried; };  // of proposed tokens, as many as came up to the first wrong one
+
+  uint64_t gram(size_t end) const;
+  Record& record(int match) { return records_[match < 4 ? 0 : match < 8 ? 1 : 2]; }
+  void index();
+
+  std::vector<int32_t> tokens_, proposed_;
+  std::unordered_map<uint64_t, int32_t> latest_;  // by the hash of GRAM tokens: where they ended last
+  std::vector<int32_t> before_;                   // of each place: where the same tokens ended before that
+  const bool always_;
+  int match_ = 0;
+  Record records_[3] = {{0.8, 2}, {1.2, 2}, {1.7, 2}};  // begun with a guess of 40, 60 and 85 %
+  double elapsed_ = 0, spent_ = 0, saved_ = 0;          // seconds
+};
+
+}  // namespace trilens
