@@ -184,6 +184,10 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
         if (table->positions < feed.sequence->length + feed.count)
           throw Refused("a rotary table of " + std::to_string(table->positions) + " positions does not reach to " +
                         std::to_string(feed.sequence->length + feed.count));
+    for (const Instruction& s : program_)
+      if (s.op == Op::EMBED && s.i[0] && parameters_[s.param[0]].matrix.rows < feed.sequence->length + feed.count)
+        throw Refused("a table of " + std::to_string(parameters_[s.param[0]].matrix.rows) + " positions does not reach to " +
+                      std::to_string(feed.sequence->length + feed.count));
     for (size_t other = 0; other < f; other++)
       if (feeds[other].sequence == feed.sequence) throw Refused("a sequence is fed twice in one step");
     for (int i = 0; i < feed.count; i++)

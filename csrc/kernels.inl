@@ -57,6 +57,7 @@ template <class V> static inline V curve(V x, const Glu& glu) {
       V y = larger(x, filled<V>(0.0f));
       return mul(y, y);
     }
+    case Curve::RELU: return larger(x, filled<V>(0.0f));
     case Curve::SILU: return mul(x, sigmoid(mul(x, filled<V>(glu.slope))));
     case Curve::GELU: return mul(mul(x, filled<V>(0.5f)), add(filled<V>(1.0f), error_function(mul(x, filled<V>(0.70710678118654752f)))));
     default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -52,6 +53,7 @@ from transformers import (
 )
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from tests.families_plain import PLAIN
 from tests.families_recurrent import RECURRENT
 from tests.family import TINY, Family
 
@@ -602,6 +604,7 @@ FAMILIES = [
     *LATENT,
     *CONVOLUTIONS,
     *RECURRENT,
+    *PLAIN,
 ]
 
 BY_NAME = {family.name: family for family in FAMILIES}
@@ -633,6 +636,9 @@ def saved(name: str, directory: Path) -> Path:
     if BY_NAME[name].overrides:
         path = directory / "config.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **BY_NAME[name].overrides}))
+    if (rewrite := BY_NAME[name].rewrite) is not None:
+        path = directory / "model.safetensors"
+        save_file(rewrite(load_file(path)), path)
     return directory
 
 

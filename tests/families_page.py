@@ -75,6 +75,25 @@ LIMITS = {
     "qwen3.5 moe": "text only: no images",
     "nemotron-h": "step sizes are bounded as in transformers' prompt path; its single-token path has no bound",
     "nemotron-3 super": "the multi-token prediction layers are not used",
+    **dict.fromkeys(
+        ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl moe", "glm-4.1v", "glm-4.5v"), "text only: no images"
+    ),
+    **dict.fromkeys(
+        ("deepseek v3.2", "glm-5"),
+        "the native executor runs it as far as every position is chosen, to 2048 tokens in the published models; the "
+        "torch executor has no such limit; the multi-token prediction layer is not used",
+    ),
+    "falcon 7B": "models with ALiBi are not supported",
+    "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; the multi-token "
+    "prediction layers are not used",
+    "mimo 7B": "transformers does not have it: tested by the arithmetic of Qwen2; the layers that predict further "
+    "tokens are not used",
+    "minicpm": "transformers does not have it: tested by the arithmetic of Granite",
+    "internlm 2": "transformers does not have it: tested by the arithmetic of Llama, with its fused matrices",
+    "ling 1.5": "transformers does not have it: tested by the arithmetic of Granite with experts",
+    "ling 2": "transformers does not have it: tested by the arithmetic of Sarvam, whose files have the same names; the "
+    "multi-token prediction layers are not used",
+    "bitnet": "unquantised files only; the published one has packed weights and is refused",
 }
 
 
@@ -100,8 +119,10 @@ def spec_of(family: Family) -> ModelSpec:
 
 def mechanisms(spec: ModelSpec) -> list[str]:
     """What the spec has beside the plain decoder, in words, each once."""
-    found: dict[str, None] = {}
+    found: dict[str, None] = {"positions from a table": None} if spec.learned_positions else {}
+    found |= {"norms that take the mean away": None} if spec.final_norm.centred else {}
     for layer in spec.layers:
+        found |= {"branches in parallel": None} if layer.parallel else {}
         found |= {"layers with a mixer or a feed-forward only": None} if layer.mixer is None else {}
         for mixer in layer.mixers:
             found |= dict.fromkeys(of_mixer(mixer))
@@ -134,13 +155,15 @@ def of_mixer(mixer: SingleMixer) -> list[str]:
             decay = " with a decay per key column" if rule.vector_decay else ""
             return [f"{kind}{decay}", f"{rule.heads} heads on {rule.key_heads} key heads, {r.taps} taps"]
         case LatentAttention(q_rank=rank) as a:
-            return ["latent attention" + (" with latent queries" if rank else ""), *seen(a)]
+            index = [f"an index that chooses {a.index.chosen} positions"] if a.index is not None else []
+            return ["latent attention" + (" with latent queries" if rank else ""), *index, *seen(a)]
         case Attention() as a:
             named = {
                 "biases": a.qkv_bias,
                 "q and k normalised per head": a.qk_norm is not None and not a.qk_norm.whole,
                 "q and k normalised over all heads": a.qk_norm is not None and a.qk_norm.whole,
-                "gated attention": a.gate,
+                "values narrower than keys": a.cache.value_dim < a.cache.key_dim,
+                "gated attention": a.gate is not None,
                 "attention sinks": a.sinks,
                 "capped scores": a.softcap is not None,
                 "clipped q, k, v": a.clip is not None,

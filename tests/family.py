@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 TINY: dict[str, Any] = {
@@ -25,8 +26,8 @@ class Family:
     """`edge`: a length that lies beyond the window's edge or the scaled rope's original context, where there is one; or
     one to which a convolution's rows have to be carried.
 
-    `overrides` are put into the saved config.json.
-    `repair` mends the reference. `model`: its class, where AutoModel does not know it.
+    `overrides` are put into the saved config.json, and `rewrite` makes its tensors those of a family that transformers
+    does not have. `repair` mends the reference. `model`: its class, where AutoModel does not know it.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Family:
     overrides: dict[str, Any] = field(default_factory=dict)
     repair: Callable[[PreTrainedModel], None] = lambda model: None
     model: type[PreTrainedModel] | None = None
+    rewrite: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None
 
     def __str__(self) -> str:
         return self.name

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trilens.hosted.model import HostedModel, HostedStream
     from trilens.hosted.receipt import HostedReceipt
     from trilens.lenses.card import Card, StatedCard, card
+    from trilens.lenses.partial import PartialCard
     from trilens.model import Model, Stream
     from trilens.tables import table
     from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
@@ -49,6 +50,7 @@ __all__ = [
     "HostedStream",
     "Model",
     "ModelNotFound",
+    "PartialCard",
     "RateLimited",
     "Receipt",
     "Refused",
@@ -80,6 +82,7 @@ _ROOMS = {
     **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
     **dict.fromkeys(("HostedModel", "HostedStream"), "trilens.hosted.model"),
     **dict.fromkeys(("Card", "StatedCard", "card"), "trilens.lenses.card"),
+    "PartialCard": "trilens.lenses.partial",
     **dict.fromkeys(("Trace", "trace"), "trilens.trials.routing"),
     "HostedReceipt": "trilens.hosted.receipt",
     "Receipt": "trilens.generate.receipt",

@@ -9,6 +9,7 @@ import torch
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.spec.model import (
     Attention,
+    AttentionGate,
     Beside,
     Chunk,
     Curve,
@@ -225,7 +226,7 @@ def recurrent() -> ModelSpec:
                 ),
             ),
             layer(recurrence(1, tiled, OutputGate(Curve.SIGMOID, NORM, parts=6), taps=2), Dense(96, SILU)),
-            layer(attention(cache, gate=True, qk_norm=QueryKeyNorm(NORM)), None),
+            layer(attention(cache, gate=AttentionGate(), qk_norm=QueryKeyNorm(NORM)), None),
             layer(
                 recurrence(
                     3,
@@ -244,7 +245,30 @@ def recurrent() -> ModelSpec:
     )
 
 
-MODELS = {f.__name__: f for f in (plain, windowed, per_layer, routed, latent, convolved, recurrent)}
+def parallel() -> ModelSpec:
+    """Positions from a table; branches in parallel, with one norm or two; a weight for each head; norms inside
+    the branches; gates of one number a head; values narrower than keys; feed-forwards without a gate."""
+    centred = Norm(1e-5, centred=True, bias=True)
+    heads = QueryKeyNorm(Norm(1e-5, centred=True, weight=False), row_weight=True)
+    caches = [Positions(0, 2, 16, 16, Full()), Positions(1, 2, 16, 8, Full()), Positions(2, 1, 16, 16, Full())]
+    gate = AttentionGate(Curve.SOFTPLUS, per_head=True, bias=True)
+    return model(
+        [
+            layer(
+                attention(caches[0], qk_norm=heads, rope=None),
+                Dense(96, Curve.RELU, bias=True),
+                mixer_in=centred,
+                feed_forward_in=None,
+                parallel=True,
+            ),
+            layer(attention(caches[1], gate=gate, out_norm=NORM), Dense(96, Curve.GELU), parallel=True),
+            layer(attention(caches[2]), Dense(96, Glu(Curve.RELU2), inner_norm=centred)),
+        ],
+        learned_positions=600,
+    )
+
+
+MODELS = {f.__name__: f for f in (plain, windowed, parallel, per_layer, routed, latent, convolved, recurrent)}
 
 
 def wide() -> ModelSpec:

@@ -20,6 +20,7 @@ static float curve(int kind, float x, float slope) {
   if (kind == 4) return 1 / (1 + expf(-x));
   if (kind == 5) return x > 20 ? x : log1pf(expf(x));
   if (kind == 6) return x > 0 ? x * x : 0;
+  if (kind == 7) return x > 0 ? x : 0;
   return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
@@ -166,7 +167,7 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
       float *y = s->out[0] < 0 ? NULL : buffers[s->out[0]] + (size_t)row * width;
       const float *x = s->in[0] < 0 ? NULL : buffers[s->in[0]] + (size_t)row * in_width;
       switch (s->op) {
-        case EMBED: memcpy(y, p[0]->data + (size_t)tokens[row] * width, 4 * width); break;
+        case EMBED: memcpy(y, p[0]->data + (size_t)(s->i[0] ? at : tokens[row]) * width, 4 * width); break;
         case LAST_ROWS: memcpy(y, x, 4 * width); break;
         case LINEAR: matvec(y, x, p[0], 0, p[1]); break;
         case HEAD_LINEAR:

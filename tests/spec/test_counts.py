@@ -43,6 +43,9 @@ def text_config(name: str) -> dict[str, Any]:
             text["tie_word_embeddings"] = config["tie_word_embeddings"]
         config = text
     config.pop("quantization_config", None)
+    if config["model_type"] == "hunyuan":  # its publisher's name, and a number for each layer
+        config = {name: value[0] if isinstance(value, list) and value else value for name, value in config.items()}
+        config = {**config, "model_type": "hunyuan_v1_moe", "rope_scaling": None}
     if config["model_type"] == "kimi_k2":  # the same class, in other sizes
         config["model_type"] = "deepseek_v3"
     if config["model_type"] == "gemma4_text" and "expert_intermediate_size" in config:  # a pre-release's names

@@ -234,6 +234,35 @@ def fused_qkv(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return RowRange(start, stop, q + k + v)
 
 
+def transposed_qkv(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Transposed(_row_choice(fused_qkv(spec, layer, ours)))
+
+
+def q_k_v_by_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
+    """For each key-value head the queries that it serves, its key, its value."""
+    attention = _attention(layer)
+    cache = attention.cache
+    queries = attention.heads // cache.kv_heads * cache.key_dim
+    ends = {"q": (0, queries), "k": (queries, queries + cache.key_dim)}
+    whole = queries + cache.key_dim + cache.value_dim
+    start, stop = ends.get(_part(ours), (queries + cache.key_dim, whole))
+    return PartRows(cache.kv_heads, start, stop, cache.kv_heads * whole)
+
+
+def behind_two(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
+    """A table whose first two rows no token has."""
+    assert spec.learned_positions is not None
+    return RowRange(2, spec.learned_positions + 2, spec.learned_positions + 2)
+
+
+def of_experts(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    """[E * width, D], expert by expert; down is stored like the others."""
+    routed = layer.feed_forward
+    assert isinstance(routed, Routed)
+    rows = HeadRows(routed.router.experts, 0, routed.width)
+    return HeadColumns(rows) if ours.endswith("down") else rows
+
+
 def gate_up_halves(spec: ModelSpec, layer: Layer, ours: str) -> RowRange:
     """Gate's rows, then up's."""
     width = _width(layer, ours)
@@ -292,6 +321,10 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         flat,
         half_split,
         fused_qkv,
+        transposed_qkv,
+        q_k_v_by_head,
+        behind_two,
+        of_experts,
         gate_up_halves,
         gate_up_in_turn,
         transposed_halves,
@@ -337,6 +370,11 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
             values = values if first is None else apply(first, values, is_bias)
             scaled: np.ndarray = values * values.dtype.type(factor)
             return scaled
+
+
+def _row_choice(change: Change) -> RowChange:
+    assert isinstance(change, HalfSplit | RowRange | EveryOther | HeadRows | PartRows)
+    return change
 
 
 def _recurrence(layer: Layer) -> GatedRecurrence:

@@ -13,6 +13,7 @@ from trilens.checkpoints.load import ModelFiles
 from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, UsageError
+from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
@@ -34,9 +35,10 @@ def native_executor(
 
     if quantise not in QUANTISE:
         raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
-    packed = matrices(files.spec)
+    spec = without_choice(files.spec)  # it runs as far as every position is chosen
+    packed = matrices(spec)
     types = native_types()
-    wanted = list(parameters(decoder_weights(files.spec)))
+    wanted = list(parameters(decoder_weights(spec)))
     total = sum(map(files.bytes_of, wanted))
     converted: dict[str, str] = {}
 
@@ -58,8 +60,9 @@ def native_executor(
             if progress is not None:
                 progress(done, total)
 
-    executor = NativeExecutor(files.spec, weights(), **options)
+    executor = NativeExecutor(spec, weights(), **options)
     executor.converted = converted
+    executor.longest = None if spec is files.spec else spec.context
     return executor
 
 

@@ -96,8 +96,9 @@ def read_spec(found: Found) -> Reading:
     """The spec alone, from the small files or the header."""
     if found.kind == "gguf":
         return _open_gguf(found)[0]
-    path = found.path if found.kind == "config" else found.path / "config.json"
-    return read_config_file(path)
+    from trilens.checkpoints.safetensors import config_name
+
+    return read_config_file(found.path if found.kind == "config" else found.path / config_name(found.path))
 
 
 def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
@@ -153,11 +154,11 @@ def _open_gguf(found: Found) -> tuple[Reading, GgufFile]:
 
 def _open_directory(found: Found) -> tuple[Reading, Checkpoint]:
     from trilens.checkpoints.quantised import fp8_block_size, refuse_unsupported_quantisation
-    from trilens.checkpoints.safetensors import read_config_json, read_safetensors
+    from trilens.checkpoints.safetensors import config_name, read_config_json, read_safetensors
 
-    config = read_config_json(found.path)
+    config, name = read_config_json(found.path), config_name(found.path)
     refuse_unsupported_quantisation(config, found.path)
-    reading = read_config(config, str(found.path / "config.json"))
+    reading = read_config(config, str(found.path / name))
     return reading, read_safetensors(found.path, block_size=fp8_block_size(config, found.path))
 
 

@@ -7,20 +7,9 @@ its weight, `.weight` becomes `.bias`, unless it has a row of its own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Row:
-    ours: str
-    theirs: str
-    change: str = ""  # the name of a function in changes.py; empty: taken as it is
-
-
-def _rows(table: str) -> tuple[Row, ...]:
-    """Three columns a line: ours, theirs, and the change where there is one."""
-    return tuple(Row(*line.split()) for line in table.strip().splitlines())
-
+from trilens.checkpoints.family_names import FAMILY_NAMES
+from trilens.checkpoints.rows import Row
+from trilens.checkpoints.rows import rows as _rows
 
 HUGGINGFACE = _rows("""
     embedding                            model.embed_tokens.weight
@@ -475,6 +464,7 @@ BY_ARCHITECTURE = {
     **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
+    **FAMILY_NAMES,
     "gemma2": GEMMA_NORMS,
     "gemma3": GEMMA_NORMS,
     "gemma4": GEMMA4,
@@ -486,7 +476,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     "llama4": LLAMA4,
     "lfm2": LFM2,
     "lfm2_moe": LFM2,
-    "granite_hybrid": GRANITE_HYBRID,
+    **dict.fromkeys(("granite_hybrid", "granite_moe_shared"), GRANITE_HYBRID),
     "nemotron_h": NEMOTRON_H,
     "kimi_linear": KIMI_LINEAR,
     **dict.fromkeys(("bamba", "falcon_h1"), BAMBA),
@@ -503,8 +493,9 @@ LEFT_OUT = {
     r"rope_freqs\.weight|rope_factors_(long|short)\.weight": "read with the spec",
     r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
     r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
+    r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
-    r"mtp\.": "layers that predict further tokens",
+    r"mtp\.|model\.(mtp|mtp_layers)\.": "layers that predict further tokens",
 }
 
 # What a layer stores of keys and values, behind its number.

@@ -111,6 +111,30 @@ def read_safetensors(path: Path | str, *, block_size: tuple[int, int] = (128, 12
     Raises BadCheckpoint, naming the file and the fault; UnsupportedModel, naming the way the model is quantised.
     """
     path = Path(path)
+    tensors, metadata, files = _open(path)
+    try:
+        refuse_quantised_names(tensors, path)
+        parameters, scales, scale_of = pair_with_scales(tensors, block_size)
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+    return SafetensorsCheckpoint(path, parameters, scales, scale_of, metadata, block_size, files)
+
+
+def stored_tensors(path: Path | str) -> Mapping[str, StoredTensor]:
+    """Every tensor of a .safetensors file, an index or a directory, as the headers have it, whatever it means.
+
+    Raises BadCheckpoint, naming the file and the fault.
+    """
+    tensors, _, files = _open(Path(path))
+    for file in files.values():
+        file.close()
+    return tensors
+
+
+def _open(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str], dict[Path, OpenFile]]:
+    """The tensors of all shards, their `__metadata__`, and the open files."""
     source = _of_directory(path) if path.is_dir() else path
     listed: dict[str, str] = {}
     if source.name.endswith(".json"):
@@ -136,21 +160,25 @@ def read_safetensors(path: Path | str, *, block_size: tuple[int, int] = (128, 12
         for name, shard_name in listed.items():
             if name not in tensors or tensors[name].file.name != shard_name:
                 raise bad(source, f"lists the tensor {shown(name)} in {shard_name}, which does not hold it")
-        refuse_quantised_names(tensors, path)
-        parameters, scales, scale_of = pair_with_scales(tensors, block_size)
     except BaseException:
         for file in files.values():
             file.close()
         raise
-    return SafetensorsCheckpoint(path, parameters, scales, scale_of, metadata, block_size, files)
+    return tensors, metadata, files
 
 
 def read_config_json(path: Path | str) -> dict[str, Any]:
     """A config.json or params.json, or the one in a directory. Raises BadCheckpoint if it is no JSON object."""
     path = Path(path)
-    if path.is_dir():
-        path = path / ("params.json" if not (path / "config.json").exists() else "config.json")
-    return _json_object(path)
+    return _json_object(path / config_name(path) if path.is_dir() else path)
+
+
+def config_name(directory: Path) -> str:
+    """The configuration that goes with the weights in a directory: Mistral's own has weights of its own."""
+    if (directory / "config.json").exists():
+        both = any(directory.glob("consolidated*.safetensors")) and not any(directory.glob("model*.safetensors*"))
+        return "params.json" if both and (directory / "params.json").exists() else "config.json"
+    return "params.json" if (directory / "params.json").exists() else "config.json"
 
 
 def _json_object(path: Path) -> dict[str, Any]:

@@ -43,6 +43,8 @@ def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
     """The step's tokens -> logits [rows wanted, vocab]."""
     with ops.at(Part.EMBEDDING):
         x = _scaled(ops, ops.embed(w.embedding), spec.embedding_scale)
+        if w.positions is not None:
+            x = ops.add(x, ops.embed_position(w.positions))
         rows = _per_layer_rows(ops, spec, w, x)
     for i, (layer, weights) in enumerate(zip(spec.layers, w.layers, strict=True)):
         x = _layer(ops, i, layer, weights, x, rows)
@@ -53,16 +55,19 @@ def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
 
 
 def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
+    read = None  # by a feed-forward in parallel
     if layer.mixer is not None and w.mixer is not None:
         with ops.at(Part.PROJECTIONS, i):
             y = _normed(ops, x, layer.mixer_in, w.mixer_in)
+        if layer.parallel:
+            read = y if layer.feed_forward_in is None else x
         y = _mixed(ops, i, layer.mixer, w.mixer, y)
         with ops.at(Part.PROJECTIONS, i):
             y = _normed(ops, y, layer.mixer_out, w.mixer_out)
             x = ops.add(x, _scaled(ops, y, layer.residual_scale))
     if layer.feed_forward is not None and w.feed_forward is not None:
         with ops.at(Part.FEED_FORWARD, i):
-            y = _normed(ops, x, layer.feed_forward_in, w.feed_forward_in)
+            y = _normed(ops, x if read is None else read, layer.feed_forward_in, w.feed_forward_in)
         match layer.feed_forward, w.feed_forward:
             case Dense() as f, DenseWeights() as fw:
                 y = dense_ffn(ops, i, f, fw, y)

@@ -15,9 +15,12 @@ def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> 
         match ffn.glu:
             case Glu() as glu:
                 assert w.gate is not None
-                return ops.linear(ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), glu), w.down)
+                y = ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), glu)
             case Curve() as curve:
-                return ops.linear(ops.activate(ops.linear(x, w.up), curve), w.down)
+                y = ops.activate(ops.linear(x, w.up), curve)
+        if ffn.inner_norm is not None and w.inner_norm is not None:
+            y = ops.norm(y, ffn.inner_norm, w.inner_norm)
+        return ops.linear(y, w.down)
 
 
 def routed_ffn(ops: Ops[T, R], layer: int, ffn: Routed, w: RoutedWeights, x: T, router_input: T | None = None) -> T:

@@ -54,6 +54,10 @@ class Ops(Protocol[T, R]):
         """[N, width]: the row of `table` of each token of the step."""
         ...
 
+    def embed_position(self, table: Parameter) -> T:
+        """[N, width]: the row of `table` of each token's position."""
+        ...
+
     def last_rows(self, x: T) -> T:
         """The rows whose logits are wanted: each sequence's last, unless the step asks for all."""
         ...
@@ -128,10 +132,19 @@ class Ops(Protocol[T, R]):
         scale: float,
         softcap: float | None,
         sinks: Parameter | None,
+        chosen: int | None,
     ) -> T:
         """[N, H * key_dim] -> [N, H * value_dim]: softmax(softcap(q . k * scale)) over the visible positions, times v.
 
-        `sinks` [H] is one more logit per head that takes its share and has no value.
+        `sinks` [H] is one more logit per head that takes its share and has no value. Where `chosen` is a number, only
+        those of the visible positions are seen that the last `choose` chose, so many at most.
+        """
+        ...
+
+    def choose(self, q: T, weights: T, cache: Positions, heads: int, count: int) -> None:
+        """For each token the `count` positions up to its own with the best scores, of equal ones the lower.
+
+        A score is the sum over heads of weights[h] * relu(q_h . k), with the keys that the latent `cache` keeps.
         """
         ...
 

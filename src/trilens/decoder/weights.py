@@ -14,6 +14,7 @@ from trilens.spec.model import (
     FeedForward,
     GatedRecurrence,
     Glu,
+    Index,
     LatentAttention,
     Layer,
     Mixer,
@@ -62,9 +63,22 @@ class AttentionWeights:
     out: LinearWeights
     q_norm: NormWeights | None
     k_norm: NormWeights | None
+    q_norm_row: Parameter | None
+    k_norm_row: Parameter | None
     v_norm: NormWeights | None
     sinks: Parameter | None
     gate: LinearWeights | None
+    out_norm: NormWeights | None
+
+
+@dataclass(frozen=True)
+class IndexWeights:
+    """`q` reads the normalised latent queries, `k` and `weights` (one number a head) the layer's input."""
+
+    q: LinearWeights
+    k: LinearWeights
+    k_norm: NormWeights
+    weights: LinearWeights
 
 
 @dataclass(frozen=True)
@@ -81,6 +95,7 @@ class LatentAttentionWeights:
     k_up: Parameter
     v_up: Parameter
     out: LinearWeights
+    index: IndexWeights | None
 
 
 @dataclass(frozen=True)
@@ -132,6 +147,7 @@ class DenseWeights:
     gate: LinearWeights | None
     up: LinearWeights
     down: LinearWeights
+    inner_norm: NormWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,7 @@ class LayerWeights:
 @dataclass(frozen=True)
 class DecoderWeights:
     embedding: Parameter
+    positions: Parameter | None
     per_layer_table: PerLayerTableWeights | None
     layers: tuple[LayerWeights, ...]
     final_norm: NormWeights
@@ -198,6 +215,7 @@ def decoder_weights(spec: ModelSpec) -> DecoderWeights:
     head = embedding if spec.head.tied else Parameter("head", (spec.vocab, spec.width))
     return DecoderWeights(
         embedding=embedding,
+        positions=Parameter("positions", (spec.learned_positions, spec.width)) if spec.learned_positions else None,
         per_layer_table=_per_layer_table(spec.per_layer_table, spec.width, len(spec.layers)),
         layers=tuple(_layer(f"layers.{i}.", layer, spec.width) for i, layer in enumerate(spec.layers)),
         final_norm=_norm("final_norm", spec.final_norm, spec.width),
@@ -259,8 +277,12 @@ def _mixer(at: str, mixer: Mixer, width: int) -> MixerWeights:
 def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
     cache: Positions = a.cache
     queries, keys, values = a.heads * cache.key_dim, cache.kv_heads * cache.key_dim, cache.kv_heads * cache.value_dim
+    gates = a.heads * (1 if a.gate is not None and a.gate.per_head else cache.value_dim)
     has_value_matrix = a.writes and not a.value_is_key
-    q_norm = k_norm = None
+    q_norm = k_norm = q_norm_row = k_norm_row = None
+    if a.qk_norm is not None and a.qk_norm.row_weight:
+        q_norm_row = Parameter(at + "q_norm_row", (a.heads, cache.key_dim))
+        k_norm_row = Parameter(at + "k_norm_row", (cache.kv_heads, cache.key_dim)) if a.writes else None
     if a.qk_norm is not None:
         q_norm = _norm(at + "q_norm", a.qk_norm.norm, queries if a.qk_norm.whole else cache.key_dim)
         if a.writes:
@@ -272,9 +294,12 @@ def _attention(at: str, a: Attention, width: int) -> AttentionWeights:
         out=_linear(at + "out", width, a.heads * cache.value_dim, a.out_bias),
         q_norm=q_norm,
         k_norm=k_norm,
+        q_norm_row=q_norm_row,
+        k_norm_row=k_norm_row,
         v_norm=_norm(at + "v_norm", a.value_norm, cache.value_dim) if a.writes and a.value_norm else None,
         sinks=Parameter(at + "sinks", (a.heads,)) if a.sinks else None,
-        gate=_linear(at + "gate", a.heads * cache.value_dim, width, a.qkv_bias) if a.gate else None,
+        gate=None if a.gate is None else _linear(at + "gate", gates, width, a.gate.bias),
+        out_norm=_optional_norm(at + "out_norm", a.out_norm, a.heads * cache.value_dim),
     )
 
 
@@ -291,6 +316,17 @@ def _latent_attention(at: str, a: LatentAttention, width: int) -> LatentAttentio
         k_up=Parameter(at + "k_up", (a.heads, a.kv_rank, a.nope_dim)),
         v_up=Parameter(at + "v_up", (a.heads, a.value_dim, a.kv_rank)),
         out=_linear(at + "out", width, a.heads * a.value_dim, a.bias),
+        index=None if a.index is None or a.q_rank is None else _index(at + "index.", a.index, a.q_rank, width),
+    )
+
+
+def _index(at: str, index: Index, q_rank: int, width: int) -> IndexWeights:
+    dim = index.cache.key_dim
+    return IndexWeights(
+        q=_linear(at + "q", index.heads * dim, q_rank, False),
+        k=_linear(at + "k", dim, width, False),
+        k_norm=_norm(at + "k_norm", index.key_norm, dim),
+        weights=_linear(at + "weights", index.heads, width, False),
     )
 
 
@@ -350,6 +386,7 @@ def _dense(at: str, ffn: Dense, width: int) -> DenseWeights:
         gate=_linear(at + "gate", ffn.width, width, ffn.bias) if isinstance(ffn.glu, Glu) else None,
         up=_linear(at + "up", ffn.width, width, ffn.bias),
         down=_linear(at + "down", width, ffn.width, ffn.bias),
+        inner_norm=_optional_norm(at + "inner_norm", ffn.inner_norm, ffn.width),
     )
 
 

@@ -303,6 +303,9 @@ class _Accountant:
         self._cost.touched.append(Touched(table, Fraction(elements), looked_up=True))
         return _Rows(rows, table.shape[1])
 
+    def embed_position(self, table: Parameter) -> _Rows:
+        return self.embed(table)
+
     def last_rows(self, x: _Rows) -> _Rows:
         return _Rows(sum(s.logits for s in self.spans), x.width)
 
@@ -382,21 +385,32 @@ class _Accountant:
         scale: float,
         softcap: float | None,
         sinks: Parameter | None,
+        chosen: int | None,
     ) -> _Rows:
         assert q.width == heads * cache.key_dim
         if sinks is not None:
             self._touch(sinks, sinks.size)
         per_pair = 2 * heads * (cache.key_dim + cache.value_dim)
-        self.attended.append((mask, per_pair, cache.width))
+        self._attend(mask, per_pair, cache.width, chosen)
+        return _Rows(q.rows, heads * cache.value_dim)
+
+    def choose(self, q: _Rows, weights: _Rows, cache: Positions, heads: int, count: int) -> None:
+        assert q.width == heads * cache.key_dim and weights.width == heads and count > 0
+        self._attend(Full(), 2 * heads * (cache.key_dim + 1), cache.width, None)
+
+    def _attend(self, mask: Mask, per_pair: int, width: int, chosen: int | None) -> None:
+        """`chosen` positions a token are as many pairs as a window of that size; the rectangle of several tokens is the
+        mask's."""
+        seen = mask if chosen is None else Window(chosen)
+        self.attended.append((seen, per_pair, width))
         for span in self.spans:
             if span.new:
-                keys = span.past + span.new - first_visible(mask, span.past)
-                pairs = visible_pairs(mask, span.past, span.new)
+                pairs = visible_pairs(seen, span.past, span.new)
                 self._cost.flops += per_pair * pairs
-                self._cost.masked_flops += per_pair * span.new * keys
-                self._cost.kv_elements_read += keys * cache.width
-                self._cost.kv_elements_read_singly += pairs * cache.width
-        return _Rows(q.rows, heads * cache.value_dim)
+                rectangle = span.past + span.new - first_visible(seen if span.new == 1 else mask, span.past)
+                self._cost.masked_flops += per_pair * span.new * rectangle
+                self._cost.kv_elements_read += (span.past + span.new - first_visible(seen, span.past)) * width
+                self._cost.kv_elements_read_singly += pairs * width
 
     def convolve(self, x: _Rows, state: Fixed, rows: str, w: LinearWeights) -> _Rows:
         width, taps = w.weight.shape

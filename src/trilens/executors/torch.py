@@ -339,6 +339,7 @@ class TorchOps:
         ends = accumulate(len(f.tokens) for f in feeds)
         self.rows = None if every_row else [end - 1 for end, f in zip(ends, feeds, strict=True) if f.logits]
         self.routes: list[TorchRoutes] = []
+        self.choices: list[Tensor] = []  # of the last `choose`: [n, M] for each sequence
         self.fixed = [dict(s.fixed) for s, _ in self.batch]  # what becomes of each sequence's if the step succeeds
         self._angles: dict[Rope, tuple[Tensor, Tensor]] = {}
 
@@ -355,6 +356,9 @@ class TorchOps:
     # ---- in and out
     def embed(self, table: Parameter) -> Tensor:
         return F.embedding(self.tokens, self._weight(table))
+
+    def embed_position(self, table: Parameter) -> Tensor:
+        return F.embedding(self.positions, self._weight(table))
 
     def last_rows(self, x: Tensor) -> Tensor:
         return x if self.rows is None else x[self.rows]
@@ -422,7 +426,7 @@ class TorchOps:
         return a + b
 
     def mul(self, x: Tensor, factor: Parameter) -> Tensor:
-        numbers = self._weight(factor)
+        numbers = self._weight(factor).flatten()
         return (_parts(x, len(numbers)) * numbers[:, None]).flatten(-2)
 
     def scale(self, x: Tensor, factor: float) -> Tensor:
@@ -463,20 +467,25 @@ class TorchOps:
         scale: float,
         softcap: float | None,
         sinks: Parameter | None,
+        chosen: int | None,
     ) -> Tensor:
         results, at = [], 0
-        for sequence, tokens in self.batch:
+        for number, (sequence, tokens) in enumerate(self.batch):
             n, past = len(tokens), sequence.length
             q_KGnd = q[at : at + n].reshape(n, cache.kv_heads, heads // cache.kv_heads, -1).permute(1, 2, 0, 3)
             first = first_visible(mask, past)
             keys = sequence.keys[cache.index][first - sequence.starts[cache.index] :]
             values = keys[..., : cache.value_dim] if cache.latent else sequence.values[cache.index]
             values = values[values.shape[0] - keys.shape[0] :]
+            visible = _visible(mask, past, n, first, keys.shape[0], q.device)
+            if chosen is not None:
+                visible = visible & self.choices[number][:, first:]
+            if chosen is not None and n == 1:  # one token's choice: only those positions are read
+                keys, values, visible = keys[visible[0]], values[visible[0]], visible[:, visible[0]]
             k_K1dM = keys.permute(1, 2, 0)[:, None]
             scores = q_KGnd @ k_K1dM.expand(-1, q_KGnd.shape[1], -1, -1) * scale
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
-            visible = _visible(mask, past, n, first, keys.shape[0], q.device)
             scores = scores.masked_fill(~visible, float("-inf"))
             if sinks is not None:
                 s_KG11 = self._weight(sinks).view(cache.kv_heads, -1, 1, 1)
@@ -487,6 +496,19 @@ class TorchOps:
             results.append(y_KGnd.permute(2, 0, 1, 3).flatten(1))
             at += n
         return torch.cat(results)
+
+    def choose(self, q: Tensor, weights: Tensor, cache: Positions, heads: int, count: int) -> None:
+        self.choices, at = [], 0
+        for sequence, tokens in self.batch:
+            n, past = len(tokens), sequence.length
+            k_Md = sequence.keys[cache.index][:, 0]
+            scores_nHM = F.relu(_parts(q[at : at + n], heads) @ k_Md.T)
+            scores_nM = (weights[at : at + n, None] @ scores_nHM)[:, 0]
+            visible = _visible(Full(), past, n, 0, len(k_Md), q.device)
+            scores_nM = scores_nM.masked_fill(~visible, float("-inf"))
+            best = scores_nM.sort(dim=-1, descending=True, stable=True).indices[:, :count]  # of equal ones the lower
+            self.choices.append(torch.zeros_like(visible).scatter(-1, best, True))
+            at += n
 
     # ---- what is carried from token to token
     def convolve(self, x: Tensor, state: Fixed, rows: str, w: LinearWeights) -> Tensor:
@@ -587,6 +609,8 @@ def _curve(x: Tensor, curve: Curve) -> Tensor:
             return F.softplus(x)
         case Curve.RELU2:
             return F.relu(x).square()
+        case Curve.RELU:
+            return F.relu(x)
 
 
 def _parts(x: Tensor, groups: int) -> Tensor:

@@ -7,11 +7,12 @@ from fractions import Fraction
 from typing import Any
 
 from trilens.checkpoints.find import Found
-from trilens.errors import UsageError
+from trilens.errors import UnsupportedModel, UsageError
 from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
 from trilens.generate import arguments
 from trilens.lenses.dense import DenseLens, dense_lens
 from trilens.lenses.moe import MoeLens, moe_lens
+from trilens.lenses.partial import PartialCard, partial_card
 from trilens.lenses.published import Compared, compare_published
 from trilens.lenses.reasoning import THOUGHT, ReasoningLens, reasoning_lens
 from trilens.lenses.source import CardSource, card_source
@@ -172,9 +173,9 @@ def card(
     kv_type: str = "f16",
     offline: bool = False,
     up_to_context: bool = False,
-) -> Card | StatedCard:
-    """The card of a catalog name, a path or a hub id, or a `StatedCard` if the architecture is not known: for a hosted
-    model, or a family without a size.
+) -> Card | PartialCard | StatedCard:
+    """The card of a catalog name, a path or a hub id. It is a `PartialCard` if trilens does not know how the model is
+    wired, and a `StatedCard` if there are no files to read: for a hosted model, or a family without a size.
 
     `context` is the number of tokens that a token attends to, itself included. `up_to_context`: use the model's maximum
     if that is less, instead of refusing.
@@ -185,7 +186,10 @@ def card(
     arguments.one_of("kv_type", kv_type, tuple(KV_TYPES), none=False)
     arguments.flag("offline", offline)
     arguments.flag("up_to_context", up_to_context)
-    source = card_source(name, offline=offline)
+    try:
+        source = card_source(name, offline=offline)
+    except UnsupportedModel as problem:
+        return partial_card(name, offline=offline, problem=problem)
     if source.reading is None:
         assert source.entry is not None
         return StatedCard(source.entry)

@@ -11,6 +11,7 @@ from trilens.errors import UsageError
 from trilens.lenses.card import Card, StatedCard, card
 from trilens.lenses.dense_or_routed import Machine, machine_of
 from trilens.lenses.layout import table_in_parts, terminal_width
+from trilens.lenses.partial import PartialCard
 from trilens.lenses.target import accelerators
 from trilens.units import big, data, flop
 
@@ -22,7 +23,7 @@ USUAL_MACHINE = "m4-max"
 class Comparison:
     """Every number is at `context` tokens, or at a model's maximum where that is less."""
 
-    cards: tuple[Card | StatedCard, ...]
+    cards: tuple[Card | PartialCard | StatedCard, ...]
     context: int
     machine: Machine
 
@@ -58,8 +59,8 @@ def compare(names: Sequence[str], *, context: int = USUAL_CONTEXT, offline: bool
     return Comparison(tuple(cards), context, machine_of(accelerators()[USUAL_MACHINE]))
 
 
-def _row(c: Card | StatedCard) -> tuple[str, ...]:
-    if isinstance(c, StatedCard):
+def _row(c: Card | PartialCard | StatedCard) -> tuple[str, ...]:
+    if not isinstance(c, Card):
         return (c.name, c.tag, *["unknown"] * 6)
     sizes = {w.type: w.bytes for w in c.weights}
     return (

@@ -11,6 +11,7 @@ from typing import Any
 from trilens.checkpoints.find import Found, find
 from trilens.checkpoints.held import held_as
 from trilens.checkpoints.load import read_spec
+from trilens.checkpoints.safetensors import config_name
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from trilens.files import read_json_object
 from trilens.spec.catalog import HUB_ID, CatalogEntry, lookup, of_hub
@@ -54,6 +55,38 @@ def card_source(name: str | Found, *, offline: bool) -> CardSource:
         if hub is not None and hub["choice"] is None and (entry := of_hub(hub["repo"])) is not None:
             return _from_hub(name, entry, offline=offline)
     return _from_files(name, find(name, offline=offline, only_small=True), None)
+
+
+@dataclass(frozen=True)
+class UnreadSource:
+    """The files of a model that nobody here can read: `config` is empty for a GGUF file."""
+
+    title: str
+    origin: str
+    inference: Inference
+    config: Mapping[str, Any]
+    found: Found | None = None
+    entry: CatalogEntry | None = None
+
+
+def unread_source(name: str | Found, *, offline: bool) -> UnreadSource | None:
+    """Where `card_source` says that a model is not supported: what is here of it; None where that is nothing."""
+    at_hand = isinstance(name, Found) or os.path.exists(Path(name).expanduser())  # noqa: PTH110
+    entry = None if at_hand else lookup(str(name))
+    if entry is not None and entry.config is not None:
+        inference = stated_inference(entry.inference)
+        return UnreadSource(entry.name, "the catalog's data file", inference, entry.config, None, entry)
+    try:
+        found = name if isinstance(name, Found) else find(name, offline=offline, only_small=True)
+        inference = read_inference(found)
+    except (ModelNotFound, UnsupportedModel):
+        return None
+    title = str(found.path) if isinstance(name, Found) else name
+    origin = str(found.path) if found.origin == "path" else found.origin
+    config = _config_of(found) or {}
+    if found.kind == "directory":
+        config = read_json_object(found.path / config_name(found.path))
+    return UnreadSource(title, origin, inference, config, found, entry)
 
 
 def _from_catalog(entry: CatalogEntry, *, offline: bool) -> CardSource:

@@ -48,6 +48,11 @@ def _mixer(a: SingleMixer, k: Keys) -> None:
         case LatentAttention():
             _row(a.heads * (a.nope_dim + a.rope_dim + a.value_dim), "num_attention_heads", a.heads, k)
             _row(a.heads * (a.kv_rank + a.rope_dim), "kv_lora_rank", a.kv_rank, k)
+            if a.index is not None:
+                dim = a.index.cache.key_dim
+                _row(a.index.heads * dim, "index_n_heads", a.index.heads, k)
+                if a.index.rope.dim > dim:
+                    raise k.wrong("index_head_dim", dim, f"no less than the {a.index.rope.dim} dimensions that turn")
         case GatedRecurrence(rule=rule):
             heads = _first(k, "linear_num_value_heads", "mamba_num_heads", "mamba_n_heads", "num_heads")
             keys = _first(k, "linear_num_key_heads", "mamba_n_groups", "n_groups", "num_key_value_heads")

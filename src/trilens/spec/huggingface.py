@@ -14,7 +14,19 @@ from typing import Any
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import read_json_object
 from trilens.spec.bounds import check
-from trilens.spec.families import convolution, dense, gemma, latent, mamba, recurrent, routed
+from trilens.spec.families import (
+    convolution,
+    dense,
+    experts,
+    gemma,
+    latent,
+    layer_norms,
+    llama_like,
+    mamba,
+    mistral_native,
+    recurrent,
+    routed,
+)
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import ModelSpec, Reading
@@ -67,6 +79,8 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "deepseek_v2": latent.deepseek_v2,
     "deepseek_v3": latent.deepseek_v3,
     "kimi_k2": latent.deepseek_v3,
+    "deepseek_v32": latent.deepseek_v32,
+    "glm_moe_dsa": latent.glm_moe_dsa,
     "glm4_moe_lite": latent.glm4_moe_lite,
     "mistral4": latent.mistral4,
     "lfm2": convolution.lfm2,
@@ -79,6 +93,67 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "bamba": mamba.bamba,
     "falcon_h1": mamba.falcon_h1,
     "kimi_linear": latent.kimi_linear,
+    "glm4v_text": llama_like.glm4v,
+    "qwen2_vl_text": llama_like.qwen_vl,
+    "qwen2_5_vl_text": llama_like.qwen_vl,
+    "qwen3_vl_text": llama_like.qwen3_vl,
+    "qwen3_vl_moe_text": experts.qwen3_vl_moe,
+    "glm4v_moe_text": experts.glm4v_moe,
+    "mimo": llama_like.mimo,
+    "minicpm": llama_like.minicpm,
+    "internlm2": llama_like.internlm2,
+    "granite_swa": llama_like.granite_swa,
+    "bailing_moe": experts.bailing_moe,
+    "bailing_moe_v2": experts.bailing_moe_v2,
+    "hy_v3": experts.hy_v3,
+    "mellum": experts.mellum,
+    "seed_oss": llama_like.seed_oss,
+    "arcee": llama_like.arcee,
+    "cwm": llama_like.cwm,
+    "ministral": llama_like.ministral,
+    "iquestcoder": llama_like.iquestcoder,
+    "internlm3": llama_like.internlm3,
+    "exaone": llama_like.exaone,
+    "exaone4": llama_like.exaone4,
+    "glm": llama_like.glm,
+    "glm4": llama_like.glm4,
+    "helium": llama_like.helium,
+    "ernie4_5": llama_like.ernie4_5,
+    "hunyuan_v1_dense": llama_like.hunyuan_dense,
+    "hyperclovax": llama_like.hyperclovax,
+    "gemma": llama_like.gemma,
+    "bitnet": llama_like.bitnet,
+    "cohere": layer_norms.cohere,
+    "cohere2": layer_norms.cohere2,
+    "stablelm": layer_norms.stablelm,
+    "starcoder2": layer_norms.starcoder2,
+    "gpt_neox": layer_norms.gpt_neox,
+    "phi": layer_norms.phi,
+    "nemotron": layer_norms.nemotron,
+    "jais2": layer_norms.jais2,
+    "olmo": layer_norms.olmo,
+    "falcon": layer_norms.falcon,
+    "gpt2": layer_norms.gpt2,
+    "gpt_bigcode": layer_norms.gpt_bigcode,
+    "opt": layer_norms.opt,
+    "qwen2_moe": experts.qwen2_moe,
+    "ernie4_5_moe": experts.ernie4_5_moe,
+    "hunyuan_v1_moe": experts.hunyuan_moe,
+    "hunyuan": experts.hunyuan_moe,
+    "exaone_moe": experts.exaone_moe,
+    "dots1": experts.dots1,
+    "solar_open": experts.solar_open,
+    "sarvam_moe": experts.sarvam_moe,
+    "flex_olmo": experts.flex_olmo,
+    "granitemoeshared": experts.granite_moe_shared,
+    "mimo_v2_flash": experts.mimo_v2,
+    "dbrx": experts.dbrx,
+    "laguna": experts.laguna,
+    "afmoe": experts.afmoe,
+    "axk1": latent.axk1,
+    "minicpm3": latent.minicpm3,
+    "youtu": latent.youtu,
+    "sarvam_mla": latent.sarvam_mla,
 }
 
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.
@@ -92,6 +167,12 @@ AROUND_TEXT = {
     "kimi_k25": "kimi_k2",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
+    "qwen2_vl": "qwen2_vl_text",
+    "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen3_vl": "qwen3_vl_text",
+    "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "glm4v": "glm4v_text",
+    "glm4v_moe": "glm4v_moe_text",
 }
 
 # What those models say of images and sounds beside `text_config`; `not_counted` reads the towers.
@@ -101,7 +182,8 @@ BESIDE_TEXT = (
     "audio_soft_tokens_per_image mm_tokens_per_image vision_soft_tokens_per_image multimodal_projector_bias "
     "projector_hidden_act spatial_merge_size vision_feature_layer vision_feature_select_strategy "
     "vision_start_token_id vision_end_token_id language_model_only media_placeholder_token_id ignore_index "
-    "use_unified_vision_chunk video_placeholder projector_config"
+    "use_unified_vision_chunk video_placeholder projector_config vision_end_token_id vision_token_id "
+    "image_start_token_id image_end_token_id video_start_token_id video_end_token_id"
 ).split()
 
 
@@ -119,11 +201,14 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
     keys = Keys(config, where)
     keys.ignore(*BOOKKEEPING)
     if "model_type" not in config and {"dim", "n_layers"} <= set(config):
-        return _reading(keys, keys, latent.mistral_native)
+        return _reading(keys, keys, mistral_native.mistral_native)
     family = config.get("model_type")
     if not isinstance(family, str):
         raise keys.wrong("model_type", family, f"one of {', '.join(sorted(FAMILIES))}")
     text = keys.mapping("text_config")
+    if text is None and family in AROUND_TEXT and "hidden_size" in config:  # its older files have no text_config
+        keys.ignore(*BESIDE_TEXT)
+        family = AROUND_TEXT[family]
     if text is None and family in AROUND_TEXT and family not in FAMILIES:
         raise keys.wrong("text_config", keys.values.get("text_config"), "the text decoder's part of this model")
     if text is not None and (family in AROUND_TEXT):

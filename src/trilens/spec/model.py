@@ -234,6 +234,7 @@ class Curve(StrEnum):
     SIGMOID = "sigmoid"
     SOFTPLUS = "softplus"  # log(1 + exp(x))
     RELU2 = "relu2"  # max(x, 0) squared
+    RELU = "relu"
 
 
 @dataclass(frozen=True)
@@ -249,15 +250,27 @@ class Norm:
 @dataclass(frozen=True)
 class QueryKeyNorm:
     """A norm on queries and keys: over each head, or over all heads together (`whole`); after the rotation or
-    before."""
+    before. `row_weight`: each head has a weight of its own, in place of the norm's."""
 
     norm: Norm
     whole: bool = False
     after_rope: bool = False
+    row_weight: bool = False
 
     def __post_init__(self) -> None:
+        if self.row_weight and (self.norm.weight or self.norm.bias or self.whole):
+            raise ValueError("a weight for each head stands in place of the norm's own")
         if self.after_rope and not self.norm.weight and not self.norm.centred:
             raise ValueError("a rotation keeps a row's length: without a weight, write the norm before it")
+
+
+@dataclass(frozen=True)
+class AttentionGate:
+    """The result of attention times curve(a matrix times the layer's input): a number a column, or one a head."""
+
+    curve: Curve = Curve.SIGMOID
+    per_head: bool = False
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -266,7 +279,7 @@ class Attention:
 
     `writes` is false for a layer that reads the cache another layer wrote and has no key or value of its own;
     `value_is_key` takes the unrotated, unnormalised key as value (no value matrix). `clip` bounds q, k and v. `gate`
-    multiplies the result by sigmoid(a matrix times the layer's input) before the output matrix.
+    and then `out_norm` stand before the output matrix.
     """
 
     heads: int
@@ -284,11 +297,32 @@ class Attention:
     sinks: bool = False
     clip: float | None = None
     position_scale: PositionScale | None = None
-    gate: bool = False
+    gate: AttentionGate | None = None
+    out_norm: Norm | None = None
 
     def __post_init__(self) -> None:
         if not self.writes and (self.value_is_key or self.value_norm is not None):
             raise ValueError("a layer that reads another's cache has no values of its own")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Which earlier positions attention sees: the `chosen` with the best scores, of equal ones the lower.
+
+    The score of position s for a token t is the sum over heads of w_h(t) * relu(q_h(t) . k(s)). q comes from the latent
+    queries; k, one row a token, goes through a norm and is kept. Both are turned by `rope`; w is a matrix times x.
+    """
+
+    heads: int
+    cache: Positions
+    chosen: int
+    rope: Rope
+    key_norm: Norm
+
+    def __post_init__(self) -> None:
+        cache = self.cache
+        if not cache.latent or cache.kv_heads != 1 or cache.key_dim != cache.value_dim or cache.keep != Full():
+            raise ValueError("an index keeps one row a token, of all tokens")
 
 
 @dataclass(frozen=True)
@@ -297,6 +331,9 @@ class LatentAttention:
 
     A token keeps a normalised latent of `kv_rank` and one rotated key of `rope_dim`, shared by all heads. Queries are
     carried into the latent space by the key half of the up-projection, results out of it by the value half.
+
+    `chosen`: only so many positions are seen, those that `index` chooses, or where it is None the ones that the last
+    layer with an index chose.
     """
 
     heads: int
@@ -312,6 +349,12 @@ class LatentAttention:
     q_rank: int | None = None
     bias: bool = False
     position_scale: PositionScale | None = None
+    chosen: int | None = None
+    index: Index | None = None
+
+    def __post_init__(self) -> None:
+        if self.index is not None and (self.q_rank is None or self.index.chosen != self.chosen):
+            raise ValueError("an index chooses for its own layer, by latent queries")
 
 
 @dataclass(frozen=True)
@@ -487,12 +530,13 @@ class Glu:
 class Dense:
     """Every token through every weight: gate, up and down, each D by `width`.
 
-    Where `glu` is a curve there is no gate: down(curve(up(x))).
+    Where `glu` is a curve there is no gate: down(curve(up(x))). `inner_norm` stands before down.
     """
 
     width: int
     glu: Glu | Curve
     bias: bool = False
+    inner_norm: Norm | None = None
 
 
 class Scoring(StrEnum):
@@ -599,7 +643,11 @@ class PerLayerInput:
 @dataclass(frozen=True)
 class Layer:
     """Two residual branches, or one; a norm that is None is not there. `residual_scale` multiplies each branch,
-    `scalar` is learned."""
+    `scalar` is learned.
+
+    Where the branches are `parallel`, the feed-forward reads what the mixer reads, not the mixer's result: through its
+    own norm, or where that is None the rows that `mixer_in` made.
+    """
 
     mixer: Mixer | None
     feed_forward: FeedForward | None
@@ -610,6 +658,7 @@ class Layer:
     residual_scale: float = 1.0
     per_layer_input: PerLayerInput | None = None
     scalar: bool = False
+    parallel: bool = False
 
     @property
     def mixers(self) -> tuple[SingleMixer, ...]:
@@ -629,6 +678,8 @@ class Layer:
             raise ValueError("a layer without a mixer has no norms around one")
         if self.feed_forward is None and (self.feed_forward_in or self.feed_forward_out):
             raise ValueError("a layer without a feed-forward has no norms around one")
+        if self.parallel and (self.mixer is None or self.feed_forward is None):
+            raise ValueError("a layer with one branch has none in parallel")
 
 
 @dataclass(frozen=True)
@@ -670,10 +721,13 @@ class ModelSpec:
     head: Head
     embedding_scale: float = 1.0
     per_layer_table: PerLayerTable | None = None
+    learned_positions: int | None = None  # rows of a table by position, added to the embedding
 
     def __post_init__(self) -> None:
         if [state.index for state in self.states] != list(range(len(self.states))):
             raise ValueError("states are numbered from 0 on, in the order of the layers that write them")
+        if self.learned_positions is not None and self.learned_positions < self.context:
+            raise ValueError("the table of positions is shorter than the context")
 
     @property
     def backbone(self) -> Literal["dense", "routed"]:

@@ -30,9 +30,10 @@ from trilens.spec.model import (
 
 Matrix = tuple[int, int, int]  # how many, out, in
 
-WITHOUT_COPIES = ("qwen3_5", "qwen3_5_moe", "nemotron_h")
+WITHOUT_COPIES = ("qwen3_5", "qwen3_5_moe", "nemotron_h", "glm_moe_dsa")
 WITH_COPIES = (
     "deepseek_v3",
+    "deepseek_v32",
     "glm4_moe",
 )  # layers that predict have an embedding and head of their own
 
@@ -43,6 +44,8 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     predicting = _predicting(text) if spec.family in (*WITH_COPIES, *WITHOUT_COPIES) else 0
     if spec.family == "qwen3_next":  # its class has one, and no key for it
         predicting = 1
+    if spec.family == "opt":
+        found["rows of positions that no token has"] = 2 * spec.width
     if predicting:
         found["layers that predict further tokens"] = predicting * _prediction_layer(spec)
     if predicting and (spec.family in WITH_COPIES or text.get("mtp_use_dedicated_embeddings") is True):
@@ -94,8 +97,8 @@ def _mixer_matrices(mixer: SingleMixer, width: int) -> Iterator[Matrix]:
             yield 1, cache.kv_heads * cache.key_dim, width
             yield 1, cache.kv_heads * cache.value_dim, width
             yield 1, width, heads * cache.value_dim
-            if mixer.gate:
-                yield 1, heads * cache.value_dim, width
+            if mixer.gate is not None:
+                yield 1, heads * (1 if mixer.gate.per_head else cache.value_dim), width
         case LatentAttention() as a:
             head = a.nope_dim + a.rope_dim
             if a.q_rank is None:
@@ -106,6 +109,9 @@ def _mixer_matrices(mixer: SingleMixer, width: int) -> Iterator[Matrix]:
             yield 1, a.kv_rank + a.rope_dim, width
             yield 1, a.heads * (a.nope_dim + a.value_dim), a.kv_rank
             yield 1, width, a.heads * a.value_dim
+            if a.index is not None and a.q_rank is not None:
+                yield 1, a.index.heads * a.index.cache.key_dim, a.q_rank
+                yield 1, a.index.cache.key_dim, width
         case ShortConvolution() as c:
             yield 3, c.width, width
             yield 1, width, c.width
@@ -132,6 +138,8 @@ def _prediction_layer(spec: ModelSpec) -> int:
         match mixer:
             case LatentAttention() as a:
                 count += a.kv_rank + (a.q_rank or 0)
+                if a.index is not None:
+                    count += a.index.heads * width + 2 * a.index.cache.key_dim
             case Attention() as a:
                 rows = a.heads * a.cache.key_dim + a.cache.kv_heads * (a.cache.key_dim + a.cache.value_dim)
                 count += (rows if a.qkv_bias else 0) + (2 * a.cache.key_dim if a.qk_norm else 0)

@@ -125,8 +125,11 @@ def ropes(spec: ModelSpec) -> list[Rope]:
     for layer in spec.layers:
         for mixer in layer.mixers:
             match mixer:
-                case Attention(rope=rope) | LatentAttention(rope=rope):
+                case Attention(rope=rope):
                     found |= {} if rope is None else {rope: None}
+                case LatentAttention(rope=rope, index=index):
+                    found |= {} if rope is None else {rope: None}
+                    found |= {} if index is None else {index.rope: None}
                 case ShortConvolution() | GatedRecurrence():
                     pass
     return list(found)

@@ -14,17 +14,9 @@ PARTS = {
     "kda_layers": "delta attention layers of this kind (linear_attn_config)",
     "mamba_d_state": "Mamba layers of this kind",
     "ssm_state_size": "state-space layers",
-    "index_topk": "the sparse-attention indexer",
     "sparse_attention_config": "block-sparse attention",
     "moe_latent_size": "experts on a latent width",
-    "attention_value_scale": "values scaled by a constant and of a width of their own (attention_value_scale)",
-    "mlp_hidden_act": "feed-forwards without a gate",
-    "ffn_config": "experts described by ffn_config",
-    "alpha": "rotary positions scaled by alpha",
-    "moe_layer_start_index": "experts on a range of layers (moe_layer_start_index to moe_layer_end_index)",
-    "attn_type_list": "a kind of attention for each layer (attn_type_list)",
     "qk_norm_type": "the kind of normalised queries and keys that qk_norm_type names",
-    "rotary_dim": "rotary positions over rotary_dim",
 }
 
 

@@ -226,6 +226,7 @@ class NativeExecutor:
         self._taps = {p.name for i in self.program.instructions if i.op is Op.CONVOLVE and (p := i.parameters[0])}
         self._beside: list[Any] = []  # engines of the steppers
         self._making = Lock()
+        self.longest: int | None = None  # tokens of a sequence, where that is not the model's context
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
         self._bytes: dict[str, Fraction] = {}
@@ -311,6 +312,11 @@ class NativeExecutor:
         return StepCounter(self.spec, self.element_bytes)
 
     def sequence(self, request_length: int) -> NativeSequence:
+        if self.longest is not None and request_length > self.longest:
+            raise RequestRefused(
+                f"beyond {self.longest} tokens this model's attention chooses among positions, which the native "
+                "executor does not do yet; ask for no more, or load it with executor='torch'"
+            )
         if self.pool.need(request_length) > self.pool.limit:  # before tables are made for it
             _refusing(_native.Sequence, self.pool, request_length, [], [])
         *tables, reach = self.tables(request_length, 1)

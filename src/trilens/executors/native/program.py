@@ -16,7 +16,7 @@ class Op(IntEnum):
     Behind each: inputs -> outputs | parameters | integers | numbers, in the order in which an `Instruction` holds them.
     """
 
-    EMBED = 0  # -> y | table
+    EMBED = 0  # -> y | table | by position (0: by token)
     LAST_ROWS = 1  # x -> y
     LINEAR = 2  # x -> y | weight, bias | fine: x with 16 bits in every model
     HEAD_LINEAR = 3  # x -> y | weight | heads

@@ -11,6 +11,7 @@ from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
 from trilens.executors.native.program import Instruction, Op, Program
+from trilens.spec.choice import without_choice
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -39,12 +40,17 @@ CURVES = {
     Curve.SIGMOID: 4,
     Curve.SOFTPLUS: 5,
     Curve.RELU2: 6,
+    Curve.RELU: 7,
 }
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
 
 def record(spec: ModelSpec) -> Program:
-    """Run the decoder once; every value gets a buffer of its own (`share_buffers` makes them few)."""
+    """Run the decoder once; every value gets a buffer of its own (`share_buffers` makes them few).
+
+    Where attention chooses among positions, the program is that of sequences in which all are chosen.
+    """
+    spec = without_choice(spec)
     recorder = _Recorder(spec)
     logits = decode(recorder, spec, decoder_weights(spec))
     return Program(
@@ -141,7 +147,10 @@ class _Recorder:
 
     # ---- in and out
     def embed(self, table: Parameter) -> _Value:
-        return self._rows(Op.EMBED, table.shape[1], (), (table,))
+        return self._rows(Op.EMBED, table.shape[1], (), (table,), (0,))
+
+    def embed_position(self, table: Parameter) -> _Value:
+        return self._rows(Op.EMBED, table.shape[1], (), (table,), (1,))
 
     def last_rows(self, x: _Value) -> _Value:
         y = self._new(x.width, wanted=True)
@@ -215,7 +224,9 @@ class _Recorder:
         scale: float,
         softcap: float | None,
         sinks: Parameter | None,
+        chosen: int | None,
     ) -> _Value:
+        assert chosen is None, "programs choose nothing"
         return self._rows(
             Op.ATTEND,
             heads * cache.value_dim,
@@ -224,6 +235,9 @@ class _Recorder:
             (self.caches.index(cache), heads, *_mask_integers(mask)),
             (scale, softcap or 0.0),
         )
+
+    def choose(self, q: _Value, weights: _Value, cache: Positions, heads: int, count: int) -> None:
+        raise AssertionError("programs choose nothing")
 
     # ---- what is carried from token to token
     def convolve(self, x: _Value, state: Fixed, rows: str, w: LinearWeights) -> _Value:

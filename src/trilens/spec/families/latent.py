@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from trilens.errors import UnsupportedModel
+from trilens.spec.families.llama_like import by_depth
 from trilens.spec.families.parts import (
     WIDEST_HEAD,
     activation,
+    each_layer,
     expert_groups,
     layer_count,
     layer_types,
     query_growth,
+    renumbered,
     repeated,
     rope_rules,
     rope_theta,
@@ -29,6 +31,7 @@ from trilens.spec.model import (
     Full,
     Glu,
     Head,
+    Index,
     LatentAttention,
     Layer,
     ModelSpec,
@@ -83,6 +86,49 @@ def deepseek_v3(k: Keys) -> ModelSpec:
     return _latent(k, "deepseek_v3", corrected_experts(k, layer_count(k)))
 
 
+def deepseek_v32(k: Keys) -> ModelSpec:
+    """DeepSeek V3.2: V3 with an index on every layer, which chooses the positions that attention sees."""
+    return indexed(k, replace(deepseek_v3(k), family="deepseek_v32"), interleaved=False)
+
+
+def glm_moe_dsa(k: Keys) -> ModelSpec:
+    """GLM-5: the same with an index on some layers; the others see what the last one chose."""
+    k.assume(q_lora_rank=2048, v_head_dim=256, qk_nope_head_dim=192, index_n_heads=32, rms_norm_eps=1e-5)
+    k.assume(n_group=1, topk_group=1, max_position_embeddings=202752)
+    k.ignore("index_share_for_mtp_iteration", "moe_router_dtype", "index_topk_freq", "index_skip_topk_offset")
+    repeated(k, {"indexer_rope_interleave": True})
+    spec = deepseek_v3(k)
+    count, pattern = len(spec.layers), k.raw("index_topk_pattern")
+    every, skipped = k.integer("index_topk_freq", 1), k.integer("index_skip_topk_offset", 2, least=0)
+    if isinstance(pattern, str):
+        k.assume(indexer_types=[{"F": "full"}.get(letter, "shared") for letter in pattern])
+    types = k.texts("indexer_types", count)
+    if types is None:
+        types = tuple("shared" if max(i - skipped + 1, 0) % every else "full" for i in range(count))
+    if types[0] != "full" or set(types) - {"full", "shared"}:
+        raise k.wrong("indexer_types", list(types), "full or shared for each layer, full for the first")
+    own = {i for i, kind in enumerate(types) if kind == "full"}
+    return indexed(k, replace(spec, family="glm_moe_dsa"), interleaved=True, own=own)
+
+
+def indexed(k: Keys, spec: ModelSpec, *, interleaved: bool, own: set[int] | None = None) -> ModelSpec:
+    """With an index on the layers `own`, or on all; each keeps keys of its own."""
+    heads, dim = k.integer("index_n_heads", 64), k.integer("index_head_dim", 128, most=WIDEST_HEAD)
+    chosen = k.integer("index_topk", 2048)
+    k.ignore("layer_types")  # the same kind for all of them
+    cache = Positions(0, 1, dim, dim, Full(), latent=True)
+
+    def with_index(i: int, layer: Layer) -> Layer:
+        mixer = layer.mixer
+        assert isinstance(mixer, LatentAttention) and mixer.rope is not None
+        rope = replace(mixer.rope, interleaved=interleaved)
+        index = Index(heads, cache, chosen, rope, Norm(1e-6, centred=True, bias=True))
+        mine = own is None or i in own
+        return replace(layer, mixer=replace(mixer, chosen=chosen, index=index if mine else None))
+
+    return renumbered(each_layer(spec, with_index))
+
+
 def kimi_linear(k: Keys) -> ModelSpec:
     """Kimi Linear: delta rule with a decay for each key column on most layers, latent attention without positions."""
     k.renamed(KIMI_LINEAR)
@@ -134,6 +180,49 @@ def _full_layers(k: Keys, linear: Keys | None, count: int) -> set[int]:
     return {i for i, kind in enumerate(types) if kind == "full_attention"}
 
 
+def axk1(k: Keys) -> ModelSpec:
+    """A.X K1: DeepSeek-V3 with a norm behind the experts."""
+    k.assume(q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+    k.assume(num_experts=192, num_experts_per_tok=8, n_shared_experts=1, routed_scaling_factor=2.5)
+    k.assume(n_group=8, topk_group=4, first_k_dense_replace=1, moe_intermediate_size=2048)
+    k.assume(max_position_embeddings=32768)
+    spec = _latent(k, "axk1", corrected_experts(k, layer_count(k)))
+
+    def normed(layer: Layer) -> Layer:
+        return replace(layer, feed_forward_out=spec.final_norm) if isinstance(layer.feed_forward, Routed) else layer
+
+    return replace(spec, layers=tuple(map(normed, spec.layers)))
+
+
+def sarvam_mla(k: Keys) -> ModelSpec:
+    """Sarvam 105B: DeepSeek-V3 in other sizes."""
+    k.renamed({"num_shared_experts": "n_shared_experts"})
+    k.assume(kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128, num_experts=128)
+    k.assume(num_experts_per_tok=8, n_shared_experts=1, routed_scaling_factor=2.5, first_k_dense_replace=1)
+    k.assume(moe_intermediate_size=2048)
+    k.ignore("q_head_dim")
+    return _latent(k, "sarvam_mla", corrected_experts(k, layer_count(k)))
+
+
+def youtu(k: Keys) -> ModelSpec:
+    """Youtu-LLM: DeepSeek-V3's attention, and no experts."""
+    k.assume(q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+    k.assume(tie_word_embeddings=True, max_position_embeddings=131072)
+    k.ignore("embedding_initializer_range", "mlp_bias")
+    dense = Dense(k.integer("intermediate_size"), Glu(activation(k)))
+    return _latent(k, "youtu", lambda i: dense)
+
+
+def minicpm3(k: Keys) -> ModelSpec:
+    """MiniCPM 3: latent attention without experts, constant factors on embedding, branches and logits."""
+    k.assume(q_lora_rank=768, kv_lora_rank=256, qk_nope_head_dim=64, qk_rope_head_dim=32, rope_interleave=False)
+    k.assume(v_head_dim=k.integer("hidden_size") // k.integer("num_attention_heads"), tie_word_embeddings=True)
+    k.assume(scale_emb=12, scale_depth=1.4, dim_model_base=256, rms_norm_eps=1e-5, max_position_embeddings=32768)
+    repeated(k, {"mlp_bias": False})
+    dense = Dense(k.integer("intermediate_size"), Glu(activation(k)))
+    return by_depth(k, _latent(k, "minicpm3", lambda i: dense))
+
+
 def glm4_moe_lite(k: Keys) -> ModelSpec:
     """GLM-4.7-Flash: DeepSeek-V3's layers with the first one dense."""
     k.assume(hidden_size=2048, intermediate_size=10240, moe_intermediate_size=1536, num_hidden_layers=47)
@@ -162,81 +251,6 @@ def mistral4(k: Keys) -> ModelSpec:
     )
     experts = corrected_experts(k, layer_count(k), Scoring.SOFTMAX, correction_bias=False)
     return _latent(k, "mistral4", experts, query_growth(k))
-
-
-def mistral_native(k: Keys) -> ModelSpec:
-    """Mistral Large 3 in its publisher's own form, params.json: the keys are renamed, and `mistral4` reads them."""
-    moe, yarn = _stated(k, "moe"), _stated(k, "yarn")
-    growth = _stated(k, "llama_4_scaling")
-    for keys in (moe, yarn, growth):
-        keys.ignore(*keys.values)
-    k.ignore(*NATIVE, "head_dim", "n_kv_heads", "moe", "yarn", "llama_4_scaling", "vision_encoder")
-    config: dict[str, Any] = {ours: k.values[theirs] for theirs, ours in NATIVE.items() if theirs in k.values}
-    config |= {ours: moe.values[theirs] for theirs, ours in NATIVE_EXPERTS.items() if theirs in moe.values}
-    if moe.values.get("route_every_n", 1) != 1:
-        raise moe.wrong("route_every_n", moe.values["route_every_n"], "1: experts on every layer")
-    config["norm_topk_prob"] = True
-    rules = {ours: yarn.values[theirs] for theirs, ours in NATIVE_YARN.items() if theirs in yarn.values}
-    # without `apply_scale` neither the angles nor the attention's scale are stretched
-    whole = 1.0 if yarn.values.get("apply_scale", True) else 0.0
-    config["rope_parameters"] = {
-        **rules,
-        "rope_type": "yarn",
-        "rope_theta": k.values.get("rope_theta", 10000.0),
-        "attention_factor": 1.0,
-        "mscale_all_dim": whole,
-        "llama_4_scaling_beta": growth.number("beta", 0.0, least=0),
-    }
-    spec = mistral4(Keys(config, k.where, spelled=_spelled()))
-    return replace(spec, family="mistral_native")
-
-
-NATIVE = {
-    "dim": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "hidden_dim": "intermediate_size",
-    "n_heads": "num_attention_heads",
-    "norm_eps": "rms_norm_eps",
-    "vocab_size": "vocab_size",
-    "tied_embeddings": "tie_word_embeddings",
-    "rope_theta": "rope_theta",
-    "max_position_embeddings": "max_position_embeddings",
-    "q_lora_rank": "q_lora_rank",
-    "kv_lora_rank": "kv_lora_rank",
-    "qk_nope_head_dim": "qk_nope_head_dim",
-    "qk_rope_head_dim": "qk_rope_head_dim",
-    "v_head_dim": "v_head_dim",
-}
-NATIVE_EXPERTS = {
-    "expert_hidden_dim": "moe_intermediate_size",
-    "num_experts": "n_routed_experts",
-    "num_experts_per_tok": "num_experts_per_tok",
-    "num_shared_experts": "n_shared_experts",
-    "first_k_dense_replace": "first_k_dense_replace",
-    "num_expert_groups": "n_group",
-    "num_expert_groups_per_tok": "topk_group",
-    "routed_scale": "routed_scaling_factor",
-}
-NATIVE_YARN = {
-    "factor": "factor",
-    "original_max_position_embeddings": "original_max_position_embeddings",
-    "beta": "beta_fast",
-    "alpha": "beta_slow",
-}
-
-
-def _spelled() -> dict[str, str]:
-    """Our names -> those of params.json."""
-    nested = (("moe.", NATIVE_EXPERTS, ""), ("yarn.", NATIVE_YARN, "rope_parameters."))
-    inner = {at + ours: outer + theirs for outer, names, at in nested for theirs, ours in names.items()}
-    return inner | {ours: theirs for theirs, ours in NATIVE.items()} | {"rope_parameters.rope_theta": "rope_theta"}
-
-
-def _stated(k: Keys, name: str) -> Keys:
-    found = k.mapping(name)
-    if found is None:
-        raise k.wrong(name, k.values.get(name), "a mapping")
-    return found
 
 
 def _latent(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, cast
 
@@ -54,6 +54,9 @@ ACTIVATIONS = {
     "gelu": Curve.GELU,
     "gelu_pytorch_tanh": Curve.GELU_TANH,
     "gelu_new": Curve.GELU_TANH,
+    "gelu_fast": Curve.GELU_TANH,
+    "relu": Curve.RELU,
+    "relu2": Curve.RELU2,
 }
 
 
@@ -68,14 +71,21 @@ def decoder_only(
     mask: Callable[[int], Mask] = lambda i: Full(),
     rope: Callable[[int], Rope | None] | None = None,
     feed_forward: Callable[[int], FeedForward] | None = None,
+    heads_of: Sequence[int] | None = None,
+    kv_heads_of: Sequence[int] | None = None,
+    value_dim: int | None = None,
 ) -> ModelSpec:
     """The arrangement most families share: norm, attention, add, norm, feed-forward, add, with one cache a layer.
+
+    `heads_of` and `kv_heads_of`: heads of each layer, where they differ; `value_dim`: where values are not as wide as
+    keys.
 
     What a family does differently on every layer is put in afterwards, with `attentions` and `layers`.
     """
     width, count = k.integer("hidden_size"), layer_count(k)
     heads = k.integer("num_attention_heads")
-    kv_heads = k.for_each("num_key_value_heads", count, heads)
+    kv_heads = kv_heads_of or k.for_each("num_key_value_heads", count, heads)
+    heads_of = heads_of or (heads,) * count
     head_dim = stated_head_dim(k, width, heads)
     context = k.length("max_position_embeddings", 2048)
     norm = norm or Norm(k.number("rms_norm_eps", 1e-6, least=0, most=1))
@@ -85,7 +95,7 @@ def decoder_only(
     if feed_forward is None:
         dense = Dense(k.integer("intermediate_size"), Glu(activation(k)), mlp_bias)
         feed_forward = lambda i: dense  # noqa: E731
-    caches = tuple(Positions(i, kv_heads[i], head_dim, head_dim, mask(i)) for i in range(count))
+    caches = tuple(Positions(i, kv_heads[i], head_dim, value_dim or head_dim, mask(i)) for i in range(count))
     return ModelSpec(
         family=family,
         vocab=k.integer("vocab_size"),
@@ -97,7 +107,7 @@ def decoder_only(
         layers=tuple(
             Layer(
                 mixer=Attention(
-                    heads=heads,
+                    heads=heads_of[i],
                     cache=cache,
                     scale=head_dim**-0.5,
                     mask=cache.keep,
@@ -147,8 +157,11 @@ def renumbered(spec: ModelSpec) -> ModelSpec:
 
     def own(mixer: Mixer | None) -> Mixer | None:
         match mixer:
-            case Attention() | LatentAttention() as a:
+            case Attention() as a:
                 return replace(a, cache=numbered(a.cache))
+            case LatentAttention() as a:
+                cache, index = numbered(a.cache), a.index
+                return replace(a, cache=cache, index=index and replace(index, cache=numbered(index.cache)))
             case ShortConvolution() | GatedRecurrence() as r:
                 return replace(r, state=numbered(r.state))
             case SideBySide(attention=a, recurrence=r):
@@ -179,6 +192,21 @@ def norms_around(spec: ModelSpec) -> ModelSpec:
 def norms_behind(spec: ModelSpec) -> ModelSpec:
     """A norm after each branch, none before it."""
     return layers(norms_around(spec), mixer_in=None, feed_forward_in=None)
+
+
+def parallel(spec: ModelSpec, *, shared: bool) -> ModelSpec:
+    """Attention and feed-forward both read the layer's input; through one norm where it is `shared`."""
+    return layers(spec, parallel=True, **({"feed_forward_in": None} if shared else {}))
+
+
+def without_gate(k: Keys, act: str = "hidden_act", *, bias: bool) -> Callable[[int], FeedForward]:
+    """Two matrices with a curve between them, on every layer."""
+    dense = Dense(k.integer("intermediate_size"), activation(k, act), bias)
+    return lambda i: dense
+
+
+def layer_norm(k: Keys, name: str = "layer_norm_eps", *, bias: bool = True) -> Norm:
+    return Norm(k.number(name, 1e-5, least=0, most=1), centred=True, bias=bias)
 
 
 def head_norms(spec: ModelSpec) -> ModelSpec:
@@ -327,19 +355,23 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
     if rules is None:
         return Rope(dim, theta, None, interleaved)
     rules.ignore("type", "max_position_embeddings")
+    rules.ignore("mrope_section", "mrope_interleaved")  # of text all three positions are the same
     named = "rope_type" if rules.raw("rope_type") else "type"
     kind = rules.raw(named) or "default"
     original = original_context(k, rules, context)
     match kind:
-        case "default":
+        case "default" | "mrope":
             rules.ignore("factor", "original_max_position_embeddings")
             return Rope(dim, theta, None, interleaved)
         case "linear":
             return Rope(dim, theta, LinearScaling(rules.positive("factor")), interleaved)
         case "dynamic":
-            # transformers takes the model's own context as the point where the growth begins
             if dim == 2:
                 raise rules.wrong("rope_type", kind, "another rule for heads of 2 dimensions")
+            if "alpha" in rules:  # theta is stretched once and for all
+                rules.ignore("factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+                return Rope(dim, theta * rules.positive("alpha") ** (dim / (dim - 2)), None, interleaved)
+            # transformers takes the model's own context as the point where the growth begins
             return Rope(dim, theta, DynamicScaling(rules.positive("factor"), context), interleaved)
         case "proportional":
             rotated = int(rules.positive("partial_rotary_factor", 1.0, most=1) * dim // 2)

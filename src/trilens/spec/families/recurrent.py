@@ -17,6 +17,7 @@ from trilens.spec.families.parts import (
 from trilens.spec.families.routed import expert_count
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
+    AttentionGate,
     Dense,
     FeedForward,
     GatedRecurrence,
@@ -91,7 +92,8 @@ def _gated_delta(k: Keys, family: str, feed_forward: Callable[[int], FeedForward
     )
     gate = OutputGate(activation(k), spec.final_norm, parts=rule.heads)
     recurrence = delta_rule(rule, k.integer("linear_conv_kernel_dim", least=2), gate)
-    return with_recurrences(attentions(head_norms(spec), gate=True), recurrence, lambda i: types[i] != "full_attention")
+    gated = attentions(head_norms(spec), gate=AttentionGate(bias=bias))
+    return with_recurrences(gated, recurrence, lambda i: types[i] != "full_attention")
 
 
 def _gated_shared_experts(k: Keys, *, renormalise: bool) -> Callable[[int], FeedForward]:
