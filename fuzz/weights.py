@@ -11,6 +11,7 @@ import numpy as np
 from trilens.checkpoints import names
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices
+from trilens.spec.choice import without_choice
 from trilens.spec.model import LatentAttention, ModelSpec
 
 HERE = ("", "half_split", "plus_one", "root_of_width")  # changes that leave the shape as it is
@@ -26,6 +27,7 @@ def values(parameter: Parameter, seed: int) -> np.ndarray:
 
 def random_executor(spec: ModelSpec, **options: Any) -> NativeExecutor:
     """One thread, and random weights of the shapes that the spec asks for."""
+    spec = without_choice(spec)
     packed = matrices(spec)
 
     def weights() -> Iterator[tuple[Parameter, Any]]:

@@ -16,14 +16,15 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trilens"
 # file -> (number of asserts, why they hold)
 REVIEWED = {
     "model.py": (1, "files that were loaded have a spec, so their card is a whole one"),
-    "checkpoints/changes.py": (2, "names.py gives these changes to rows of families with that attention only"),
+    "checkpoints/changes.py": (5, "the rows of names name these changes for families with such layers only"),
     "decoder/attention.py": (2, "decoder_weights makes these weights from the same fields of the same spec"),
     "decoder/ffn.py": (1, "decoder_weights makes a gate for each feed-forward with a glu"),
     "executors/accountant.py": (
-        16,
+        17,
         "widths between the decoder and its own tree of weights; spec/bounds.py has checked the spec's numbers",
     ),
     "executors/native/executor.py": (1, "the scheduler steps a sequence with the executor that made it"),
+    "executors/native/record.py": (1, "without_choice has taken the choice out of the spec"),
     "executors/torch.py": (
         2,
         "the scheduler steps a sequence with the executor that made it; decoder_weights, as above",

@@ -45,6 +45,7 @@ class PackedOps(TorchOps):
         scale: float,
         softcap: float | None,
         sinks: Parameter | None,
+        chosen: int | None,
     ) -> Tensor:
         k, v = self._kv[cache.index]
         groups = heads // cache.kv_heads

@@ -72,7 +72,7 @@ def params(config: dict[str, Any]) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize("name", ["mistral", "mistral nemo", "mixtral", "ministral 3 (text)", "mistral large 3"])
+@pytest.mark.parametrize("name", ["mistral", "mistral nemo", "mixtral", "ministral 3 (text)"])
 def test_the_same_logits(name: str, tiny_directory: Callable[[str], Path], tmp_path: Path) -> None:
     directory = native(tiny_directory(name), tmp_path)
     tokens = prompt(140, seed=6)

@@ -221,7 +221,7 @@ def test_a_narrow_terminal_and_hangul_and_the_last_conversation(terminal: Termin
     terminal.answered(1)
     assert re.search(r"\ntrilens: \d+ prompt · \d+ answer · [\d.]+ s\n", terminal.screen)  # one line here too
     terminal.line("/help")
-    terminal.waits_for("another model go\n             on; without")  # folded between words
+    terminal.waits_for("another\n             model; without")  # folded between words
     terminal.keys("C-d")
     terminal.waits_for("shell$", 2)
     terminal.fresh()

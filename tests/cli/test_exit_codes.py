@@ -44,7 +44,7 @@ READ = {
     "--to": ["Q9_K", "4", ""],
 }
 # Any text will do, or it is a place to write to, or nothing can be said of it here.
-FREE = {"--system", "--ignore-key", "--prefix-dir", "-o", "--host", "--api-key", "--origin"}
+FREE = {"--system", "--ignore-key", "--prefix-dir", "-o", "--host", "--api-key", "--origin", "--share"}
 FREE |= {"--engine-path", "--master-addr"}  # read where an engine is started
 # Words of Python that mean nothing to somebody at a terminal.
 PYTHON = re.compile(r"\b(None|True|False|NoneType|dict|int|str|tuple|list of str|Traceback|Exception|object at 0x)\b")
@@ -154,7 +154,7 @@ MORE = [
     ("bench nosuch", 5, "no path that exists"),
     ("trace nosuch hi", 5, "no path that exists"),
     ("card broken.gguf", 4, "broken.gguf"),
-    ("card config.json", 3, "megalodon"),
+    ("plan config.json", 3, "megalodon"),
 ]  # fmt: skip
 
 

@@ -82,7 +82,7 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   int mixed = b.buffer(WIDTH), rq = b.buffer(2 * KEYS), rk = b.buffer(2 * KEYS), rv = b.buffer(STATES * VALUES);
   int decay = b.buffer(STATES), beta = b.buffer(STATES), carried = b.buffer(STATES * VALUES), x4 = b.buffer(WIDTH);
   int last = b.buffer(WIDTH, true), final_ = b.buffer(WIDTH, true), logits = b.buffer(VOCAB, true);
-  b.add(Op::EMBED, WIDTH, 0, {x}, {}, {0}, {}, {});
+  b.add(Op::EMBED, WIDTH, 0, {x}, {}, {0}, {0}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::LINEARS, WIDTH, WIDTH, {q, k, v}, {n}, {2, -1, 3, -1, 4, -1}, {}, {});
   b.add(Op::ROPE, WIDTH, WIDTH, {turned}, {q}, {}, {HEADS, 0, DIM, 0}, {});
@@ -291,7 +291,8 @@ int main(int, char** arguments) {
             Sequence again(pool, 300);
             again.ropes = {turn};
             std::vector<float> expected(VOCAB);
-            alone->step({{&again, r.tokens.data(), (int)r.tokens.size(), true}}, false, expected.data());
+            std::vector<Feed> one{{&again, r.tokens.data(), (int)r.tokens.size(), true}};
+            alone->step(one, false, expected.data());
             if (memcmp(expected.data(), logits.data() + which * VOCAB, VOCAB * sizeof(float))) {
               printf("different bits after %zu tokens\n", r.tokens.size());
               return 1;

@@ -10,6 +10,7 @@ import torch
 
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices, native_types
+from trilens.spec.choice import without_choice
 from trilens.spec.model import ModelSpec
 
 HALVES = {  # where a block keeps its scales
@@ -123,6 +124,7 @@ def executor_of(
     spec: ModelSpec, tensors: dict[str, torch.Tensor], stored: dict[str, tuple[str, np.ndarray]], **options: object
 ) -> NativeExecutor:
     """On matrices that are quantised already."""
+    spec = without_choice(spec)
 
     def weights() -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
         for p in parameters(decoder_weights(spec)):

@@ -148,4 +148,6 @@ def test_the_table_has_every_family_of_the_reader() -> None:
     from trilens.spec.huggingface import FAMILIES as READABLE
 
     configs = [(BY_NAME[n].overrides, BY_NAME[n].config().get_text_config()) for n in NAMES]
-    assert {overrides.get("model_type", config.model_type) for overrides, config in configs} == set(READABLE)
+    assert {overrides.get("model_type", config.model_type) for overrides, config in configs} == set(READABLE) - {
+        "hunyuan"  # its publisher's name of hunyuan_v1_moe; its counts are checked with the published configs
+    }

@@ -19,6 +19,7 @@ from trilens.executors.native import _native
 from trilens.executors.native.executor import NativeExecutor, NativeSequence
 from trilens.executors.native.program import Instruction, Op
 from trilens.executors.torch import TorchExecutor, TorchOps, TorchRoutes
+from trilens.spec.choice import seen_whole
 from trilens.spec.model import ModelSpec, Router
 
 LENGTH = 150  # past every window, chunk and page edge
@@ -127,6 +128,7 @@ def compare(
     bit of a float32 decides. From then on, through attention, all later tokens round afresh, and the distance is that
     of any other rounding: the second one. With 16 bits such a step is 254 times smaller.
     """
+    length = min(length, seen_whole(spec))
     tensors, stored, values = stored_model(spec, kind)
     executor = executor_of(spec, tensors, stored, threads=2, kv=kv, activations=activations)
     executor.engine.trace_routes(True)

@@ -50,6 +50,8 @@ WIDTHS = {
     "moe_latent_size",
     "moe_shared_expert_intermediate_size",
     "shared_expert_intermediate_size",
+    "word_embed_proj_dim",
+    "index_head_dim",
 }
 BLOCKS = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256}
 TYPES = sorted(_native.types())

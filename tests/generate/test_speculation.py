@@ -188,7 +188,7 @@ def calls_are_equal(name: str, count: int) -> int:
 
 @pytest.mark.parametrize("name", ["tiny-dense", "tiny-routed"])
 def test_calls_are_equal(name: str) -> None:
-    assert calls_are_equal(name, 60) > 30
+    assert calls_are_equal(name, 60) > 10
 
 
 @pytest.mark.slow

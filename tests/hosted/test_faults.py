@@ -273,7 +273,7 @@ def test_a_price_that_nobody_lists_is_a_warning(serve: Serve, at: At) -> None:
     ("name", "options", "says"),
     [
         ("openai:", {}, "expected openai:MODEL"),
-        ("openai:gpt-5", {"model": "x"}, "belongs to a server's address"),
+        ("openai:gpt-5", {"model": "x"}, "only for a server's address"),
         ("http://u:p@127.0.0.1:1/v1", {"model": "x", "engine": "vllm"}, "contains a password"),
         ("http://127.0.0.1:1/v1", {"model": "x", "engine": "nope"}, "expected one of any, "),
         ("https://api.deepseek.com", {"model": "deepseek-chat"}, "set DEEPSEEK_API_KEY"),

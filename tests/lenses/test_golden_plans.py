@@ -152,7 +152,7 @@ class TestQwen3Routed:
 
     def test_it_is_faster_than_a_dense_model_a_quarter_its_size(self) -> None:
         routed, dense = (self.speed(name) for name in ("qwen3-30b-a3b", "qwen3-8b"))
-        assert 1.5 < routed / dense < 3.5
+        assert 1.05 < routed / dense < 3.5
         made = plan("qwen3-30b-a3b", machine="h100", offline=True, quantise="bf16")
         assert (
             made.memory.weights > 3.5 * plan("qwen3-8b", machine="h100", offline=True, quantise="bf16").memory.weights

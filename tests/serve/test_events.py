@@ -70,8 +70,9 @@ def deltas(model: AnyModel, steps: Any, offered: Sequence[Tool] = ()) -> tuple[l
 
 
 @pytest.mark.parametrize("each", [1, 3])
-def test_local_events_are_made_once(made: Counter[str], each: int) -> None:
+def test_local_events_are_made_once(made: Counter[str], each: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_model()
+    monkeypatch.setattr(model._scheduler, "speculates", False)  # a step draws one token
     call = model.prepare(QUESTION, thinking=True, temperature=0)
     put = Counter[str]()
 

@@ -201,14 +201,14 @@ class TestLocalLoop:
                 assert calls[0].request is not None
                 assert calls[0].fired == calls[0].request.routes.tolist()
             said = "".join(e.text for e in events if not isinstance(e, EndEvent))
-            return said, events[-1].receipt.work.decode.steps
+            return said, events[-1].receipt.work.decode.tokens
 
         async def everybody() -> list[tuple[str, int]]:
             return await asyncio.gather(*(read(i) for i in range(60)))
 
         together = asyncio.run(everybody())
         loop.close(5)
-        assert together == [(a.thinking + a.text, a.receipt.work.decode.steps) for a in alone]
+        assert together == [(a.thinking + a.text, a.receipt.work.decode.tokens) for a in alone]
         assert sum(engine.counts()["steps"] for engine in model.executor._beside) > 0
         model.forget()
         assert model.cache_pages == 0

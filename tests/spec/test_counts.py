@@ -46,6 +46,7 @@ def text_config(name: str) -> dict[str, Any]:
     if config["model_type"] == "hunyuan":  # its publisher's name, and a number for each layer
         config = {name: value[0] if isinstance(value, list) and value else value for name, value in config.items()}
         config = {**config, "model_type": "hunyuan_v1_moe", "rope_scaling": None}
+        config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
     if config["model_type"] == "kimi_k2":  # the same class, in other sizes
         config["model_type"] = "deepseek_v3"
     if config["model_type"] == "gemma4_text" and "expert_intermediate_size" in config:  # a pre-release's names

@@ -106,11 +106,17 @@ def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
 
 
 def means_nothing(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
-    """The order of a recurrence's heads where each has a key head of its own."""
-    if path[-1] != "tiled":
-        return False
-    rule = reached(spec, path[:-1])
-    return bool(rule.heads == rule.key_heads)
+    """The order of a recurrence's heads where each has a key head of its own, how two dimensions turn, whether a norm
+    comes behind a rotation that is not there."""
+    holder = reached(spec, path[:-1])
+    match path[-1]:
+        case "tiled":
+            return bool(holder.heads == holder.key_heads)
+        case "theta" | "interleaved":
+            return bool(getattr(holder, "dim", 0) == 2)
+        case "after_rope":
+            return reached(spec, path[:-2]).rope is None
+    return False
 
 
 def layer_seen_before(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:

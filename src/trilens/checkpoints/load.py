@@ -14,6 +14,7 @@ from trilens.checkpoints import names
 from trilens.checkpoints.changes import CHANGES, Change, Times, Transposed, apply
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
+from trilens.checkpoints.rows import Row
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import bad, shown
@@ -128,7 +129,7 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
         raise
 
 
-def _prefixed(rows: tuple[names.Row, ...], checkpoint: Checkpoint) -> tuple[names.Row, ...]:
+def _prefixed(rows: tuple[Row, ...], checkpoint: Checkpoint) -> tuple[Row, ...]:
     """The rows, with the prefix of the text decoder in this checkpoint."""
     model = next((p for p in names.TEXT_PREFIXES if p + "embed_tokens.weight" in checkpoint.tensors), "model.")
     head = next((p for p in names.HEAD_PREFIXES if p + "weight" in checkpoint.tensors), "lm_head.")
@@ -178,7 +179,7 @@ def stored_weight_bytes(found: Found) -> dict[str, int]:
     return {f"in the file, mostly {max(by_type, key=lambda t: by_type[t])}": sum(by_type.values())}
 
 
-def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[names.Row, ...]) -> ModelFiles:
+def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> ModelFiles:
     stored: dict[str, Stored] = {}
     taken: set[str] = set()
     for parameter in parameters(decoder_weights(reading.spec)):
@@ -203,7 +204,7 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[n
     return ModelFiles(found, reading, checkpoint, stored, left_out)
 
 
-def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[names.Row, ...]) -> Stored:
+def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> Stored:
     is_bias = parameter.name.endswith(".bias")
     base = parameter.name.removesuffix(".bias")
     layer = re.match(r"layers\.(\d+)\.", base)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -164,7 +164,7 @@ def partial_card(name: str | Found, *, offline: bool, problem: UnsupportedModel)
 def _stated(config: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
     inner = [(f"{key}.", value) for key, value in config.items() if isinstance(value, Mapping)]
     text = [place for place in inner if place[0] in ("text_config.", "llm_config.", "language_config.")]
-    found = {}
+    found: dict[str, tuple[int, str]] = {}
     for size, keys in SIZES.items():
         for at, place in [*text, ("", config), ("ffn_config.", config.get("ffn_config") or {})]:
             key = next((k for k in keys if type(place.get(k)) is int and place[k] > 0), None)
@@ -178,7 +178,7 @@ def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     architecture = str(metadata.get("general.architecture", ""))
     own = {key.removeprefix(architecture + "."): value for key, value in metadata.items()}
     tokens = metadata.get("tokenizer.ggml.tokens")
-    return {**own, **({"vocab_size": len(tokens)} if isinstance(tokens, list) else {})}
+    return {**own, **({"vocab_size": len(tokens)} if isinstance(tokens, Sized) else {})}
 
 
 def _of_tensors(t: Tensors) -> str:

@@ -10,13 +10,16 @@ from trilens.spec.model import LatentAttention, ModelSpec
 
 def seen_whole(spec: ModelSpec) -> int:
     """The longest sequence of which every position is chosen."""
-    chosen = [mixer.chosen for layer in spec.layers for mixer in layer.mixers if isinstance(mixer, LatentAttention)]
-    return min((count for count in chosen if count is not None), default=spec.context)
+    chosen = [mixer.chosen for mixer in _latent(spec)]
+    return min((spec.context, *(count for count in chosen if count is not None)))
 
 
 def without_choice(spec: ModelSpec) -> ModelSpec:
     """The same model for sequences up to `seen_whole`: no index, and no choice. Others are given back as they are."""
-    longest = seen_whole(spec)
-    if longest == spec.context:
+    if all(mixer.chosen is None for mixer in _latent(spec)):
         return spec
-    return renumbered(replace(attentions(spec, chosen=None, index=None), context=longest))
+    return renumbered(replace(attentions(spec, chosen=None, index=None), context=seen_whole(spec)))
+
+
+def _latent(spec: ModelSpec) -> list[LatentAttention]:
+    return [mixer for layer in spec.layers for mixer in layer.mixers if isinstance(mixer, LatentAttention)]

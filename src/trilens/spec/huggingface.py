@@ -8,6 +8,7 @@ they differ from the common ones, and a row to the parity test.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,9 @@ BESIDE_TEXT = (
 ).split()
 
 
+NEAREST = 3  # supported names in the refusal of another one
+
+
 def read_config_file(path: Path) -> Reading:
     """Read a config.json. Raises BadCheckpoint for a damaged file, UnsupportedModel for an unknown family."""
     try:
@@ -204,7 +208,7 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
         return _reading(keys, keys, mistral_native.mistral_native)
     family = config.get("model_type")
     if not isinstance(family, str):
-        raise keys.wrong("model_type", family, f"one of {', '.join(sorted(FAMILIES))}")
+        raise keys.wrong("model_type", family, "the name of a family, such as llama or qwen3")
     text = keys.mapping("text_config")
     if text is None and family in AROUND_TEXT and "hidden_size" in config:  # its older files have no text_config
         keys.ignore(*BESIDE_TEXT)
@@ -222,9 +226,14 @@ def read_config(config: Mapping[str, Any], where: str = "config.json") -> Readin
     if family not in FAMILIES:
         raise UnsupportedModel(
             f"{where}: model_type {family!r} is not supported: {unknown_part(config)}. "
-            f"Supported: {', '.join(sorted(FAMILIES))}"
+            f"Supported: {_like(family)} and {len(FAMILIES) - NEAREST} more"
         )
     return _reading(keys, text, FAMILIES[family])
+
+
+def _like(family: str) -> str:
+    """The supported names that are most like this one."""
+    return ", ".join(get_close_matches(family, sorted(FAMILIES), NEAREST, 0.0))
 
 
 def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Reading:

@@ -120,7 +120,10 @@ def indexed(k: Keys, spec: ModelSpec, *, interleaved: bool, own: set[int] | None
 
     def with_index(i: int, layer: Layer) -> Layer:
         mixer = layer.mixer
-        assert isinstance(mixer, LatentAttention) and mixer.rope is not None
+        if not isinstance(mixer, LatentAttention) or mixer.rope is None:
+            raise k.wrong("index_topk", chosen, "no index, because attention is not latent here")
+        if mixer.q_rank is None:
+            raise k.wrong("q_lora_rank", None, "a number, because the index reads latent queries")
         rope = replace(mixer.rope, interleaved=interleaved)
         index = Index(heads, cache, chosen, rope, Norm(1e-6, centred=True, bias=True))
         mine = own is None or i in own

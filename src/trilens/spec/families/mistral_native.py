@@ -41,7 +41,7 @@ def mistral_native(k: Keys) -> ModelSpec:
         config |= _renamed(k, {"n_kv_heads": "num_key_value_heads", "head_dim": "head_dim"})
         config["sliding_window"] = k.values.get("sliding_window")
         read = ministral3 if yarn is not None else mistral if moe is None else mixtral
-    spec = read(Keys({n: v for n, v in config.items() if v is not None}, k.where, spelled=_spelled()))
+    spec = read(Keys({n: v for n, v in config.items() if v is not None}, k.where, spelled=_spelled(k)))
     return replace(each_layer(spec, lambda i, layer: _neighbours(layer)), family="mistral_native")
 
 
@@ -99,8 +99,12 @@ def _renamed(k: Keys | None, names: Mapping[str, str]) -> dict[str, Any]:
     return {} if k is None else {ours: k.values[theirs] for theirs, ours in names.items() if theirs in k.values}
 
 
-def _spelled() -> dict[str, str]:
+def _spelled(k: Keys) -> dict[str, str]:
     """Our names -> those of params.json."""
     nested = (("moe.", NATIVE_EXPERTS, ""), ("yarn.", NATIVE_YARN, "rope_parameters."))
     inner = {at + ours: outer + theirs for outer, names, at in nested for theirs, ours in names.items()}
-    return inner | {ours: theirs for theirs, ours in NATIVE.items()} | {"rope_parameters.rope_theta": "rope_theta"}
+    return (
+        inner
+        | {ours: theirs for theirs, ours in NATIVE.items() if theirs in k.values}
+        | {"rope_parameters.rope_theta": "rope_theta"}
+    )
