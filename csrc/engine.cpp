@@ -65,6 +65,8 @@ size_t Engine::weight_bytes() const {
 
 void Engine::ready() {
   check(program_, widths_, parameters_, pool->shapes, pool->fixed_sizes);
+  for (const Instruction& s : program_)
+    if (s.op == Op::EMBED && s.i[0]) positions_ = std::min(positions_, (int)parameters_[s.param[0]].matrix.rows);
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
   fine_out_.assign(program_.size(), 0);
@@ -184,10 +186,9 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
         if (table->positions < feed.sequence->length + feed.count)
           throw Refused("a rotary table of " + std::to_string(table->positions) + " positions does not reach to " +
                         std::to_string(feed.sequence->length + feed.count));
-    for (const Instruction& s : program_)
-      if (s.op == Op::EMBED && s.i[0] && parameters_[s.param[0]].matrix.rows < feed.sequence->length + feed.count)
-        throw Refused("a table of " + std::to_string(parameters_[s.param[0]].matrix.rows) + " positions does not reach to " +
-                      std::to_string(feed.sequence->length + feed.count));
+    if (positions_ < feed.sequence->length + feed.count)
+      throw Refused("a table of " + std::to_string(positions_) + " positions does not reach to " +
+                    std::to_string(feed.sequence->length + feed.count));
     for (size_t other = 0; other < f; other++)
       if (feeds[other].sequence == feed.sequence) throw Refused("a sequence is fed twice in one step");
     for (int i = 0; i < feed.count; i++)
@@ -285,7 +286,9 @@ bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) 
     Feed& feed = feeds[f];
     if (!feed.sampler->draft || pace.plain <= 0) continue;
     const Sequence& s = *feed.sequence;
-    int most = std::min({std::max(feed.most - drawn[f] - 1, feed.look), s.request_length - s.length - 2, room, states});
+    // behind the proposed tokens comes one more that is drawn
+    int most = std::min({std::max(feed.most - drawn[f] - 1, feed.look), s.request_length - s.length - 2,
+                         positions_ - s.length - 1, room, states});
     for (const auto* tables : {&s.ropes, &s.scales})
       for (const auto& table : *tables) most = std::min(most, table->positions - s.length - 1);
     if (feed.sampler->drawn < 2) continue;  // the first step shows what one takes without drafts

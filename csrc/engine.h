@@ -153,6 +153,7 @@ class Engine : private Work {
   std::vector<Numbers> numbers_;
   std::vector<int> widths_;
   const int logits_, most_rows_;
+  int positions_ = INT32_MAX;  // rows of the shortest table that is read by position
   size_t most_wanted_ = 0;  // rows that the buffers behind the last layer have now
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;

@@ -195,7 +195,7 @@ class TorchSequence:
         self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
 
     def take_back(self, tokens: int) -> None:
-        raise NotImplementedError("the torch executor draws no drafts")
+        self.rewind(self.length - tokens)
 
     def rewind(self, length: int) -> bool:
         if not self._holds(length):
