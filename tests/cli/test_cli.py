@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.work import ROOT
 
 TRILENS = [sys.executable, "-m", "trilens"]
 SHORT = ["--temperature", "0", "--max-tokens", "8"]
@@ -156,7 +157,7 @@ class TestCard:
         assert card["kv_bytes_per_token"] == 2 * 4 * 30 * 3 * 64
 
     def test_a_cold_card_is_quick_and_light(self, smollm2: Path, tmp_path: Path) -> None:
-        """Neither torch nor numpy is imported. Processor time is bounded, which a busy machine does not stretch."""
+        """Neither torch nor numpy is imported, and little is done."""
         config = tmp_path / "config.json"
         config.write_text(
             json.dumps(
@@ -177,23 +178,18 @@ class TestCard:
                 }
             )
         )
-        for path in (smollm2, config):
+        for path, most in ((smollm2, 1_000_000), (config, 500_000)):  # 0.85 and 0.34 million; the rest is a vocabulary
             script = (
-                "import sys; from trilens.cli import main; code = main(['card', sys.argv[1]]);"
-                "heavy = {'numpy', 'torch', 'transformers', 'tokenizers', 'gguf', 'huggingface_hub'};"
-                "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
+                "import sys; from tests.work import calls\n"
+                "def cold():\n"
+                "    from trilens.cli import main; assert main(['card', sys.argv[1]]) == 0\n"
+                "heavy = {'numpy', 'torch', 'transformers', 'tokenizers', 'gguf', 'huggingface_hub'}\n"
+                "print(calls(cold), *sorted(heavy & set(sys.modules)), file=sys.stderr)"
             )
-            for _ in range(5):  # another process can only make one slower
-                before = os.times()
-                done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
-                after = os.times()
-                spent = after.children_user - before.children_user + after.children_system - before.children_system
-                assert done.returncode == 0, done.stderr
-                assert done.stderr == "[]\n"
-                if spent < 0.5:
-                    break
-            else:
-                pytest.fail(f"the card of {path} took {spent} s of processor time")
+            done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, cwd=ROOT)
+            assert done.returncode == 0, done.stderr
+            made, *imported = done.stderr.split()
+            assert imported == [] and int(made) < most
 
     def test_unread_keys_are_listed_and_do_not_stop_the_card(self, tmp_path: Path) -> None:
         config = tmp_path / "config.json"
@@ -214,10 +210,7 @@ class TestComplaints:
 
     def test_no_network(self) -> None:
         env = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
-        start = time.perf_counter()
-        done = trilens("card", "some-org/some-model", env=env)
-        assert_complaint(done, 5, "some-org/some-model")
-        assert time.perf_counter() - start < 10
+        assert_complaint(trilens("card", "some-org/some-model", env=env), 5, "some-org/some-model")
 
     def test_an_unknown_architecture(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"model_type": "megalodon"}')

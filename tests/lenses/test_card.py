@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from fractions import Fraction
 from math import comb
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.work import calls
 from trilens.errors import ModelNotFound, UsageError
 from trilens.executors.accountant import Span, kv_bytes, step_cost
 from trilens.lenses.card import Card, StatedCard, card
@@ -289,19 +289,10 @@ class TestLayout:
 
 
 class TestCost:
-    def test_every_card_takes_less_than_a_fifth_of_a_second(self) -> None:
-        readable = []
-        for entry in entries().values():
-            if entry.config is None:
-                continue
-            if not isinstance(card(entry.name, offline=True), Card):
-                continue
-            best = _seconds(entry.name)
-            if best >= 0.2:  # once more: the first one may have had to import something
-                best = _seconds(entry.name)
-            readable.append(entry.name)
-            assert best < 0.2, entry.name
-        assert len(readable) > 50
+    def test_the_card_of_a_deep_model_is_cheap(self) -> None:
+        """These were the costliest in the catalog, at 0.8 million calls, a fifth of a second."""
+        for name in ("glm-4.7", "glm-5.1"):
+            assert calls(lambda name=name: _shown(name)) < 1_000_000, name
 
     def test_a_card_from_the_catalog_imports_nothing_heavy(self) -> None:
         script = (
@@ -313,10 +304,7 @@ class TestCost:
         assert (done.returncode, done.stderr) == (0, "[]\n")
 
 
-def _seconds(name: str) -> float:
-    """Of this process, not of a clock on the wall: other tests run beside this one."""
-    start = time.process_time()
+def _shown(name: str) -> None:
     made = of(name)
     made.as_text(100)
     made.as_dict()
-    return time.process_time() - start

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 from tests.text.make_golden import GOLDEN, IN_FULL, digest
 from tests.text.varied import varied_texts
+from tests.work import calls
 from trilens.errors import BadCheckpoint, RequestRefused, UnsupportedModel
 from trilens.text.pretokenizers import PRETOKENIZERS
 from trilens.text.spelling import byte_characters
@@ -246,6 +246,4 @@ def test_a_large_vocabulary_is_built_fast() -> None:
             merges.append(f"{first} {second}")
     assert len(tokens) > 250_000
     metadata = tables(tokens=tokens, merges=merges, token_type=[1] * len(tokens), eos_token_id=0)
-    start = time.process_time()
-    Tokenizer.from_gguf(metadata)
-    assert time.process_time() - start < 3.0  # 0.9 s where this was written
+    assert calls(lambda: Tokenizer.from_gguf(metadata)) < 12 * len(tokens)
