@@ -25,8 +25,9 @@ def test_random_requests_are_clean(sanitizer: str, tmp_path: Path) -> None:
     _check(tmp_path, ["-O1", "-g", f"-fsanitize={sanitizer}"], SETS, 100)
 
 
+@pytest.mark.slow
 def test_a_few_requests_are_clean(tmp_path: Path) -> None:
-    """With the portable kernels only and without optimisation: the others take the compiler minutes."""
+    """With the portable kernels only and without optimisation: a minute, where the others take several."""
     _check(tmp_path, ["-O0", "-fsanitize=address,undefined"], {}, 15)
 
 

@@ -402,10 +402,10 @@ def test_a_thousand_random_requests_leave_nothing_behind(
 
 
 def test_more_requests_than_fit_take_turns(native: Callable[..., NativeExecutor]) -> None:
-    """The pool holds ten; a thousand are answered, each as alone."""
+    """The pool holds ten; three hundred are answered, each as alone."""
     executor = native("llama 3", 10)
     scheduler = Scheduler(executor)
-    runs = [scheduler.submit(prompt(3 + i % 90, seed=i % 7), GREEDY, most(100), NONE) for i in range(1000)]
+    runs = [scheduler.submit(prompt(3 + i % 90, seed=i % 7), GREEDY, most(100), NONE) for i in range(300)]
     while scheduler.running:
         for generation in scheduler.step(None, 0.01):
             generation.unread.clear()
@@ -413,8 +413,8 @@ def test_more_requests_than_fit_take_turns(native: Callable[..., NativeExecutor]
     assert all(g.finish == "length" and g.failure is None for g in runs)
     assert sum(g.preempted for g in runs) > 0
     roomy = Scheduler(native("llama 3"))
-    assert [all_tokens(roomy, roomy.submit(g.prompt, GREEDY, most(100), NONE)) for g in runs[:60]] == [
-        g.tokens for g in runs[:60]
+    assert [all_tokens(roomy, roomy.submit(g.prompt, GREEDY, most(100), NONE)) for g in runs[:30]] == [
+        g.tokens for g in runs[:30]
     ]
 
 

@@ -99,7 +99,19 @@ def of_group(group: int) -> list[int]:
 
 
 def noted(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    whole, end, _ = path.read_text().rpartition("\n") if path.exists() else ("", "", "")  # the last may be half-written
+    return [json.loads(line) for line in whole.splitlines()] if end else []
+
+
+def first_noted(path: Path, key: str, seconds: float = 60) -> dict[str, Any]:
+    """The first entry that has this key: an engine writes it some time after it was started."""
+    end = time.monotonic() + seconds
+    while True:
+        for entry in noted(path):
+            if key in entry:
+                return entry
+        assert time.monotonic() < end, f"no {key} in {path}"
+        time.sleep(0.05)
 
 
 def runs(pid: int) -> bool:

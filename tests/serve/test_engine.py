@@ -19,7 +19,7 @@ import openai
 import pytest
 
 import trilens
-from tests.serve.engines import Serving, fake, free_ports, noted, runs, serving
+from tests.serve.engines import Serving, fake, first_noted, free_ports, noted, runs, serving
 from trilens.errors import EngineDied, ServiceFailed, UsageError
 from trilens.lenses.plan import plan
 from trilens.serve.launch import Launch, program
@@ -330,7 +330,7 @@ class TestNodes:
     def test_a_stranger_and_a_rank_that_is_taken_are_sent_away(self, two: Any, tmp_path: Path) -> None:
         with two(1) as other, two(0) as head, two(1) as again:
             head.until("node 1 of 2 is connected")
-            given = next(e["arguments"] for e in noted(tmp_path / "note") if "pid" in e)
+            given = first_noted(tmp_path / "note", "pid")["arguments"]
             meet = int(given[given.index("--master-port") + 1]) + 1
             for said, reply in (
                 (b"GET / HTTP/1.1\r\n", b"expected a node"),
