@@ -1,5 +1,5 @@
-// Products of a group's codes, the tile's rows with P rows of activations, added: four bytes at a time in 32 bits (VNNI).
-// Whole numbers, the same in any order; codes with a sign are read 128 higher.
+// Products of a group's codes, the tile's rows with P rows of activations, added: four bytes at a time in 32 bits.
+// Whole numbers, the same in any order. Where the processor wants codes without a sign, the others are raised.
 
 constexpr bool SUMS_OF_FOURS = true;
 
@@ -8,22 +8,27 @@ template <class Q, int P> struct Dots {
 
   // `g`: which group of each row.
   ALWAYS_INLINE Dots(At w, const Group* const* x, const int* g) {
-    constexpr int OFFSET = Q::OFFSET + (Q::SIGNED ? 128 : 0);
+    constexpr int OFFSET = Q::OFFSET + (Q::SIGNED ? RAISED_BY : 0);
     constexpr bool OFFSET_FIRST = OFFSET != 0 && (OFFSET & (OFFSET - 1)) == 0 && !TWO_STEPS<Q>;
     const Steps<Q, OFFSET> steps(w + Q::CODES);
     const Ints low = one_of_two(steps.low), high = one_of_two(steps.high);
     Bytes code[8];
     each_of([&](auto j) __attribute__((always_inline)) {
       code[j] = Q::template code<j>(w);
-      if constexpr (Q::SIGNED) code[j] = plus_128(code[j]);
+      if constexpr (Q::SIGNED) code[j] = raised(code[j]);
     }, std::make_integer_sequence<int, 8>());
     for (int m = 0; m < P; m++) {
       const Group& own = x[m][g[m]];
       Ints lower = nothing(), upper = nothing();
       if constexpr (OFFSET_FIRST) lower = shifted_left<OFFSET>(every_whole(own.start));
-      for (int j = 0; j < 4; j++) lower = add_dot_four(lower, code[j], every_four(own.codes + 4 * j));
+      const Fours left = fours(own.codes), right = fours(own.codes + 16);
+      each_of([&](auto j) __attribute__((always_inline)) {
+        lower = add_dot_four<j>(lower, code[j], left);
+      }, std::make_integer_sequence<int, 4>());
       if constexpr (!TWO_STEPS<Q> && P > 2) upper = lower;
-      for (int j = 4; j < 8; j++) upper = add_dot_four(upper, code[j], every_four(own.codes + 4 * j));
+      each_of([&](auto j) __attribute__((always_inline)) {
+        upper = add_dot_four<j>(upper, code[4 + j], right);
+      }, std::make_integer_sequence<int, 4>());
       if constexpr (TWO_STEPS<Q>) upper = add(mul(lower, low), mul(upper, high));
       else if constexpr (P <= 2) upper = add(lower, upper);
       if constexpr (OFFSET != 0 && !OFFSET_FIRST) upper = sub(upper, dot(steps.offsets, every_pair(own.halves)));

@@ -9,7 +9,7 @@ using Clock = std::chrono::steady_clock;
 
 std::vector<const Kernels*> kernel_sets() {
   std::vector<const Kernels*> sets;
-  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), &portable_kernels})
+  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), neon_kernels(), &portable_kernels})
     if (k) sets.push_back(k);
   return sets;
 }

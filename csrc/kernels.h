@@ -124,5 +124,6 @@ extern const Kernels portable_kernels;
 // Null where the processor or the compiler has none.
 const Kernels* avx2_kernels();
 const Kernels* avx512_kernels();
+const Kernels* neon_kernels();
 
 }  // namespace trilens

@@ -6,6 +6,8 @@ struct I8 { __m256i v; };  // 8 32-bit integers
 struct W16 { __m256i v; }; // 16 16-bit integers
 struct B32 { __m256i v; }; // 32 bytes
 
+constexpr int TILE_ROWS = 2;  // rows of activations whose sums fit the registers beside the codes of a tile
+
 static inline F8 zero() { return {_mm256_setzero_ps()}; }
 static inline F8 all(float x) { return {_mm256_set1_ps(x)}; }
 static inline F8 all_at(const float* p) { return {_mm256_broadcast_ss(p)}; }

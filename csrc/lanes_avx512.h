@@ -81,8 +81,13 @@ static inline Bytes either(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)
 static inline Bytes look_up(const int8_t table[16], Bytes a) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
-static inline Bytes plus_128(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
-static inline Ints add_dot_four(Ints sum, Bytes a, Bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }  // unsigned a
+constexpr int RAISED_BY = 128;  // codes with a sign: the first factor of these products has none
+static inline Bytes raised(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
+struct Fours { const int8_t* p; };  // four times four bytes of a row of activations
+static inline Fours fours(const int8_t* p) { return {p}; }
+template <int j> static inline Ints add_dot_four(Ints sum, Bytes a, Fours b) {
+  return {_mm512_dpbusd_epi32(sum.v, a.v, every_four(b.p + 4 * j).v)};
+}
 
 // What functions of single numbers ask for, as in lanes_avx2.h.
 static inline Floats sub(Floats a, Floats b) { return {_mm512_sub_ps(a.v, b.v)}; }

@@ -9,6 +9,8 @@ struct B32 { uint8_t v[32]; };
 
 #define TRILENS_EACH(n, expression) for (int i = 0; i < n; i++) r.v[i] = expression; return r
 
+constexpr int TILE_ROWS = 2;  // rows of activations whose sums fit the registers beside the codes of a tile
+
 static inline F8 zero() { return {}; }
 static inline F8 all(float x) { F8 r; TRILENS_EACH(8, x); }
 static inline F8 all_at(const float* p) { return all(*p); }

@@ -5,7 +5,7 @@ using Ints = I8;
 using Words = W16;
 using Bytes = B32;
 
-constexpr int TILES_AT_ONCE = 1, ROWS = 2, FLOAT_ROWS = 3;
+constexpr int TILES_AT_ONCE = 1, ROWS = TILE_ROWS, FLOAT_ROWS = 3;
 constexpr int BLOCK_PLACES = 1, BLOCK_ROWS = 1, LEAST_BLOCK = INT32_MAX;  // blocks are for wider lanes
 
 struct At {  // a place in a tile
@@ -27,6 +27,8 @@ __attribute__((always_inline)) static inline void prefetch(At a) { prefetch_line
 
 static inline Floats every(float x) { return all(x); }
 static inline Floats every_at(const float* p) { return all_at(p); }
+static inline Ints every_whole(int32_t x) { return all_i(x); }
+static inline Ints nothing() { return zero_i(); }
 static inline Words every_word(int16_t x) { return all_w(x); }
 static inline Words every_pair(int32_t two) { return pair_w(two); }
 static inline Bytes every_four(const int8_t* p) { return four_b(p); }

@@ -7,6 +7,12 @@
 #endif
 #if defined(__linux__)
 #include <sys/mman.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
+#endif
+#if defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -57,6 +63,18 @@ bool has_avx512() {
 #else
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
+#endif
+
+#if defined(__aarch64__) && defined(__linux__)
+bool has_dot_products() { return getauxval(AT_HWCAP) >> 20 & 1; }  // HWCAP_ASIMDDP
+#elif defined(__aarch64__) && defined(__APPLE__)
+bool has_dot_products() {
+  int have = 0;
+  size_t size = sizeof have;
+  return sysctlbyname("hw.optional.arm.FEAT_DotProd", &have, &size, nullptr, 0) == 0 && have;
+}
+#else
+bool has_dot_products() { return false; }
 #endif
 
 void pause_briefly() {

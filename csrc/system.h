@@ -13,6 +13,7 @@ void want_huge_pages(void* memory, size_t bytes);
 // runtime answers with no.
 bool has_avx2();    // with FMA and F16C
 bool has_avx512();  // F, BW, VL, DQ and VNNI, and all of the above
+bool has_dot_products();  // ARM's, of bytes
 
 void pause_briefly();  // between two looks of a thread that waits
 

@@ -32,6 +32,7 @@ FORMS = ((None, "16bit"), ("8bit", "16bit"), ("4bit", "8bit"))  # of weights and
 NEEDED = {  # kernels by what the processor has, in Linux's words
     "avx2": {"avx2", "fma", "f16c"},
     "avx512": {"avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"},
+    "neon": {"asimddp"},
 }
 BITS = Path(__file__).with_name("bits.json")
 TOKENS = 96

@@ -19,10 +19,12 @@ import nanobind
 
 ROOT = Path(__file__).resolve().parents[1]
 NANOBIND = Path(nanobind.__file__).parent
-KERNELS = {
-    "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
-    "kernels_avx512": "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni".split(),
-    "sampling": ["-fno-trapping-math", "-fno-math-errno"],
+KERNELS = {  # by processor
+    "x86_64": {
+        "kernels_avx2": ["-mavx2", "-mfma", "-mf16c"],
+        "kernels_avx512": "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni".split(),
+    },
+    "aarch64": {"kernels_neon": ["-mcpu=generic+v8_2a+dotprod"]},
 }
 FLAGS = ["-std=c++20", "-O3", "-fvisibility=hidden", "-ffp-contract=off", "-fno-strict-aliasing", "-DNDEBUG"]
 TARGETS = {
@@ -51,8 +53,9 @@ def compiled(target: str, python: Path, libraries: list[str]) -> Path:
     for source in [*sorted((ROOT / "csrc").glob("*.cpp")), NANOBIND / "src" / "nb_combined.cpp"]:
         own = ["-Wall", "-Wextra"] if source.parent.name == "csrc" else ["-DNB_BUILD"]
         own += [] if "windows" in target else ["-fPIC"]
-        if target.startswith("x86_64") or source.stem == "sampling":
-            own += KERNELS.get(source.stem, [])
+        own += KERNELS[target.split("-")[0]].get(source.stem, [])
+        if source.stem == "sampling":
+            own += ["-fno-trapping-math", "-fno-math-errno"]
         made = folder / f"{source.stem}.o"
         subprocess.run([*zig, *FLAGS, *own, *headers, "-c", str(source), "-o", str(made)], check=True)
         objects.append(str(made))

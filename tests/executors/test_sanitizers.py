@@ -16,13 +16,17 @@ SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 FILES = sorted(path.stem for path in SOURCES.glob("*.cpp") if path.stem != "bindings")  # that one needs Python
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni"]
-SETS = {"kernels_avx2": AVX2, "kernels_avx512": AVX512} if platform.machine() == "x86_64" else {}
+SETS = {
+    "x86_64": {"kernels_avx2": AVX2, "kernels_avx512": AVX512},
+    "aarch64": {"kernels_neon": ["-march=armv8.2-a+dotprod"]},
+}
+HERE: dict[str, list[str]] = SETS.get(platform.machine(), {})
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
 def test_random_requests_are_clean(sanitizer: str, tmp_path: Path) -> None:
-    _check(tmp_path, ["-O1", "-g", f"-fsanitize={sanitizer}"], SETS, 100)
+    _check(tmp_path, ["-O1", "-g", f"-fsanitize={sanitizer}"], HERE, 100)
 
 
 @pytest.mark.slow

@@ -317,7 +317,7 @@ def pull(model: str) -> None:
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights first.")
 @click.option(
     "--kernels",
-    type=click.Choice(["", "avx512", "avx2", "portable"]),
+    type=click.Choice(["", "avx512", "avx2", "neon", "portable"]),
     default="",
     help="Kernel set. Default: the fastest that this processor supports.",
 )
