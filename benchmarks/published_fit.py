@@ -15,6 +15,7 @@ from trilens.lenses.target import Accelerator
 from trilens.lenses.weight_format import Bits
 
 ROUNDS = 8
+FARTHEST = 0.95  # no tail goes beyond this share of the errors, where single rows would decide
 HUBER = 0.3  # of log seconds: what is further away counts less
 INNER = 6  # folds inside a training fold
 SPREADS = {1: 1.0, 2: 0.35, 3: 0.2}  # standard deviation of a log constant around its start, by the parts of its name
@@ -132,7 +133,7 @@ class Model:
     def _spreads(self, rows: Sequence[Row], chosen: np.ndarray) -> dict[str, tuple[float, float]]:
         """From errors on machines that took no part in their forecast: the chosen rows in `INNER` folds by machine."""
         names = sorted(set(self.design.machines[chosen]))
-        errors: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        errors: dict[str, list[tuple[float, str]]] = defaultdict(list)
         for fold in range(INNER):
             out = np.isin(self.design.machines, names[fold::INNER]) & chosen
             kept = chosen & ~out
@@ -144,18 +145,32 @@ class Model:
             for i in np.flatnonzero(out):
                 step = rows[i].step
                 where = group(step, len(taught[f"{step.engine}/{step.backend}"]))
-                errors[where].append((float(self.design.measured[i] - log[i]), 1.0))
+                errors[where].append((float(self.design.measured[i] - log[i]), rows[i].machine))
         everything = [e for found in errors.values() for e in found]
         spread = {}
         for name in ("one sequence", "several sequences", "several devices", "prefill", "new engine"):
             found = errors[name] if len(errors[name]) >= 20 else [*errors[name], *everything]
-            low, high = np.quantile([e for e, _ in found], [0.1, 0.9])
-            spread[name] = (float(np.exp(low)), float(np.exp(high)))
+            spread[name] = tails(found)
         return spread
 
     def costs(self, rows: int) -> Costs:
         constants = dict(zip(self.design.names, map(float, np.exp(self.theta)), strict=True))
         return Costs(constants, self.overlap, self.spread, self.machines, rows)
+
+
+def tails(errors: Sequence[tuple[float, str]]) -> tuple[float, float]:
+    """Factors between which 80 % of the errors of a machine that was not seen should lie, from (log error, machine).
+
+    Rows of one machine are alike, so it is machines that count: each weighs the same, and the one to come counts as one
+    of them that lies outside (conformal prediction with groups; Dunn, Wasserman and Ramdas, 2022).
+    """
+    rows = Counter(machine for _, machine in errors)
+    order = sorted(errors)
+    mass = np.cumsum([1 / rows[machine] for _, machine in order]) / len(rows)
+    reach = min(FARTHEST, 0.9 * (len(rows) + 1) / len(rows))
+    found = np.array([e for e, _ in order])
+    low, high = (found[np.searchsorted(mass, level).clip(0, len(found) - 1)] for level in (1 - reach, reach))
+    return float(np.exp(low)), float(np.exp(high))
 
 
 @dataclass(frozen=True)
