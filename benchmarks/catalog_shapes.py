@@ -1,4 +1,4 @@
-"""`python -m benchmarks.catalog_shapes` writes lenses/shapes.json: the catalog's models as the cost model sees them.
+"""`python -m benchmarks.catalog_shapes` writes lenses/plans/shapes.json: the catalog as the cost model sees it.
 
 `trilens which` reads it, because counting every model takes longer than a second.
 """
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trilens.errors import TrilensError
-from trilens.lenses.shape import shape_of
-from trilens.lenses.source import card_source
-from trilens.lenses.weight_format import bits_of
-from trilens.lenses.which import OWN, WANTED
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.costs.shape import shape_of
+from trilens.lenses.costs.weight_format import bits_of
+from trilens.lenses.plans.which import OWN, WANTED
 from trilens.spec.catalog import CatalogEntry, entries
 
-OUT = Path(__file__).parents[1] / "src/trilens/lenses/shapes.json"
+OUT = Path(__file__).parents[1] / "src/trilens/lenses/plans/shapes.json"
 WORDS = ("instruct", "chat", "-it", "thinking", "reasoning")
 
 

@@ -37,8 +37,8 @@ def run_file(path: Path) -> dict[str, Any]:
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
     from trilens.checkpoints.load import open_model
-    from trilens.lenses.machine import measured
-    from trilens.lenses.predict import layouts_of, runner_of
+    from trilens.lenses.costs.predict import layouts_of, runner_of
+    from trilens.lenses.machines.machine import measured
 
     files = open_model(find(str(path)))
     executor = native_executor(files)
@@ -119,13 +119,13 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def page(results: list[dict[str, Any]]) -> str:
-    from trilens.lenses.machine import processor
+    from trilens.lenses.machines.machine import processor
 
     lines = [
         "# Predictions",
         "",
-        "Written by `make validate-predictions`. It compares the times that `lenses/predict.py` predicts for files",
-        'with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
+        "Written by `make validate-predictions`. It compares the times that `lenses/costs/predict.py` predicts for",
+        'files with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
         "of the errors. The machine is measured again before each context.",
         "",

@@ -2,7 +2,7 @@
 
     python -m benchmarks.published            check the rows; test on every machine left out
     python -m benchmarks.published --check    only check the rows
-    python -m benchmarks.published --fit      fit the constants to all rows and write lenses/costs.json
+    python -m benchmarks.published --fit      fit the constants to all rows and write lenses/costs/costs.json
     python -m benchmarks.published --write    test, and write the tables of docs/predictions.md
 
 `published.csv` has a line for each measurement: `figure` in tokens a second, of all sequences together (decode) or of
@@ -23,15 +23,15 @@ from benchmarks.published_fit import Model, Row, designs, leave_one_out
 from benchmarks.published_page import PARALLEL, constants, later, tables
 
 from trilens.errors import TrilensError
-from trilens.lenses.costs import Step, as_json, costs
-from trilens.lenses.shape import Shape, shape_of
-from trilens.lenses.share import COLUMNS
-from trilens.lenses.source import card_source
-from trilens.lenses.target import accelerators
-from trilens.lenses.weight_format import Bits, bits_of
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.costs.costs import Step, as_json, costs
+from trilens.lenses.costs.shape import Shape, shape_of
+from trilens.lenses.costs.weight_format import Bits, bits_of
+from trilens.lenses.machines.share import COLUMNS
+from trilens.lenses.machines.target import accelerators
 
 HERE = Path(__file__).parent
-CSV, COSTS = HERE / "published.csv", HERE.parent / "src/trilens/lenses/costs.json"
+CSV, COSTS = HERE / "published.csv", HERE.parent / "src/trilens/lenses/costs/costs.json"
 PAGE = HERE.parent / "docs/predictions.md"
 BEGIN, END = "<!-- published -->", "<!-- /published -->"
 

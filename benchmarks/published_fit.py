@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trilens.lenses.costs import OVERLAPS, Costs, Step, group, terms
-from trilens.lenses.shape import Shape
-from trilens.lenses.target import Accelerator
-from trilens.lenses.weight_format import Bits
+from trilens.lenses.costs.costs import OVERLAPS, Costs, Step, group, terms
+from trilens.lenses.costs.shape import Shape
+from trilens.lenses.costs.weight_format import Bits
+from trilens.lenses.machines.target import Accelerator
 
 ROUNDS = 8
 FARTHEST = 0.95  # no tail goes beyond this share of the errors, where single rows would decide

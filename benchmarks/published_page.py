@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from benchmarks.published_fit import Row, Tested
 
-from trilens.lenses.costs import Costs, costs, width_of
+from trilens.lenses.costs.costs import Costs, costs, width_of
 
 PARALLEL = ("tensor", "pipeline", "expert")
 # What stands beside each constant: its unit and the part of a step that it belongs to.

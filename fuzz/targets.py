@@ -81,7 +81,7 @@ def configuration(name: str) -> Try:
         from trilens.checkpoints.local import at_path
         from trilens.decoder.weights import decoder_weights, parameters
         from trilens.errors import UnsupportedModel
-        from trilens.lenses.card import card
+        from trilens.lenses.cards.card import card
         from trilens.spec.huggingface import read_config_file
 
         path = folder / name

@@ -16,7 +16,7 @@ import pytest
 
 from trilens import system
 from trilens.cli import main
-from trilens.lenses import machine
+from trilens.lenses.machines import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "trilens"

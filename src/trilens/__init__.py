@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from trilens.generate.whole import Answer, AnswerStream
     from trilens.hosted.model import HostedModel, HostedStream
     from trilens.hosted.receipt import HostedReceipt
-    from trilens.lenses.card import Card, StatedCard, card
-    from trilens.lenses.partial import PartialCard
+    from trilens.lenses.cards.card import Card, StatedCard, card
+    from trilens.lenses.cards.partial import PartialCard
     from trilens.model import Model, Stream
     from trilens.tables import table
     from trilens.text.events import EndEvent, TextEvent, ThinkingEvent, ToolCall, ToolCallEvent
@@ -81,8 +81,8 @@ _ROOMS = {
     **dict.fromkeys(("EndEvent", "TextEvent", "ThinkingEvent", "ToolCall", "ToolCallEvent"), "trilens.text.events"),
     **dict.fromkeys(("call_model", "load"), "trilens.anywhere"),
     **dict.fromkeys(("HostedModel", "HostedStream"), "trilens.hosted.model"),
-    **dict.fromkeys(("Card", "StatedCard", "card"), "trilens.lenses.card"),
-    "PartialCard": "trilens.lenses.partial",
+    **dict.fromkeys(("Card", "StatedCard", "card"), "trilens.lenses.cards.card"),
+    "PartialCard": "trilens.lenses.cards.partial",
     **dict.fromkeys(("Trace", "trace"), "trilens.trials.routing"),
     "HostedReceipt": "trilens.hosted.receipt",
     "Receipt": "trilens.generate.receipt",

@@ -40,9 +40,9 @@ from trilens.generate.whole import Answer as Answer
 from trilens.generate.whole import AnswerStream
 from trilens.generate.whole import fold as fold
 from trilens.ledger import record
-from trilens.lenses.card import Card, card
-from trilens.lenses.energy import EnergyMeter
-from trilens.lenses.predictor import Predictor
+from trilens.lenses.cards.card import Card, card
+from trilens.lenses.costs.predictor import Predictor
+from trilens.lenses.machines.energy import EnergyMeter
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
 from trilens.text.conversation import ChatMessage, Message

@@ -13,7 +13,7 @@ from trilens.checkpoints.find import check_name, find
 from trilens.checkpoints.held import held_as, held_models
 from trilens.cli import main
 from trilens.errors import ModelNotFound
-from trilens.lenses.card import card
+from trilens.lenses.cards.card import card
 
 
 @pytest.fixture

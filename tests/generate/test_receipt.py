@@ -11,9 +11,9 @@ import pytest
 
 import trilens
 from trilens.generate.receipt import Ceiling, Phase, Receipt, replay_hash
-from trilens.lenses.energy import EnergyMeter
-from trilens.lenses.machine import Layout, measured
-from trilens.lenses.predictor import Predictor
+from trilens.lenses.costs.predictor import Predictor
+from trilens.lenses.machines.energy import EnergyMeter
+from trilens.lenses.machines.machine import Layout, measured
 from trilens.model import Model
 from trilens.trials.routing import PHASES, trace
 

@@ -15,9 +15,9 @@ import pytest
 from tests.work import calls
 from trilens.errors import ModelNotFound, UsageError
 from trilens.executors.accountant import Span, kv_bytes, step_cost
-from trilens.lenses.card import Card, StatedCard, card
+from trilens.lenses.cards.card import Card, StatedCard, card
+from trilens.lenses.cards.moe import dense_twin, rule_in_words
 from trilens.lenses.layout import ranges, table, table_in_parts
-from trilens.lenses.moe import dense_twin, rule_in_words
 from trilens.spec.catalog import entries
 from trilens.spec.model import Curve, Dense, ExpertGroups, Glu, Routed, Router, Scoring
 

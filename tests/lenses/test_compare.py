@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from trilens.errors import UsageError
-from trilens.lenses.card import Card
-from trilens.lenses.compare import compare
+from trilens.lenses.cards.card import Card
+from trilens.lenses.plans.compare import compare
 
 MODELS = ["qwen3-8b", "qwen3-30b-a3b", "gpt-oss-120b", "deepseek-v3", "llama-3.3-70b-instruct", "gpt-4o"]
 
@@ -84,7 +84,7 @@ class TestCommand:
 
 class TestPicture:
     def test_without_matplotlib(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        from trilens.lenses.plot import plot
+        from trilens.lenses.plans.plot import plot
 
         real = builtins.__import__
 
@@ -98,13 +98,13 @@ class TestPicture:
             plot(compare(["qwen3-8b"], offline=True), tmp_path / "a.svg")
 
     def test_another_ending(self, tmp_path: Path) -> None:
-        from trilens.lenses.plot import plot
+        from trilens.lenses.plans.plot import plot
 
         with pytest.raises(UsageError, match=r"\.pdf; expected \.svg or \.png"):
             plot(compare(["qwen3-8b"], offline=True), tmp_path / "a.pdf")
 
     def test_nothing_to_draw(self, tmp_path: Path) -> None:
-        from trilens.lenses.plot import plot
+        from trilens.lenses.plans.plot import plot
 
         with pytest.raises(UsageError, match="nothing to draw"):
             plot(compare(["gpt-4o"], offline=True), tmp_path / "a.svg")
@@ -112,7 +112,7 @@ class TestPicture:
     @pytest.mark.parametrize(("ending", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
     def test_a_file_of_either_kind(self, tmp_path: Path, ending: str, start: bytes) -> None:
         pytest.importorskip("matplotlib")
-        from trilens.lenses.plot import plot
+        from trilens.lenses.plans.plot import plot
 
         path, again = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
         plot(compare(MODELS, offline=True), path)
@@ -126,7 +126,7 @@ class TestPicture:
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        from trilens.lenses.plot import place_labels
+        from trilens.lenses.plans.plot import place_labels
 
         figure, axes = pyplot.subplots(figsize=(9, 6))
         axes.set(xlim=(0, 1), ylim=(0, 1))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from trilens.errors import UsageError
-from trilens.lenses.compare_plans import answer_seconds, compare_plans
-from trilens.lenses.forecast import ANSWER
+from trilens.lenses.costs.forecast import ANSWER
+from trilens.lenses.plans.compare_plans import answer_seconds, compare_plans
 
 MODELS = ["qwen3-8b", "qwen3-30b-a3b", "gpt-oss-120b", "llama-3.3-70b-instruct", "gpt-4o"]
 

@@ -8,11 +8,11 @@ import pytest
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import count_parameters, token_cost
-from trilens.lenses.costs import Step, costs, group, terms
-from trilens.lenses.shape import Shape, shape_from, shape_of
-from trilens.lenses.source import card_source
-from trilens.lenses.target import accelerators, target
-from trilens.lenses.weight_format import Bits, bits_of
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.costs.costs import Step, costs, group, terms
+from trilens.lenses.costs.shape import Shape, shape_from, shape_of
+from trilens.lenses.costs.weight_format import Bits, bits_of
+from trilens.lenses.machines.target import accelerators, target
 from trilens.spec.model import ModelSpec
 
 MODELS = ("llama-3-8b", "gpt-oss-20b", "gemma-3-4b-it", "deepseek-v2-lite", "qwen3.6-35b-a3b")

@@ -6,10 +6,10 @@ import pytest
 
 import trilens
 from trilens.executors.accountant import ParameterCount
-from trilens.lenses.compare import compare
-from trilens.lenses.compare_plans import compare_plans
-from trilens.lenses.dense_or_routed import BYTES, ENOUGH, Machine, machine_of
-from trilens.lenses.target import accelerators
+from trilens.lenses.machines.target import accelerators
+from trilens.lenses.plans.compare import compare
+from trilens.lenses.plans.compare_plans import compare_plans
+from trilens.lenses.plans.dense_or_routed import BYTES, ENOUGH, Machine, machine_of
 
 DENSE = ["qwen3-8b", "smollm2", "tiny-dense"]
 ROUTED = ["qwen3-30b-a3b", "tiny-routed"]

@@ -18,11 +18,12 @@ from trilens.executors.accountant import Span, fixed_bytes, step_cost
 from trilens.executors.executor import StepInput
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.record import record
-from trilens.lenses.card import Card, card
-from trilens.lenses.memory import Job, engine_memory
-from trilens.lenses.own_memory import own_memory
-from trilens.lenses.plan import plan
-from trilens.lenses.predict import _kind, flops
+from trilens.lenses.cards.card import Card, card
+from trilens.lenses.costs.predict import _kind, flops
+from trilens.lenses.memory.job import Job
+from trilens.lenses.memory.memory import engine_memory
+from trilens.lenses.memory.own_memory import own_memory
+from trilens.lenses.plans.plan import plan
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs.json"
 Directory = Callable[[str], Path]

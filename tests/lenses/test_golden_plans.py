@@ -7,9 +7,10 @@ from fractions import Fraction
 import pytest
 
 from trilens.executors.accountant import count_parameters, kv_bytes, token_cost
-from trilens.lenses.memory import Engine, Job, engine_memory, llama_memory
-from trilens.lenses.plan import Plan, plan
-from trilens.lenses.source import card_source
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.memory.job import Engine, Job
+from trilens.lenses.memory.memory import engine_memory, llama_memory
+from trilens.lenses.plans.plan import Plan, plan
 from trilens.spec.catalog import lookup
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Attention, Full, LatentAttention, ModelSpec

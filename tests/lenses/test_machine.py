@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from trilens.lenses import machine as machines
-from trilens.lenses import made_up, rates
-from trilens.lenses.machine import Layout, kept, measured
-from trilens.lenses.rates import Speed
+from trilens.lenses.machines import machine as machines
+from trilens.lenses.machines import made_up, rates
+from trilens.lenses.machines.machine import Layout, kept, measured
+from trilens.lenses.machines.rates import Speed
 
 FLAT = Speed((1.0,), (1e-9,))
 WANTED = [Layout("Q4_0", "8bit", False), Layout("Q4_0", "8bit", True)]

@@ -17,11 +17,12 @@ from tests.families import FAMILIES, Family, prompt, reference
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError
-from trilens.lenses.held import held_types
-from trilens.lenses.llama_graph import Value, _Graph, _graph, _laid_out
-from trilens.lenses.memory import Job, engine_memory, transformers_memory
-from trilens.lenses.own_memory import own_memory
-from trilens.lenses.source import card_source
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.memory.held import held_types
+from trilens.lenses.memory.job import Job
+from trilens.lenses.memory.llama_graph import Value, _Graph, _graph, _laid_out
+from trilens.lenses.memory.memory import engine_memory, transformers_memory
+from trilens.lenses.memory.own_memory import own_memory
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import by_kind
 

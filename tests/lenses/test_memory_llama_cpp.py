@@ -20,7 +20,8 @@ from tests.gguf_models import MODELS, write
 from trilens.checkpoints.find import find
 from trilens.checkpoints.gguf import read_gguf
 from trilens.checkpoints.load import read_spec
-from trilens.lenses.memory import Job, llama_memory
+from trilens.lenses.memory.job import Job
+from trilens.lenses.memory.memory import llama_memory
 
 PEER = os.environ.get("TRILENS_PEER_PYTHON")
 TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 8}

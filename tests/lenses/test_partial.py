@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import open_model
 from trilens.errors import UnsupportedModel
-from trilens.lenses.card import card
-from trilens.lenses.compare import compare
-from trilens.lenses.partial import UNKNOWN, PartialCard
+from trilens.lenses.cards.card import card
+from trilens.lenses.cards.partial import UNKNOWN, PartialCard
+from trilens.lenses.plans.compare import compare
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs.json"
 REFUSED = {name: model for name, model in json.loads(CONFIGS.read_text()).items() if "unknown" in model}

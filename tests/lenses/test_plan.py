@@ -15,9 +15,9 @@ import pytest
 
 from trilens.cli import commands as trilens_commands
 from trilens.errors import RequestRefused, UsageError
-from trilens.lenses.commands import ENGINES
-from trilens.lenses.plan import Plan, plan
-from trilens.lenses.target import accelerators, target
+from trilens.lenses.machines.target import accelerators, target
+from trilens.lenses.plans.commands import ENGINES
+from trilens.lenses.plans.plan import Plan, plan
 
 VLLM = os.environ.get("TRILENS_VLLM_PYTHON")
 LLAMA = os.environ.get("TRILENS_LLAMA_CPP_SOURCE")

@@ -17,16 +17,16 @@ from trilens.errors import TrilensError
 from trilens.executors.accountant import Span, step_cost
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.record import record
-from trilens.lenses import calibration as runs
-from trilens.lenses.calibration import Calibration, calibration
-from trilens.lenses.forecast import CALIBRATED, UNCALIBRATED, on_this_machine, thinking_length
-from trilens.lenses.held import held_types
-from trilens.lenses.machine import Machine, kept, measured
-from trilens.lenses.memory import Job
-from trilens.lenses.plan import plan
-from trilens.lenses.predict import Runner, cut, flops, layouts_of, runner
-from trilens.lenses.rates import Speed
-from trilens.lenses.source import card_source
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.costs import calibration as runs
+from trilens.lenses.costs.calibration import Calibration, calibration
+from trilens.lenses.costs.forecast import CALIBRATED, UNCALIBRATED, on_this_machine, thinking_length
+from trilens.lenses.costs.predict import Runner, cut, flops, layouts_of, runner
+from trilens.lenses.machines.machine import Machine, kept, measured
+from trilens.lenses.machines.rates import Speed
+from trilens.lenses.memory.held import held_types
+from trilens.lenses.memory.job import Job
+from trilens.lenses.plans.plan import plan
 from trilens.model import load
 
 FAMILIES = [
@@ -147,7 +147,7 @@ class TestMachine:
     def test_a_stale_or_damaged_file_is_said_in_one_line(
         self, change: dict[str, Any], said: str, machine: Machine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from trilens.lenses import machine as module
+        from trilens.lenses.machines import machine as module
 
         monkeypatch.setattr(module, "_build", lambda: "1")
         monkeypatch.setattr(module.system, "processor_name", lambda: "x")

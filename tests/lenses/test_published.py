@@ -13,9 +13,9 @@ pytest.importorskip("benchmarks.published", reason="the benchmarks are not part 
 from benchmarks.published import COLUMNS, check, read, row_of
 from benchmarks.published_fit import Row, designs, leave_one_out
 
-from trilens.lenses.costs import Costs, costs
-from trilens.lenses.share import COLUMNS as SHARED
-from trilens.lenses.share import append
+from trilens.lenses.costs.costs import Costs, costs
+from trilens.lenses.machines.share import COLUMNS as SHARED
+from trilens.lenses.machines.share import append
 
 LINES = read()
 

@@ -9,9 +9,9 @@ import pytest
 
 from trilens.cli import main
 from trilens.errors import UsageError
-from trilens.lenses.shape import shape_of
-from trilens.lenses.source import card_source
-from trilens.lenses.which import MEASURES, models, which
+from trilens.lenses.cards.source import card_source
+from trilens.lenses.costs.shape import shape_of
+from trilens.lenses.plans.which import MEASURES, models, which
 from trilens.spec.catalog import entries
 
 

@@ -21,7 +21,7 @@ import pytest
 import trilens
 from tests.serve.engines import Serving, fake, first_noted, free_ports, noted, runs, serving
 from trilens.errors import EngineDied, ServiceFailed, UsageError
-from trilens.lenses.plan import plan
+from trilens.lenses.plans.plan import plan
 from trilens.serve.launch import Launch, program
 from trilens.serve.nodes import Node
 

@@ -10,7 +10,7 @@ import pytest
 from tests.spec.model_names import NAMES
 from trilens.errors import AmbiguousName, UnsupportedModel
 from trilens.executors.accountant import count_parameters
-from trilens.lenses.published import compare_published
+from trilens.lenses.cards.published import compare_published
 from trilens.spec.catalog import CatalogEntry, entries, lookup, of_hub
 from trilens.spec.catalog.recognise import recognise
 from trilens.spec.huggingface import read_config

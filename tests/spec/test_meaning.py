@@ -11,7 +11,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.local import Found
 from trilens.cli import main
 from trilens.errors import AmbiguousName, ModelNotFound, UnsupportedModel
-from trilens.lenses.source import card_source
+from trilens.lenses.cards.source import card_source
 from trilens.spec.catalog import HUB_ID, catalogued, entries, lookup
 from trilens.spec.catalog.meaning import meaning
 from trilens.spec.catalog.recognise import recognise

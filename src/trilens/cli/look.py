@@ -30,7 +30,7 @@ from trilens.text.strategy import as_thinking
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -> None:
     """Show what MODEL is and what one token costs, through three lenses. Needs no weights."""
-    from trilens.lenses.card import card as make_card
+    from trilens.lenses.cards.card import card as make_card
 
     result = make_card(model, context=context, kv_type=kv_type, offline=offline)
     print(json_text(result.as_dict()) if as_json else result.as_text())
@@ -75,9 +75,9 @@ def compare(
     **there: Any,
 ) -> None:
     """Compare models by memory and compute per token, or with --machine by memory and speed."""
-    from trilens.lenses.compare import compare as make_comparison
-    from trilens.lenses.compare_plans import PlanComparison, compare_plans
-    from trilens.lenses.plot import plot, plot_plans
+    from trilens.lenses.plans.compare import compare as make_comparison
+    from trilens.lenses.plans.compare_plans import PlanComparison, compare_plans
+    from trilens.lenses.plans.plot import plot, plot_plans
 
     if machine is None and (there["thinking"] is not None or there["engine"] is not None or there["batch"] != 1):
         raise UsageError("--thinking, --engine and --batch compare speeds; name the machine too, as in --machine this")
@@ -124,7 +124,7 @@ def compare(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, **options: Any) -> None:
     """Predict whether MODEL fits a machine and how fast it will be, and print the commands that start it."""
-    from trilens.lenses.plan import plan as make_plan
+    from trilens.lenses.plans.plan import plan as make_plan
 
     result = make_plan(model, say=say, **options)
     print(json_text(result.as_dict()) if as_json else result.as_text())
@@ -167,8 +167,8 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def which(machine: str, every: bool, as_json: bool, **options: Any) -> None:
     """Show which open models fit a machine, at which quantisation, and how fast they will be there."""
-    from trilens.lenses.which import which as find
-    from trilens.lenses.which_text import SHOWN, which_text
+    from trilens.lenses.plans.which import which as find
+    from trilens.lenses.plans.which_text import SHOWN, which_text
 
     answer = find(machine, **options)
     most = len(answer.candidates) if every else SHOWN
@@ -194,7 +194,7 @@ def thinking(model: str, engine: str | None, offline: bool, as_json: bool) -> No
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def tag(file: str, as_json: bool) -> None:
     """Classify the model names in FILE, one per line: dense or routed, and whether they think. - is standard input."""
-    from trilens.lenses.tag import read_names, tag_as_dict, tag_names, tags_as_text
+    from trilens.lenses.cards.tag import read_names, tag_as_dict, tag_names, tags_as_text
 
     tags = tag_names(read_names(text_of(file)))
     if not tags:
@@ -330,11 +330,11 @@ def pull(model: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None:
     """Measure the speed of MODEL here, and compare it with this machine's memory bandwidth and arithmetic."""
-    from trilens.lenses.bench import as_text, measure
+    from trilens.lenses.machines.bench import as_text, measure
 
     result = measure(model, **options)
     if share is not None:
-        from trilens.lenses.share import append
+        from trilens.lenses.machines.share import append
 
         append(share, result)
     print(json_text(result) if as_json else as_text(result))
@@ -348,12 +348,12 @@ def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
     """Show what is installed, what this machine has, and where files are kept."""
-    from trilens.lenses.doctor import examine
+    from trilens.lenses.machines.doctor import examine
 
     report: dict[str, Any] = {**examine()}
     machine = None
     if measure:
-        from trilens.lenses.machine import measured
+        from trilens.lenses.machines.machine import measured
 
         machine = measured(threads, anew=True, say=say)
     if as_json:

@@ -42,7 +42,7 @@ def models(catalog: bool, as_json: bool) -> None:
 def show(model: str, offline: bool, as_json: bool) -> None:
     """Show MODEL in a few lines: files, size, format, family, context, thinking. `trilens card` shows the costs."""
     from trilens.checkpoints.held import PROGRAMS
-    from trilens.lenses.card import card
+    from trilens.lenses.cards.card import card
 
     made = card(model, offline=offline).as_dict()
     names = {model, made["name"]}

@@ -78,7 +78,7 @@ def asking(name: str, *, engine: str | None = None, offline: bool = False) -> li
     if is_hosted(name):
         there = load_hosted(name, engine=engine).elsewhere
         return [_of_row(there.row, there.model, f"{there.model}, {there.where}")]
-    from trilens.lenses.source import card_source
+    from trilens.lenses.cards.source import card_source
 
     source = card_source(name, offline=offline)
     engines = [row for row in rows() if not row.hosts and row.service not in VENDORS]

@@ -193,7 +193,7 @@ def _known(model: str) -> tuple[Backbone, ParameterCount | None]:
     backbone = recognise(model).backbone if entry is None else entry.backbone
     if entry is None or (entry.config is None and entry.comes_with is None):
         return backbone, None
-    from trilens.lenses.source import card_source
+    from trilens.lenses.cards.source import card_source
 
     try:
         reading = card_source(entry.name, offline=True).reading

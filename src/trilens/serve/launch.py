@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from trilens.errors import UsageError
-from trilens.lenses.plan import plan
+from trilens.lenses.plans.plan import plan
 from trilens.serve.nodes import Node
 
 EngineName = Literal["vllm", "sglang"]

@@ -9,8 +9,8 @@ from typing import Any
 
 from trilens.decoder.ops import Part
 from trilens.errors import TrilensError
-from trilens.lenses.card import Card, card
-from trilens.lenses.channels import channels
+from trilens.lenses.cards.card import Card, card
+from trilens.lenses.cards.channels import channels
 from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
 

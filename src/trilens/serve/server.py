@@ -21,7 +21,7 @@ from trilens.checkpoints.find import find
 from trilens.errors import UsageError
 from trilens.executors.accountant import count_parameters
 from trilens.hosted.load import engine_client, engine_context, engine_model
-from trilens.lenses.source import card_source
+from trilens.lenses.cards.source import card_source
 from trilens.serve.app import GRACE, application
 from trilens.serve.connections import Connection, Crowd, Limits, system_limits
 from trilens.serve.engine import Engine

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trilens.errors import UsageError
-from trilens.lenses.plot import draw_to
+from trilens.lenses.plans.plot import draw_to
 from trilens.trials.routing import Trace
 
 

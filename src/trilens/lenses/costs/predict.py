@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from trilens.executors.accountant import Span, distinct_experts, fixed_bytes, visible_pairs
 from trilens.executors.native.program import Instruction, Op, Program
-from trilens.lenses.machine import Layout, Machine
-from trilens.lenses.made_up import PAGE
-from trilens.lenses.rates import TILE
+from trilens.lenses.machines.machine import Layout, Machine
+from trilens.lenses.machines.made_up import PAGE
+from trilens.lenses.machines.rates import TILE
 from trilens.spec.model import Chunk, Full, Mask, ModelSpec, Positions, Window, first_visible
 
 if TYPE_CHECKING:

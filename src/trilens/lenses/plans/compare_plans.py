@@ -9,11 +9,11 @@ from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
 from trilens.executors.accountant import count_parameters
-from trilens.lenses.dense_or_routed import machine_of
-from trilens.lenses.forecast import ANSWER, Interval
+from trilens.lenses.costs.forecast import ANSWER, Interval
 from trilens.lenses.layout import table_in_parts, terminal_width
-from trilens.lenses.plan import Plan, plan
-from trilens.lenses.target import target
+from trilens.lenses.machines.target import target
+from trilens.lenses.plans.dense_or_routed import machine_of
+from trilens.lenses.plans.plan import Plan, plan
 from trilens.units import data
 
 HEADER = ("model", "tag", "weights", "memory", "fits", "tok/s", "p10 to p90", "thinking", "answer after")
@@ -92,7 +92,7 @@ def answer_seconds(p: Plan) -> Interval | None:
 
 
 def _plan(name: str, context: int, thinking: str | None, options: dict[str, Any]) -> Plan:
-    from trilens.lenses.source import card_source
+    from trilens.lenses.cards.source import card_source
 
     source = card_source(name, offline=options["offline"])
     if source.reading is None:

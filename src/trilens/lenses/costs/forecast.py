@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from trilens.lenses.calibration import Calibration, middle_and_ends
-from trilens.lenses.costs import Step, costs
-from trilens.lenses.memory import Job
-from trilens.lenses.predict import Runner
-from trilens.lenses.shape import Shape, shape_of
-from trilens.lenses.target import Accelerator, Target
-from trilens.lenses.weight_format import Bits
+from trilens.lenses.costs.calibration import Calibration, middle_and_ends
+from trilens.lenses.costs.costs import Step, costs
+from trilens.lenses.costs.predict import Runner
+from trilens.lenses.costs.shape import Shape, shape_of
+from trilens.lenses.costs.weight_format import Bits
+from trilens.lenses.machines.target import Accelerator, Target
+from trilens.lenses.memory.job import Job
 from trilens.spec.model import ModelSpec
 
 # Of the predicted seconds, where no run of the model has corrected them, and where one has: docs/predictions.md.

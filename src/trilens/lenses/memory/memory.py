@@ -8,28 +8,15 @@ block. So each engine has its own memory model. Unknown values are None and list
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import fixed_bytes
-from trilens.lenses.llama_graph import compute_bytes
+from trilens.lenses.memory.job import Engine, Job, Memory
+from trilens.lenses.memory.llama_graph import compute_bytes
+from trilens.lenses.memory.own_memory import own_memory
 from trilens.spec.model import Full, LatentAttention, ModelSpec, Positions, by_kind
 
-Engine = Literal["trilens", "llama.cpp", "vllm", "sglang", "mlx-lm", "tensorrt-llm", "transformers"]
-KV_TYPES = {
-    "f32": Fraction(4),
-    "f16": Fraction(2),
-    "bf16": Fraction(2),
-    "fp8": Fraction(1),
-    "8bit": Fraction(1),  # trilens's own, scales apart
-    "q8_0": Fraction(34, 32),
-    "q5_1": Fraction(24, 32),
-    "q5_0": Fraction(22, 32),
-    "q4_1": Fraction(20, 32),
-    "q4_0": Fraction(18, 32),
-}
 UBATCH = 512  # llama.cpp's default --ubatch-size
 PADDING = 256  # it pads contexts and windows to this
 VLLM_BLOCK, VLLM_STEP = 16, 8192  # tokens of a block; tokens of a step, its default for serving on large GPUs
@@ -37,66 +24,11 @@ TRT_BLOCK = 32
 MLX_STEP, MLX_PREFILL = 256, 2048
 
 
-@dataclass(frozen=True)
-class Job:
-    """What an engine is asked to hold: `batch` sequences of `context` tokens, keys and values in these types, split
-    over `tensor` devices (each with its share of the heads) and `pipeline` groups of layers."""
-
-    context: int
-    batch: int = 1
-    key_type: str = "f16"
-    value_type: str = "f16"
-    tensor: int = 1
-    pipeline: int = 1
-
-    @property
-    def key_bytes(self) -> Fraction:
-        return KV_TYPES[self.key_type]
-
-    @property
-    def value_bytes(self) -> Fraction:
-        return KV_TYPES[self.value_type]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Bytes over all devices; None if unknown, with the reason in `unknown`. `meaning` says what memory the engine
-    uses for them. `fixed`: states whose size does not depend on the length of a sequence.
-    """
-
-    engine: Engine
-    weights: int
-    kv: int
-    fixed: int | None
-    scratch: int | None
-    meaning: str
-    unknown: tuple[str, ...] = ()
-
-    @property
-    def total(self) -> int:
-        """The sum of the known parts: exact if `unknown` is empty, else a lower bound."""
-        return self.weights + self.kv + (self.fixed or 0) + (self.scratch or 0)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "weights": self.weights,
-            "kv": self.kv,
-            "fixed": self.fixed,
-            "scratch": self.scratch,
-            "total": self.total,
-            "at_least": bool(self.unknown),
-            "meaning": self.meaning,
-            "unknown": list(self.unknown),
-        }
-
-
 def engine_memory(
     engine: Engine, spec: ModelSpec, job: Job, weights: int, types: Mapping[str, str] | None = None
 ) -> Memory:
     """`weights`: bytes as that engine holds them. `types`: trilens's own, as `held_types` says."""
     if engine == "trilens":
-        from trilens.lenses.own_memory import own_memory
-
         if types is None:
             raise UsageError("trilens's memory needs the types of the weights")
         return own_memory(spec, types, job)

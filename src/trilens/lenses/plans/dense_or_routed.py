@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from trilens.executors.accountant import ParameterCount
-from trilens.lenses.target import Accelerator
+from trilens.lenses.machines.target import Accelerator
 from trilens.units import big, data
 
 ENOUGH = 30.0  # tokens a second: a thousand tokens of thinking in half a minute

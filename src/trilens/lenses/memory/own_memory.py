@@ -10,7 +10,7 @@ from trilens.executors.accountant import count_parameters, fixed_bytes
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op, Program, share_buffers
 from trilens.executors.native.record import record
-from trilens.lenses.memory import Job, Memory
+from trilens.lenses.memory.job import Job, Memory
 from trilens.spec.model import Chunk, Full, ModelSpec, Positions, Window
 
 ROWS, WANTED = 256, 32  # rows of a step's buffers: of all tokens, of those whose logits are wanted

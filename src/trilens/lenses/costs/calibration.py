@@ -22,7 +22,7 @@ from trilens.files import read_json_object
 
 if TYPE_CHECKING:
     from trilens.generate.receipt import Receipt
-    from trilens.lenses.predict import Runner
+    from trilens.lenses.costs.predict import Runner
 
 KEPT = 20
 FORMAT = 1

@@ -64,7 +64,7 @@ class Target:
 
 @cache
 def accelerators() -> dict[str, Accelerator]:
-    data = json.loads(resources.files("trilens.lenses").joinpath("accelerators.json").read_text("utf-8"))
+    data = json.loads(resources.files("trilens.lenses.machines").joinpath("accelerators.json").read_text("utf-8"))
     data.pop("about")
     return {name: Accelerator(name, **{**entry, "memory": int(entry["memory"])}) for name, entry in data.items()}
 
@@ -127,6 +127,6 @@ def _described(name: str, bandwidth: float | None, tflops: float | None, memory:
 
 def available_memory() -> int:
     """Bytes that a new process can have according to the system; all memory if it does not say."""
-    from trilens.lenses.machine import memory_bytes
+    from trilens.lenses.machines.machine import memory_bytes
 
     return system.available_memory() or memory_bytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trilens.lenses.card import Card
+from trilens.lenses.cards.card import Card
 
 
 def channels(card: Card) -> dict[str, float]:

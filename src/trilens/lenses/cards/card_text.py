@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trilens.lenses.cards.moe import MoeLens
+from trilens.lenses.cards.reasoning import THOUGHT
 from trilens.lenses.layout import heading, paragraph, ranges, spaced, table, terminal_width
-from trilens.lenses.moe import MoeLens
-from trilens.lenses.reasoning import THOUGHT
 from trilens.notebook import bars, folded, pairs, preformatted, titled
 from trilens.spec.model import (
     Attention,
@@ -22,7 +22,7 @@ from trilens.spec.model import (
 from trilens.units import big, data, flop
 
 if TYPE_CHECKING:
-    from trilens.lenses.card import Card, StatedCard
+    from trilens.lenses.cards.card import Card, StatedCard
 
 
 def card_text(card: Card, width: int | None = None) -> str:

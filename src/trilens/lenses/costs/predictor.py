@@ -11,10 +11,10 @@ from typing import Any
 from trilens.executors.executor import Executor
 from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.receipt import Ceiling, Predicted, Prediction, Receipt
-from trilens.lenses.calibration import Calibration, add, calibration, key_of, ratios
-from trilens.lenses.forecast import Interval, corrected, thinking_length
-from trilens.lenses.machine import Machine, kept
-from trilens.lenses.predict import Runner, layouts_of, runner_of
+from trilens.lenses.costs.calibration import Calibration, add, calibration, key_of, ratios
+from trilens.lenses.costs.forecast import Interval, corrected, thinking_length
+from trilens.lenses.costs.predict import Runner, layouts_of, runner_of
+from trilens.lenses.machines.machine import Machine, kept
 
 LEARNING = 0.003  # of the calls' own seconds, that files are read and written for
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trilens.errors import UsageError
-from trilens.lenses.card import Card
-from trilens.lenses.compare import Comparison
-from trilens.lenses.compare_plans import PlanComparison
-from trilens.lenses.plan import Plan
+from trilens.lenses.cards.card import Card
+from trilens.lenses.plans.compare import Comparison
+from trilens.lenses.plans.compare_plans import PlanComparison
+from trilens.lenses.plans.plan import Plan
 
 ENDINGS = (".svg", ".png")
 LOOKS = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from trilens.lenses.commands import CHECKED
-from trilens.lenses.forecast import Interval
+from typing import TYPE_CHECKING
+
+from trilens.lenses.costs.forecast import Interval
 from trilens.lenses.layout import heading, paragraph, table, terminal_width
-from trilens.lenses.plan import Plan
+from trilens.lenses.plans.commands import CHECKED
 from trilens.units import data
+
+if TYPE_CHECKING:
+    from trilens.lenses.plans.plan import Plan
 
 
 def plan_text(plan: Plan, width: int | None = None) -> str:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
-from trilens.lenses.commands import CHECKED, UTILISATION, Served, commands
-from trilens.lenses.forecast import ANSWER, Forecast, ThinkingLength
-from trilens.lenses.memory import KV_TYPES, Engine, Job, Memory, engine_memory
-from trilens.lenses.plan_speed import forecast_of
-from trilens.lenses.source import CardSource, card_source
-from trilens.lenses.target import Target, target
-from trilens.lenses.weights import own_bytes, weight_bytes
+from trilens.lenses.cards.source import CardSource, card_source
+from trilens.lenses.cards.weights import own_bytes, weight_bytes
+from trilens.lenses.costs.forecast import ANSWER, Forecast, ThinkingLength
+from trilens.lenses.machines.target import Target, target
+from trilens.lenses.memory.job import KV_TYPES, Engine, Job, Memory
+from trilens.lenses.memory.memory import engine_memory
+from trilens.lenses.plans.commands import CHECKED, UTILISATION, Served, commands
+from trilens.lenses.plans.plan_speed import forecast_of
 from trilens.spec.model import Attention, GatedRecurrence, LatentAttention, ModelSpec, ShortConvolution, SingleMixer
 from trilens.text.thinking import Inference
 
@@ -117,7 +118,7 @@ class Plan:
         return self.job.tensor if self.backbone == "routed" else 1
 
     def as_text(self, width: int | None = None) -> str:
-        from trilens.lenses.plan_text import plan_text
+        from trilens.lenses.plans.plan_text import plan_text
 
         return plan_text(self, width)
 
@@ -261,7 +262,7 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
     assert source.reading is not None
     spec = source.reading.spec
     if engine == "trilens":
-        from trilens.lenses.held import held_types
+        from trilens.lenses.memory.held import held_types
 
         types = held_types(source, None if quantise == "own" else quantise)
         return engine_memory(engine, spec, job, 0, types)

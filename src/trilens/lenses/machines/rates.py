@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trilens.executors.accountant import visible_pairs
-from trilens.lenses.made_up import (
+from trilens.lenses.machines.made_up import (
     ATTENTIONS,
     CONTEXT,
     DECODE_ROWS,

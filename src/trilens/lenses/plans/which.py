@@ -13,12 +13,12 @@ from importlib import resources
 from typing import Any, Literal, get_args
 
 from trilens.errors import UsageError
-from trilens.lenses.calibration import Calibration
-from trilens.lenses.forecast import ANSWER, Forecast, ThinkingLength, forecast_of_shape, thinking_length
-from trilens.lenses.memory import Job
-from trilens.lenses.shape import Shape, shape_from
-from trilens.lenses.target import Target, target
-from trilens.lenses.weight_format import Bits
+from trilens.lenses.costs.calibration import Calibration
+from trilens.lenses.costs.forecast import ANSWER, Forecast, ThinkingLength, forecast_of_shape, thinking_length
+from trilens.lenses.costs.shape import Shape, shape_from
+from trilens.lenses.costs.weight_format import Bits
+from trilens.lenses.machines.target import Target, target
+from trilens.lenses.memory.job import Job
 
 Task = Literal["chat", "code", "any"]
 Measure = Literal["total", "active", "speed", "answer"]
@@ -83,20 +83,25 @@ class Answer:
     known: int
     candidates: tuple[Candidate, ...]
 
+    @property
+    def sorted_by(self) -> str:
+        """The measure in words."""
+        return MEASURES[self.measure]
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "machine": self.at.as_dict(),
             "engine": self.engine,
             "context": self.context,
             "batch": self.batch,
-            "sorted_by": MEASURES[self.measure],
+            "sorted_by": self.sorted_by,
             "capacity": self.capacity,
             "models_known": self.known,
             "models": [c.as_dict() for c in self.candidates],
         }
 
     def as_text(self, width: int | None = None) -> str:
-        from trilens.lenses.which_text import which_text
+        from trilens.lenses.plans.which_text import which_text
 
         return which_text(self, width)
 
@@ -146,7 +151,7 @@ def which(
 @cache
 def models() -> dict[str, dict[str, Any]]:
     """The catalog's models by name, as `python -m benchmarks.catalog_shapes` wrote them."""
-    text = resources.files("trilens.lenses").joinpath("shapes.json").read_text("utf-8")
+    text = resources.files("trilens.lenses.plans").joinpath("shapes.json").read_text("utf-8")
     found: dict[str, dict[str, Any]] = json.loads(text)
     return found
 

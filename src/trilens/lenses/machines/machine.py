@@ -23,7 +23,7 @@ from trilens import system
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
 from trilens.files import read_json_object
-from trilens.lenses.rates import Speed, Speeds
+from trilens.lenses.machines.rates import Speed, Speeds
 
 USUAL_LAYOUTS = ("Q4_K", "Q8_0")
 FORMAT = 2
@@ -162,7 +162,7 @@ def kept(threads: int, *, say: Callable[[str], None] = lambda line: None) -> Mac
 
 
 def _is_quiet(threads: int) -> bool:
-    from trilens.lenses.made_up import settle
+    from trilens.lenses.machines.made_up import settle
 
     return settle(threads, PROBE) >= QUIET
 
@@ -183,8 +183,8 @@ def memory_bytes() -> int:
 
 def _base(threads: int) -> Machine:
     from trilens.executors.native import _native
-    from trilens.lenses.made_up import settle
-    from trilens.lenses.rates import row_speeds
+    from trilens.lenses.machines.made_up import settle
+    from trilens.lenses.machines.rates import row_speeds
 
     first = settle(threads)
     read = {n: _native.memory_read_bytes_per_second(n, READ_BYTES, 3) for n in sorted({1, threads})}
@@ -211,8 +211,8 @@ def _base(threads: int) -> Machine:
 
 def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
     """The same machine, with the missing ones of these measured."""
-    from trilens.lenses.made_up import settle
-    from trilens.lenses.rates import attention_speeds, expert_speeds, product_speeds
+    from trilens.lenses.machines.made_up import settle
+    from trilens.lenses.machines.rates import attention_speeds, expert_speeds, product_speeds
 
     speeds, overheads, threads, cache = (
         dict(machine.speeds),

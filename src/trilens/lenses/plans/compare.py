@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import UsageError
-from trilens.lenses.card import Card, StatedCard, card
-from trilens.lenses.dense_or_routed import Machine, machine_of
+from trilens.lenses.cards.card import Card, StatedCard, card
+from trilens.lenses.cards.partial import PartialCard
 from trilens.lenses.layout import table_in_parts, terminal_width
-from trilens.lenses.partial import PartialCard
-from trilens.lenses.target import accelerators
+from trilens.lenses.machines.target import accelerators
+from trilens.lenses.plans.dense_or_routed import Machine, machine_of
 from trilens.units import big, data, flop
 
 USUAL_CONTEXT = 4096

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trilens.executors.accountant import count_parameters
-from trilens.lenses.calibration import Calibration, calibration, key_of
-from trilens.lenses.forecast import Forecast, ThinkingLength, on_accelerators, on_this_machine, thinking_length
-from trilens.lenses.memory import Engine, Job
-from trilens.lenses.source import CardSource
-from trilens.lenses.target import Target
-from trilens.lenses.weight_format import Bits, bits_of, uniform
+from trilens.lenses.cards.source import CardSource
+from trilens.lenses.costs.calibration import Calibration, calibration, key_of
+from trilens.lenses.costs.forecast import Forecast, ThinkingLength, on_accelerators, on_this_machine, thinking_length
+from trilens.lenses.costs.weight_format import Bits, bits_of, uniform
+from trilens.lenses.machines.target import Target
+from trilens.lenses.memory.job import Engine, Job
 
 
 def forecast_of(
@@ -60,10 +60,10 @@ def _here(
 ) -> tuple[Forecast, Calibration]:
     from trilens.executors.native.fuse import fuse
     from trilens.executors.native.record import record
-    from trilens.lenses.held import held_types
-    from trilens.lenses.machine import measured
-    from trilens.lenses.own_memory import SMALL
-    from trilens.lenses.predict import layouts_of, runner
+    from trilens.lenses.costs.predict import layouts_of, runner
+    from trilens.lenses.machines.machine import measured
+    from trilens.lenses.memory.held import held_types
+    from trilens.lenses.memory.own_memory import SMALL
 
     assert source.reading is not None
     spec = source.reading.spec

@@ -14,9 +14,9 @@ from functools import cache
 from importlib import resources
 from typing import Any, Literal
 
-from trilens.lenses.shape import Shape
-from trilens.lenses.target import Accelerator
-from trilens.lenses.weight_format import Bits
+from trilens.lenses.costs.shape import Shape
+from trilens.lenses.costs.weight_format import Bits
+from trilens.lenses.machines.target import Accelerator
 
 USUAL_INTENSITY = 36.0  # operations in 32 bits for each byte read, where a source does not state the arithmetic (M2)
 CHUNK = {"llama.cpp": 512, "mlx-lm": 2048}  # tokens of a prompt in one step
@@ -94,7 +94,7 @@ class Costs:
 
 @cache
 def costs() -> Costs:
-    data = json.loads(resources.files("trilens.lenses").joinpath("costs.json").read_text("utf-8"))
+    data = json.loads(resources.files("trilens.lenses.costs").joinpath("costs.json").read_text("utf-8"))
     spread = {name: (low, high) for name, (low, high) in data["spread"].items()}
     return Costs(data["constants"], data["overlap"], spread, data["machines"], data["rows"])
 

@@ -134,7 +134,7 @@ class PartialCard:
 
 def partial_card(name: str | Found, *, offline: bool, problem: UnsupportedModel) -> PartialCard:
     """What can be said of a model that `problem` refuses. Raises `problem` again where no configuration is here."""
-    from trilens.lenses.source import unread_source
+    from trilens.lenses.cards.source import unread_source
 
     source = unread_source(name, offline=offline)
     if source is None:

@@ -12,8 +12,8 @@ from trilens.checkpoints.find import Found
 from trilens.checkpoints.into_native import QUANTISE, native_type
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import UnsupportedModel, UsageError
-from trilens.lenses.source import CardSource
-from trilens.lenses.weights import is_inner, width_of
+from trilens.lenses.cards.source import CardSource
+from trilens.lenses.cards.weights import is_inner, width_of
 from trilens.spec.model import ModelSpec
 
 FLOAT_TYPES = {4: "F32", 2: "BF16"}

@@ -10,13 +10,13 @@ from trilens.checkpoints.find import Found
 from trilens.errors import UnsupportedModel, UsageError
 from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
 from trilens.generate import arguments
-from trilens.lenses.dense import DenseLens, dense_lens
-from trilens.lenses.moe import MoeLens, moe_lens
-from trilens.lenses.partial import PartialCard, partial_card
-from trilens.lenses.published import Compared, compare_published
-from trilens.lenses.reasoning import THOUGHT, ReasoningLens, reasoning_lens
-from trilens.lenses.source import CardSource, card_source
-from trilens.lenses.weights import WeightBytes, own_bytes, weight_bytes
+from trilens.lenses.cards.dense import DenseLens, dense_lens
+from trilens.lenses.cards.moe import MoeLens, moe_lens
+from trilens.lenses.cards.partial import PartialCard, partial_card
+from trilens.lenses.cards.published import Compared, compare_published
+from trilens.lenses.cards.reasoning import THOUGHT, ReasoningLens, reasoning_lens
+from trilens.lenses.cards.source import CardSource, card_source
+from trilens.lenses.cards.weights import WeightBytes, own_bytes, weight_bytes
 from trilens.spec.catalog import CatalogEntry
 from trilens.spec.model import ModelSpec, Reading
 from trilens.text.thinking import Inference
@@ -110,12 +110,12 @@ class Card:
 
     def as_text(self, width: int | None = None) -> str:
         """The card for a terminal of `width` columns. None uses the terminal's width."""
-        from trilens.lenses.card_text import card_text
+        from trilens.lenses.cards.card_text import card_text
 
         return card_text(self, width)
 
     def _repr_html_(self) -> str:
-        from trilens.lenses.card_text import card_html
+        from trilens.lenses.cards.card_text import card_html
 
         return card_html(self)
 
@@ -156,7 +156,7 @@ class StatedCard:
         }
 
     def as_text(self, width: int | None = None) -> str:
-        from trilens.lenses.card_text import stated_text
+        from trilens.lenses.cards.card_text import stated_text
 
         return stated_text(self, width)
 

@@ -9,8 +9,9 @@ import json
 import shlex
 from dataclasses import dataclass
 
-from trilens.lenses.memory import Engine, Job, padded
-from trilens.lenses.target import Target
+from trilens.lenses.machines.target import Target
+from trilens.lenses.memory.job import Engine, Job
+from trilens.lenses.memory.memory import padded
 from trilens.text.thinking import Inference
 
 ENGINES: tuple[Engine, ...] = ("trilens", "llama.cpp", "vllm", "sglang", "mlx-lm", "tensorrt-llm")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from trilens.lenses.layout import heading, paragraph, table, terminal_width
-from trilens.lenses.which import MEASURES, Answer, Candidate
 from trilens.units import big, data
+
+if TYPE_CHECKING:
+    from trilens.lenses.plans.which import Answer, Candidate
 
 SHOWN = 15
 
@@ -18,7 +22,7 @@ def which_text(answer: Answer, width: int | None = None, most: int = SHOWN) -> s
     lines = heading(title, f"{len(answer.candidates)} of {answer.known} models fit", width)
     asked = f"{answer.batch} x {answer.context} tokens · {data(answer.capacity)} for the model"
     lines += paragraph("asked", asked, width)
-    lines += paragraph("sorted by", f"{MEASURES[answer.measure]}; not a quality: none is claimed here", width)
+    lines += paragraph("sorted by", f"{answer.sorted_by}; not a quality: none is claimed here", width)
     if shown:
         lines += paragraph("speed", shown[0].forecast.source, width)
         lines.append("")

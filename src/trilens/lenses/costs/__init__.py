@@ -1,0 +1,1 @@
+"""How long a step takes: predicted on this machine, forecast on others."""

@@ -1,0 +1,1 @@
+"""What machines are and what they can do: this one, measured, and others, from their data sheets."""

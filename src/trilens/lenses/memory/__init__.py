@@ -1,0 +1,1 @@
+"""What a model takes of memory, here and in llama.cpp."""
