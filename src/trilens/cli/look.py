@@ -95,7 +95,12 @@ def compare(
 @click.argument("model")
 @click.option("--context", type=click.IntRange(1), help="Tokens per sequence. Default: 4096, or the model's maximum.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Number of concurrent sequences.")
-@click.option("--machine", default="this", show_default=True, help="This machine (this) or accelerators (h100x8).")
+@click.option(
+    "--machine",
+    default="this",
+    show_default=True,
+    help="This machine (this), accelerators (h100x8), or a file of doctor --export.",
+)
 @click.option(
     "--engine",
     help="trilens, llama.cpp, vllm, sglang, mlx-lm, tensorrt-llm or transformers. Default: the best for the machine.",
@@ -132,7 +137,9 @@ def plan(model: str, as_json: bool, **options: Any) -> None:
 
 @click.command()
 @click.option(
-    "--machine", required=True, help="A machine that trilens knows (rtx4090, h100x8), or cuda, metal, cpu, ..."
+    "--machine",
+    required=True,
+    help="A machine that trilens knows (rtx4090, h100x8), a file of doctor --export, or cuda, metal, cpu, ...",
 )
 @click.option(
     "--task",
@@ -345,17 +352,28 @@ def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Number of threads to measure with. Default: the physical cores."
 )
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Measure this machine and write FILE, which --machine FILE of plan, compare and which reads elsewhere.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def doctor(measure: bool, threads: int | None, as_json: bool) -> None:
+def doctor(measure: bool, threads: int | None, export: Path | None, as_json: bool) -> None:
     """Show what is installed, what this machine has, and where files are kept."""
     from trilens.lenses.machines.doctor import examine
 
+    if export is not None and export.suffix != ".json":
+        raise UsageError(f"--export is {export}; expected a name that ends in .json, by which --machine knows it")
+
     report: dict[str, Any] = {**examine()}
     machine = None
-    if measure:
+    if measure or export is not None:
         from trilens.lenses.machines.machine import measured
 
         machine = measured(threads, anew=True, say=say)
+        if export is not None:
+            export.write_text(json_text(machine.exported()) + "\n", encoding="utf-8")
     if as_json:
         print(json_text({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
         return

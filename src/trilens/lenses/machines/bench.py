@@ -9,6 +9,7 @@ from typing import Any
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import Span, step_cost
+from trilens.lenses.machines.machine import float32_speed
 
 
 def measure(
@@ -47,7 +48,7 @@ def measure(
     kinds: dict[str, dict[str, float]] = {}
     for _ in range(repeat + 1):
         memory.append(_memory_speed(executor.threads))
-        float32.append(_float32_speed())
+        float32.append(float32_speed())
         time.sleep(0.2)  # NumPy's threads wait for more work on the processors before they sleep
         sequences = [executor.sequence(prompt + decode + 8) for _ in range(batch)]
         marks = [(time.perf_counter(), executor.seconds_by_kind())]
@@ -123,16 +124,3 @@ def _memory_speed(threads: int) -> float:
     from trilens.executors.native import _native
 
     return _native.memory_read_bytes_per_second(threads, 256 << 20, 3)
-
-
-def _float32_speed() -> float:
-    """Operations per second of NumPy's product of two 1024 x 1024 float32 matrices."""
-    import numpy as np
-
-    a = np.ones((1024, 1024), np.float32)
-    seconds = []
-    for _ in range(4):
-        start = time.perf_counter()
-        a @ a
-        seconds.append(time.perf_counter() - start)
-    return 2 * 1024**3 / min(seconds)

@@ -12,7 +12,9 @@ the machine is quiet it is measured again.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -96,6 +98,20 @@ class Machine:
             "memory_read_bytes_per_second": {str(n): rate for n, rate in self.memory_read.items()},
             "seconds_per_instruction": dict(self.overheads),
             "seconds_per_unit_by_rows": speeds,
+        }
+
+    def exported(self) -> dict[str, Any]:
+        """What `--machine FILE` reads elsewhere (`target.py`): bytes, bytes a second, and 32-bit operations a second of
+        NumPy's matrix product, measured now."""
+        name = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-") or "machine"
+        return {
+            "name": name,
+            "title": f"{self.processor}, {self.threads} threads",
+            "kind": "cpu",
+            "memory": self.memory_bytes,
+            "bandwidth": round(max(self.memory_read.values())),
+            "f32": round(float32_speed()),
+            "source": f"measured on {self.date}" + (f"; {self.disturbed}" if self.disturbed else ""),
         }
 
     def as_text(self) -> str:
@@ -305,3 +321,16 @@ def _build() -> str:
 def cache_bytes() -> int:
     """The processor's largest cache."""
     return system.largest_cache() or USUAL_CACHE
+
+
+def float32_speed() -> float:
+    """Operations per second of NumPy's product of two 1024 x 1024 float32 matrices."""
+    import numpy as np
+
+    a = np.ones((1024, 1024), np.float32)
+    seconds = []
+    for _ in range(4):
+        start = time.perf_counter()
+        a @ a
+        seconds.append(time.perf_counter() - start)
+    return 2 * 1024**3 / min(seconds)

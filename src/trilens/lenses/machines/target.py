@@ -10,12 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from trilens import system
-from trilens.errors import UsageError
+from trilens.errors import TrilensError, UsageError
+from trilens.files import read_json_object, shown
 
 KINDS = ("cuda", "rocm", "metal", "vulkan", "cpu")
+WRITTEN_BY = "`trilens doctor --export FILE` writes such a file"
+EXPORTED = {"name": str, "title": str, "kind": str, "memory": int, "bandwidth": float, "f32": float, "source": str}
 NAME = re.compile(r"(?P<name>.+?)x(?P<count>\d+)")
 
 
@@ -72,7 +76,7 @@ def accelerators() -> dict[str, Accelerator]:
 def target(
     name: str, *, bandwidth: float | None = None, tflops: float | None = None, memory: float | None = None
 ) -> Target:
-    """this | h100 | h100x8. Raises UsageError for an unknown machine.
+    """this | h100 | h100x8 | machine.json, as `described_in` reads it. Raises UsageError for an unknown machine.
 
     A machine that is not listed is one of `KINDS` with `bandwidth` (GB/s) and `memory` (GB); `tflops` is its 32-bit
     arithmetic without matrix units. For a known machine these replace what is stated.
@@ -85,6 +89,9 @@ def target(
         return _described(name, bandwidth, tflops, memory)
     if name == "this":
         return Target("this", None, 1, available_memory())
+    if name.lower().endswith(".json"):
+        device = described_in(Path(name))
+        return Target(device.name, device, 1, device.memory)
     known = accelerators()
     stem, count = name.lower(), 1
     if stem not in known and (match := NAME.fullmatch(stem)) is not None:
@@ -95,12 +102,38 @@ def target(
         hint = f"; did you mean {near[0]}?" if near else ""
         names = ", ".join(known)
         raise UsageError(
-            f"machine {name!r} is unknown{hint}; expected this, one of {names}, several as in h100x8, or "
-            f"{', '.join(KINDS)} with --bandwidth and --memory"
+            f"machine {name!r} is unknown{hint}; expected this, one of {names}, several as in h100x8, a file of "
+            f"`trilens doctor --export`, or {', '.join(KINDS)} with --bandwidth and --memory"
         )
     if not 1 <= count <= 4096:
         raise UsageError(f"machine {name!r} has {count} devices; expected 1 to 4096")
     return Target(name.lower(), found, count, found.memory)
+
+
+def described_in(path: Path) -> Accelerator:
+    """A machine from a file that `trilens doctor --export` wrote. Raises UsageError if it is not such a file."""
+    try:
+        data = read_json_object(path)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file; {WRITTEN_BY}") from None
+    except TrilensError as problem:
+        raise UsageError(f"{problem}; {WRITTEN_BY}") from problem
+    unknown = data.keys() - EXPORTED.keys()
+    if unknown:
+        raise UsageError(f"{path}: {shown(min(unknown))} is unknown; {WRITTEN_BY}")
+    for key, wanted in EXPORTED.items():
+        value = data.get(key)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
+        if not (isinstance(value, str) if wanted is str else number):
+            expected = "text" if wanted is str else "a positive number"
+            raise UsageError(f"{path}: {key} is {shown(str(value))}, expected {expected}; {WRITTEN_BY}")
+    if data["kind"] not in KINDS:
+        raise UsageError(f"{path}: kind is {shown(str(data['kind']))}, expected one of {', '.join(KINDS)}")
+    named = {key: data[key] for key in ("name", "title", "kind", "source")}
+    rates = {"f32": float(data["f32"])}
+    return Accelerator(
+        **named, memory=int(data["memory"]), bandwidth=float(data["bandwidth"]), arithmetic=rates, link=None, node=1
+    )
 
 
 def _described(name: str, bandwidth: float | None, tflops: float | None, memory: float | None) -> Target:
