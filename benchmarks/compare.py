@@ -48,6 +48,11 @@ CASES = (
     Case("routed hybrid, 10 of 512 experts, Q4_0", "routed-hybrid", "Q4_0", 1.5, 2.0, avx2_prefill=1.5),
     Case("routed hybrid, 10 of 512 experts, Q4_K_M", "routed-hybrid", "Q4_K_M", 1.5, 2.0, avx2_prefill=1.5),
     Case("routed hybrid, 10 of 512 experts, Q8_0", "routed-hybrid", "Q8_0", 1.5, 2.0, avx2_prefill=1.5),
+    Case("Qwen3-0.6B's shape Q4_K_M", "qwen3-0.6b", "Q4_K_M", 1.5, 2.0, avx2_prefill=1.5),
+    Case("Qwen3-0.6B's shape Q8_0", "qwen3-0.6b", "Q8_0", 1.5, 2.0, avx2_prefill=1.5),
+    Case("Qwen3-0.6B's shape IQ4_XS", "qwen3-0.6b", "IQ4_XS", 1.5, 1.5, avx2_prefill=1.5),
+    Case("routed, 8 of 64 experts, Q4_K_M", "64x8", "Q4_K_M", 1.4, 2.0, avx2_prefill=1.5),
+    Case("routed, 8 of 128 experts, Q4_K_M", "128x8", "Q4_K_M", 1.4, 2.0, avx2_prefill=1.5),
 )
 
 

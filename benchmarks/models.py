@@ -15,7 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "F16", "Q4_K_M")
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "F16", "Q4_K_M", "IQ4_XS")
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Shape:
     key_heads: int = 0
     value_heads: int = 0
     head: int = 128
+    random_codes: bool = False  # the blocks of a file at random, where quantising values would take minutes
 
 
 SHAPES = {
@@ -41,6 +42,10 @@ SHAPES = {
     # as Qwen3.5-9B, 3/8 as wide; and as Qwen3-Next-80B-A3B, half as wide, a quarter of its layers
     "hybrid": Shape("qwen35", 32, 1536, 6, 2, 256, 4608, key_heads=6, value_heads=12),
     "routed-hybrid": Shape("qwen3next", 12, 1024, 8, 2, 256, 256, 512, 10, key_heads=8, value_heads=16),
+    "qwen3-0.6b": Shape("qwen3", 28, 1024, 16, 8, 128, 3072, random_codes=True),
+    # 2,048 wide, as Qwen3-30B-A3B, with few layers
+    "64x8": Shape("qwen3moe", 8, 2048, 32, 4, 128, 1024, experts=64, chosen=8, random_codes=True),
+    "128x8": Shape("qwen3moe", 6, 2048, 32, 4, 128, 768, experts=128, chosen=8, random_codes=True),
     "small-hybrid": Shape("qwen35", 8, 512, 4, 2, 64, 1536, key_heads=2, value_heads=4, head=64),
     "small-dense": Shape("llama", 12, 768, 12, 4, 64, 2048),
     "small-routed": Shape("qwen3moe", 12, 512, 8, 4, 64, 384, experts=16, chosen=4),
@@ -82,7 +87,7 @@ def write(shape: Shape, kind: str, out: Path, tokenizer: Path, seed: int = 0) ->
         if kind == "Q4_K_M":
             kind = "Q6_K" if more_bits(name, shape.layers) else "Q4_K"
         quant = gguf.GGMLQuantizationType[kind]
-        if shape.key_heads:
+        if shape.key_heads or shape.random_codes:
             to.add_tensor(name, random_blocks(rng, dims, kind), raw_dtype=quant)
         else:
             values = rng.standard_normal(dims, np.float32) * np.float32(0.02)
@@ -101,6 +106,9 @@ def write(shape: Shape, kind: str, out: Path, tokenizer: Path, seed: int = 0) ->
         at = f"blk.{i}."
         ones(at + "attn_norm.weight", d)
         ones(at + "ffn_norm.weight", d)
+        if shape.architecture.startswith("qwen3"):
+            ones(at + "attn_q_norm.weight", shape.head_dim)
+            ones(at + "attn_k_norm.weight", shape.head_dim)
         matrix(at + "attn_q.weight", shape.heads * shape.head_dim, d)
         matrix(at + "attn_k.weight", shape.kv_heads * shape.head_dim, d)
         matrix(at + "attn_v.weight", shape.kv_heads * shape.head_dim, d)
@@ -110,8 +118,6 @@ def write(shape: Shape, kind: str, out: Path, tokenizer: Path, seed: int = 0) ->
             matrix(at + "ffn_up.weight", ffn, d)
             matrix(at + "ffn_down.weight", d, ffn)
             continue
-        ones(at + "attn_q_norm.weight", shape.head_dim)
-        ones(at + "attn_k_norm.weight", shape.head_dim)
         to.add_tensor(at + "ffn_gate_inp.weight", rng.standard_normal((shape.experts, d), np.float32))
         matrix(at + "ffn_gate_exps.weight", shape.experts, ffn, d)
         matrix(at + "ffn_up_exps.weight", shape.experts, ffn, d)
@@ -220,6 +226,10 @@ def random_blocks(rng: np.random.Generator, dims: Sequence[int], kind: str) -> n
         case "Q6_K":
             blocks[..., 192:208] = 16
             put(208, wanted / (16 * 18.5))
+        case "IQ4_XS":  # every scale 33 - 32
+            put(0, wanted / 70)
+            blocks[..., 2:4] = 0xAA
+            blocks[..., 4:8] = 0x11
         case _:
             raise SystemExit(f"no random blocks of {kind} here")
     return blocks.reshape(*dims[:-1], -1).view(np.uint8)
