@@ -142,6 +142,7 @@ static void read_group(Type type, const uint8_t* row, int g, Group& out) {
       break;
     case Type::NVFP4:
       memcpy(&out.factor, b, 4);
+      out.factor *= 0.5f;  // the table holds twice the values
       memcpy(out.steps, b + 4, 2);
       nibbles(b + 6, out.codes);
       break;

@@ -10,6 +10,7 @@ import numpy as np
 
 from trilens.checkpoints.changes import Change, HeadRows, RowChange
 from trilens.checkpoints.coded_types import CODED
+from trilens.checkpoints.in_memory import QUANTISE, native_type
 from trilens.checkpoints.load import ModelFiles
 from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
 
 PIECE = 8 << 20  # bytes of the file that are handled at a time
-FLOATS = ("F32", "F16", "BF16")
-QUANTISE = {None: None, "8bit": "Q8_0", "4bit": "Q4_1"}  # of matrices that the file holds as floats
 
 
 def native_executor(
@@ -68,29 +67,6 @@ def native_executor(
     executor.converted = converted
     executor.longest = None if spec is files.spec else spec.context
     return executor
-
-
-def native_type(
-    stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]], *, as_rows: bool = True
-) -> str:
-    """The type in memory of a matrix stored as `stored`: the same, if it has a kernel and `quantise`, a type, is not
-    given; for codes of safetensors what `CODED` says. `as_rows`: its rows are rows of the file.
-    """
-    columns = p.shape[-1]
-    if stored in CODED and columns % 32 == 0:
-        coded = CODED[stored]
-        if as_rows and not stored.endswith("_SCATTERED"):
-            return coded.native
-        return quantise or coded.otherwise
-    if quantise is not None and stored not in types and columns % 32 == 0:
-        return quantise
-    if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):
-        return quantise
-    if stored in types and columns % types[stored][0] == 0:
-        return stored
-    if stored.startswith("F8") or columns % 32:
-        return "F16"
-    return "Q8_0"
 
 
 def _as_stored(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:

@@ -5,7 +5,7 @@ used or listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -222,12 +222,18 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[R
     return ModelFiles(found, reading, checkpoint, stored, left_out)
 
 
-def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> Stored:
+def rows_for(spec: ModelSpec, parameter: Parameter) -> list[str]:
+    """The names that safetensors files of the family may have for a parameter; `{e}` stands for an expert's number."""
+    rows = names.BY_FAMILY.get(spec.family, ()) + names.HUGGINGFACE
+    return [theirs for _, theirs in _named(parameter, rows)]
+
+
+def _named(parameter: Parameter, rows: tuple[Row, ...]) -> Iterator[tuple[Row, str]]:
+    """The rows of a parameter, each with its name in the files."""
     is_bias = parameter.name.endswith(".bias")
     base = parameter.name.removesuffix(".bias")
     layer = re.match(r"layers\.(\d+)\.", base)
     pattern = re.sub(r"^layers\.\d+\.", "layers.{i}.", base)
-    tried = []
     for row in rows:
         own_row = is_bias and row.ours == pattern + ".bias"
         if row.ours != pattern and not own_row:
@@ -235,6 +241,14 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
         theirs = row.theirs.replace("{i}", layer.group(1)) if layer else row.theirs
         if is_bias and not own_row:
             theirs = theirs.removesuffix(".weight") + ".bias"
+        yield row, theirs
+
+
+def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> Stored:
+    base = parameter.name.removesuffix(".bias")
+    layer = re.match(r"layers\.(\d+)\.", base)
+    tried = []
+    for row, theirs in _named(parameter, rows):
         stacked = "{e}" in theirs
         wanted = tuple(theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])) if stacked else (theirs,)
         tried.append(wanted[0])

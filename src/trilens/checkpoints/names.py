@@ -495,6 +495,7 @@ LEFT_OUT = {
     r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
+    r".*\.[qkv]_scale$": "how an engine rounds its cache",
     r"mtp\.|model\.(mtp|mtp_layers)\.": "layers that predict further tokens",
 }
 
