@@ -285,8 +285,9 @@ def _bytes(at: _Found, rules: Rules) -> CodedTensor | None:
 
 
 def _mlx(at: _Found, rules: Rules) -> CodedTensor | None:
+    """No other publisher has whole numbers of 32 bits for a weight."""
     codes = at.codes
-    if at.base + ".scales" not in at.stored or len(codes.shape) < 2:
+    if len(codes.shape) < 2:
         return None
     scales = at.needed("scales", ".scales", (*SCALES, "U8"))
     if scales.shape[:-1] != codes.shape[:-1] or not scales.shape or scales.shape[-1] < 1:
@@ -346,7 +347,14 @@ def _bitsandbytes(at: _Found, state: str, raw: Raw) -> CodedTensor:
             nested = (int(said["nested_blocksize"]), float(said["nested_offset"]))
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         raise bad(about.file, f"tensor {shown(about.name)} is not the state of a quantised matrix") from None
-    if len(shape) != 2 or codes.type != "U8" or min(*shape, block) < 1 or shape[1] % 2 or nested[0] < 0:
+    if (
+        len(shape) != 2
+        or len(codes.shape) != 2
+        or codes.type != "U8"
+        or min(*shape, block) < 1
+        or shape[1] % 2
+        or nested[0] < 0
+    ):
         raise at.misfit(about)
     if 2 * prod(codes.shape) != prod(shape):
         raise at.misfit(about)
