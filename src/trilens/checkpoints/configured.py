@@ -146,13 +146,13 @@ def _form(
             return Form("MXFP4", 4, 32, 1) if ".experts." in p.name and len(p.shape) == 3 else None
         case "gptq" | "auto-round" | "auto_round" | "intel/auto-round":
             if "awq" in str(q.get("packing_format", "")):
-                return Form("INT4_ZERO", 4, size, width + 0.5)
+                return _awq(size)
             bits = q.get("bits", 4)
             scattered = size is not None and (size % 32 != 0 or (q.get("desc_act") is True and size < p.shape[-1]))
             kind = f"INT{bits}_SCATTERED" if scattered else f"INT{bits}" if q.get("sym") is True else f"INT{bits}_ZERO"
             return Form(kind, bits, size, 2 + bits / 8, per_column=4 if method == "gptq" else 0)
         case "awq":
-            return Form("INT4_ZERO", 4, size, 2.5)
+            return _awq(size)
         case "bitsandbytes":
             if q.get("load_in_8bit"):
                 return Form("INT8", 8, None, 4)
@@ -166,6 +166,10 @@ def _form(
         return _of_groups(groups, str(q.get("format")), modules, width)
     algorithm = str(q.get("quant_algo", "NVFP4")).upper()
     return Form("NVFP4", 4, 16, 1, per_matrix=8) if "FP4" in algorithm else Form("F8", 8, 0, 8)
+
+
+def _awq(size: int | None) -> Form:
+    return Form("INT4_SCATTERED" if size is not None and size % 32 else "INT4_ZERO", 4, size, 2.5)
 
 
 def _of_groups(groups: Mapping[str, Any], form: str, modules: list[str], width: int) -> Form | None:

@@ -181,7 +181,7 @@ def _coded(
         return _bytes(at, rules)
     if tensor.type == "U32":
         return _mlx(at, rules)
-    if tensor.type == "U8" and at.base + ".weight_scale_2" in stored:
+    if tensor.type == "U8" and (at.base + ".weight_scale_2" in stored or at.base + ".weight_scale" in stored):
         return _nvfp4(at, "modelopt", ".weight_scale_2")
     return None
 
@@ -248,7 +248,7 @@ def _compressed(at: _Found, rules: Rules, raw: Raw) -> CodedTensor:
             f"has {codes.shape[0]} x {words} words, which are no {rows} x {columns} codes of 2, 4 or 8 bits"
         )
     groups = at.of_rows(scales, rows)
-    zeros = at.part("zeros", ".weight_zero_point", (*WORDS, "I8"), needed=False)
+    zeros = at.part("zeros", ".weight_zero_point", (*WORDS, "I8"), needed=rules.asymmetric)
     if zeros is not None:
         packed = zeros.type in WORDS
         if zeros.shape not in ((-(-rows * bits // 32), groups),) if packed else prod(zeros.shape) != rows * groups:
@@ -275,8 +275,8 @@ def _bytes(at: _Found, rules: Rules) -> CodedTensor | None:
         return at.coded((rows, columns), "INT8", "scb", columns, beside=_beside(at, ".weight_format"))
     scales = at.needed("scales", ".weight_scale", SCALES)
     groups = at.of_rows(scales, rows)
-    zeros = at.part("zeros", ".weight_zero_point", ("I8",), needed=False)
-    if zeros is not None and prod(zeros.shape) != prod(scales.shape):
+    zeros = at.part("zeros", ".weight_zero_point", ("I8",), needed=rules.asymmetric)
+    if zeros is not None and zeros.shape != scales.shape:
         raise at.misfit(zeros)
     group = at.group(scales, groups, columns, rules.group)
     kind = _scattered("INT8" if zeros is None else "INT8_ZERO", group, columns)

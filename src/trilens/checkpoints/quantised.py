@@ -38,6 +38,7 @@ class Rules:
     group        columns of a group; None: not stated
     groups       the same for single modules (MLX)
     symmetric    GPTQ: every zero is in the middle
+    asymmetric   compressed-tensors: every matrix has zeros of its own
     ordered      GPTQ: columns have an order of their own
     zero_offset  GPTQ: what the stored zeros are short of
     mlx          the tensors are mlx-lm's
@@ -47,6 +48,7 @@ class Rules:
     group: int | None = None
     groups: Mapping[str, int] = field(default_factory=dict)
     symmetric: bool = False
+    asymmetric: bool = False
     ordered: bool = True
     zero_offset: int = 1
     mlx: bool = False
@@ -70,7 +72,8 @@ def read_rules(config: Mapping[str, Any], path: Path) -> Rules:
             return Rules(block, group)
         case "compressed-tensors":
             _refuse_compressed(quantisation, path)
-            return Rules(block, group)
+            zeros = [weights.get("symmetric") is False for weights in _weights(quantisation)]
+            return Rules(block, group, asymmetric=bool(zeros) and all(zeros))
         case "gptq" | "auto-round" | "auto_round" | "intel/auto-round":
             return _gptq(quantisation, method, group, path)
         case "awq":
