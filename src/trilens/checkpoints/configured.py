@@ -69,7 +69,7 @@ def configured(config: Mapping[str, Any], spec: ModelSpec, every: Iterable[Param
     forms: dict[str, Form] = {}
     matrices = [p for p in every if len(p.shape) > 1 and not p.name.endswith((".bias", "_taps"))]
     for p in matrices:
-        modules = module_names(spec, p)
+        modules = module_names(spec, p, mlx=rules.mlx)
         if any(_ignored(quantisation, method, module) for module in modules):
             continue
         form: Form | None = None
@@ -82,11 +82,13 @@ def configured(config: Mapping[str, Any], spec: ModelSpec, every: Iterable[Param
     return Configured(method or "mlx", forms)
 
 
-def module_names(spec: ModelSpec, p: Parameter) -> list[str]:
-    """What the files may call the parameter's module, with every prefix."""
+def module_names(spec: ModelSpec, p: Parameter, *, mlx: bool) -> list[str]:
+    """What the files may call the parameter's module, with every prefix; of experts the first."""
     found = []
     for theirs in rows_for(spec, p):
-        name = theirs.removesuffix(".weight")
+        name = theirs.removesuffix(".weight").replace("{e}", "0")
+        if ".switch_mlp." in name and not mlx:  # only mlx-lm's files call experts so
+            continue
         rest = name.removeprefix("model.")
         found += [prefix + rest for prefix in PREFIXES] if name.startswith("model.") else [name]
     return found
@@ -110,7 +112,7 @@ def _matches(pattern: str, module: str, method: str) -> bool:
         return fnmatchcase(module, pattern)
     if method in ("awq", "bitsandbytes", "fp8", "mxfp4"):
         return re.search(rf"(^|\.){re.escape(pattern)}(\.|$)", module) is not None
-    return module == pattern
+    return module == pattern or module.startswith(pattern + ".")
 
 
 def _searched(pattern: str, module: str) -> bool:
