@@ -15,6 +15,7 @@ from tests.checkpoints.coded_files import BY_NAME, FORMS, Form, Tensors, gptq, m
 from tests.executors.test_native import distance, taken_routes, takes_16_bits, torch_logits
 
 from trilens.checkpoints.codes import rows_of
+from trilens.checkpoints.configured import configured
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
@@ -30,6 +31,7 @@ from trilens.lenses.held import KEPT, held_types
 from trilens.lenses.own_memory import packed_bytes
 from trilens.lenses.source import card_source
 from trilens.lenses.weights import own_bytes
+from trilens.spec.huggingface import read_config
 
 NAMES = sorted(BY_NAME)
 SHAPES = ((8, 128), (24, 256), (64, 384))
@@ -392,3 +394,33 @@ def test_modules_that_are_left_alone(pattern: str, kept: set[str], tmp_path: Pat
     config = {**model(False)[0], "quantization_config": {**form.config, "ignore": ["lm_head", pattern]}}
     held = types_from(config, tmp_path / "only")
     assert {name for name, kind in held.items() if kind == "BF16"} == {"embedding", "head", *kept}
+
+
+ODD: tuple[Any, ...] = (None, [], {}, -1, 0, 7, 1.5, True, "x", [1], ["*", 3], {"a": []}, {"g": {"weights": 1}}, 10**30)
+
+
+def with_odd_fields(config: Any) -> list[Any]:
+    """The configuration with each of its fields, at any depth, replaced by each odd value."""
+    found = []
+    for key, value in config.items():
+        found += [{**config, key: odd} for odd in ODD]
+        if isinstance(value, dict):
+            found += [{**config, key: inner} for inner in with_odd_fields(value)]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["packed 4 group 32 sym", "gptq 4 64 sym act", "awq 128", "mlx 4 64", "nvfp4 modelopt", "bitsandbytes nf4"]
+)
+def test_odd_configurations_give_a_size_or_one_clear_error(name: str) -> None:
+    form = BY_NAME[name]
+    spec = read_config(model(False)[0], "config.json").spec
+    some = [p for p in parameters(decoder_weights(spec)) if p.name.startswith("layers.0")]
+    for odd in with_odd_fields(form.config):
+        try:
+            known = configured({form.key: odd}, spec, some, 2)
+            sizes = [] if known is None else [of.bytes_of(p) for p in some if (of := known.form_of(p)) is not None]
+        except TrilensError as problem:
+            assert "\n" not in str(problem)
+        else:
+            assert all(size >= 0 for size in sizes), odd

@@ -37,11 +37,12 @@ class Form:
     per_group: float = 0.0
     per_column: int = 0
     per_matrix: int = 0
+    high: int = 1  # rows that share a scale
 
     def bytes_of(self, p: Parameter) -> int:
         *stack, rows, columns = p.shape
         groups = 1 if not self.group else -(-columns // self.group)
-        scales = self.per_group * groups * (1 if self.group == 0 else rows)
+        scales = self.per_group * groups * (1 if self.group == 0 else -(-rows // self.high))
         one = -(-columns * self.bits // 8) * rows + scales + self.per_column * columns + self.per_matrix
         return round(prod(stack) * one)
 
@@ -67,9 +68,10 @@ def configured(config: Mapping[str, Any], spec: ModelSpec, every: Iterable[Param
         return None
     rules, method = read_rules(config, Path("config.json")), method_of(quantisation)
     forms: dict[str, Form] = {}
+    named = rules.mlx or any(quantisation.get(key) for key in (*IGNORED, "dynamic", "config_groups"))
     matrices = [p for p in every if len(p.shape) > 1 and not p.name.endswith((".bias", "_taps"))]
     for p in matrices:
-        modules = module_names(spec, p, mlx=rules.mlx)
+        modules = module_names(spec, p, mlx=rules.mlx) if named else []
         if any(_ignored(quantisation, method, module) for module in modules):
             continue
         form: Form | None = None
@@ -143,7 +145,7 @@ def _form(
             if q.get("weight_block_size") is None:
                 return Form("F8", 8, None, 4)
             high, wide = block
-            return Form("F8", 8, wide, 4 * -(-p.shape[-2] // high) / p.shape[-2])
+            return Form("F8", 8, wide, 4, high=high)
         case "mxfp4":
             return Form("MXFP4", 4, 32, 1) if ".experts." in p.name and len(p.shape) == 3 else None
         case "gptq" | "auto-round" | "auto_round" | "intel/auto-round":
@@ -180,7 +182,8 @@ def _of_groups(groups: Mapping[str, Any], form: str, modules: list[str], width: 
     for group in groups.values():
         if not isinstance(group, Mapping):
             continue
-        targets = [t for t in group.get("targets") or () if isinstance(t, str)]
+        stated = group.get("targets")
+        targets = [t for t in stated if isinstance(t, str)] if isinstance(stated, list) else []
         if any(_matches(target, module, "") for target in targets for module in modules):
             chosen = group
             break
@@ -195,7 +198,7 @@ def _of_groups(groups: Mapping[str, Any], form: str, modules: list[str], width: 
         if bits == 8:
             structure = weights.get("block_structure")
             if structure:
-                return Form("F8", 8, structure[1], width / structure[0])
+                return Form("F8", 8, structure[1], width, high=structure[0])
             return Form("F8", 8, None, width) if weights.get("strategy") == "channel" else Form("F8", 8, 0, 8)
         return Form("MXFP4", 4, 32, 1) if size == 32 else Form("NVFP4", 4, 16, 1, per_matrix=8)
     packed = (chosen or {}).get("format", form) == "pack-quantized"

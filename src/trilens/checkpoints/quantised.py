@@ -79,6 +79,7 @@ def read_rules(config: Mapping[str, Any], path: Path) -> Rules:
         case "awq":
             if str(quantisation.get("version", "gemm")).lower() != "gemm":
                 raise _refused(path, f"AWQ of the version {shown(str(quantisation['version']))}")
+            _check_bits(quantisation, "AWQ", (4,), path)
             return Rules(block, group)
         case _:
             pass
@@ -101,6 +102,7 @@ def method_of(quantisation: Mapping[str, Any]) -> str:
 def _gptq(quantisation: Mapping[str, Any], method: str, group: int | None, path: Path) -> Rules:
     """auto-round writes GPTQ's layout too, with the zeros of its first version or its second."""
     form = str(quantisation.get("checkpoint_format") or quantisation.get("packing_format") or "gptq").lower()
+    _check_bits(quantisation, "GPTQ" if method == "gptq" else "auto-round", (2, 4, 8), path)
     first = ("gptq", "auto_round:auto_gptq", "auto_round:gptq")
     second = ("gptq_v2", "auto_round", "auto_round:gptqmodel")
     others = ("auto_round:auto_awq", "auto_round:llm_compressor", "auto_round:awq")
@@ -117,15 +119,23 @@ def _gptq(quantisation: Mapping[str, Any], method: str, group: int | None, path:
 def _mlx(quantisation: Mapping[str, Any], path: Path) -> Rules:
     if quantisation.get("mode", "affine") not in ("affine", "mxfp4"):
         raise _refused(path, f"MLX of the mode {shown(str(quantisation['mode']))}")
+    for part in (quantisation, *(of for of in quantisation.values() if isinstance(of, Mapping))):
+        _check_bits(part, "MLX", (2, 3, 4, 5, 6, 8), path)
     own = {name: _group(of, path) for name, of in quantisation.items() if isinstance(of, Mapping)}
     groups = {name: group for name, group in own.items() if group is not None}
     return Rules(group=_group(quantisation, path), groups=groups, mlx=True)
 
 
+def _check_bits(quantisation: Mapping[str, Any], method: str, known: tuple[int, ...], path: Path) -> None:
+    bits = quantisation.get("bits", 4)
+    if type(bits) is not int or bits not in known:
+        raise _refused(path, f"{method} with {shown(str(bits))} bits")
+
+
 def _group(quantisation: Mapping[str, Any], path: Path) -> int | None:
     """group_size, of compressed-tensors that of all its groups; None where it is -1, not stated or not one."""
-    stated = {weights.get("group_size") for weights in _weights(quantisation)} or {quantisation.get("group_size")}
-    size = stated.pop() if len(stated) == 1 else None
+    stated = [weights.get("group_size") for weights in _weights(quantisation)] or [quantisation.get("group_size")]
+    size = stated[0] if all(other == stated[0] for other in stated) else None
     if size is None or size in (-1, 0):
         return None
     if type(size) is not int or size < 1:

@@ -221,18 +221,10 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
 
 def _here(source: CardSource) -> tuple[WeightBytes, ...]:
     """The weights in trilens's memory, where that is not how the files have them."""
-    from trilens.lenses.held import growth, held_types, keeps_its_types
+    from trilens.lenses.held import growth
 
-    assert source.reading is not None
     try:
-        if keeps_its_types(source):
-            return ()
-        said = growth(source)
+        made = growth(source)
     except TrilensError:  # nothing says how they are stored; the files' own size says why
         return ()
-    if not said:
-        return ()
-    from trilens.lenses.own_memory import packed_bytes
-
-    size = packed_bytes(source.reading.spec, held_types(source))
-    return (WeightBytes("here", size, f"in trilens's memory: {'; '.join(said)}"),)
+    return () if made is None else (WeightBytes("here", made.bytes, f"in trilens's memory: {'; '.join(made.said)}"),)

@@ -5,6 +5,7 @@ No weight is read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +29,16 @@ def held_types(source: CardSource, quantise: str | None = None) -> dict[str, str
 
     Raises UnsupportedModel if it is not known how the weights are stored.
     """
+    return _held(source, stored_types(source), quantise)
+
+
+def _held(source: CardSource, stored: Mapping[str, StoredAs], quantise: str | None) -> dict[str, str]:
     from trilens.executors.native.executor import matrices, native_types
 
     if quantise not in QUANTISE:
         raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
     assert source.reading is not None
     spec, types = source.reading.spec, native_types()
-    stored = stored_types(source)
     packed = matrices(spec)
     return {
         p.name: native_type(stored[p.name].type, p, QUANTISE[quantise], types, as_rows=stored[p.name].as_rows)
@@ -61,24 +65,30 @@ def stored_types(source: CardSource) -> dict[str, StoredAs]:
     return _as_configured(source.title, source.config, source.reading.spec)
 
 
-def keeps_its_types(source: CardSource) -> bool:
-    """Whether every type in the files is held as it is."""
-    return all(stored.type in KEPT for stored in stored_types(source).values())
+@dataclass(frozen=True)
+class Growth:
+    """What is not held as the files have it, as sentences ('112 matrices of INT4 are held as Q4_0, ...'), and the bytes
+    of all weights in memory."""
+
+    said: tuple[str, ...]
+    bytes: int
 
 
-def growth(source: CardSource, quantise: str | None = None) -> tuple[str, ...]:
-    """What is not held at its size in the files, as sentences: 'INT4 becomes Q4_0: ...'. Empty where nothing is."""
+def growth(source: CardSource, quantise: str | None = None) -> Growth | None:
+    """None where every type in the files is held as it is."""
     assert source.reading is not None
-    stored, held = stored_types(source), held_types(source, quantise)
-    changes: dict[tuple[str, str], int] = {}
-    for p in parameters(decoder_weights(source.reading.spec)):
-        if p.name in held and held[p.name] != stored[p.name].type and stored[p.name].type not in FLOATS:
-            pair = (stored[p.name].type, held[p.name])
-            changes[pair] = changes.get(pair, 0) + 1
-    return tuple(
+    stored = stored_types(source)
+    if all(of.type in KEPT for of in stored.values()):
+        return None
+    from trilens.lenses.own_memory import packed_bytes
+
+    held = _held(source, stored, quantise)
+    changes = Counter((stored[name].type, own) for name, own in held.items() if own != stored[name].type not in FLOATS)
+    said = tuple(
         f"{count} matrices of {kind.replace('_', ' ')} are held as {own}, {bits_of_block(own):.4g} bits a weight"
         for (kind, own), count in changes.items()
     )
+    return Growth(said, packed_bytes(source.reading.spec, held)) if said else None
 
 
 def bits_of_block(kind: str) -> float:

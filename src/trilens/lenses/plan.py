@@ -281,7 +281,8 @@ def _held(source: CardSource, engine: Engine, quantise: str) -> tuple[str, ...]:
         return ()
     from trilens.lenses.held import growth
 
-    return growth(source, None if quantise == "own" else quantise)
+    made = growth(source, None if quantise == "own" else quantise)
+    return () if made is None else made.said
 
 
 def _choice(choices: tuple[Choice, ...], wanted: str | None, engine: Engine) -> Choice:
