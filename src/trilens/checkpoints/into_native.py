@@ -81,7 +81,8 @@ def _as_stored(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
         row_bytes = tensor.nbytes // (matrices * rows)
         blocks = _blocks_of(files, name, kind, row_bytes)
         order = _order(files, p, name, stored.change, matrices, rows)
-        step = max(8, PIECE // row_bytes // 8 * 8)
+        piece_bytes = PIECE if files.coded(name) is None else PIECE // 4  # unpacked codes take a byte each
+        step = max(8, piece_bytes // row_bytes // 8 * 8)
         for which in range(len(order) if order is not None else matrices):
             zero = says_something(p)
             for first in range(0, ours, step):
