@@ -33,7 +33,7 @@ REVIEWED = {
     "generate/scheduler.py": (1, "the caller has looked for scores"),
     "lenses/card.py": (1, "only a catalog entry makes a card without files"),
     "lenses/forecast.py": (1, "the caller has looked for the device"),
-    "lenses/held.py": (2, "called only for sources with a reading"),
+    "lenses/held.py": (3, "called only for sources with a reading"),
     "lenses/llama_graph.py": (1, "Layer refuses to be made without a mixer and a feed-forward"),
     "lenses/own_memory.py": (1, "a feed-forward's weights, made from the same spec"),
     "lenses/plan.py": (1, "called only for sources with a reading"),

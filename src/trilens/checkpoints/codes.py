@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,12 +104,11 @@ class Codes:
                 case "NF4" | "FP4":
                     parts = [halves(self.scales / np.float32(LARGEST[native])), _nibbles(codes)]
                 case "NVFP4":
-                    assert self.scale_bytes is not None and self.factor is not None
-                    factor = np.broadcast_to(self.factor[:, None, None], (n, columns // 32, 1)).astype("<f4")
-                    parts = [factor.view(np.uint8), self.scale_bytes.reshape(n, -1, 2), _nibbles(codes)]
+                    of_rows = cast(Floats, self.factor)[:, None, None]
+                    factor = np.broadcast_to(of_rows, (n, columns // 32, 1)).astype("<f4")
+                    parts = [factor.view(np.uint8), cast(Bytes, self.scale_bytes).reshape(n, -1, 2), _nibbles(codes)]
                 case "MXFP4":
-                    assert self.scale_bytes is not None
-                    parts = [self.scale_bytes[..., None], _nibbles(codes)]
+                    parts = [cast(Bytes, self.scale_bytes)[..., None], _nibbles(codes)]
                 case _:
                     raise ValueError(f"codes of {self.kind} have no blocks of {native}")
         return np.concatenate(parts, -1).reshape(n, -1)
@@ -122,10 +121,7 @@ class Codes:
         return not self.levels[self.codes[:1]].any() and not self.levels[self.codes].any()
 
     def _minima(self) -> Floats:
-        if self.minima is not None:
-            return self.minima
-        assert self.zeros is not None
-        return -self.scales * self.zeros
+        return -self.scales * cast(Floats, self.zeros) if self.minima is None else self.minima
 
 
 def _nibbles(codes: Bytes) -> Bytes:
@@ -334,9 +330,7 @@ def _mxfp4(parts: _Parts, t: CodedTensor) -> Rows:
 
 def _bitsandbytes(parts: _Parts, t: CodedTensor) -> Rows:
     columns, (nested, offset) = t.shape[1], t.nested
-    levels = CODED[t.type].levels
-    assert levels is not None
-    if not np.allclose(parts.floats("levels"), levels, atol=1e-4):
+    if not np.allclose(parts.floats("levels"), CODED[t.type].levels or 0, atol=1e-4):
         raise parts.bad("levels", f"has other levels than {t.type.partition('_')[0]}")
     if nested:
         outer = np.repeat(parts.floats("nested_scales"), nested)

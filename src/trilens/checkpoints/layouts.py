@@ -73,22 +73,17 @@ class _Found:
     base: str
     parts: dict[str, str] = field(default_factory=dict)
 
-    def part(self, role: str, name: str, types: tuple[str, ...], *, needed: bool = True) -> StoredTensor | None:
+    def part(self, role: str, name: str, types: tuple[str, ...], *, needed: bool = False) -> StoredTensor | None:
+        there = needed or self.base + name in self.stored
+        return self.needed(role, name, types) if there else None
+
+    def needed(self, role: str, name: str, types: tuple[str, ...]) -> StoredTensor:
         tensor = self.stored.get(self.base + name)
         if tensor is None:
-            if needed:
-                raise bad(
-                    self.codes.file, f"tensor {shown(self.codes.name)} has no {shown(self.base + name)} beside it"
-                )
-            return None
+            raise bad(self.codes.file, f"tensor {shown(self.codes.name)} has no {shown(self.base + name)} beside it")
         if tensor.type not in types:
             raise self.misfit(tensor)
         self.parts[role] = tensor.name
-        return tensor
-
-    def needed(self, role: str, name: str, types: tuple[str, ...]) -> StoredTensor:
-        tensor = self.part(role, name, types)
-        assert tensor is not None
         return tensor
 
     def misfit(self, tensor: StoredTensor) -> BadCheckpoint:
@@ -215,7 +210,7 @@ def _columns(at: _Found, rules: Rules) -> CodedTensor:
         raise at.unread("is GPTQ with 3 bits, whose words trilens does not read; take one of 4 or 8 bits")
     columns = codes.shape[0] * 32 // bits
     group = at.group(scales, groups, columns, rules.group)
-    order = at.part("order", ".g_idx", ("I32", "I64"), needed=False)
+    order = at.part("order", ".g_idx", ("I32", "I64"))
     if order is not None and order.shape != (columns,):
         raise at.misfit(order)
     ordered = rules.ordered and order is not None
@@ -253,7 +248,7 @@ def _compressed(at: _Found, rules: Rules, raw: Raw) -> CodedTensor:
         packed = zeros.type in WORDS
         if zeros.shape not in ((-(-rows * bits // 32), groups),) if packed else prod(zeros.shape) != rows * groups:
             raise at.misfit(zeros)
-    order = at.part("order", ".weight_g_idx", ("I32", "I64"), needed=False)
+    order = at.part("order", ".weight_g_idx", ("I32", "I64"))
     if order is not None and order.shape != (columns,):
         raise at.misfit(order)
     group = at.group(scales, groups, columns, rules.group)
