@@ -13,6 +13,7 @@ from typing import Any
 from trilens.checkpoints.configured import configured
 from trilens.checkpoints.find import Found
 from trilens.checkpoints.in_memory import FLOATS, QUANTISE, native_type
+from trilens.checkpoints.quantised import quantisation_of
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import UnsupportedModel, UsageError
 from trilens.lenses.source import CardSource
@@ -77,6 +78,8 @@ class Growth:
 def growth(source: CardSource, quantise: str | None = None) -> Growth | None:
     """None where every type in the files is held as it is."""
     assert source.reading is not None
+    if source.config is not None and quantise is None and quantisation_of(source.config) is None:
+        return None
     stored = stored_types(source)
     if all(of.type in KEPT for of in stored.values()):
         return None
