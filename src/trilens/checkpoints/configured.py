@@ -152,7 +152,8 @@ def _form(
             if "awq" in str(q.get("packing_format", "")):
                 return _awq(size)
             bits = q.get("bits", 4)
-            scattered = size is not None and (size % 32 != 0 or (q.get("desc_act") is True and size < p.shape[-1]))
+            ordered = method == "gptq" and q.get("desc_act") is not False  # as read_rules takes it
+            scattered = size is not None and (size % 32 != 0 or (ordered and size < p.shape[-1]))
             kind = f"INT{bits}_SCATTERED" if scattered else f"INT{bits}" if q.get("sym") is True else f"INT{bits}_ZERO"
             return Form(kind, bits, size, 2 + bits / 8, per_column=4 if method == "gptq" else 0)
         case "awq":
