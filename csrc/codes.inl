@@ -2,7 +2,11 @@
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline  // what is left as a call hands its vectors over in memory
 
-enum class Codes { PLAIN, IQ4, MXFP4 };  // what a code is looked up in
+enum class Codes { PLAIN, IQ4, MXFP4, NF4, FP4 };  // what a code is looked up in
+
+constexpr const int8_t* table_of(Codes codes) {
+  return codes == Codes::IQ4 ? IQ4_TABLE : codes == Codes::NF4 ? NF4_TABLE : codes == Codes::FP4 ? FP4_TABLE : MXFP4_TABLE;
+}
 
 template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_> struct Quant {
   static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
@@ -11,14 +15,14 @@ template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int ru
   static constexpr bool STEPS = kind == Scales::STEPS_16 || kind == Scales::STEPS_16_MIN || kind == Scales::STEPS_32_MIN;
   static constexpr int CODES = 32 * bits;
   static constexpr int GROUP = CODES + (kind == Scales::HALF_MIN || kind == Scales::STEPS_16_MIN ? 32 : 16);
-  static constexpr int HEADER = kind == Scales::STEPS_16 ? 16 : STEPS ? 32 : 0;
+  static constexpr int HEADER = kind == Scales::STEPS_16 ? 16 : STEPS || kind == Scales::FLOATS_16 ? 32 : 0;
 
   // Columns 4j to 4j + 3 of the tile's rows.
   template <int j> ALWAYS_INLINE static Bytes code(At w) {
     if constexpr (bits == 8) return bytes(w + 32 * j);
     Bytes two = bytes(w + 32 * (j / 2)), one = j % 2 ? high_nibbles(two) : low_nibbles(two);
     if constexpr (bits == 6) one = either(one, two_bits_high<j % 4>(bytes(w + (128 + 32 * (j / 4)))));
-    if constexpr (table_ != Codes::PLAIN) one = look_up(table_ == Codes::IQ4 ? IQ4_TABLE : MXFP4_TABLE, one);
+    if constexpr (table_ != Codes::PLAIN) one = look_up(table_of(table_), one);
     return one;
   }
 };

@@ -3,7 +3,8 @@
 
 constexpr bool SUMS_OF_FOURS = true;
 
-template <class Q, int P> struct Dots {
+// HALF: 0 and 1 are columns 0 to 15 and 16 to 31 alone.
+template <class Q, int P, int HALF = -1> struct Dots {
   Ints total[P];
 
   // `g`: which group of each row.
@@ -19,6 +20,12 @@ template <class Q, int P> struct Dots {
     }, std::make_integer_sequence<int, 8>());
     for (int m = 0; m < P; m++) {
       const Group& own = x[m][g[m]];
+      if constexpr (HALF >= 0) {
+        Ints sum = nothing();
+        for (int j = 4 * HALF; j < 4 * HALF + 4; j++) sum = add_dot_four(sum, code[j], every_four(own.codes + 4 * j));
+        total[m] = sub(sum, dot(every_pair(OFFSET << (HALF == 1 ? 16 : 0)), every_pair(own.halves)));
+        continue;
+      }
       Ints lower = nothing(), upper = nothing();
       if constexpr (OFFSET_FIRST) lower = shifted_left<OFFSET>(every_whole(own.start));
       const Fours left = fours(own.codes), right = fours(own.codes + 16);

@@ -3,7 +3,9 @@
 
 constexpr bool SUMS_OF_FOURS = false;
 
-template <class Q, int P> struct Dots {
+// HALF: 0 and 1 are columns 0 to 15 and 16 to 31 alone.
+template <class Q, int P, int HALF = -1> struct Dots {
+  static_assert(HALF < 0 || Q::RUN <= 4);
   Ints total[P];
 
   // `g`: which group of each row.
@@ -14,6 +16,7 @@ template <class Q, int P> struct Dots {
     Words products[P];
     each_of([&](auto number) __attribute__((always_inline)) {
       constexpr int j = number;
+      if constexpr (HALF >= 0 && j / 4 != HALF) return;
       Bytes code = Q::template code<j>(w), size = code;
       if constexpr (Q::SIGNED) size = magnitude(code);
       for (int m = 0; m < P; m++) {
@@ -24,11 +27,13 @@ template <class Q, int P> struct Dots {
         products[m] = j % Q::RUN == 0 ? two : add(products[m], two);
         if constexpr (j % Q::RUN == Q::RUN - 1) {
           Ints part = dot(products[m], j < 4 ? steps.low : steps.high);
-          total[m] = j < Q::RUN ? part : add(total[m], part);
+          total[m] = j < Q::RUN || (HALF == 1 && j < 4 + Q::RUN) ? part : add(total[m], part);
         }
       }
     }, std::make_integer_sequence<int, 8>());
-    if constexpr (Q::OFFSET != 0 && !OFFSET_FIRST)
-      for (int m = 0; m < P; m++) total[m] = sub(total[m], dot(steps.offsets, every_pair(x[m][g[m]].halves)));
+    if constexpr (Q::OFFSET != 0 && !OFFSET_FIRST) {
+      const Words offsets = HALF < 0 ? steps.offsets : every_pair(Q::OFFSET << (HALF == 1 ? 16 : 0));
+      for (int m = 0; m < P; m++) total[m] = sub(total[m], dot(offsets, every_pair(x[m][g[m]].halves)));
+    }
   }
 };

@@ -1,4 +1,4 @@
-// Half-precision numbers in plain C++, rounded to nearest, halves to even: bit for bit what F16C does.
+// Small floats in plain C++. Halves are rounded to the nearest, ties to even: bit for bit what F16C does.
 #pragma once
 #include <bit>
 #include <cstdint>
@@ -16,6 +16,9 @@ static inline float f16_to_float(uint16_t h) {
   }
   return std::bit_cast<float>(sign | (exponent + 112) << 23 | fraction << 13);
 }
+
+// An 8-bit float without a sign: four bits of exponent, three of mantissa.
+static inline float e4m3_to_float(uint8_t b) { return std::bit_cast<float>((uint32_t)b << 20) * 0x1p120f; }
 
 static inline uint16_t float_to_f16(float x) {
   uint32_t bits = std::bit_cast<uint32_t>(x), sign = bits >> 16 & 0x8000, size = bits & 0x7fffffff;

@@ -53,6 +53,10 @@ static inline F8 load_i8(const int8_t* p) {
 static inline F8 load_u8(const uint8_t* p) {
   return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)))};
 }
+static inline F8 load_e4m3(const uint8_t* p) {  // without a sign
+  __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)p)), 20);
+  return {_mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(0x1p120f))};
+}
 static inline void store_i8(int8_t* p, F8 a) {  // whole numbers -127..127
   __m256i i = _mm256_cvtps_epi32(a.v);
   __m128i w = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));

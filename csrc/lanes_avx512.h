@@ -26,6 +26,10 @@ static inline Floats bfloats(At a) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(sixteen_bytes(a)), 16))};
 }
 static inline Floats small_numbers(At a) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(eight_bytes(a)))}; }
+static inline Floats byte_floats(At a) {
+  __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(eight_bytes(a)), 20);
+  return {_mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(0x1p120f))};
+}
 static inline Words steps_of_two(At a) { return {_mm512_cvtepi8_epi16(sixteen_bytes(a))}; }
 static inline Words minima_of_two(At a) { return {_mm512_cvtepu8_epi16(sixteen_bytes(a))}; }
 __attribute__((always_inline)) static inline void prefetch(At a) {

@@ -42,6 +42,7 @@ static inline void store_f16(uint16_t* p, F8 a) { for (int i = 0; i < 8; i++) p[
 static inline F8 load_bf16(const uint16_t* p) { F8 r; TRILENS_EACH(8, bf16_to_float(p[i])); }
 static inline F8 load_i8(const int8_t* p) { F8 r; TRILENS_EACH(8, (float)p[i]); }
 static inline F8 load_u8(const uint8_t* p) { F8 r; TRILENS_EACH(8, (float)p[i]); }
+static inline F8 load_e4m3(const uint8_t* p) { F8 r; TRILENS_EACH(8, e4m3_to_float(p[i])); }
 static inline void store_i8(int8_t* p, F8 a) { for (int i = 0; i < 8; i++) p[i] = (int8_t)(int)a.v[i]; }
 
 static inline F8 to_float(I8 a) { F8 r; TRILENS_EACH(8, (float)a.v[i]); }

@@ -8,6 +8,8 @@ namespace trilens {
 
 const int8_t IQ4_TABLE[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 const int8_t MXFP4_TABLE[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+const int8_t NF4_TABLE[16] = {-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112};
+const int8_t FP4_TABLE[16] = {0, 1, 80, 120, 40, 60, 20, 30, 0, -1, -80, -120, -40, -60, -20, -30};
 
 static const Layout LAYOUTS[] = {
     {"F32", 1, 4, 32, Scales::NONE, 0, nullptr},
@@ -26,6 +28,10 @@ static const Layout LAYOUTS[] = {
     {"IQ4_NL", 32, 18, 4, Scales::HALF, 0, IQ4_TABLE},
     {"IQ4_XS", 256, 136, 4, Scales::STEPS_16, 0, IQ4_TABLE},
     {"MXFP4", 32, 17, 4, Scales::BFLOAT, 12, MXFP4_TABLE},
+    {"NVFP4", 32, 22, 4, Scales::FLOATS_16, 12, MXFP4_TABLE},
+    {"NF4", 32, 18, 4, Scales::HALF, 0, NF4_TABLE},
+    {"FP4", 32, 18, 4, Scales::HALF, 0, FP4_TABLE},
+    {"Q8_MIN", 32, 36, 8, Scales::HALF_MIN, -128, nullptr},
 };
 
 const Layout& layout(Type type) { return LAYOUTS[(int)type]; }
@@ -35,7 +41,8 @@ size_t header_bytes(const Layout& l) {
   switch (l.scales) {
     case Scales::STEPS_16: return 16;
     case Scales::STEPS_32_MIN:
-    case Scales::STEPS_16_MIN: return 32;
+    case Scales::STEPS_16_MIN:
+    case Scales::FLOATS_16: return 32;
     default: return 0;
   }
 }
@@ -54,7 +61,7 @@ size_t group_bytes(const Layout& l) { return 32 * l.bits + scale_bytes(l.scales)
 size_t tile_bytes(Type type, int columns) {
   const Layout& l = layout(type);
   if (is_float(type)) return (size_t)columns * l.bits;  // 8 rows of bits / 8 bytes
-  return columns / 32 * group_bytes(l) + columns / 256 * header_bytes(l);
+  return columns / 32 * group_bytes(l) + (columns + 255) / 256 * header_bytes(l);
 }
 
 static uint16_t half_at(const uint8_t* p) {
@@ -68,6 +75,7 @@ struct Group {
   uint8_t codes[32];
   uint16_t scale, minimum;         // halves (or a bfloat): of the group, or d and m of its 256 columns
   uint8_t steps[2], minima[2];     // of each 16 columns
+  float factor;                    // of the row
 };
 
 static void nibbles(const uint8_t* q, uint8_t* codes) {
@@ -102,6 +110,8 @@ static void read_group(Type type, const uint8_t* row, int g, Group& out) {
   switch (type) {
     case Type::Q4_0:
     case Type::IQ4_NL:
+    case Type::NF4:
+    case Type::FP4:
       out.scale = half_at(b);
       nibbles(b + 2, out.codes);
       break;
@@ -124,6 +134,17 @@ static void read_group(Type type, const uint8_t* row, int g, Group& out) {
     case Type::Q8_0:
       out.scale = half_at(b);
       memcpy(out.codes, b + 2, 32);
+      break;
+    case Type::Q8_MIN:
+      out.scale = half_at(b);
+      out.minimum = half_at(b + 2);
+      memcpy(out.codes, b + 4, 32);
+      break;
+    case Type::NVFP4:
+      memcpy(&out.factor, b, 4);
+      out.factor *= 0.5f;  // the table holds twice the values
+      memcpy(out.steps, b + 4, 2);
+      nibbles(b + 6, out.codes);
       break;
     case Type::MXFP4:
       // 2^(e - 128), for the table holds twice the values; the two smallest are subnormal
@@ -215,6 +236,10 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
       case Scales::HALF_MIN: memcpy(scales + 16 + 2 * lane, &in.minimum, 2); [[fallthrough]];
       case Scales::HALF:
       case Scales::BFLOAT: memcpy(scales + 2 * lane, &in.scale, 2); break;
+      case Scales::FLOATS_16:
+        scales[lane] = in.steps[0];
+        scales[8 + lane] = in.steps[1];
+        break;
       case Scales::STEPS_32_MIN:
         scales[lane] = in.steps[0];
         scales[8 + lane] = in.minima[0];
@@ -224,6 +249,10 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
     }
     if (header_bytes(l) && g % 8 == 0) {
       uint8_t* header = tile + header_at(l, g);
+      if (l.scales == Scales::FLOATS_16) {
+        memcpy(header + 4 * lane, &in.factor, 4);
+        continue;
+      }
       memcpy(header + 2 * lane, &in.scale, 2);
       if (header_bytes(l) == 32) memcpy(header + 16 + 2 * lane, &in.minimum, 2);
     }
@@ -274,6 +303,13 @@ void unpack_row(const Matrix& m, int which, int row, float* out) {
       case Scales::HALF_MIN:
         scale[0] = scale[1] = f16_to_float(half_at(scales + 2 * lane));
         minimum[0] = minimum[1] = f16_to_float(half_at(scales + 16 + 2 * lane));
+        break;
+      case Scales::FLOATS_16:
+        for (int h = 0; h < 2; h++) {
+          float factor;
+          memcpy(&factor, tile + header_at(l, g) + 4 * lane, 4);
+          scale[h] = factor * e4m3_to_float(scales[8 * h + lane]);
+        }
         break;
       default: {
         const uint8_t* header = tile + header_at(l, g);

@@ -7,10 +7,12 @@
 //           8 bits: 8 x 32 bytes, each 8 rows x 4 columns
 //   scales  8 rows of them, by the kind:
 //           HALF, BFLOAT            scale                            value = scale * (code - offset)
-//           HALF_MIN                scale, then minimum              value = scale * code + minimum
+//           HALF_MIN                scale, then minimum              value = scale * (code - offset) + minimum
+//           FLOATS_16               an E4M3 byte for columns 0 to 15, then one for 16 to 31. A header before every 8
+//                                   groups has a float d for each row:  value = d * scale * (code - offset)
 //           STEPS_32_MIN            a byte step, then a byte minimum of 32 columns
 //           STEPS_16, STEPS_16_MIN  a byte step for each 16 columns, then minima likewise
-//   The last three have a header before every 8 groups, a half d (and a half m) for each row:
+//   The STEPS have a header before every 8 groups, a half d (and a half m) for each row:
 //                                   value = d * step * (code - offset) - m * minimum
 //
 // A tile of a float matrix is columns x 8 rows. The last tile's missing rows are zero.
@@ -23,10 +25,11 @@
 namespace trilens {
 
 enum class Type : int32_t {
-  F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4, COUNT
+  F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
+  NVFP4, NF4, FP4, Q8_MIN, COUNT
 };
 
-enum class Scales { NONE, HALF, BFLOAT, HALF_MIN, STEPS_32_MIN, STEPS_16, STEPS_16_MIN };
+enum class Scales { NONE, HALF, BFLOAT, HALF_MIN, STEPS_32_MIN, STEPS_16, STEPS_16_MIN, FLOATS_16 };
 
 struct Layout {
   const char* name;
@@ -38,7 +41,9 @@ struct Layout {
 };
 
 extern const int8_t IQ4_TABLE[16];
-extern const int8_t MXFP4_TABLE[16];  // twice the value, plus 12
+extern const int8_t MXFP4_TABLE[16];  // twice the value, plus 12; NVFP4's too
+extern const int8_t NF4_TABLE[16];    // 112 times the value, rounded: no other factor up to 127 rounds less
+extern const int8_t FP4_TABLE[16];    // 120 times the value, of which only the smallest is rounded
 
 const Layout& layout(Type type);
 bool is_float(Type type);

@@ -20,6 +20,7 @@ static inline Floats floats(At a) { return load((const float*)a.p); }
 static inline Floats halves(At a) { return load_f16((const uint16_t*)a.p); }
 static inline Floats bfloats(At a) { return load_bf16((const uint16_t*)a.p); }
 static inline Floats small_numbers(At a) { return load_u8(a.p); }
+static inline Floats byte_floats(At a) { return load_e4m3(a.p); }
 static inline Words steps_of_two(At a) { return widen_i8(a.p); }
 static inline Words minima_of_two(At a) { return widen_u8(a.p); }
 static inline Bytes bytes(At a) { return load_b(a.p); }

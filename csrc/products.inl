@@ -17,15 +17,16 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
   for (int g = 0; g < groups; g++) {
     if constexpr (Q::HEADER > 0) {
       if (g % 8 == 0) {
-        d = halves(w);
-        if constexpr (Q::HEADER == 32) least = halves(w + 16);
+        d = Q::KIND == Scales::FLOATS_16 ? floats(w) : halves(w);
+        if constexpr (Q::HEADER == 32 && Q::STEPS) least = halves(w + 16);
         w = w + Q::HEADER;
       }
     }
     At s = w + Q::CODES;
-    if constexpr (!Q::STEPS) {
+    if constexpr (Q::HEADER == 0) {
       d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
       if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
+      if constexpr (Q::KIND == Scales::HALF_MIN && Q::BITS == 8) least = fma(d, every(128), least);  // codes from -128
     }
     // exact: a half times a whole number below 64
     const Floats unit = Q::KIND == Scales::STEPS_32_MIN ? mul(d, small_numbers(s)) : d;
@@ -37,8 +38,21 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
       at[m] = FINE ? 2 * g : g;
       if (FINE) at[M + m] = 2 * g + 1;
     }
-    const Dots<Q, P> dots(w, x, at);
     for (int line = 0; line <= Q::GROUP / 64; line++) prefetch(w + (ahead + 64 * line));
+    if constexpr (Q::KIND == Scales::FLOATS_16) {
+      each_of([&](auto half) __attribute__((always_inline)) {
+        const Floats step = mul(d, byte_floats(s + 8 * half));
+        const Dots<Q, P, half> dots(w, x, at);
+        for (int m = 0; m < M; m++) {
+          Floats whole = to_float(dots.total[m]);
+          if constexpr (FINE) whole = fma(to_float(dots.total[M + m]), part, whole);
+          acc[m] = fma(whole, mul(step, every_at(&x[m][at[m]].scale)), acc[m]);
+        }
+      }, std::make_integer_sequence<int, 2>());
+      w = w + Q::GROUP;
+      continue;
+    }
+    const Dots<Q, P> dots(w, x, at);
 
 #pragma GCC unroll 8
     for (int m = 0; m < M; m++) {
@@ -220,6 +234,10 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
     TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, Codes::IQ4, true, 1);
     TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1);
     TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, Codes::MXFP4, false, 4);
+    TRILENS_QUANT(NVFP4, 4, S::FLOATS_16, 12, Codes::MXFP4, false, 4);
+    TRILENS_QUANT(NF4, 4, S::HALF, 0, Codes::NF4, true, 1);
+    TRILENS_QUANT(FP4, 4, S::HALF, 0, Codes::FP4, true, 1);
+    TRILENS_QUANT(Q8_MIN, 8, S::HALF_MIN, 0, Codes::PLAIN, true, 1);
     case Type::COUNT: break;
   }
 #undef TRILENS_QUANT

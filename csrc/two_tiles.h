@@ -19,6 +19,7 @@ static inline Floats floats(At at) { return {load((const float*)at.p), load((con
 static inline Floats halves(At at) { return {load_f16((const uint16_t*)at.p), load_f16((const uint16_t*)at.q)}; }
 static inline Floats bfloats(At at) { return {load_bf16((const uint16_t*)at.p), load_bf16((const uint16_t*)at.q)}; }
 static inline Floats small_numbers(At at) { return {load_u8(at.p), load_u8(at.q)}; }
+static inline Floats byte_floats(At at) { return {load_e4m3(at.p), load_e4m3(at.q)}; }
 static inline Words steps_of_two(At at) { return {widen_i8(at.p), widen_i8(at.q)}; }
 static inline Words minima_of_two(At at) { return {widen_u8(at.p), widen_u8(at.q)}; }
 static inline Bytes bytes(At at) { return {load_b(at.p), load_b(at.q)}; }

@@ -127,7 +127,7 @@ def test_an_empty_directory(tmp_path: Path) -> None:
 
 
 def test_quantised_checkpoints_we_cannot_read_are_refused_by_name(tiny_directory: Directory, tmp_path: Path) -> None:
-    for method in ("awq", "gptq", "bitsandbytes"):
+    for method in ("aqlm", "hqq", "spqr"):
         directory = with_config(
             tiny_directory("llama 2"), tmp_path / method, quantization_config={"quant_method": method}
         )

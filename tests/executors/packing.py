@@ -19,7 +19,15 @@ HALVES = {  # where a block keeps its scales
     "Q2_K": (80, 82),
     "Q3_K": (108,),
     "Q6_K": (208,),
+    **dict.fromkeys(("NF4", "FP4"), (0,)),
+    "Q8_MIN": (0, 2),
 }
+# Of types that GGUF files do not have: what a code of 4 bits stands for, in whole numbers.
+TABLES = {
+    "NF4": (-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112),
+    "FP4": (0, 1, 80, 120, 40, 60, 20, 30, 0, -1, -80, -120, -40, -60, -20, -30),
+}
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
 def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float = 0.1) -> np.ndarray:
@@ -37,6 +45,11 @@ def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float
     if kind == "MXFP4":
         blocks[:, :, 0] = rng.integers(-2, 2, blocks.shape[:2]) + 124 + round(np.log2(spread))
         return blocks.reshape(rows, -1)
+    if kind == "NVFP4":
+        factor = rng.uniform(0.5, 1, (rows, 1)).astype(np.float32) * np.float32(spread / 32)
+        blocks[:, :, :4] = factor[..., None].view(np.uint8)
+        blocks[:, :, 4:6] = rng.integers(0x40, 0x60, (*blocks.shape[:2], 2))
+        return blocks.reshape(rows, -1)
     for scale in (0.02, 0.02 * spread):  # the second time so that the values have the spread asked for
         for at in HALVES[kind]:
             halves = rng.uniform(0.5, 1, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2]) * scale
@@ -48,7 +61,27 @@ def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float
 
 def values_of(kind: str, raw: np.ndarray, columns: int) -> np.ndarray:
     """What those rows stand for."""
+    if kind in TABLES or kind in ("NVFP4", "Q8_MIN"):
+        return own_values(kind, raw.reshape(-1, raw.shape[-1])).reshape(-1, columns)
     return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]).reshape(-1, columns)
+
+
+def own_values(kind: str, raw: np.ndarray) -> np.ndarray:
+    blocks = raw.reshape(len(raw), -1, native_types()[kind][1])
+
+    def halves(at: int) -> np.ndarray:
+        return np.ascontiguousarray(blocks[..., at : at + 2]).view(np.float16).astype(np.float32)
+
+    if kind == "Q8_MIN":  # codes are kept 128 lower
+        codes = blocks[..., 4:].view(np.int8).astype(np.float32) + 128
+        return codes * halves(0) + halves(2)
+    packed = blocks[..., 6:] if kind == "NVFP4" else blocks[..., 2:]
+    codes = np.concatenate((packed & 15, packed >> 4), -1)
+    if kind == "NVFP4":
+        factor = np.ascontiguousarray(blocks[..., :4]).view(np.float32)
+        scales = torch.from_numpy(np.ascontiguousarray(blocks[..., 4:6])).view(torch.float8_e4m3fn).float().numpy()
+        return np.repeat(factor * scales, 16, -1) * E2M1[codes]
+    return np.array(TABLES[kind], np.float32)[codes] * halves(0)
 
 
 def q6_k(values: np.ndarray) -> np.ndarray:
@@ -92,6 +125,8 @@ def rows_of(kind: str, values: np.ndarray, seed: int) -> np.ndarray:
     if kind in OWN:
         return OWN[kind](values).reshape(*values.shape[:-1], -1)
     try:
+        if kind in TABLES or kind in ("NVFP4", "Q8_MIN"):
+            raise NotImplementedError
         return gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).view(np.uint8)
     except NotImplementedError:
         columns = values.shape[-1]
@@ -107,7 +142,7 @@ def quantised(tensors: dict[str, torch.Tensor], spec: ModelSpec, kind: str) -> d
         if p.name not in packed:
             continue
         values = tensors[p.name].numpy()
-        block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
+        block = native_types()[kind][0]
         fits = p.shape[-1] % block == 0 and not p.name.endswith("router")
         own = kind if fits else "F32"
         result[p.name] = (own, rows_of(own, values, len(result)))
@@ -148,6 +183,6 @@ def values_stored(
 ) -> dict[str, torch.Tensor]:
     result = dict(tensors)
     for name, (own, raw) in stored.items():
-        values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[own])
+        values = values_of(own, raw, tensors[name].shape[-1])
         result[name] = torch.from_numpy(np.array(values, np.float32).reshape(tensors[name].shape))
     return result

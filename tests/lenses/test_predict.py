@@ -18,8 +18,8 @@ from trilens.executors.accountant import Span, step_cost
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.record import record
 from trilens.lenses.cards.source import card_source
-from trilens.lenses.costs import calibration as runs
 from trilens.lenses.costs.calibration import Calibration, calibration
+from trilens.lenses.costs.costs import calibration as runs
 from trilens.lenses.costs.forecast import CALIBRATED, UNCALIBRATED, on_this_machine, thinking_length
 from trilens.lenses.costs.predict import Runner, cut, flops, layouts_of, runner
 from trilens.lenses.machines.machine import Machine, kept, measured
@@ -259,6 +259,11 @@ def test_what_has_to_be_measured(tiny_directory: Callable[[str], Path]) -> None:
     assert {(w.type, w.activations, w.routed) for w in wanted} == {("Q8_0", "16bit", False), ("Q8_0", "16bit", True)}
 
 
-def test_a_quantisation_that_is_not_worked_out_is_an_error() -> None:
-    with pytest.raises(TrilensError):
-        plan("gemma-4-26b-a4b-nvfp4", offline=True)
+def test_a_quantisation_that_is_not_worked_out_is_an_error(
+    tiny_directory: Callable[[str], Path], tmp_path: Path
+) -> None:
+    config = json.loads((tiny_directory("llama 3.1") / "config.json").read_text())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, "quantization_config": {"quant_method": "aqlm"}}))
+    with pytest.raises(TrilensError, match="AQLM"):
+        plan(str(path), offline=True)

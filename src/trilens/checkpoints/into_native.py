@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from trilens.checkpoints.changes import Change, HeadRows, RowChange
+from trilens.checkpoints.coded_types import CODED
+from trilens.checkpoints.in_memory import QUANTISE, native_type
 from trilens.checkpoints.load import ModelFiles
 from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
 
 PIECE = 8 << 20  # bytes of the file that are handled at a time
-FLOATS = ("F32", "F16", "BF16")
-QUANTISE = {None: None, "8bit": "Q8_0", "4bit": "Q4_1"}  # of matrices that the file holds as floats
 
 
 def native_executor(
@@ -49,12 +49,15 @@ def native_executor(
                 yield p, files.read(p)
             else:
                 stored = files.type_of(p)
-                own = native_type(stored, p, QUANTISE[quantise], types)
-                if own == stored and _blocks_as_stored(files, p):
-                    yield p, Packed(own, _as_stored(files, p))
+                as_rows = files.as_rows(p)
+                own = native_type(stored, p, QUANTISE[quantise], types, as_rows=as_rows)
+                if own != stored:
+                    converted[p.name] = f"{stored} to {own}"
+                coded = files.coded(files.stored[p.name].tensors[0]) is not None
+                in_blocks = own == CODED[stored].native and p.shape[-1] % 32 == 0 if coded else own == stored
+                if as_rows and in_blocks and not stored.endswith("_SCATTERED"):
+                    yield p, Packed(own, _as_stored(files, p, own))
                 else:
-                    if own != stored:
-                        converted[p.name] = f"{stored} to {own}"
                     yield p, Packed(own, _from_values(files, p, own))
             done += files.bytes_of(p)
             if progress is not None:
@@ -66,57 +69,59 @@ def native_executor(
     return executor
 
 
-def native_type(stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]]) -> str:
-    """The type in memory of a matrix stored as `stored`: the same, if it has a kernel and `quantise`, a type, is not
-    given.
-    """
-    columns = p.shape[-1]
-    if quantise is not None and stored not in types and columns % 32 == 0:
-        return quantise
-    if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):
-        return quantise
-    if stored in types and columns % types[stored][0] == 0:
-        return stored
-    if stored.startswith("F8") or columns % 32:
-        return "F16"
-    return "Q8_0"
-
-
-def _blocks_as_stored(files: ModelFiles, p: Parameter) -> bool:
-    """Whether the parameter's rows are rows of the file (and not its columns, for example), in GGUF's blocks."""
-    stored = files.stored[p.name]
-    gpt_oss = files.found.kind != "gguf" and files.type_of(p) == "MXFP4"
-    return not gpt_oss and (stored.change is None or isinstance(stored.change, RowChange))
-
-
-def _as_stored(files: ModelFiles, p: Parameter) -> Iterator[Rows]:
-    """The parameter's rows in our order, a few MB at a time."""
+def _as_stored(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
+    """The parameter's rows in our order as blocks of `kind`, made of the file's own codes, a few MB at a time."""
     from trilens.executors.native.executor import Rows
 
-    stored, kind = files.stored[p.name], files.type_of(p)
+    stored = files.stored[p.name]
     ours = p.shape[-2]
     for n, name in enumerate(stored.tensors):
         tensor = files.checkpoint.tensors[name]
         matrices, rows = prod(tensor.shape[:-2]), tensor.shape[-2]
         row_bytes = tensor.nbytes // (matrices * rows)
+        blocks = _blocks_of(files, name, kind, row_bytes)
         order = _order(files, p, name, stored.change, matrices, rows)
-        step = max(8, PIECE // row_bytes // 8 * 8)
+        piece_bytes = PIECE if files.coded(name) is None else PIECE // 4  # unpacked codes take a byte each
+        step = max(8, piece_bytes // row_bytes // 8 * 8)
         for which in range(len(order) if order is not None else matrices):
             zero = says_something(p)
             for first in range(0, ours, step):
                 wanted = np.arange(first, min(ours, first + step))
                 wanted = which * rows + wanted if order is None else order[which, wanted]
                 low, high = int(wanted.min()), int(wanted.max()) + 1
-                raw = files.checkpoint.raw(name, low * row_bytes, high * row_bytes)
-                piece = np.frombuffer(raw, np.uint8).reshape(high - low, row_bytes)
+                piece, says_nothing = blocks(low, high)
                 if order is not None:
                     piece = piece[wanted - low]
                 if (fault := fault_of_blocks(piece, kind)) is not None:
                     raise files.damaged(name, fault)
-                zero = zero and not piece.any()
+                zero = zero and says_nothing
                 yield Rows(n if stored.stacked else which, first, piece)
             if zero:
                 raise files.damaged(name, ALL_ZERO)
+
+
+def _blocks_of(
+    files: ModelFiles, name: str, kind: str, row_bytes: int
+) -> Callable[[int, int], tuple[np.ndarray, bool]]:
+    """(first, stop) -> those rows of a tensor as blocks, and whether all of them are zero."""
+    coded = files.coded(name)
+    if coded is None:
+
+        def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
+            raw = files.checkpoint.raw(name, first * row_bytes, stop * row_bytes)
+            piece = np.frombuffer(raw, np.uint8).reshape(stop - first, row_bytes)
+            return piece, not piece.any()
+
+        return blocks
+    from trilens.checkpoints.codes import Reader, rows_of
+
+    rows = rows_of(cast(Reader, files.checkpoint), coded)
+
+    def blocks_of_codes(first: int, stop: int) -> tuple[np.ndarray, bool]:
+        codes = rows(first, stop)
+        return codes.blocks(kind), codes.all_zero()
+
+    return blocks_of_codes
 
 
 def _order(

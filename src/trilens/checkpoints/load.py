@@ -5,13 +5,13 @@ used or listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints import names
-from trilens.checkpoints.changes import CHANGES, Change, Times, Transposed, apply
+from trilens.checkpoints.changes import CHANGES, Change, RowChange, Times, Transposed, apply
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
 from trilens.checkpoints.rows import Row
@@ -21,12 +21,13 @@ from trilens.files import bad, shown
 from trilens.spec.gguf import Source as GgufSource
 from trilens.spec.gguf import read_gguf_metadata
 from trilens.spec.huggingface import read_config, read_config_file
-from trilens.spec.model import Attention, ModelSpec, Reading
+from trilens.spec.model import Attention, GatedRecurrence, ModelSpec, Reading, ShortConvolution
 
 if TYPE_CHECKING:
     import numpy as np
 
     from trilens.checkpoints.gguf import GgufFile
+    from trilens.checkpoints.layouts import CodedTensor
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,16 @@ class ModelFiles:
     def type_of(self, parameter: Parameter) -> str:
         """How it is stored: 'Q4_1', 'BF16', ..."""
         return self.checkpoint.tensors[self.stored[parameter.name].tensors[0]].type
+
+    def coded(self, tensor: str) -> CodedTensor | None:
+        """The tensor's layout, where it is a matrix of codes spread over several tensors of a safetensors file."""
+        return getattr(self.checkpoint, "coded", {}).get(tensor)
+
+    def as_rows(self, parameter: Parameter) -> bool:
+        """Whether the parameter's rows are rows of the file, and not its columns for example, all of one type."""
+        stored = self.stored[parameter.name]
+        one_type = len({self.checkpoint.tensors[name].type for name in stored.tensors}) == 1
+        return one_type and (stored.change is None or isinstance(stored.change, RowChange))
 
     def bytes_of(self, parameter: Parameter) -> int:
         """Bytes in the file. If a tensor holds several parameters, the share of this one."""
@@ -154,13 +165,20 @@ def _open_gguf(found: Found) -> tuple[Reading, GgufFile]:
 
 
 def _open_directory(found: Found) -> tuple[Reading, Checkpoint]:
-    from trilens.checkpoints.quantised import fp8_block_size, refuse_unsupported_quantisation
+    from trilens.checkpoints.quantised import read_rules
     from trilens.checkpoints.safetensors import config_name, read_config_json, read_safetensors
 
     config, name = read_config_json(found.path), config_name(found.path)
-    refuse_unsupported_quantisation(config, found.path)
+    rules = read_rules(config, found.path)
     reading = read_config(config, str(found.path / name))
-    return reading, read_safetensors(found.path, block_size=fp8_block_size(config, found.path))
+    if rules.mlx and any(
+        isinstance(m, GatedRecurrence | ShortConvolution) for la in reading.spec.layers for m in la.mixers
+    ):
+        raise UnsupportedModel(
+            f"{found.path}: mlx-lm stores the norms and convolutions of {reading.spec.family} in another form, which "
+            "trilens does not read; take the publisher's own files or a GGUF file"
+        )
+    return reading, read_safetensors(found.path, rules)
 
 
 def stored_weight_bytes(found: Found) -> dict[str, int]:
@@ -204,12 +222,18 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[R
     return ModelFiles(found, reading, checkpoint, stored, left_out)
 
 
-def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> Stored:
+def rows_for(spec: ModelSpec, parameter: Parameter) -> list[str]:
+    """The names that safetensors files of the family may have for a parameter; `{e}` stands for an expert's number."""
+    rows = names.BY_FAMILY.get(spec.family, ()) + names.HUGGINGFACE
+    return [theirs for _, theirs in _named(parameter, rows)]
+
+
+def _named(parameter: Parameter, rows: tuple[Row, ...]) -> Iterator[tuple[Row, str]]:
+    """The rows of a parameter, each with its name in the files."""
     is_bias = parameter.name.endswith(".bias")
     base = parameter.name.removesuffix(".bias")
     layer = re.match(r"layers\.(\d+)\.", base)
     pattern = re.sub(r"^layers\.\d+\.", "layers.{i}.", base)
-    tried = []
     for row in rows:
         own_row = is_bias and row.ours == pattern + ".bias"
         if row.ours != pattern and not own_row:
@@ -217,6 +241,14 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
         theirs = row.theirs.replace("{i}", layer.group(1)) if layer else row.theirs
         if is_bias and not own_row:
             theirs = theirs.removesuffix(".weight") + ".bias"
+        yield row, theirs
+
+
+def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> Stored:
+    base = parameter.name.removesuffix(".bias")
+    layer = re.match(r"layers\.(\d+)\.", base)
+    tried = []
+    for row, theirs in _named(parameter, rows):
         stacked = "{e}" in theirs
         wanted = tuple(theirs.replace("{e}", str(e)) for e in range(parameter.shape[0])) if stacked else (theirs,)
         tried.append(wanted[0])

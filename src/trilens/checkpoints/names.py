@@ -50,6 +50,9 @@ HUGGINGFACE = _rows("""
     layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.experts.{e}.gate_proj.weight
     layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.experts.{e}.up_proj.weight
     layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.experts.{e}.down_proj.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.switch_mlp.gate_proj.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.switch_mlp.up_proj.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.switch_mlp.down_proj.weight
     layers.{i}.feed_forward.experts.gate model.layers.{i}.mlp.experts.gate_up_proj                   gate_up_halves
     layers.{i}.feed_forward.experts.up   model.layers.{i}.mlp.experts.gate_up_proj                   gate_up_halves
     layers.{i}.feed_forward.experts.down model.layers.{i}.mlp.experts.down_proj
@@ -69,6 +72,9 @@ BLOCK_SPARSE = _rows("""
     layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
     layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
     layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.switch_mlp.gate_proj.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.switch_mlp.up_proj.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.switch_mlp.down_proj.weight
 """)
 
 GRANITE_MOE = _rows("""
@@ -285,6 +291,9 @@ KIMI_LINEAR = _rows("""
     layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.experts.{e}.w1.weight
     layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.experts.{e}.w3.weight
     layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.experts.{e}.w2.weight
+    layers.{i}.feed_forward.experts.gate model.layers.{i}.block_sparse_moe.switch_mlp.gate_proj.weight
+    layers.{i}.feed_forward.experts.up   model.layers.{i}.block_sparse_moe.switch_mlp.up_proj.weight
+    layers.{i}.feed_forward.experts.down model.layers.{i}.block_sparse_moe.switch_mlp.down_proj.weight
     layers.{i}.feed_forward.shared.gate  model.layers.{i}.block_sparse_moe.shared_experts.gate_proj.weight
     layers.{i}.feed_forward.shared.up    model.layers.{i}.block_sparse_moe.shared_experts.up_proj.weight
     layers.{i}.feed_forward.shared.down  model.layers.{i}.block_sparse_moe.shared_experts.down_proj.weight
@@ -495,6 +504,7 @@ LEFT_OUT = {
     r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
+    r".*\.[qkv]_scale$": "how an engine rounds its cache",
     r"mtp\.|model\.(mtp|mtp_layers)\.": "layers that predict further tokens",
 }
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilens.checkpoints.checkpoint import StoredTensor, raw_bytes
+from trilens.checkpoints.layouts import CodedTensor, find_coded
 from trilens.checkpoints.opened import OpenFile
-from trilens.checkpoints.quantised import refuse_quantised_names, refuse_unsupported_quantisation
+from trilens.checkpoints.quantised import Rules, read_rules, refuse_left_over
 from trilens.checkpoints.scales import FP8, pair_with_scales, times_scale
 from trilens.errors import UnsupportedModel
 from trilens.files import bad, parse_json, read_json_object, shown
@@ -23,8 +24,6 @@ from trilens.files import bad, parse_json, read_json_object, shown
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-__all__ = ["SafetensorsCheckpoint", "read_config_json", "read_safetensors", "refuse_unsupported_quantisation"]
 
 LONGEST_HEADER = 100_000_000  # bytes, the limit of the safetensors library
 MOST_DIMENSIONS = 16
@@ -59,67 +58,87 @@ class SafetensorsCheckpoint:
     """A Checkpoint: one safetensors file, or all shards of a model.
 
     `tensors` are the model's parameters. `scales` are tensors that only say how to read another one, or how an engine
-    rounds activations. `scale_of` names the scale of each tensor that has one. `read` applies it; `raw` does not, and
-    also returns scales.
+    rounds activations. `scale_of` names the scale of each FP8 tensor. `read` applies scales; `raw` does not, and also
+    returns them. All tensors as they are in the files are in `stored`.
 
-    A type "MXFP4" stands for a pair NAME_blocks, NAME_scales and is called NAME; its `offset` and `nbytes` are those
-    of the blocks. Their layout is in `values.dequantise_mxfp4_pairs`; it is not GGUF's.
+    `coded` has the matrices that are spread over several tensors (`layouts.py`). In `tensors` such a matrix has the
+    type of `coded_types.CODED`, and the `offset` and `nbytes` of its codes.
     """
 
     path: Path
     tensors: Mapping[str, StoredTensor]
     scales: Mapping[str, StoredTensor]
     scale_of: Mapping[str, str]
+    coded: Mapping[str, CodedTensor]
+    stored: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]  # `__metadata__`; of a sharded model: of all shards together
-    block_size: tuple[int, int]  # rows, columns that share one FP8 scale
+    rules: Rules
     _files: Mapping[Path, OpenFile]
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
         return raw_bytes(self._files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
-        from trilens.checkpoints.values import can_read, dequantise, dequantise_mxfp4_pairs
+        from trilens.checkpoints.values import can_read, dequantise
 
+        if name in self.coded:
+            from trilens.checkpoints.codes import values_of
+
+            return values_of(self, self.coded[name])
         tensor = self._tensor(name)
         scale = self.scale_of.get(name)
-        if tensor.type == "MXFP4" and scale is not None:
-            return dequantise_mxfp4_pairs(self.raw(name), self.raw(scale), tensor.shape)
         if not can_read(tensor.type):
             raise UnsupportedModel(f"{tensor.file}: tensor {shown(name)} is {tensor.type}, which trilens cannot read")
         if tensor.type in FP8 and name in self.tensors and self.scale_of and scale is None:
             raise bad(tensor.file, f"tensor {shown(name)} is {tensor.type} without a scale, which the others have")
         values = dequantise(self.raw(name), tensor.type, tensor.shape)
         if scale is not None:
-            times_scale(values, self.read(scale), self.block_size)
+            times_scale(values, self.read(scale), self.rules.block)
         return values
+
+    def part(self, name: str) -> StoredTensor:
+        """A tensor as it is in the files."""
+        return self.stored[name]
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
 
     def _tensor(self, name: str) -> StoredTensor:
-        tensor = self.tensors.get(name) or self.scales.get(name)
+        tensor = self.tensors.get(name) or self.stored.get(name)
         if tensor is None:
             raise bad(self.path, f"has no tensor {shown(name)}")
         return tensor
 
 
-def read_safetensors(path: Path | str, *, block_size: tuple[int, int] = (128, 128)) -> SafetensorsCheckpoint:
+def read_safetensors(path: Path | str, rules: Rules | None = None) -> SafetensorsCheckpoint:
     """Reads the headers of a .safetensors file, of the shards of an index, or of the model in a directory.
 
-    `block_size` is the `weight_block_size` of an FP8 model's configuration (`quantised.fp8_block_size`).
+    `rules`: what the configuration says of quantised tensors; None reads the one beside the files, where there is one.
     Raises BadCheckpoint, naming the file and the fault; UnsupportedModel, naming the way the model is quantised.
     """
     path = Path(path)
+    if rules is None:
+        directory = path if path.is_dir() else path.parent
+        there = (directory / config_name(directory)).is_file()
+        rules = read_rules(read_config_json(directory), directory) if there else Rules()
     tensors, metadata, files = _open(path)
     try:
-        refuse_quantised_names(tensors, path)
-        parameters, scales, scale_of = pair_with_scales(tensors, block_size)
+        coded = find_coded(tensors, rules, lambda tensor: raw_bytes(files, tensor, 0, None))
+        parts = {part: name for name, of in coded.items() for part in (*of.parts.values(), *of.beside)}
+        rest = {name: tensor for name, tensor in tensors.items() if name not in parts}
+        refuse_left_over(rest, path)
+        parameters, scales, scale_of = pair_with_scales(rest, rules.block)
+        for name, of in coded.items():
+            codes = tensors[of.parts["codes"]]
+            parameters[name] = StoredTensor(name, of.shape, of.type, codes.file, codes.offset, codes.nbytes)
+        codes_alone = {of.parts["codes"] for of in coded.values()}
+        scales |= {part: tensors[part] for part in parts if part not in codes_alone}
     except BaseException:
         for file in files.values():
             file.close()
         raise
-    return SafetensorsCheckpoint(path, parameters, scales, scale_of, metadata, block_size, files)
+    return SafetensorsCheckpoint(path, parameters, scales, scale_of, coded, tensors, metadata, rules, files)
 
 
 def stored_tensors(path: Path | str) -> Mapping[str, StoredTensor]:

@@ -1,13 +1,10 @@
-"""In safetensors, the scales of quantised tensors are separate tensors. This file brings both together.
+"""FP8: the scales of 8-bit floats are separate tensors. This file brings both together.
 
-FP8, as DeepSeek, Qwen and compressed-tensors write it:
+As DeepSeek, Qwen, compressed-tensors and ModelOpt write it:
     X.weight            F8_E4M3 [..., rows, columns]
     X.weight_scale_inv  [..., ceil(rows / block rows), ceil(columns / block columns)]; despite the name, a factor
     X.weight_scale      one for all, or [rows], or [..., rows, 1], or blocks as above
     X.input_scale, X.activation_scale: for engines that round activations too; not used here
-MXFP4, as gpt-oss writes it:
-    X_blocks            U8 [..., rows, groups, 16]
-    X_scales            U8 [..., rows, groups]
 """
 
 from collections.abc import Mapping
@@ -33,20 +30,7 @@ def pair_with_scales(
     """
     parameters, scales, scale_of = dict(stored), dict[str, StoredTensor](), dict[str, str]()
     for name, tensor in stored.items():
-        if name.endswith("_blocks"):
-            base = name.removesuffix("_blocks")
-            scale = stored.get(base + "_scales")
-            if scale is None or (tensor.type, scale.type) != ("U8", "U8"):
-                continue
-            if tensor.shape != (*scale.shape, 16) or len(scale.shape) < 2:
-                raise _misfit(tensor, scale)
-            if base in stored:
-                raise bad(tensor.file, f"tensor {shown(base)} is there both as itself and as MXFP4 blocks")
-            shape = (*scale.shape[:-1], scale.shape[-1] * 32)
-            del parameters[name], parameters[scale.name]
-            parameters[base] = StoredTensor(base, shape, "MXFP4", tensor.file, tensor.offset, tensor.nbytes)
-            scales[scale.name], scale_of[base] = scale, scale.name
-        elif tensor.type in FP8:
+        if tensor.type in FP8:
             factors = [stored[name + end] for end in ("_scale_inv", "_scale") if name + end in stored]
             if len(factors) > 1:
                 raise bad(tensor.file, f"tensor {shown(name)} has two scales, {' and '.join(s.name for s in factors)}")

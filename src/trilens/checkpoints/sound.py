@@ -24,6 +24,9 @@ HALVES = {
     "Q5_0": (22, (0,)),
     "Q5_1": (24, (0, 2)),
     "Q8_0": (34, (0,)),
+    "Q8_MIN": (36, (0, 2)),
+    "NF4": (18, (0,)),
+    "FP4": (18, (0,)),
     "Q2_K": (84, (80, 82)),
     "Q3_K": (110, (108,)),
     "Q4_K": (144, (0, 2)),
@@ -50,6 +53,10 @@ def fault_of_blocks(rows: np.ndarray, kind: str) -> str | None:
             sound = _below(flat.view(np.uint16), INFINITE_BFLOAT)
         case "MXFP4":  # a power of two, of which 255 is NaN
             sound = not (flat[::17] == 255).any()
+        case "NVFP4":  # a float, then two bytes of E4M3, of which 127 and 255 are NaN
+            whole = flat.reshape(-1, 22)
+            sound = _below(np.ascontiguousarray(whole[:, :4]).view(np.uint32), INFINITE_FLOAT)
+            sound = sound and not (whole[:, 4:6] & 127 == 127).any()
         case _:
             nbytes, places = HALVES[kind]
             block = np.dtype(

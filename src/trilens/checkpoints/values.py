@@ -88,29 +88,3 @@ def _byte_floats(type: str) -> "NDArray[np.float32]":
     value = np.where(exponent == 0, np.ldexp(mantissa / 8, -6), normal)
     value[[0x7F, 0xFF]] = np.nan  # E4M3 has no infinities
     return np.copysign(value, np.where(byte < 128, 1, -1)).astype(np.float32)
-
-
-def dequantise_mxfp4_pairs(blocks: bytearray, scales: bytearray, shape: tuple[int, ...]) -> "NDArray[np.float32]":
-    """gpt-oss's MXFP4: groups of 32 values in 16 bytes, one power of two a group; float32 of `shape`.
-
-    blocks  U8 [..., rows, groups, 16]; byte i of a group holds value 2i in its low and 2i+1 in its high four bits
-            (GGUF's MXFP4 differs: value i low, i+16 high)
-    scales  U8 [..., rows, groups]; E8M0: the power of two with bias 127
-    shape   [..., rows, groups * 32]
-    The same as transformers' `convert_moe_packed_tensors` before its last transposition.
-    """
-    import numpy as np
-
-    positive = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
-    value = np.concatenate([positive, -positive])  # E2M1: sign, two bits of exponent, one of mantissa
-    both = np.stack([value[np.arange(256) & 15], value[np.arange(256) >> 4]], axis=1)  # [256, 2]
-    packed = np.frombuffer(blocks, np.uint8).reshape(-1, 16)
-    power = np.frombuffer(scales, np.uint8)
-    out = np.empty(shape, np.float32)
-    groups = out.reshape(-1, 32)
-    step = CHUNK // 32
-    with np.errstate(all="ignore"):
-        for first in range(0, len(groups), step):
-            part = slice(first, first + step)
-            np.ldexp(both[packed[part]].reshape(-1, 32), power[part, None].astype(np.int32) - 127, out=groups[part])
-    return out

@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 
 from trilens import system
+from trilens.checkpoints.coded_types import CODED
 from trilens.checkpoints.find import Found
 from trilens.checkpoints.ggml_types import BY_NAME
 from trilens.checkpoints.gguf import GgufFile, read_gguf
@@ -199,7 +200,9 @@ def _kept_type(kind: str) -> str:
 def _bytes(shape: Sequence[int], kind: str) -> int:
     known = BY_NAME.get(kind)
     values = int(np.prod(shape))
-    return values if known is None else values // known.block * known.nbytes  # fp8 has no place among ggml's types
+    if known is not None:
+        return values // known.block * known.nbytes
+    return values * CODED[kind].bits // 8 if kind in CODED else values  # scales left out; FP8 has no place in GGUF
 
 
 def _copy_keys(path: Path, writer: gguf.GGUFWriter) -> None:

@@ -50,7 +50,7 @@ BOOKKEEPING = (
     "return_dict return_dict_in_generate router_aux_loss_coef router_jitter_noise router_z_loss_coef sep_token_id "
     "seq_aux suppress_tokens task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class "
     "top_k top_p torch_dtype torchscript transformers.js_config transformers_version typical_p unsloth_fixed "
-    "unsloth_version use_bfloat16 use_cache quantization_config"
+    "unsloth_version use_bfloat16 use_cache quantization quantization_config compression_config"
 ).split()
 
 FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {

@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -431,14 +431,15 @@ def native_types() -> dict[str, tuple[int, int]]:
     return types
 
 
-def matrices(spec: ModelSpec) -> set[str]:
+@lru_cache(maxsize=8)
+def matrices(spec: ModelSpec) -> frozenset[str]:
     """Names of the parameters that are packed; the others are rows of floats."""
-    return {
+    return frozenset(
         p.name
         for ins in fuse(record(spec)).instructions
         for at in MATRICES.get(ins.op, ())
         if at < len(ins.parameters) and (p := ins.parameters[at]) is not None
-    }
+    )
 
 
 def _refusing(call: Any, *arguments: Any) -> Any:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from trilens.checkpoints.find import Found
-from trilens.errors import UnsupportedModel, UsageError
+from trilens.errors import TrilensError, UnsupportedModel, UsageError
 from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
 from trilens.generate import arguments
 from trilens.lenses.cards.dense import DenseLens, dense_lens
@@ -214,6 +214,17 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
         dense=dense,
         moe=moe_lens(spec, parameters, dense.costs[1]),
         reasoning=reasoning_lens(spec, source.inference, kv_bytes(spec, THOUGHT, KV_TYPES[kv_type])),
-        weights=(*([] if own is None else [own]), *weight_bytes(spec)),
+        weights=(*([] if own is None else [own]), *_here(source), *weight_bytes(spec)),
         published=compare_published(stated, parameters, reading),
     )
+
+
+def _here(source: CardSource) -> tuple[WeightBytes, ...]:
+    """The weights in trilens's memory, where that is not how the files have them."""
+    from trilens.lenses.memory.held import growth
+
+    try:
+        made = growth(source)
+    except TrilensError:  # nothing says how they are stored; the files' own size says why
+        return ()
+    return () if made is None else (WeightBytes("here", made.bytes, f"in trilens's memory: {'; '.join(made.said)}"),)

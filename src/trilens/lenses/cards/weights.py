@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
 from typing import Any
 
+from trilens.checkpoints.configured import Form, configured
 from trilens.checkpoints.find import Found
-from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import TrilensError
 from trilens.spec.model import ModelSpec
 
@@ -60,7 +60,7 @@ def _in_files(found: Found) -> WeightBytes | None:
     except TrilensError as problem:
         return WeightBytes("own", None, str(problem))
     by_type: dict[str, int] = {}
-    for tensor in checkpoint.tensors.values():
+    for tensor in [*checkpoint.tensors.values(), *getattr(checkpoint, "scales", {}).values()]:
         by_type[tensor.type] = by_type.get(tensor.type, 0) + tensor.nbytes
     checkpoint.close()
     most = max(by_type, key=lambda t: by_type[t]) if by_type else "nothing"
@@ -68,23 +68,32 @@ def _in_files(found: Found) -> WeightBytes | None:
 
 
 def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
-    inner = config.get("text_config") or {}
     dtype, width = _dtype(config), width_of(config)
     if width is None:
         return WeightBytes("own", None, f"its type {dtype} is not supported")
-    rules = config.get("quantization_config") or inner.get("quantization_config")
     every = list({p.name: p for p in parameters(decoder_weights(spec))}.values())
-    if not rules:
+    try:
+        known = configured(config, spec, every, width)
+    except TrilensError as problem:
+        return WeightBytes("own", None, str(problem))
+    if known is None:
         return WeightBytes("own", width * sum(p.size for p in every), f"{dtype}, as its config says")
-    method, block = rules.get("quant_method"), rules.get("weight_block_size")
-    if method == "fp8" and block:
-        rows, columns = block
-        sizes = [_fp8(p, rows, columns) if is_inner(p) else width * p.size for p in every]
-        return WeightBytes("own", sum(sizes), f"fp8 with a 32-bit scale for every {rows} x {columns}, the rest {dtype}")
-    if method == "mxfp4":
-        sizes = [p.size * 17 // 32 if ".experts." in p.name and len(p.shape) == 3 else width * p.size for p in every]
-        return WeightBytes("own", sum(sizes), f"experts in mxfp4 (4.25 bits with scales), the rest {dtype}")
-    return WeightBytes("own", None, f"quantised by {method or 'an unnamed method'}: size known only from its files")
+    sizes: dict[str, int] = {}
+    for p in every:
+        form = known.form_of(p)
+        kind = dtype if form is None else spoken(form)
+        sizes[kind] = sizes.get(kind, 0) + (width * p.size if form is None else form.bytes_of(p))
+    quantised = [kind for kind in sizes if kind != dtype]
+    rest = f", the rest {dtype}" if dtype in sizes and quantised else ""
+    return WeightBytes("own", sum(sizes.values()), f"{', '.join(quantised) or dtype}{rest}, as its config says")
+
+
+def spoken(form: Form) -> str:
+    """INT4 with a scale for every 32"""
+    name = "FP8" if form.type == "F8" else form.type.partition("_")[0]
+    block = f"{form.high} x {form.group}" if form.high > 1 else f"{form.group}"
+    shared = f"a scale for every {block}" if form.group else "a scale a row" if form.group is None else "one scale"
+    return f"{name} with {shared}"
 
 
 def width_of(config: Mapping[str, Any]) -> int | None:
@@ -95,17 +104,6 @@ def width_of(config: Mapping[str, Any]) -> int | None:
 def _dtype(config: Mapping[str, Any]) -> str:
     inner = config.get("text_config") or {}
     return str(_first(config, inner, "dtype", "torch_dtype") or "bfloat16").removeprefix("torch.")
-
-
-def is_inner(p: Parameter) -> bool:
-    """Matrices of the layers but for the router: what block-quantised checkpoints hold in 8 bits."""
-    return p.name.startswith("layers.") and len(p.shape) > 1 and not p.name.endswith("router")
-
-
-def _fp8(p: Parameter, rows: int, columns: int) -> int:
-    *stack, out, inner = p.shape
-    blocks = prod(stack) * -(-out // rows) * -(-inner // columns)
-    return p.size + 4 * blocks
 
 
 def _first(outer: Mapping[str, Any], inner: Mapping[str, Any], *names: str) -> Any:

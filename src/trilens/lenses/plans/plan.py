@@ -59,6 +59,7 @@ class Plan:
     thinking: str | None
     length: ThinkingLength | None
     commands: dict[str, str]
+    held: tuple[str, ...] = ()  # what trilens does not hold as the files have it
 
     @property
     def fits(self) -> bool:
@@ -87,6 +88,7 @@ class Plan:
             "fits": self.fits,
             "capacity": self.capacity,
             "memory": self.memory.as_dict(),
+            "held": list(self.held),
             "quantise": self.choice.type,
             "best_quantisation": None if self.best is None else self.best.type,
             "quantisations": [
@@ -197,6 +199,7 @@ def plan(
         thinking=word,
         length=length,
         commands=commands(served, chosen),
+        held=_held(source, chosen, choice.type),
     )
 
 
@@ -272,6 +275,15 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
     else:
         size = next(w.bytes for w in weight_bytes(spec) if w.type.replace("-", "") == quantise)
     return None if size is None else engine_memory(engine, spec, job, size)
+
+
+def _held(source: CardSource, engine: Engine, quantise: str) -> tuple[str, ...]:
+    if engine != "trilens":
+        return ()
+    from trilens.lenses.memory.held import growth
+
+    made = growth(source, None if quantise == "own" else quantise)
+    return () if made is None else made.said
 
 
 def _choice(choices: tuple[Choice, ...], wanted: str | None, engine: Engine) -> Choice:

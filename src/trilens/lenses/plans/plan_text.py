@@ -31,6 +31,8 @@ def plan_text(plan: Plan, width: int | None = None) -> str:
     sizes = f"{data(m.weights)} weights · {data(m.kv)} KV{fixed} · {scratch} scratch · {least}{data(m.total)} of "
     lines += paragraph("memory", sizes + data(plan.capacity), width)
     lines += paragraph("", m.meaning, width)
+    for said in plan.held:
+        lines += paragraph("held", said, width)
     for unknown in m.unknown:
         lines += paragraph("unknown", unknown, width)
     lines += _speed(plan, width)

@@ -1,0 +1,32 @@
+"""The type that a matrix has in memory on the native executor, by its type in the files."""
+
+from __future__ import annotations
+
+from trilens.checkpoints.coded_types import CODED
+from trilens.decoder.weights import Parameter
+
+FLOATS = ("F32", "F16", "BF16")
+QUANTISE = {None: None, "8bit": "Q8_0", "4bit": "Q4_1"}  # of matrices that the file holds as floats
+
+
+def native_type(
+    stored: str, p: Parameter, quantise: str | None, types: dict[str, tuple[int, int]], *, as_rows: bool = True
+) -> str:
+    """The type in memory of a matrix stored as `stored`: the same, if it has a kernel and `quantise`, a type, is not
+    given; for codes of safetensors what `CODED` says. `as_rows`: its rows are rows of the file.
+    """
+    columns = p.shape[-1]
+    if stored in CODED and columns % 32 == 0:
+        coded = CODED[stored]
+        if as_rows and not stored.endswith("_SCATTERED"):
+            return coded.native
+        return quantise or coded.otherwise
+    if quantise is not None and stored not in types and columns % 32 == 0:
+        return quantise
+    if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):
+        return quantise
+    if stored in types and columns % types[stored][0] == 0:
+        return stored
+    if stored.startswith("F8") or columns % 32:
+        return "F16"
+    return "Q8_0"
