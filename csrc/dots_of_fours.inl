@@ -22,7 +22,10 @@ template <class Q, int P, int HALF = -1> struct Dots {
       const Group& own = x[m][g[m]];
       if constexpr (HALF >= 0) {
         Ints sum = nothing();
-        for (int j = 4 * HALF; j < 4 * HALF + 4; j++) sum = add_dot_four(sum, code[j], every_four(own.codes + 4 * j));
+        const Fours four = fours(own.codes + 16 * HALF);
+        each_of([&](auto j) __attribute__((always_inline)) {
+          sum = add_dot_four<j>(sum, code[4 * HALF + j], four);
+        }, std::make_integer_sequence<int, 4>());
         total[m] = sub(sum, dot(every_pair(OFFSET << (HALF == 1 ? 16 : 0)), every_pair(own.halves)));
         continue;
       }

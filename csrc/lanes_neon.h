@@ -62,6 +62,12 @@ static inline F8 load_bf16(const uint16_t* p) {
 }
 static inline F8 load_i8(const int8_t* p) { return to_float(vmovl_s8(vld1_s8(p))); }
 static inline F8 load_u8(const uint8_t* p) { return to_float(vreinterpretq_s16_u16(vmovl_u8(vld1_u8(p)))); }
+static inline F8 load_e4m3(const uint8_t* p) {  // without a sign
+  uint16x8_t h = vmovl_u8(vld1_u8(p));
+  float32x4_t a = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vget_low_u16(h)), 20));
+  float32x4_t b = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_high_u16(h), 20));
+  return {vmulq_n_f32(a, 0x1p120f), vmulq_n_f32(b, 0x1p120f)};
+}
 static inline void store_i8(int8_t* p, F8 x) {  // whole numbers -127..127
   vst1_s8(p, vqmovn_s16(vqmovn_high_s32(vqmovn_s32(vcvtnq_s32_f32(x.a)), vcvtnq_s32_f32(x.b))));
 }

@@ -22,7 +22,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.executors.torch import TorchExecutor
-from trilens.lenses.costs.costs import calibration
+from trilens.lenses.costs import calibration
 from trilens.text.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
