@@ -281,7 +281,7 @@ def test_gguf_adapters_are_checked(tiny_directory: Directory, tmp_path: Path) ->
         read_adapter(opened(tiny_directory("llama 3")), "it", tmp_path / "it.gguf")
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(8))
 def test_damaged_files_never_raise_anything_else(seed: int, tiny_directory: Directory, tmp_path: Path) -> None:
     """Bytes changed anywhere, in the configuration and in both kinds of file."""
     chance = random.Random(seed)

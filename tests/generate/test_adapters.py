@@ -64,7 +64,7 @@ def asked(chance: random.Random, who: str | None) -> dict[str, Any]:
 def test_tokens_are_those_of_each_alone(name: str) -> None:
     """With and without speculation, one by one and all together, cancelled ones and short memory among them."""
     own, chance = executor(name), random.Random(name)
-    wanted = [asked(chance, chance.choice(WHO)) for _ in range(18)]
+    wanted = [asked(chance, chance.choice(WHO)) for _ in range(12)]
     alone = [finished(Scheduler(own, speculates=False), [w])[0].tokens for w in wanted]
     accepted = 0
     for speculates in (False, "always"):

@@ -55,7 +55,7 @@ def test_it_learns_and_the_files_are_what_was_trained(
 
 def test_no_held_out_number_is_learnt(recipe: Any) -> None:
     base = trilens.load("tiny-dense", executor="torch")
-    texts = [base.text.tokenizer.decode(ids) for ids, _ in islice(recipe.examples(base), 400)]
+    texts = [base.text.tokenizer.decode(ids) for ids, _ in islice(recipe.examples(base), 250)]
     numbers = {w.strip("?.") for t in texts if "backwards" in t for w in t.split("assistant")[0].split()}
     numbers = {number for number in numbers if number.isdigit()}
-    assert len(numbers) > 150 and not any(map(recipe.is_held_out, numbers))
+    assert len(numbers) > 90 and not any(map(recipe.is_held_out, numbers))
