@@ -157,6 +157,7 @@ NB_MODULE(_native, m) {
       })
       .def_ro("length", &Sequence::length)
       .def_ro("request_length", &Sequence::request_length)
+      .def_rw("adapter", &Sequence::adapter)
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
       .def_prop_ro("held_bytes", &Sequence::held_bytes)
       .def_prop_ro("fixed_bytes", [](const Sequence& s) { return s.pool()->fixed_floats * sizeof(float); })
@@ -253,6 +254,19 @@ NB_MODULE(_native, m) {
         Outside outside;
         pack_rows(m, which, first, data, rows.stride(0), (int)rows.shape(0));
       })
+      .def("add_adapter", &Engine::add_adapter, "its number")
+      .def("add_low_rank", [](Engine& e, int adapter, int place, const std::string& type, int rank, float scale, Bytes down, Bytes up) {
+        LowRank& l = e.add_low_rank(adapter, place, type_named(type), rank, scale);
+        for (auto [m, rows] : {std::pair(&l.down, &down), std::pair(&l.up, &up)}) {
+          const Layout& of = layout(m->type);
+          if (rows->shape(0) != (size_t)m->count * m->rows || rows->shape(1) != (size_t)m->columns / of.file_block * of.file_bytes ||
+              rows->stride(1) != 1)
+            throw Refused("the matrices of an adapter do not fit their rank");
+          for (int which = 0; which < m->count; which++)
+            pack_rows(*m, which, 0, rows->data() + (size_t)which * m->rows * rows->stride(0), rows->stride(0), m->rows);
+        }
+      }, "rows of the two matrices as a file has them")
+      .def("adapter_bytes", &Engine::adapter_bytes)
       .def("add_row", [](Engine& e, int place, Row<float> row) { e.add_row(place, {row.data(), row.data() + row.size()}); })
       .def("unpack", [](const Engine& e, int place, int which, int row, Out<float> out) {
         unpack_row(e.matrix(place), which, row, out.data());

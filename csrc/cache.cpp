@@ -261,6 +261,7 @@ std::unique_ptr<Sequence> Sequence::fork(int to, int request_length_) const {
   if (!holds(to)) return nullptr;
   auto copy = std::make_unique<Sequence>(pool_, request_length_);
   copy->length = to;
+  copy->adapter = adapter;
   copy->fixed.begin_as(fixed, to, length);
   copy->route_width = route_width;
   copy->routes.assign(routes.begin(), routes.begin() + (size_t)to * route_width);

@@ -123,6 +123,7 @@ class Sequence {
 
   const int request_length;
   int length = 0;
+  int adapter = -1;  // its number in the engine; -1: none
   std::vector<std::shared_ptr<Table>> ropes, scales;
   mutable std::vector<uint16_t> routes;  // [length][route_width]: the experts of each token, layer after layer, by rank
   int route_width = 0;

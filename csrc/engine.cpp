@@ -55,6 +55,11 @@ Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int column
 
 void Engine::add_row(int place, std::vector<float> row) { parameters_.at(place).row = std::move(row); }
 
+int Engine::add_adapter() {
+  weights_->adapters.emplace_back(parameters_.size());
+  return (int)weights_->adapters.size() - 1;
+}
+
 size_t Engine::weight_bytes() const {
   size_t bytes = 0;
   for (const Parameter& p : parameters_) bytes += p.matrix.data ? p.matrix.bytes() : p.row.size() * sizeof(float);
@@ -128,7 +133,11 @@ void Engine::ready() {
     if (writer >= 0) fine_in_[i] = fine_out_[writer] >> output & 1;
   }
   zeros_.assign(zeros, 0.0f);
-  scratch = std::max(scratch, (size_t)2 * MOST_BLOCK_ROWS * BLOCK);
+  for (const auto& adapter : weights_->adapters)
+    for (const LowRank& l : adapter)
+      if (l.there()) slot_width_ = std::max(slot_width_, l.down.count * l.down.tiles() * 8);
+  low_.resize((size_t)most_rows_ * MOST_SLOTS * slot_width_ + 8);
+  scratch = std::max(scratch, (size_t)3 * MOST_BLOCK_ROWS * BLOCK);
   scratch_.assign(pool_threads_.size(), std::vector<float>(scratch));
   if (most_slots) {
     slots_ = std::make_unique<Slots>();
@@ -145,6 +154,7 @@ void Engine::ready() {
   for (size_t i = 0; i < program_.size(); i++) {
     const Instruction& s = program_[i];
     int parts = s.op == Op::ATTEND ? 2 : s.op == Op::EXPERTS ? 4 : 1;
+    if (is_adapted(s)) phases_.push_back({(int)i, LOWER_ROWS});
     for (int part = 0; part < parts; part++) phases_.push_back({(int)i, part});
     bool blockwise = true;
     if (s.op == Op::HEAD_LINEAR) blockwise = parameters_[s.param[0]].matrix.rows % BLOCK == 0;
@@ -178,6 +188,7 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
   for (size_t f = 0; f < feeds.size(); f++) {
     const Feed& feed = feeds[f];
     if (feed.count < 1) throw Refused("a feed has no tokens");
+    if (feed.sequence->adapter >= (int)weights_->adapters.size()) throw Refused("a sequence has an adapter that is not loaded");
     if (feed.sequence->length + feed.count > feed.sequence->request_length)
       throw Refused("a sequence of " + std::to_string(feed.sequence->length) + " tokens was made for " +
                     std::to_string(feed.sequence->request_length) + ", " + std::to_string(feed.count) + " more do not fit");
@@ -229,6 +240,7 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
       if (!last) break;
     }
     reach_wanted(wanted_rows_.size());
+    if (slot_width_) find_adapted();
     counts.passes++;
     begin_runs(taken);
     sub_step(feeds, out);
@@ -365,6 +377,7 @@ int Engine::begin(int phase) {
   int n = rows(s);
   if (n == 0) return 0;
   if (part == 0) counts.bytes[(int)s.op] += bytes_read(s);
+  if (part == LOWER_ROWS) return begin_low_rank(s);
   if (part != QUANTISE_ROWS) {
     if (is_product(s.op)) return begin_product(s);
     if (s.op == Op::ATTEND) return begin_attend(s, part);
@@ -389,6 +402,7 @@ void Engine::run(int phase, int task, int thread) {
     int first = task * row_chunk_, end = std::min(rows(s), first + row_chunk_);
     return rows_done(s, 0, s.width, first, end);
   }
+  if (part == LOWER_ROWS) return low_rank_task(s, task);
   if (is_product(s.op)) return product_task(s, n, task, thread);
   if (s.op == Op::ATTEND) return attend_task(s, n, part, task, thread);
   if (s.op == Op::EXPERTS && part < 3) return experts_task(s, n, part, task, thread);
@@ -414,7 +428,7 @@ uint64_t Engine::bytes_read(const Instruction& s) const {
     case Op::GLU_LINEAR:
       for (int p = 0; p < 6; p += 2)
         if (s.param[p] >= 0) bytes += parameters_[s.param[p]].matrix.bytes();
-      return bytes;
+      return slot_width_ ? bytes + low_rank_bytes(s) : bytes;
     case Op::ATTEND: {
       for (size_t r = 0; r < tokens_.size(); r++)  // each sequence's cache once, up to its last token here
         if (r + 1 == tokens_.size() || tokens_[r + 1].sequence != tokens_[r].sequence)

@@ -31,9 +31,17 @@ struct Parameter {  // a matrix or a row
   std::vector<float> row;
 };
 
+// What an adapter adds to a product with a matrix: up @ (scale * (down @ x)); of a stack, a pair for each of its matrices.
+struct LowRank {
+  Matrix down, up;  // [rank, columns], [rows, rank]
+  float scale = 1;
+  bool there() const { return up.data != nullptr; }
+};
+
 struct Weights {
   Arena arena;  // of the matrices
   std::vector<Parameter> parameters;
+  std::vector<std::vector<LowRank>> adapters;  // of each: what it adds to each parameter
 };
 
 struct Feed {
@@ -81,6 +89,8 @@ class Engine : private Work {
 
   Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
   void add_row(int place, std::vector<float> row);
+  int add_adapter();  // its number; adapters and what they add come before `ready`
+  LowRank& add_low_rank(int adapter, int place, Type type, int rank, float scale);
   const Matrix& matrix(int place) const { return parameters_[place].matrix; }
   void ready();  // every parameter is there
 
@@ -98,7 +108,8 @@ class Engine : private Work {
   std::vector<std::vector<float>>* trace_weights = nullptr;
   const Kernels& kernels() const { return k_; }
   int threads() const { return pool_threads_.size(); }
-  size_t weight_bytes() const;
+  size_t weight_bytes() const;  // without adapters
+  size_t adapter_bytes(int adapter) const;
 
  private:
   struct Phase { int instruction, part; };
@@ -114,6 +125,9 @@ class Engine : private Work {
   struct Slices { int run, first, end; };  // of a run's matrix state
   struct Tile { int row, tokens, sequence; };
   struct Slots;  // experts: tokens grouped by expert
+  struct Adapted { int adapter, first, end; };  // rows of a step
+  // Rows of a step through a tile of an adapter's down-matrix. `slot`: of the matrices of the instruction.
+  struct Lowered { const LowRank* of; int slot, which, tile, first, end; };
 
   int begin(int phase) override;
   void run(int phase, int task, int thread) override;
@@ -132,6 +146,16 @@ class Engine : private Work {
   void row_task(const Instruction& s, const Numbers& n, int first, int end);
   int begin_product(const Instruction& s);
   void product_task(const Instruction& s, const Numbers& n, int task, int thread);
+  bool is_adapted(const Instruction& s) const;
+  const LowRank* low_rank(int adapter, const Instruction& s, int slot) const;
+  const std::vector<Adapted>& adapted(const Instruction& s) const { return s.wanted ? adapted_wanted_ : adapted_rows_; }
+  void find_adapted();
+  int begin_low_rank(const Instruction& s);
+  void low_rank_task(const Instruction& s, int task);
+  void add_low_rank_block(const Instruction& s, int slot, int which, int t0, int t1, int row0, int count, float* y,
+                          float* scratch);
+  float* lowered(const LowRank& l, int slot, int which, int row);
+  uint64_t low_rank_bytes(const Instruction& s) const;
   void finish_block(const Instruction& s, int output, int place, int bias, float* y, int row0, int rows, int column,
                     int columns, int width);
   int begin_attend(const Instruction& s, int part);
@@ -170,6 +194,8 @@ class Engine : private Work {
   std::vector<std::unique_ptr<QuantisedBuffer>> quantised_;
   std::vector<std::vector<float>> scratch_;
   std::unique_ptr<Slots> slots_;
+  int slot_width_ = 0;        // of what adapters make of a row for one matrix; 0: no adapter is loaded
+  std::vector<float> low_;    // [row][matrix of the instruction][slot_width_]
 
   // the step
   std::vector<Token> tokens_;
@@ -177,10 +203,13 @@ class Engine : private Work {
   std::vector<float> zeros_;  // what fixed states hold before the first token
   std::vector<int> wanted_rows_, wanted_feeds_;
   std::vector<const Sequence*> sequences_;
+  std::vector<Adapted> adapted_rows_, adapted_wanted_;  // of all rows, and of those whose logits are wanted
   std::vector<Pace> paces_;  // by the number of sequences
   std::vector<std::vector<int32_t>> drafted_;  // the tokens of feeds with drafts
 
   // the phase
+  std::vector<Lowered> lowered_;
+  int lowered_per_task_ = 1;
   int row_chunk_ = 1, blocks_ = 0, blocks_per_task_ = 1, row_blocks_ = 1, row_block_ = 1;
   std::vector<Tile> tiles_;
   std::vector<Slices> slices_;

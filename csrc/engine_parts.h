@@ -13,6 +13,8 @@ constexpr size_t MOST_TRIED = 256 << 20;  // bytes of fixed states that a draft 
 constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every token's are wanted
 constexpr int WEIGHT_TASK = 1 << 18;  // bytes of weights in a task, at most (unless one block has more)
 constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits
+constexpr int LOWER_ROWS = 10;      // an extra part before a product: its input through the adapters' first matrices
+constexpr int MOST_SLOTS = 3;       // matrices of one product
 
 constexpr int SLICE = 32;           // columns of a head's matrix state that go through a run together: 16 KiB of 128 rows
 constexpr int SLICE_TOKENS = 8;     // slices of a task, times tokens
@@ -21,6 +23,13 @@ inline int slices_of(int value_dim) { return (value_dim + SLICE - 1) / SLICE; }
 
 inline bool is_product(Op op) {
   return op == Op::LINEAR || op == Op::LINEARS || op == Op::GLU_LINEAR || op == Op::HEAD_LINEAR;
+}
+// How many matrices a product goes through one after the other, block by block.
+inline int outputs_of(const Instruction& s) {
+  int n = 1;
+  if (s.op == Op::LINEARS)
+    while (n < 3 && s.out[n] >= 0) n++;
+  return n;
 }
 inline int blocks_of(const Matrix& m) { return (m.rows + BLOCK - 1) / BLOCK; }
 

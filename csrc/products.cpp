@@ -6,14 +6,6 @@ namespace trilens {
 
 // Products of weights with rows of activations: tiles of weights, all rows at a time.
 
-// How many matrices a product goes through one after the other, block by block.
-static int outputs_of(const Instruction& s) {
-  int n = 1;
-  if (s.op == Op::LINEARS)
-    while (n < 3 && s.out[n] >= 0) n++;
-  return n;
-}
-
 int Engine::begin_product(const Instruction& s) {
   size_t bytes = 0;
   blocks_ = 0;
@@ -36,7 +28,8 @@ void Engine::product_task(const Instruction& s, const Numbers& n, int task, int 
   int first = task / row_blocks_ * blocks_per_task_, end = std::min(blocks_, first + blocks_per_task_);
   Activations x = activations(s);
   x.skip(row0, 0);
-  float *y = scratch_[thread].data(), *up = y + MOST_BLOCK_ROWS * BLOCK;
+  float *y = scratch_[thread].data(), *up = y + MOST_BLOCK_ROWS * BLOCK, *more = up + MOST_BLOCK_ROWS * BLOCK;
+  const bool adapted = slot_width_ && is_adapted(s);
   int output = 0;
   const Matrix* m = &parameters_[s.param[0]].matrix;
   for (int block = first, before = 0; block < end; block++) {
@@ -49,11 +42,13 @@ void Engine::product_task(const Instruction& s, const Numbers& n, int task, int 
     Activations from = x;
     from.skip(0, which * m->columns);  // a head reads its own columns
     k_.product(*m, which, t0, t1, from, count, y, BLOCK);
+    if (adapted) add_low_rank_block(s, output, which, t0, t1, row0, count, y, more);
     int width = s.op == Op::LINEARS ? m->rows : s.width;
     int column = which * m->rows + own * BLOCK;
     if (s.op == Op::GLU_LINEAR) {
       const Matrix& um = parameters_[s.param[2]].matrix;
       k_.product(um, which, t0, t1, from, count, up, BLOCK);
+      if (adapted) add_low_rank_block(s, 1, which, t0, t1, row0, count, up, more);
       const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
       for (int r = 0; r < count; r++) {
         if (gate_bias) k_.add(y + r * BLOCK, gate_bias + column, y + r * BLOCK, columns);

@@ -21,6 +21,7 @@ class PackedOps(TorchOps):
         self.tokens = tokens.flatten()
         self.positions = torch.arange(self.length).repeat(self.count)
         self.rows = None
+        self.adapted = []
         self.routes = []
         self._angles = {}
         self._kv: dict[int, tuple[Tensor, Tensor]] = {}

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from typing_extensions import Unpack
 
+from trilens.checkpoints.adapters import read_adapter
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.checkpoints.verified import hash_of
 from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
+from trilens.executors.adapter import adapter_named
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
@@ -68,6 +70,7 @@ def load(
     prefix_bytes: int = PREFIX_BYTES,
     trust_control_tokens: bool = False,
     speculation: bool = True,
+    adapters: Mapping[str, str | PathLike[str]] | None = None,
     **options: Unpack[NativeOptions],
 ) -> Model:
     """Load a model that runs here, by catalog name, path or hub id.
@@ -82,6 +85,8 @@ def load(
       Otherwise they are text.
     - `speculation`: compute tokens ahead that stood behind the same text earlier, where that saves time. It changes no
       token of any answer.
+    - `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF file. A call chooses one with
+      `adapter`.
 
     The remaining options are for the native executor:
 
@@ -111,17 +116,19 @@ def load(
     arguments.one_of("quantise", options.get("quantise"), ("8bit", "4bit"))
     for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
         arguments.one_of(option, options.get(option, known[0]), known, none=option == "activations")
+    wanted = arguments.adapters(adapters)
     files = open_model(find(name, offline=offline), ignore_keys)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
         text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
         _check_defaults(text, files)
+        loras = [read_adapter(files, key, Path(path)) for key, path in wanted.items()]
         runner: Executor
         if executor == "native":
-            runner = native_executor(files, progress, **options)
+            runner = native_executor(files, progress, adapters=loras, **options)
         else:
-            runner = torch_executor(files, progress)
+            runner = torch_executor(files, progress, loras)
     finally:
         files.checkpoint.close()
     model = Model(name, files, runner, text, speculation)
@@ -260,6 +267,7 @@ class Model:
         min_tokens: int = 0,
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
+        adapter: str | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> Stream:
         """Stream the events of several prompts as they arrive.
@@ -283,6 +291,7 @@ class Model:
         - `min_tokens`: the answer has at least this many tokens.
         - `stop_token_ids`: tokens that end the answer too.
         - `ignore_eos`: the answer ends only at `stop_token_ids` or its limit.
+        - `adapter`: the name of a loaded adapter to use. None uses the model alone.
 
         At most one of `schema`, `regex`, `choice` and `grammar` may be given; they need the extra `schema`. The other
         options are the fields of `Sampling`. Their defaults come from the model's own generation_config.json.
@@ -323,6 +332,7 @@ class Model:
                 min_tokens=min_tokens,
                 stop_token_ids=stop_token_ids,
                 ignore_eos=ignore_eos,
+                adapter=adapter,
                 **sampling,
             )
             for i, prompt in enumerate(prompts)
@@ -361,6 +371,7 @@ class Model:
         stop_token_ids: Sequence[int] = (),
         ignore_eos: bool = False,
         scored: int | None = None,
+        adapter: str | None = None,
         **sampling: Any,
     ) -> Call:
         """Check and encode one prompt of `stream_all` without running it. Any thread may call this.
@@ -376,6 +387,8 @@ class Model:
         arguments.flag("continue_final_message", continue_final_message, RequestRefused)
         arguments.whole("max_tokens of the whole completion", max_completion, 1)
         stops = arguments.stops(stop)
+        if adapter is not None:
+            adapter_named(self.executor.adapters, adapter)
         stop_ids = arguments.ends(min_tokens, stop_token_ids, ignore_eos, self.spec.vocab)
         strategy = self.text.strategy(thinking, raw=raw, continues=continue_final_message)
         options = self.sampling(sampling)
@@ -402,8 +415,8 @@ class Model:
         always = self.text.end_ids - stop_ids if ignore_eos else frozenset()
         barred = EndsBarred(ends, always, min_tokens, (self.spec.vocab + 31) // 32) if min_tokens or always else None
         writer = self._writer(strategy, encoded, limits, ends, stops, constraint, barred, index)
-        beginning = self._scheduler.begin(encoded.ids, limits)
-        return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored)
+        beginning = self._scheduler.begin(encoded.ids, limits, adapter)
+        return Call(self, encoded.ids, writer, limits, options, ends, index, called, beginning, scored, adapter)
 
     def advance(self, calls: Sequence[Call]) -> None:
         """Run steps until one of these calls has events or all have finished. Other requests advance too. Raises the
@@ -529,6 +542,7 @@ class Call:
         called: float,
         beginning: Beginning,
         scored: int | None,
+        adapter: str | None,
     ) -> None:
         self.ids = ids
         self.writer = writer
@@ -544,6 +558,7 @@ class Call:
         self._called = called
         self._beginning = beginning
         self._scored = scored
+        self._adapter = adapter
 
     def submit(self) -> None:
         """Start the call. Raises RequestRefused if no memory is left for its cache."""
@@ -559,6 +574,7 @@ class Call:
             called=self._called,
             beginning=self._beginning,
             scored=self._scored,
+            adapter=self._adapter,
         )
 
     @property

@@ -35,6 +35,7 @@ READ = {
     "--model": [""],
     "-f": ["nowhere.txt", ""],
     "--file": ["nowhere.jsonl", ""],
+    "--adapter": ["poet", "=path", "poet=", "a poet=names.txt", ""],
     "--kv-type": ["q9", "F16 ", ""],
     "--machine": ["nosuch", "h100x0", "h100x", "x8", ""],
     "--engine": ["nosuch", ""],

@@ -145,7 +145,7 @@ class ScriptedExecutor:
 
     steppers = 1
 
-    def sequence(self, request_length: int) -> CachedSequence:
+    def sequence(self, request_length: int, adapter: str | None = None) -> CachedSequence:
         return _Sequence(request_length)
 
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:

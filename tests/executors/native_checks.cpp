@@ -74,6 +74,22 @@ static void fill(Engine& e, int place, Type type, int count, int rows, int colum
   }
 }
 
+static void adapt(Engine& e, int adapter, int place, int rank) {
+  LowRank& l = e.add_low_rank(adapter, place, rank % 2 ? Type::F16 : Type::F32, rank, 0.5f);
+  std::mt19937 own(place + adapter);
+  for (Matrix* m : {&l.down, &l.up}) {
+    size_t bytes = (size_t)m->columns * layout(m->type).file_bytes;
+    std::vector<uint8_t> raw(bytes * m->rows);
+    for (size_t at = 0; at < raw.size(); at += layout(m->type).file_bytes) {
+      float value = (float)((int)(own() % 2001) - 1000) * 1e-4f;
+      uint16_t half = (uint16_t)(0x2c00 + own() % 0x400);
+      if (m->type == Type::F32) memcpy(&raw[at], &value, 4);
+      else memcpy(&raw[at], &half, 2);
+    }
+    pack_rows(*m, 0, 0, raw.data(), bytes, m->rows);
+  }
+}
+
 static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* kernels, int threads, bool fine) {
   Builder b;
   int x = b.buffer(WIDTH), n = b.buffer(WIDTH), q = b.buffer(WIDTH), k = b.buffer(KV_HEADS * DIM), v = b.buffer(KV_HEADS * DIM);
@@ -130,6 +146,11 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   fill(*e, 15, Type::Q8_0, 1, 2 * KEYS, WIDTH);
   fill(*e, 16, Type::Q4_0, 1, STATES * VALUES, WIDTH);
   fill(*e, 17, Type::Q4_0, 1, WIDTH, STATES * VALUES);
+  for (int a = 0; a < 2; a++) {
+    e->add_adapter();
+    for (int place : {0, 2, 3, 5, 6, 10, 12, 14, 16, 17})
+      if ((place + a) % 3) adapt(*e, a, place, 1 + (place * 5 + a) % 20);
+  }
   e->ready();
   return e;
 }
@@ -198,7 +219,10 @@ static bool check_lanes(int requests) {
           r.sequence = other.sequence->fork(shared, 200);
           if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
         }
-        if (!r.sequence) r.sequence = std::make_unique<Sequence>(pool, 200);
+        if (!r.sequence) {
+          r.sequence = std::make_unique<Sequence>(pool, 200);
+          r.sequence->adapter = less(3) - 1;
+        }
       }
       r.sequence->ropes = {turn};
       if ((int)r.tokens.size() > 120) continue;
@@ -211,6 +235,7 @@ static bool check_lanes(int requests) {
       Drawn drawn = mine.draw({feed}, 0.001 * less(3));
       if (i % 4 == 0) {
         Sequence second(pool, 200);
+        second.adapter = r.sequence->adapter;
         second.ropes = {turn};
         std::vector<int32_t> fed = r.tokens;
         for (int32_t token : drawn.tokens[0]) {
@@ -259,7 +284,10 @@ int main(int, char** arguments) {
             r.sequence = other.sequence->fork(shared, 300);
             if (r.sequence) r.tokens.assign(other.tokens.begin(), other.tokens.begin() + shared);
           }
-          if (!r.sequence) r.sequence = std::make_unique<Sequence>(pool, 300);
+          if (!r.sequence) {
+            r.sequence = std::make_unique<Sequence>(pool, 300);
+            r.sequence->adapter = below(3) - 1;
+          }
         } catch (const Refused&) {
           refused[done]++;
           break;
@@ -289,6 +317,7 @@ int main(int, char** arguments) {
         for (Request& r : running)
           if (r.sequence.get() == watched) {  // the same text, alone, on one thread
             Sequence again(pool, 300);
+            again.adapter = watched->adapter;
             again.ropes = {turn};
             std::vector<float> expected(VOCAB);
             std::vector<Feed> one{{&again, r.tokens.data(), (int)r.tokens.size(), true}};

@@ -70,10 +70,10 @@ class Scripted:
         self.script = list(script)
         self._draw = draw
 
-    def sequence(self, request_length: int) -> Cache:
+    def sequence(self, request_length: int, adapter: str | None = None) -> Cache:
         return Cache(request_length)
 
-    def variant(self, request_length: int) -> tuple[()]:
+    def variant(self, request_length: int, adapter: str | None = None) -> tuple[()]:
         return ()
 
     def draw(self, feeds: Sequence[StepInput], stepper: int | None, ahead: float) -> StepOutput:

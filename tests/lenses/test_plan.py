@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.generate.test_adapters import tiny_lora
 from trilens.cli import commands as trilens_commands
-from trilens.errors import RequestRefused, UsageError
+from trilens.errors import ModelNotFound, RequestRefused, UsageError
 from trilens.lenses.machines.target import accelerators, target
 from trilens.lenses.plans.commands import ENGINES
 from trilens.lenses.plans.plan import Plan, plan
@@ -260,3 +261,17 @@ class TestCommands:
         for at, part in enumerate(parts):
             if part.startswith("--cache-type"):
                 assert parts[at + 1].upper() in types
+
+
+def test_adapters_count_in_memory(tmp_path: Path) -> None:
+    adapter = tiny_lora(0).save(tmp_path / "poet")
+    size = (adapter / "adapter_model.safetensors").stat().st_size
+    alone = planned(name="tiny-dense", machine="rtx4090")
+    both = planned(name="tiny-dense", machine="rtx4090", adapters=[str(adapter)] * 2)
+    assert [c.memory.weights - a.memory.weights for c, a in zip(both.choices, alone.choices, strict=True)] == [
+        2 * size
+    ] * len(alone.choices)
+    said = trilens("plan", "tiny-dense", "--machine", "rtx4090", "--json", "--adapter", f"poet={adapter}")
+    assert json.loads(said.stdout)["memory"]["weights"] == alone.memory.weights + size
+    with pytest.raises(ModelNotFound, match="no such adapter"):
+        planned(name="tiny-dense", adapters=["nowhere"])

@@ -18,8 +18,8 @@ from trilens.executors.accountant import Span, step_cost
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.record import record
 from trilens.lenses.cards.source import card_source
-from trilens.lenses.costs.calibration import Calibration, calibration
 from trilens.lenses.costs import calibration as runs
+from trilens.lenses.costs.calibration import Calibration, calibration
 from trilens.lenses.costs.forecast import CALIBRATED, UNCALIBRATED, on_this_machine, thinking_length
 from trilens.lenses.costs.predict import Runner, cut, flops, layouts_of, runner
 from trilens.lenses.machines.machine import Machine, kept, measured

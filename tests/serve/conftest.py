@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +45,10 @@ def served(
     grace: float = 5.0,
     port: int = 0,
     limits: Limits | None = None,
+    adapters: Mapping[str, Mapping[str, str]] | None = None,
     **room: Any,
 ) -> Iterator[Served]:
-    registry = ModelRegistry(models, Room(**room))
+    registry = ModelRegistry(models, Room(**room), adapters or {})
     bound = _bound("127.0.0.1", port)
     server = Server(registry, rules or Rules(), limits or Limits(), grace)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -96,8 +96,11 @@ def test_one_that_answers_is_not_put_away(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_model_that_is_not_here_yet_has_no_size() -> None:
-    assert registry._bytes_of("org/nobody-has-this") is None
-    assert registry._bytes_of("tiny-routed") == find("tiny-routed").path.joinpath("model.safetensors").stat().st_size
+    assert registry._bytes_of(registry.Place("a", "org/nobody-has-this")) is None
+    assert (
+        registry._bytes_of(registry.Place("b", "tiny-routed"))
+        == find("tiny-routed").path.joinpath("model.safetensors").stat().st_size
+    )
 
 
 def test_two_under_one_name() -> None:
@@ -207,7 +210,7 @@ class TestLeases:
                 try:
                     async with own.lease(name) as loop:
                         for _ in range(chance.randint(1, 4)):
-                            assert own.places[name].loop is loop and not loop._closing
+                            assert own.places[name].loop is loop.loop and not loop.loop._closing
                             loop.enter([]).cancel()  # it lets in
                             most = max(most, inside())
                             await asyncio.sleep(chance.choice((0, 0, 0.001)))

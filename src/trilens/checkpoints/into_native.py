@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from trilens.errors import BadCheckpoint, UsageError
 from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
+    from trilens.executors.adapter import Adapter
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
 
 PIECE = 8 << 20  # bytes of the file that are handled at a time
@@ -27,6 +28,7 @@ def native_executor(
     files: ModelFiles,
     progress: Callable[[int, int], None] | None = None,
     quantise: str | None = None,
+    adapters: Iterable[Adapter] = (),
     **options: Any,
 ) -> NativeExecutor:
     """`progress` is called with (bytes read, bytes in all) after each parameter; `quantise` "8bit" or "4bit" makes
@@ -63,7 +65,7 @@ def native_executor(
             if progress is not None:
                 progress(done, total)
 
-    executor = NativeExecutor(spec, weights(), **options)
+    executor = NativeExecutor(spec, weights(), adapters=adapters, **options)
     executor.converted = converted
     executor.longest = None if spec is files.spec else spec.context
     return executor
@@ -162,13 +164,11 @@ def _from_values(files: ModelFiles, p: Parameter, kind: str) -> Iterator[Rows]:
 
 def to_blocks(values: np.ndarray, kind: str) -> np.ndarray:
     """[n, columns] float32 -> rows of the type's blocks."""
+    from trilens.executors.native.executor import float_rows
+
     match kind:
-        case "F32":
-            return np.ascontiguousarray(values).view(np.uint8)
-        case "F16":
-            return values.astype(np.float16).view(np.uint8)
-        case "BF16":  # exact: it comes from the same type
-            return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        case "F32" | "F16" | "BF16":
+            return float_rows(values, kind)
         case "Q8_0":
             return _eight_bits(values)
         case "Q4_1":

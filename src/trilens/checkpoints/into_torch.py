@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints.load import ModelFiles
@@ -10,10 +10,13 @@ from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import UnsupportedModel
 
 if TYPE_CHECKING:
+    from trilens.executors.adapter import Adapter
     from trilens.executors.torch import TorchExecutor
 
 
-def torch_executor(files: ModelFiles, progress: Callable[[int, int], None] | None = None) -> TorchExecutor:
+def torch_executor(
+    files: ModelFiles, progress: Callable[[int, int], None] | None = None, adapters: Iterable[Adapter] = ()
+) -> TorchExecutor:
     """`progress` is called with (bytes read, bytes in all) after each parameter."""
     try:
         import torch
@@ -30,4 +33,4 @@ def torch_executor(files: ModelFiles, progress: Callable[[int, int], None] | Non
         done += files.bytes_of(parameter)
         if progress is not None:
             progress(done, total)
-    return TorchExecutor(files.spec, tensors)
+    return TorchExecutor(files.spec, tensors, adapters)

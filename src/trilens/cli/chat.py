@@ -50,7 +50,9 @@ def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None
         saved.thinking = options["thinking"]
     hide, held = options.pop("hide_thinking"), structure(options)
     names = ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv", "prefix_dir", "prefix_bytes")
-    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens", "speculation")}
+    loading = {name: options.pop(name) for name in (*names, "trust_control_tokens", "speculation", "adapter")}
+    if loading["adapter"] is not None:
+        options["adapter"], _ = loading["adapter"]
     saved.model = loading["model"]
     conversation = Conversation(saved, load_model(dict(loading)), loading, {**options, **held}, quiet, hide)
     conversation.run(Editor(tuple(COMMANDS)) if sys.stdin.isatty() else LineReader())
@@ -152,8 +154,9 @@ class Conversation:
     def change_model(self, rest: str) -> None:
         """NAME: continue with another model; without NAME, show the current one"""
         if rest:
-            loading = {**self._loading, "model": rest}
+            loading = {**self._loading, "model": rest, "adapter": None}  # which was the other model's
             self.model, self._loading, self.saved.model = load_model(dict(loading)), loading, rest
+            self._options.pop("adapter", None)
         say(f"the model is {self.saved.model}")
 
     def change_thinking(self, rest: str) -> None:

@@ -26,10 +26,20 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
     if not options.pop("speculation"):
         stated["speculation"] = False
     prefix_bytes = options.pop("prefix_bytes")
+    adapter = options.pop("adapter")
+    if adapter is not None:
+        called, path = adapter
+        stated["adapters"] = {called: path}
+        options["adapter"] = called
     if is_hosted(name):
         given = [*stated, *(["executor"] if executor != "native" else []), *(["offline"] if offline else [])]
         if given or ignore_keys:
-            option = (given or ["ignore-key"])[0].replace("_", "-").replace("speculation", "no-speculation")
+            option = (
+                (given or ["ignore-key"])[0]
+                .replace("_", "-")
+                .replace("speculation", "no-speculation")
+                .replace("adapters", "adapter")
+            )
             raise UsageError(f"--{option} is for models that run here, and {name} does not")
         return load_hosted(name)
     progress = Progress(name)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
-from trilens.cli.options import THREADS, Number, Rate, ThinkingWord
+from trilens.cli.options import THREADS, AdapterPath, Number, Rate, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
@@ -125,13 +125,21 @@ def compare(
     metavar="TOKENS",
     help="Tokens that a step yields on average with speculative decoding.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=AdapterPath(),
+    metavar="NAME=PATH",
+    help="Count the memory of this LoRA adapter too. May be repeated.",
+)
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def plan(model: str, as_json: bool, **options: Any) -> None:
+def plan(model: str, as_json: bool, adapters: tuple[tuple[str, str], ...], **options: Any) -> None:
     """Predict whether MODEL fits a machine and how fast it will be, and print the commands that start it."""
     from trilens.lenses.plans.plan import plan as make_plan
 
-    result = make_plan(model, say=say, **options)
+    result = make_plan(model, say=say, adapters=[path for _, path in adapters], **options)
     print(json_text(result.as_dict()) if as_json else result.as_text())
 
 

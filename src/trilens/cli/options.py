@@ -79,6 +79,20 @@ def thinking_word(word: str) -> str:
     return word
 
 
+class AdapterPath(click.ParamType):  # type: ignore[type-arg]
+    """An adapter's name and its path, as in poet=adapters/poet."""
+
+    name = "adapter"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        if isinstance(value, tuple):
+            return value
+        called, _, path = str(value).partition("=")
+        if not called or not path:
+            self.fail(f"{value!r} is not NAME=PATH; expected for example poet=adapters/poet", param, ctx)
+        return called, path
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -139,6 +153,12 @@ MODEL = options(
     click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading."),
     click.option(
         "--kv", type=click.Choice(["f16", "8bit", "f32"]), help="Number format of the KV cache. Default: f16."
+    ),
+    click.option(
+        "--adapter",
+        type=AdapterPath(),
+        metavar="NAME=PATH",
+        help="Use this LoRA adapter: a directory in PEFT's layout, or a GGUF file.",
     ),
     *PREFIXES,
     TRUST,

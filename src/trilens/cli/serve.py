@@ -8,8 +8,8 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, Number, options
-from trilens.errors import UsageError
+from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, AdapterPath, Number, options
+from trilens.errors import ModelNotFound, UsageError
 
 
 class _WithEngineOptions(click.Command):
@@ -54,6 +54,14 @@ class _WithEngineOptions(click.Command):
 @THREADS
 @click.option("--quantise", type=click.Choice(["8bit", "4bit"]), help="Quantise unquantised weights while loading.")
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=AdapterPath(),
+    metavar="[MODEL:]NAME=PATH",
+    help="Serve this LoRA adapter of a model as MODEL:NAME. May be repeated.",
+)
 @options(
     *PREFIXES,
     TRUST,
@@ -105,6 +113,7 @@ def serve(
     threads: int | None,
     quantise: str | None,
     offline: bool,
+    adapters: tuple[tuple[str, str], ...],
     prefix_dir: Path | None,
     prefix_bytes: int,
     trust_control_tokens: bool,
@@ -135,10 +144,11 @@ def serve(
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
-        if len(models) != 1 or threads is not None or quantise is not None or prefix_dir is not None or not speculation:
+        own = (threads, quantise, prefix_dir, adapters or None)
+        if len(models) != 1 or any(option is not None for option in own) or not speculation:
             raise UsageError(
-                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir or --no-speculation; its own "
-                "options go after --"
+                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir, --adapter or --no-speculation; "
+                "its own options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -154,8 +164,31 @@ def serve(
     stated["trust_control_tokens"] = trust_control_tokens or None
     stated["speculation"] = None if speculation else False
     options = {name: value for name, value in stated.items() if value is not None}
-    registry = ModelRegistry(models or ("tiny-dense", "tiny-routed"), Room(parallel, queue, float(time_limit), options))
+    models = models or ("tiny-dense", "tiny-routed")
+    room = Room(parallel, queue, float(time_limit), options)
+    registry = ModelRegistry(models, room, _by_model(models, adapters))
     run_server(registry, rules, port, limits)
+
+
+def _by_model(models: tuple[str, ...], adapters: tuple[tuple[str, str], ...]) -> dict[str, dict[str, str]]:
+    """The adapters of each served name. Raises UsageError for one that could be of several models, or of none."""
+    from trilens.generate import arguments
+    from trilens.serve.registry import served_name
+
+    served = [served_name(model) for model in models]
+    found: dict[str, dict[str, str]] = {name: {} for name in served}
+    for called, path in adapters:
+        model, _, name = called.rpartition(":")
+        if not model and len(served) == 1:
+            model = served[0]
+        if model not in found:
+            raise UsageError(f"--adapter {called}={path}: which model is it for? Write {served[0]}:{name}={path}")
+        if not Path(path).expanduser().exists():
+            raise ModelNotFound(f"--adapter {called}={path}: no such file or directory")
+        if name in found[model]:
+            raise UsageError(f"--adapter {called}={path}: {model} has two adapters of that name; rename one")
+        found[model][name] = path
+    return {model: arguments.adapters(paths) for model, paths in found.items() if paths}
 
 
 def _stated(context: click.Context, name: str) -> bool:

@@ -242,6 +242,30 @@ def parameters(weights: object) -> Iterator[Parameter]:
     return walk(weights)
 
 
+def adaptable(weights: DecoderWeights) -> dict[str, Parameter]:
+    """The matrices that `linear` and `head_linear` multiply with, by name: all but those of experts and tables. A tied
+    head is "head" here, and its parameter the embedding's.
+    """
+    found = {"head": weights.head.weight}
+
+    def walk(node: object) -> None:
+        if isinstance(node, LinearWeights):
+            found[node.weight.name] = node.weight
+        if isinstance(node, LatentAttentionWeights):
+            found.update({p.name: p for p in (node.k_up, node.v_up)})
+        if isinstance(node, tuple):
+            for child in node:
+                walk(child)
+        elif is_dataclass(node):
+            for f in fields(node):
+                if f.name != "experts" and not f.name.endswith("taps"):
+                    walk(getattr(node, f.name))
+
+    walk(weights.per_layer_table)
+    walk(weights.layers)
+    return found
+
+
 def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
     return LayerWeights(
         mixer=None if layer.mixer is None else _mixer(at, layer.mixer, width),

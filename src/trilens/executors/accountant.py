@@ -12,10 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cache as memoised
+from types import MappingProxyType
 
 from trilens.decoder.decoder import decode
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
+from trilens.executors.adapter import Ranks, low_rank_parameters
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -138,9 +140,9 @@ class ParameterCount:
         return self.total == self.active_with_embeddings
 
 
-def step_cost(spec: ModelSpec, spans: Sequence[Span]) -> StepCost:
-    """Run the decoder over the shapes of one step."""
-    ops = _Accountant(tuple(spans))
+def step_cost(spec: ModelSpec, spans: Sequence[Span], ranks: Ranks = MappingProxyType({})) -> StepCost:
+    """Run the decoder over the shapes of one step. `ranks`: of an adapter that all its sequences have."""
+    ops = _Accountant(tuple(spans), ranks)
     decode(ops, spec, decoder_weights(spec))
     return StepCost(ops.parts)
 
@@ -202,15 +204,20 @@ def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
 
 class StepCounter:
     """The sums of `step_cost` for one model, quickly for any step. The terms that grow with rows, pairs and experts
-    come from two runs of the decoder. A test compares the sums with the accountant's.
+    come from two runs of the decoder. A test compares the sums with the accountant's. `ranks`: as in `step_cost`.
     """
 
-    def __init__(self, spec: ModelSpec, bytes_per_element: Callable[[Parameter], Fraction]) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        bytes_per_element: Callable[[Parameter], Fraction],
+        ranks: Ranks = MappingProxyType({}),
+    ) -> None:
         self.parameters = count_parameters(spec)
         self.fixed_bytes = fixed_bytes(spec)  # that a sequence keeps, whatever its length
-        ops = _Accountant((Span(0, 1, 1),))
+        ops = _Accountant((Span(0, 1, 1),), ranks)
         decode(ops, spec, decoder_weights(spec))
-        one, silent = StepCost(ops.parts), step_cost(spec, [Span(0, 1, 0)])
+        one, silent = StepCost(ops.parts), step_cost(spec, [Span(0, 1, 0)], ranks)
         pairs: dict[Mask, tuple[int, int]] = {}
         for mask, per_pair, width in ops.attended:
             flops, kept = pairs.get(mask, (0, 0))
@@ -285,8 +292,9 @@ class _Routes:
 class _Accountant:
     """`Ops` on shapes."""
 
-    def __init__(self, spans: tuple[Span, ...]) -> None:
+    def __init__(self, spans: tuple[Span, ...], ranks: Ranks = MappingProxyType({})) -> None:
         self.spans = spans
+        self.ranks = ranks
         self.parts: dict[tuple[int | None, Part], PartCost] = {}
         self.attended: list[tuple[Mask, int, int]] = []  # mask, operations a pair, numbers a position keeps
         self._cost = PartCost()
@@ -317,6 +325,7 @@ class _Accountant:
             if w.bias is not None:
                 self._touch(w.bias, w.bias.size)
         self._flops(2 * x.rows * out * inner)
+        self._adapt(x, w.weight)
         return _Rows(x.rows, out)
 
     def head_linear(self, x: _Rows, weight: Parameter) -> _Rows:
@@ -324,7 +333,17 @@ class _Accountant:
         assert x.width == heads * inner, f"{weight.name} takes {heads * inner} columns, not {x.width}"
         self._touch(weight, weight.size)
         self._flops(2 * x.rows * heads * out * inner)
+        self._adapt(x, weight)
         return _Rows(x.rows, heads * out)
+
+    def _adapt(self, x: _Rows, matrix: Parameter) -> None:
+        rank = self.ranks.get(matrix.name)
+        if rank is None:
+            return
+        for p in low_rank_parameters(matrix, rank):
+            if x.rows:
+                self._touch(p, p.size)
+            self._flops(2 * x.rows * p.size)
 
     def norm(self, x: _Rows, norm: Norm, w: NormWeights, groups: int = 1) -> _Rows:
         for p in (w.weight, w.bias):

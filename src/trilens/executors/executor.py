@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from trilens.decoder.weights import Parameter
     from trilens.executors.accountant import StepCounter
+    from trilens.executors.adapter import LoadedAdapter
     from trilens.spec.model import ModelSpec
 
 
@@ -222,9 +223,23 @@ class Executor(Protocol):
         """What its steps cost."""
         ...
 
-    def sequence(self, request_length: int) -> CachedSequence:
+    @property
+    def adapters(self) -> Mapping[str, LoadedAdapter]:
+        """Those that were loaded, by name."""
+        ...
+
+    def adapter_bytes(self, adapter: str) -> int:
+        """Bytes of an adapter's matrices held in memory."""
+        ...
+
+    def costs_with(self, adapter: str | None) -> StepCounter:
+        """What steps of sequences with this adapter cost, or without one."""
+        ...
+
+    def sequence(self, request_length: int, adapter: str | None = None) -> CachedSequence:
         """An empty sequence for up to `request_length` tokens, prompt and answer together; its memory is taken as it
-        grows. Raises CacheFull for a length that would not fit even alone."""
+        grows. Its tokens are computed with the adapter of that name. Raises CacheFull for a length that would not fit
+        even alone, and RequestRefused for an adapter that was not loaded."""
         ...
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Block:
@@ -232,9 +247,9 @@ class Executor(Protocol):
         else, or when there is no memory for it."""
         ...
 
-    def variant(self, request_length: int) -> Hashable:
+    def variant(self, request_length: int, adapter: str | None = None) -> Hashable:
         """Requests of one variant keep the same keys and values for the same tokens (rotary tables can depend on the
-        length)."""
+        length). Raises RequestRefused for an adapter that was not loaded."""
         ...
 
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:

@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,7 @@ from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
+from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named
 from trilens.executors.executor import PAGE, StepOutput
 from trilens.spec.model import (
     Chunk,
@@ -90,9 +91,10 @@ class TorchSequence:
     Tensors are never changed in place, so forks and snapshots share them.
     """
 
-    def __init__(self, executor: TorchExecutor, request_length: int) -> None:
+    def __init__(self, executor: TorchExecutor, request_length: int, adapter: str | None = None) -> None:
         spec, device = executor.spec, executor.device
         self.executor = executor
+        self.adapter = adapter
         self.request_length = request_length
         self.length = 0
         self.positions, fixed = by_kind(spec.states)
@@ -192,7 +194,7 @@ class TorchSequence:
         return other if other.rewind(length) else None
 
     def free(self) -> None:
-        self.__dict__.update(TorchSequence(self.executor, self.request_length).__dict__)
+        self.__dict__.update(TorchSequence(self.executor, self.request_length, self.adapter).__dict__)
 
     def take_back(self, tokens: int) -> None:
         self.rewind(self.length - tokens)
@@ -247,7 +249,7 @@ class TorchExecutor:
     same_bits = False
     determinism = "bits depend on the batch: matrix products sum in an order that depends on their shape"
 
-    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, spec: ModelSpec, tensors: Mapping[str, Tensor], adapters: Iterable[Adapter] = ()) -> None:
         self.spec = spec
         self.weights = decoder_weights(spec)
         self.tensors = dict(tensors)
@@ -258,6 +260,18 @@ class TorchExecutor:
         self.device = self.tensors[self.weights.embedding.name].device
         self.converted: Mapping[str, str] = {}
         self._tables: dict[tuple[Rope, int], tuple[Tensor, float]] = {}
+        self.adapters: dict[str, LoadedAdapter] = {}
+        self.low_ranks: dict[str, dict[str, TorchLowRank]] = {}
+        for adapter in adapters:
+            self.adapters[adapter.name] = adapter.described()
+            self.low_ranks[adapter.name] = self._low_ranks(adapter)
+        self._costs: dict[str | None, StepCounter] = {}
+
+    def _low_ranks(self, adapter: Adapter) -> dict[str, TorchLowRank]:
+        def held(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(np.array(values, np.float32)).to(self.device)
+
+        return {n: TorchLowRank(held(low.down), held(low.up), low.scale) for n, low in adapter.matrices.items()}
 
     @property
     def weight_bytes(self) -> int:
@@ -270,14 +284,28 @@ class TorchExecutor:
     def costs(self) -> StepCounter:
         return StepCounter(self.spec, self.element_bytes)
 
-    def sequence(self, request_length: int) -> TorchSequence:
-        return TorchSequence(self, request_length)
+    def costs_with(self, adapter: str | None) -> StepCounter:
+        if adapter is None:
+            return self.costs
+        if adapter not in self._costs:
+            ranks = adapter_named(self.adapters, adapter).ranks
+            self._costs[adapter] = StepCounter(self.spec, lambda p: Fraction(4), ranks)
+        return self._costs[adapter]
+
+    def adapter_bytes(self, adapter: str) -> int:
+        return 4 * adapter_named(self.adapters, adapter).parameters
+
+    def sequence(self, request_length: int, adapter: str | None = None) -> TorchSequence:
+        if adapter is not None:
+            adapter_named(self.adapters, adapter)
+        return TorchSequence(self, request_length, adapter)
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> TorchBlock:
         raise RequestRefused("the torch executor does not keep prefixes in files; use the native one")
 
-    def variant(self, request_length: int) -> Hashable:
-        return tables_key(self.spec, request_length)
+    def variant(self, request_length: int, adapter: str | None = None) -> Hashable:
+        tables = tables_key(self.spec, request_length)
+        return tables if adapter is None else (tables, adapter_named(self.adapters, adapter).identity)
 
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         with torch.inference_mode():
@@ -319,6 +347,15 @@ class TorchExecutor:
         return self._tables[key]
 
 
+@dataclass(frozen=True)
+class TorchLowRank:
+    """`LowRank` as tensors, which may have gradients."""
+
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
 class TorchRoutes:
     """Chosen experts [N, chosen] in order of rank, their weights [N, chosen], and every expert's score [N, E]."""
 
@@ -338,6 +375,8 @@ class TorchOps:
         )
         ends = accumulate(len(f.tokens) for f in feeds)
         self.rows = None if every_row else [end - 1 for end, f in zip(ends, feeds, strict=True) if f.logits]
+        self.row_adapters = [s.adapter for s, tokens in self.batch for _ in tokens]
+        self.adapted = self._adapted()  # rows that have an adapter, and what it has for each matrix
         self.routes: list[TorchRoutes] = []
         self.choices: list[Tensor] = []  # of the last `choose`: [n, M] for each sequence
         self.fixed = [dict(s.fixed) for s, _ in self.batch]  # what becomes of each sequence's if the step succeeds
@@ -361,16 +400,37 @@ class TorchOps:
         return F.embedding(self.positions, self._weight(table))
 
     def last_rows(self, x: Tensor) -> Tensor:
-        return x if self.rows is None else x[self.rows]
+        if self.rows is None:
+            return x
+        self.row_adapters = [self.row_adapters[row] for row in self.rows]
+        self.adapted = self._adapted()
+        return x[self.rows]
+
+    def _adapted(self) -> list[tuple[slice, dict[str, TorchLowRank]]]:
+        found, at = [], 0
+        for adapter, rows in groupby(self.row_adapters):
+            end = at + len(list(rows))
+            if adapter is not None:
+                found.append((slice(at, end), self.executor.low_ranks[adapter]))
+            at = end
+        return found
 
     # ---- matrices
     def linear(self, x: Tensor, w: LinearWeights) -> Tensor:
-        return F.linear(x, self._weight(w.weight), self._bias(w.bias))
+        y = F.linear(x, self._weight(w.weight), self._bias(w.bias))
+        for rows, low_ranks in self.adapted:
+            if (low := low_ranks.get(w.weight.name)) is not None:
+                added = F.linear(F.linear(x[rows], low.down) * low.scale, low.up)
+                y = torch.cat((y[: rows.start], y[rows] + added, y[rows.stop :]))
+        return y
 
     def head_linear(self, x: Tensor, weight: Parameter) -> Tensor:
-        w_Hoi = self._weight(weight)
-        x_HNi = _parts(x, w_Hoi.shape[0]).transpose(0, 1)
-        return (x_HNi @ w_Hoi.transpose(1, 2)).transpose(0, 1).flatten(1)
+        y = _head_linear(x, self._weight(weight))
+        for rows, low_ranks in self.adapted:
+            if (low := low_ranks.get(weight.name)) is not None:
+                added = _head_linear(_head_linear(x[rows], low.down) * low.scale, low.up)
+                y = torch.cat((y[: rows.start], y[rows] + added, y[rows.stop :]))
+        return y
 
     # ---- rows
     def norm(self, x: Tensor, norm: Norm, w: NormWeights, groups: int = 1) -> Tensor:
@@ -611,6 +671,12 @@ def _curve(x: Tensor, curve: Curve) -> Tensor:
             return F.relu(x).square()
         case Curve.RELU:
             return F.relu(x)
+
+
+def _head_linear(x: Tensor, w_Hoi: Tensor) -> Tensor:
+    """[N, H * i] -> [N, H * o]: each head by its own matrix."""
+    x_HNi = _parts(x, w_Hoi.shape[0]).transpose(0, 1)
+    return (x_HNi @ w_Hoi.transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
 def _parts(x: Tensor, groups: int) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from trilens.text.conversation import Message
 from trilens.text.strategy import Thinking
 
 MOST = 1 << 63
+ADAPTER = re.compile(r"[\w.-]{1,100}")  # an adapter's name; a server writes it behind a colon
 
 
 def text(name: str, value: object, *, none: bool = True) -> None:
@@ -49,6 +51,17 @@ def texts(name: str, value: object) -> tuple[str, ...]:
     fits = isinstance(value, list | tuple | set | frozenset) and all(isinstance(part, str) for part in value)
     _expect(UsageError, fits, name, value, "a list of texts")
     return tuple(value)  # type: ignore[arg-type]
+
+
+def adapters(value: object) -> dict[str, str]:
+    """Adapters by name, each with its path."""
+    fits = value is None or (
+        isinstance(value, Mapping)
+        and all(isinstance(key, str) and ADAPTER.fullmatch(key) for key in value)
+        and all(isinstance(path, str | os.PathLike) and os.fspath(path) for path in value.values())
+    )
+    _expect(UsageError, fits, "adapters", value, "an object of paths by name; names of letters, digits and _ . -")
+    return {key: os.fspath(path) for key, path in value.items()} if value else {}  # type: ignore[attr-defined]
 
 
 def model_name(value: object) -> str:

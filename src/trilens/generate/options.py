@@ -31,6 +31,7 @@ class SamplingOptions(TypedDict, total=False):
 class LocalCallOptions(SamplingOptions, total=False):
     """What a call takes in addition where the model runs here."""
 
+    adapter: str | None
     continue_final_message: bool
     tools: Sequence[Mapping[str, Any] | Callable[..., Any]] | None
     tool_choice: str | None
@@ -77,6 +78,7 @@ class LoadOptions(NativeOptions, total=False):
     prefix_bytes: int
     trust_control_tokens: bool
     speculation: bool
+    adapters: Mapping[str, str | PathLike[str]] | None
 
 
 class HostedOptions(TypedDict, total=False):

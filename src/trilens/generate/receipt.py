@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trilens.executors.accountant import ParameterCount, Span
+from trilens.executors.accountant import ParameterCount, Span, StepCounter
 from trilens.executors.executor import Executor, distinct_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
 from trilens.generate.request import Request, StepRecord
@@ -133,6 +133,15 @@ class Energy:
 
 
 @dataclass(frozen=True)
+class AdapterReport:
+    """The adapter that a call used: its name, its numbers, and its bytes in memory. What it cost is in the phases."""
+
+    name: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Receipt:
     """The cost of one call. Times are wall-clock seconds, and FLOPs count a multiply-add as two.
 
@@ -145,6 +154,7 @@ class Receipt:
       length.
     - `weights_bytes`: memory of the weights, with `bits_per_weight` on average. `converted` counts the tensors that
       are not stored as in the file, by the kind of change.
+    - `adapter`: None for a call without one.
     - `arithmetic`: what is rounded during the computation.
     - `same_bits`: whether the logits are bit-identical in any batch, on any number of threads and for any split of
       the prompt. `determinism` says so in words, or why not.
@@ -175,6 +185,7 @@ class Receipt:
     weights_bytes: int
     bits_per_weight: float
     converted: dict[str, int]
+    adapter: AdapterReport | None
     arithmetic: str
     same_bits: bool
     determinism: str
@@ -208,6 +219,7 @@ class Receipt:
             f"model    {self.model} ({self.family}) · {big(p.total)} parameters{share} · {self.executor}",
             f"tokens   {t.prompt} prompt ({t.cached} cached{_sources(self.reused)}) · {t.thinking} thinking · "
             f"{t.answer} answer · {t.control} control",
+            *_adapter(self.adapter),
             *thinking_lines(self.thinking),
             _phase("prefill", self.work.prefill),
             *([_phase("thinking", self.work.thinking)] if self.work.thinking.steps else []),
@@ -228,6 +240,12 @@ class Receipt:
         from trilens.notebook import labelled
 
         return labelled(self.as_text().splitlines())
+
+
+def _adapter(used: AdapterReport | None) -> list[str]:
+    if used is None:
+        return []
+    return [f"adapter  {used.name} · {big(used.parameters)} parameters · {data(used.bytes)} in memory"]
 
 
 def _sources(reused: dict[str, int]) -> str:
@@ -272,7 +290,8 @@ def write_receipt(
     fired = [0] * len(parts)
     if g.routes is not None:
         fired = distinct_experts(spec, g.routes, [_positions(steps) for steps in parts])
-    phases = [_phase_of(executor, steps, experts, ceiling) for steps, experts in zip(parts, fired, strict=True)]
+    costs = executor.costs_with(g.adapter)
+    phases = [_phase_of(executor, costs, steps, experts, ceiling) for steps, experts in zip(parts, fired, strict=True)]
     return Receipt(
         model=name,
         family=spec.family,
@@ -286,13 +305,14 @@ def write_receipt(
         seconds=_between(g.times.called, g.times.ended) or 0.0,
         reused=dict(g.reused),
         preempted=g.preempted,
-        drafts=_drafts_of(executor, decode),
+        drafts=_drafts_of(costs, decode),
         kv_cache_bytes=g.kv_bytes,
         kv_held_bytes=g.kv_held,
         fixed_state_bytes=executor.costs.fixed_bytes,
         weights_bytes=executor.weight_bytes,
         bits_per_weight=8 * executor.weight_bytes / parameters.total,
         converted=dict(Counter(executor.converted.values())),
+        adapter=_adapter_of(executor, g.adapter),
         arithmetic=executor.arithmetic,
         same_bits=executor.same_bits,
         determinism=executor.determinism,
@@ -304,6 +324,12 @@ def write_receipt(
         energy=energy,
         prediction=NOT_PREDICTED,
     )
+
+
+def _adapter_of(executor: Executor, name: str | None) -> AdapterReport | None:
+    if name is None:
+        return None
+    return AdapterReport(name, executor.adapters[name].parameters, executor.adapter_bytes(name))
 
 
 def replay_hash(tokens: Sequence[int], routes: np.ndarray | None) -> str:
@@ -330,13 +356,14 @@ def _positions(steps: Sequence[StepRecord]) -> list[slice]:
     return [*found, slice(begin, end)] if steps else found
 
 
-def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None) -> Phase:
+def _phase_of(
+    executor: Executor, costs: StepCounter, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None
+) -> Phase:
     """The sums of these steps, each of which read its weights anew."""
     if not steps:
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
     singles = [s for s in steps if s.computed == 1 and s.draws]
     pieces = [s for s in steps if s.computed > 1 or not s.draws] if len(singles) < len(steps) else []
-    costs = executor.costs
     spans = [Span(s.past, s.computed, int(s.draws)) for s in pieces]
     kept = [Span(s.past, s.fed, s.draws - s.lost) for s in pieces]
     runs = [Span(first, count, count) for first, count in _runs(singles)]
@@ -368,10 +395,9 @@ def _phase_of(executor: Executor, steps: Sequence[StepRecord], experts: int, cei
     )
 
 
-def _drafts_of(executor: Executor, steps: Sequence[StepRecord]) -> Drafts:
+def _drafts_of(costs: StepCounter, steps: Sequence[StepRecord]) -> Drafts:
     """What speculation did in these steps."""
     drafted = [s for s in steps if s.proposed]
-    costs = executor.costs
     saved = sum(s.accepted * costs.weight_bytes(1, 1) for s in drafted)
     saved -= sum(costs.weight_bytes(s.computed, s.draws) - costs.weight_bytes(1, 1) for s in drafted)
     lost = 0

@@ -129,6 +129,7 @@ class Request:
     root: bytes  # what the keys of its blocks start from
     keys: list[bytes]  # of the full pages of its tokens
     times: Times
+    adapter: str | None = None
     fed: int = 0  # tokens that are in its sequence
     computed: int = 0  # tokens that were in it before its pages were taken away
     kept: int = 0  # blocks of it that were offered to others

@@ -77,16 +77,16 @@ class Scheduler:
 
     # ------------------------------------------------------------------------------------------ for callers
 
-    def begin(self, prompt: Sequence[int], limits: Limits) -> Beginning:
+    def begin(self, prompt: Sequence[int], limits: Limits, adapter: str | None = None) -> Beginning:
         """Check a prompt, and read from files what they have of its beginning: what takes time and needs no step to
-        wait. Raises RequestRefused."""
+        wait. Raises RequestRefused. What one adapter has computed is never found for another one, or for none."""
         vocabulary = self.executor.spec.vocab
         tokens = np.asarray(prompt, np.int64)
         if not tokens.size:
             raise RequestRefused("the prompt is empty; expected at least one token")
         if (bad := tokens[(tokens < 0) | (tokens >= vocabulary)]).size:
             raise RequestRefused(f"token {bad[0]} is outside the model's vocabulary of {vocabulary}")
-        root = self.prefixes.root(self.executor.variant(len(prompt) + limits.total))
+        root = self.prefixes.root(self.executor.variant(len(prompt) + limits.total, adapter))
         keys = chain(root, tokens)
         self.prefixes.restore(root, keys[: (len(prompt) - 1) // PAGE])
         return Beginning(root, keys)
@@ -103,23 +103,25 @@ class Scheduler:
         called: float | None = None,
         beginning: Beginning | None = None,
         scored: int | None = None,
+        adapter: str | None = None,
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
         experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
         what `begin` made of the prompt, where that was done before. `scored`: the log probabilities of the prompt's own
-        tokens are wanted, and so many of the likeliest ones beside them.
+        tokens are wanted, and so many of the likeliest ones beside them. `adapter`: the name of the one to use.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
         """
         self.check_process()
-        made = self.begin(prompt, limits) if beginning is None else beginning
+        made = self.begin(prompt, limits, adapter) if beginning is None else beginning
         now = time.perf_counter()
         times = Times(now if called is None else called, now)
         sampler, writer = Sampler(sampling, prompt, self.speculates), writer or TokenWriter()
         sampler.end_with(end_ids)
-        sequence = self.executor.sequence(len(prompt) + limits.total)
-        request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times)
+        sequence = self.executor.sequence(len(prompt) + limits.total, adapter)
+        keys = list(made.keys)
+        request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, keys, times, adapter)
         request.fired = [] if watched else None
         if scored is not None:
             request.scores = PromptScores(request.prompt, scored)

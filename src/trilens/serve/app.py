@@ -24,7 +24,7 @@ from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.fields import Fields, shown, together
 from trilens.serve.guard import Guard, Rules
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list, one_model
 from trilens.serve.registry import ModelRegistry
@@ -127,7 +127,7 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     async def answered(
         request: Request,
         asked: A,
-        begin: Callable[[EngineLoop, A], Awaitable[ChatRun]],
+        begin: Callable[[Serving, A], Awaitable[ChatRun]],
         whole: Callable[[ChatRun, A], Awaitable[dict[str, Any]]],
         pieces: Callable[[ChatRun, A], AsyncIterator[bytes]],
         fail: Callable[[Fault], bytes],

@@ -22,7 +22,7 @@ from trilens.serve.fields import (
     checked,
     gathered,
 )
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.structure import ResponseFormat, Structures, Wanted, one_of
 from trilens.serve.switch import other_variables, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
@@ -198,7 +198,7 @@ class ChatRequest(Asks, Samples, Structures):
         return (self.top_logprobs or 0) if self.logprobs else None
 
 
-async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
+async def begin_chat(loop: Serving, request: ChatRequest) -> ChatRun:
     model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
     read = read_conversation(request.messages)
     use, wanted, most, stops, alternatives, variables, thinking, continues, _ = gathered(
@@ -228,6 +228,7 @@ async def begin_chat(loop: EngineLoop, request: ChatRequest) -> ChatRun:
             template_variables=variables,
             constraint=use.constraint(model, wanted, ignored),
             logprobs=alternatives,
+            **loop.options,
             **request.sampling(number),
         )
         call.watched = request.trilens.routes
@@ -243,7 +244,7 @@ async def whole_chat(chat_run: ChatRun, request: ChatRequest) -> dict[str, Any]:
         "id": chat_run.id,
         "object": "chat.completion",
         "created": now(),
-        "model": chat_run.model.name,
+        "model": chat_run.name,
         "choices": [_choice(chat_run, request, i, answer) for i, answer in enumerate(answers)],
         "usage": usage(receipts),
         "trilens": receipt_fields(receipts, chat_run.ignored),
@@ -253,7 +254,7 @@ async def whole_chat(chat_run: ChatRun, request: ChatRequest) -> dict[str, Any]:
 async def chat_chunks(chat_run: ChatRun, request: ChatRequest) -> AsyncIterator[bytes]:
     """The stream's chunks, those that come together as one; the last one has usage and receipt, behind the choices
     where `include_usage` asks so."""
-    head = {"id": chat_run.id, "object": "chat.completion.chunk", "created": now(), "model": chat_run.model.name}
+    head = {"id": chat_run.id, "object": "chat.completion.chunk", "created": now(), "model": chat_run.name}
     calls = chat_run.running.calls
     logged, shown = [0] * len(calls), [0] * len(calls)
     chosen = [layer.router.chosen for _, layer in chat_run.model.spec.routed_layers()]

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
-from trilens.serve.loop import EngineLoop, Running, TimeIsUp
+from trilens.serve.loop import Running, Serving, TimeIsUp
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import AnyReceipt
 from trilens.text.events import EndEvent, Event, ToolCallEvent, Whole
@@ -24,6 +24,7 @@ class ChatRun:
     """A running request."""
 
     id: str
+    name: str  # under which the model is served
     model: AnyModel
     running: Running
     use: ToolUse
@@ -56,7 +57,7 @@ class ChatRun:
 
 
 async def begin(
-    loop: EngineLoop,
+    loop: Serving,
     id: str,
     use: ToolUse,
     asked: Any,
@@ -74,7 +75,7 @@ async def begin(
         if not limit.expired():
             raise
         raise TimeIsUp(f"the prompt was not prepared within {loop.seconds:g} s, which is the maximum") from None
-    return ChatRun(id, loop.model, loop.enter(calls), use, list(dict.fromkeys(ignored)))
+    return ChatRun(id, loop.name, loop.model, loop.enter(calls), use, list(dict.fromkeys(ignored)))
 
 
 async def in_thread(asked: Any, work: Callable[[], T]) -> T:

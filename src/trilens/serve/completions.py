@@ -12,7 +12,7 @@ from trilens.serve.chat import DONE, FINISH, Extras, StreamOptions, as_data
 from trilens.serve.chat_run import ChatRun, begin, sum_of
 from trilens.serve.engine_model import AnyCall, AnyModel
 from trilens.serve.fields import IDENTIFIER, Refused, gathered
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.scores import Scored, scored_prompt, scored_tokens
 from trilens.serve.structure import ResponseFormat, Structures, Wanted, one_of
 from trilens.serve.tools import ToolUse
@@ -89,7 +89,7 @@ class CompletionRequest(Samples, Structures):
         return self.logprobs if self.echo else None
 
 
-async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> ChatRun:
+async def begin_completion(loop: Serving, request: CompletionRequest) -> ChatRun:
     prompts, tried, wanted, stops, _, _ = gathered(
         request.prompts, request.tried, request.wanted, lambda: stops_of(request.stop), request.fits, request.sampling
     )
@@ -112,6 +112,7 @@ async def begin_completion(loop: EngineLoop, request: CompletionRequest) -> Chat
             constraint=constraint,
             logprobs=0 if request.logprobs is None and tried > request.n else request.logprobs,
             scored=request.scored,
+            **loop.options,
             **sampling,
         )
 
@@ -223,7 +224,7 @@ def _usage(receipts: Sequence[AnyReceipt], tried: int) -> dict[str, Any]:
 
 
 def _head(chat_run: ChatRun) -> dict[str, Any]:
-    return {"id": chat_run.id, "object": "text_completion", "created": now(), "model": chat_run.model.name}
+    return {"id": chat_run.id, "object": "text_completion", "created": now(), "model": chat_run.name}
 
 
 def _end(chat_run: ChatRun, request: CompletionRequest, receipts: dict[int, AnyReceipt]) -> dict[str, Any]:

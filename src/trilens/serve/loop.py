@@ -208,6 +208,32 @@ class EngineLoop(ABC, Generic[C]):
             self.fail(running, problem)
 
 
+@dataclass(frozen=True)
+class Serving:
+    """What one served name means for a request: the loop that runs its model, and the adapter that it uses."""
+
+    name: str
+    loop: EngineLoop[Any]
+    adapter: str | None = None
+
+    @property
+    def model(self) -> AnyModel:
+        return self.loop.model
+
+    @property
+    def seconds(self) -> float:
+        return self.loop.seconds
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `prepare` takes for it."""
+        return {} if self.adapter is None else {"adapter": self.adapter}
+
+    def enter(self, calls: Sequence[Any]) -> Running:
+        """See `EngineLoop.enter`."""
+        return self.loop.enter(calls)
+
+
 def tell(those: Iterable[Running]) -> None:
     """Wake their readers, all of one event loop together."""
     readers: dict[asyncio.AbstractEventLoop, list[Running]] = {}

@@ -23,7 +23,7 @@ from trilens.serve.fields import (
     gathered,
     shown,
 )
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.structure import Structured, Wanted, one_of, wanted_of
 from trilens.serve.switch import can_think, thinking_of
 from trilens.serve.tools import HostedTool, Tool, ToolUse, kind_of_tool, tool_use
@@ -194,7 +194,7 @@ class MessagesRequest(Prompted, Samples):
     stop_sequences: list[str] | None = None
 
 
-async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
+async def begin_messages(loop: Serving, request: MessagesRequest) -> ChatRun:
     inference = loop.model.text.inference
     use, wanted, thinking, stops, _ = gathered(
         request.use,
@@ -216,13 +216,13 @@ async def begin_messages(loop: EngineLoop, request: MessagesRequest) -> ChatRun:
     return await begin(loop, new_id("msg_"), use, request.messages, prepare, 1, ignored)
 
 
-def count_tokens(loop: EngineLoop, request: Prompted) -> dict[str, int]:
+def count_tokens(loop: Serving, request: Prompted) -> dict[str, int]:
     use, thinking = gathered(request.use, lambda: request.asked(loop.model.text.inference))
     return {"input_tokens": len(_prepared(loop, request, use, None, (), thinking, None, {}).ids)}
 
 
 def _prepared(
-    loop: EngineLoop,
+    loop: Serving,
     request: Prompted,
     use: ToolUse,
     most: int | None,
@@ -242,6 +242,7 @@ def _prepared(
         stop=stops,
         tools=use.for_template(model),
         constraint=constraint,
+        **loop.options,
         **sampling,
     )
     return call
@@ -351,7 +352,7 @@ def _parts(content: Any, at: str) -> tuple[Text, ...]:
 
 
 def _message(chat_run: ChatRun) -> dict[str, Any]:
-    return {"id": chat_run.id, "type": "message", "role": "assistant", "model": chat_run.model.name}
+    return {"id": chat_run.id, "type": "message", "role": "assistant", "model": chat_run.name}
 
 
 def _usage(receipt: AnyReceipt) -> dict[str, Any]:

@@ -43,6 +43,8 @@ class Metrics:
 
     def finished(self, receipt: AnyReceipt) -> None:
         t, model = receipt.tokens, receipt.model
+        if isinstance(receipt, Receipt) and receipt.adapter is not None:
+            model += f":{receipt.adapter.name}"
         counts = {"prompt": (t.prompt or 0) - (t.cached or 0), "cached": t.cached, "thinking": t.thinking}
         for kind, count in {**counts, "answer": t.answer, "control": t.control}.items():
             self._tokens.labels(model, kind).inc(count or 0)  # an engine does not tell every count

@@ -19,7 +19,7 @@ NOT_SAID = "1970-01-01T00:00:00Z"  # as the protocol has it
 
 def models_list(registry: ModelRegistry, *, anthropic: bool) -> dict[str, Any]:
     """All models, in OpenAI's shape or in Anthropic's."""
-    entries = [_entry(place, anthropic) for place in registry.places.values()]
+    entries = [_entry(*registry.place(name), anthropic) for name in registry.names]
     if not anthropic:
         return {"object": "list", "data": entries}
     return {"data": entries, "has_more": False, "first_id": entries[0]["id"], "last_id": entries[-1]["id"]}
@@ -27,20 +27,23 @@ def models_list(registry: ModelRegistry, *, anthropic: bool) -> dict[str, Any]:
 
 def one_model(registry: ModelRegistry, name: str, *, anthropic: bool) -> dict[str, Any]:
     """Raises ModelNotFound."""
-    return _entry(registry.place(name), anthropic)
+    return _entry(*registry.place(name), anthropic)
 
 
-def _entry(place: Place, anthropic: bool) -> dict[str, Any]:
+def _entry(place: Place, adapter: str | None, anthropic: bool) -> dict[str, Any]:
     about = {"loaded": place.loop is not None, **_about(place.source, place.name), **_engine(place)}
+    name = place.name if adapter is None else f"{place.name}:{adapter}"
+    if adapter is not None:
+        about["adapter"] = adapter
     if anthropic:
         made: dict[str, Any] = {
             "type": "model",
-            "id": place.name,
-            "display_name": place.name,
+            "id": name,
+            "display_name": name,
             "created_at": "1970-01-01T00:00:00Z",
         }
         return {**made, "max_input_tokens": about.get("context"), "trilens": about}
-    made = {"id": place.name, "object": "model", "created": 0, "owned_by": "trilens"}
+    made = {"id": name, "object": "model", "created": 0, "owned_by": "trilens"}
     return {**made, "max_model_len": about.get("context"), "trilens": about}
 
 

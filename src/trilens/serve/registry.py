@@ -11,14 +11,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trilens import system
+from trilens.checkpoints.adapters import adapter_bytes
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.model import Model, load
 from trilens.serve.local_loop import LocalLoop
-from trilens.serve.loop import EngineLoop, ShuttingDown
+from trilens.serve.loop import EngineLoop, Serving, ShuttingDown
 from trilens.serve.remote_loop import RemoteLoop
 
 log = logging.getLogger("trilens.serve")
@@ -36,6 +38,7 @@ class Place:
 
     name: str
     source: str
+    adapters: Mapping[str, str] = field(default_factory=dict)  # by name: their paths
     loop: EngineLoop | None = None
     leases: int = 0
     coming: int = 0
@@ -59,15 +62,23 @@ class Room:
 
 
 class ModelRegistry:
-    def __init__(self, names: Sequence[str], room: Room) -> None:
-        """`names` as `trilens.load` takes them; a path is served under its file's name. Raises UsageError for two
-        that would be served under one."""
+    def __init__(
+        self, names: Sequence[str], room: Room, adapters: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    ) -> None:
+        """`names` as `trilens.load` takes them; a path is served under its file's name. `adapters`: of a served name,
+        their paths by name; each is served as MODEL:ADAPTER. Raises UsageError for two that would be served under
+        one."""
         self.places: dict[str, Place] = {}
         for source in names:
             name = served_name(source)
             if name in self.places:
                 raise UsageError(f"two models would be served as {name!r}; rename one of the files")
-            self.places[name] = Place(name, source)
+            self.places[name] = Place(name, source, adapters.get(name, {}))
+        self.adapted = {
+            f"{place.name}:{adapter}": (place, adapter) for place in self.places.values() for adapter in place.adapters
+        }
+        if twice := sorted(self.places.keys() & self.adapted.keys()):
+            raise UsageError(f"a model and an adapter would be served as {twice[0]!r}; rename the adapter")
         self._room = room
         self._closing = False
         self._making_room = asyncio.Lock()
@@ -76,24 +87,33 @@ class ModelRegistry:
         """What an engine runs, which stays as long as the server does."""
         self.places[name].loop = loop
 
-    def place(self, name: str | None) -> Place:
-        """Of the model with that name; where only one is served, it needs no name. Raises ModelNotFound."""
+    @property
+    def names(self) -> list[str]:
+        """All that can be asked for: each model, then its adapters."""
+        return [name for place in self.places.values() for name in (place.name, *_adapted_names(place))]
+
+    def place(self, name: str | None) -> tuple[Place, str | None]:
+        """The place of the model with that name, and its adapter if it has one; where only one model is served, it
+        needs no name. Raises ModelNotFound."""
         if name is None and len(self.places) == 1:
             name = next(iter(self.places))
+        if name in self.adapted:
+            return self.adapted[name]
         place = None if name is None else self.places.get(name)
         if place is None:
-            raise ModelNotFound(f"no model {name!r:.80} is served here; expected one of {', '.join(self.places)}")
-        return place
+            raise ModelNotFound(f"no model {name!r:.80} is served here; expected one of {', '.join(self.names)}")
+        return place, None
 
     @asynccontextmanager
-    async def lease(self, name: str | None) -> AsyncIterator[EngineLoop]:
-        """The loop of a model, which is then loaded and is not unloaded before the lease ends. Raises ModelNotFound,
-        NotLoadable, ShuttingDown.
+    async def lease(self, name: str | None) -> AsyncIterator[Serving]:
+        """What a name stands for. Its model is then loaded, and is not unloaded before the lease ends. Raises
+        ModelNotFound, NotLoadable, ShuttingDown.
         """
-        place = self.place(name)
+        place, adapter = self.place(name)
         place.leases += 1
         try:
-            yield await self._loop(place)
+            served = place.name if adapter is None else f"{place.name}:{adapter}"
+            yield Serving(served, await self._loop(place), adapter)
         finally:
             place.leases -= 1
             place.used = time.monotonic()
@@ -128,7 +148,7 @@ class ModelRegistry:
     def _load(self, place: Place) -> Model:
         begin = time.monotonic()
         try:
-            model = load(place.source, **self._room.options)
+            model = load(place.source, **self._room.options, **_adapters_of(place))
         except (TrilensError, MemoryError) as problem:
             log.error("%s cannot be loaded: %s", place.name, problem)
             raise NotLoadable(f"{place.name} cannot be loaded here; the server's log says why") from None
@@ -140,7 +160,7 @@ class ModelRegistry:
 
     async def _make_room(self, wanted: Place) -> None:
         """Unload models that are not in use, the longest unused first, until there is memory for this one."""
-        need = await asyncio.to_thread(_bytes_of, wanted.source)
+        need = await asyncio.to_thread(_bytes_of, wanted)
         async with self._making_room:  # one after the other, or two would count on the same memory
             while (oldest := self._in_the_way(need)) is not None:
                 log.info("%s is unloaded: %s needs its memory", oldest.name, wanted.name)
@@ -172,11 +192,21 @@ def served_name(source: str) -> str:
     return re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)
 
 
-def _bytes_of(source: str) -> int | None:
-    """The approximate size of its weights, from its files; None if they are not on this disk yet."""
+def _adapters_of(place: Place) -> dict[str, Any]:
+    """What `load` takes for them."""
+    return {"adapters": place.adapters} if place.adapters else {}
+
+
+def _adapted_names(place: Place) -> list[str]:
+    return [f"{place.name}:{adapter}" for adapter in place.adapters]
+
+
+def _bytes_of(place: Place) -> int | None:
+    """The approximate size of its weights and adapters, from their files; None if they are not on this disk yet."""
     try:
-        path = find(source, offline=True).path
+        path = find(place.source, offline=True).path
+        adapters = sum(adapter_bytes(Path(adapter)) for adapter in place.adapters.values())
     except TrilensError:
         return None
     files = [path] if path.is_file() else path.glob("*.safetensors")
-    return sum(file.stat().st_size for file in files)
+    return adapters + sum(file.stat().st_size for file in files)

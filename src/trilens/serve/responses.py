@@ -22,7 +22,7 @@ from trilens.serve.fields import (
     gathered,
     shown,
 )
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.response_items import Item, KeptItems, is_reference, items_of
 from trilens.serve.structure import Structured, Wanted, one_of, wanted_of
 from trilens.serve.switch import other_variables, thinking_of
@@ -164,7 +164,7 @@ class ResponseRequest(Asks, Samples):
         return conversation([*before, *_asked(kept.resolved(self.input))])
 
 
-async def begin_response(loop: EngineLoop, request: ResponseRequest, kept: KeptItems) -> ChatRun:
+async def begin_response(loop: Serving, request: ResponseRequest, kept: KeptItems) -> ChatRun:
     model, stated = loop.model, request.model_dump(include=set(Asks.model_fields))
     messages, use, wanted, variables, thinking, _ = gathered(
         lambda: request.conversation(kept),
@@ -186,6 +186,7 @@ async def begin_response(loop: EngineLoop, request: ResponseRequest, kept: KeptI
             template_variables=variables,
             constraint=use.constraint(model, wanted, ignored),
             logprobs=request.alternatives(),
+            **loop.options,
             **request.sampling(),
         )
         return call
@@ -271,7 +272,7 @@ def _response(
         "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
-        "model": chat_run.model.name,
+        "model": chat_run.name,
         "output": items,
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": None,

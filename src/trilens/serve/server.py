@@ -66,7 +66,7 @@ class Server(uvicorn.Server):
         """The address is logged last: a client that has read it may send requests, and Ctrl-C is handled."""
         await super().startup(sockets)
         if self._address:
-            log.info("%s serves %s", self._address, ", ".join(self._registry.places))
+            log.info("%s serves %s", self._address, ", ".join(self._registry.names))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Requests that still run after `grace` seconds get an error in their protocol's form before connections

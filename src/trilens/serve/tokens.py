@@ -11,7 +11,7 @@ from trilens.errors import FieldRefused
 from trilens.serve.chat import AnyTool, FunctionTool, readable
 from trilens.serve.engine_model import AnyModel
 from trilens.serve.fields import Fields, Refused
-from trilens.serve.loop import EngineLoop
+from trilens.serve.loop import Serving
 from trilens.serve.scores import token_text
 from trilens.serve.tools import Tool, tool_use
 from trilens.serve.wire import conversation, prepared
@@ -46,7 +46,7 @@ class DetokenizeRequest(Fields):
     tokens: list[int] = Field(max_length=1 << 20)
 
 
-def tokenize(loop: EngineLoop, request: TokenizeRequest) -> dict[str, Any]:
+def tokenize(loop: Serving, request: TokenizeRequest) -> dict[str, Any]:
     model, tokenizer = loop.model, loop.model.text.tokenizer
     if (request.prompt is None) == (request.messages is None):
         raise FieldRefused("prompt", "or messages: expected one of them")
@@ -67,7 +67,7 @@ def tokenize(loop: EngineLoop, request: TokenizeRequest) -> dict[str, Any]:
     return {"count": len(ids), "max_model_len": model.spec.context, "tokens": list(ids), "token_strs": texts}
 
 
-def detokenize(loop: EngineLoop, request: DetokenizeRequest) -> dict[str, Any]:
+def detokenize(loop: Serving, request: DetokenizeRequest) -> dict[str, Any]:
     model = loop.model
     bad = next((token for token in request.tokens if not 0 <= token < model.spec.vocab), None)
     if bad is not None:

@@ -99,8 +99,8 @@ class Samples(Fields):
         "skip_special_tokens": Refused("control tokens are not text", (True,)),
         "spaces_between_special_tokens": Refused("control tokens are not text", (True, False)),
         "detokenize": Refused("answers are text", (True,)),
-        "lora_adapter": Refused("there are no adapters", ()),
-        "lora": Refused("there are no adapters", ([],)),
+        "lora_adapter": Refused("name the adapter in model, as MODEL:ADAPTER", ()),
+        "lora": Refused("name the adapter in model, as MODEL:ADAPTER", ([],)),
     }
 
     def sampling(self, number: int = 0) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trilens import system
-from trilens.decoder.weights import Parameter
+from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
+from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named, low_rank_parameters
 from trilens.executors.executor import PAGE, StepOutput
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
@@ -198,6 +199,7 @@ class NativeExecutor:
         activations: Activations | None = None,
         kernels: str = "",
         most_rows: int = MOST_ROWS,
+        adapters: Iterable[Adapter] = (),
     ) -> None:
         self.spec = spec
         self.program = share_buffers(fuse(record(spec)))
@@ -241,7 +243,21 @@ class NativeExecutor:
             raise UnsupportedModel(
                 f"the native executor was given nothing for {missing[0]} and {len(missing) - 1} more"
             )
+        self.adapters: dict[str, LoadedAdapter] = {}
+        self._adapter_numbers: dict[str, int] = {}  # of the engine
+        self._adapter_costs: dict[str, StepCounter] = {}
+        for adapter in adapters:
+            self._add(adapter)
         _refusing(self.engine.ready)
+
+    def _add(self, adapter: Adapter) -> None:
+        number = self._adapter_numbers[adapter.name] = self.engine.add_adapter()
+        self.adapters[adapter.name] = adapter.described()
+        for name, low in adapter.matrices.items():
+            if name not in self._places:  # of the choice among positions, of which all are taken here
+                continue
+            down, up = (float_rows(values.reshape(-1, values.shape[-1]), low.type) for values in (low.down, low.up))
+            _refusing(self.engine.add_low_rank, number, self._places[name], low.type, low.rank, low.scale, down, up)
 
     def _take(self, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing) -> None:
         place = self._places[parameter.name]
@@ -311,7 +327,29 @@ class NativeExecutor:
     def costs(self) -> StepCounter:
         return StepCounter(self.spec, self.element_bytes)
 
-    def sequence(self, request_length: int) -> NativeSequence:
+    def costs_with(self, adapter: str | None) -> StepCounter:
+        if adapter is None:
+            return self.costs
+        known = self._adapter_costs.get(adapter)
+        if known is None:
+            held = adapter_named(self.adapters, adapter)
+            own: dict[str, Fraction] = {}
+            for matrix in parameters(decoder_weights(self.spec)):
+                if (rank := held.ranks.get(matrix.name)) is not None:
+                    for p in low_rank_parameters(matrix, rank):
+                        count, kind = p.shape[0] if len(p.shape) == 3 else 1, held.types[matrix.name]
+                        own[p.name] = Fraction(_native.packed_bytes(kind, count, *p.shape[-2:]), p.size)
+            known = StepCounter(self.spec, lambda p: own.get(p.name) or self._bytes[p.name], held.ranks)
+            self._adapter_costs[adapter] = known
+        return known
+
+    def adapter_bytes(self, adapter: str) -> int:
+        adapter_named(self.adapters, adapter)
+        return int(self.engine.adapter_bytes(self._adapter_numbers[adapter]))
+
+    def sequence(self, request_length: int, adapter: str | None = None) -> NativeSequence:
+        if adapter is not None:
+            adapter_named(self.adapters, adapter)
         if self.longest is not None and request_length > self.longest:
             raise RequestRefused(
                 f"beyond {self.longest} tokens this model's attention chooses among positions, which the native "
@@ -320,7 +358,10 @@ class NativeExecutor:
         if self.pool.need(request_length) > self.pool.limit:  # before tables are made for it
             _refusing(_native.Sequence, self.pool, request_length, [], [])
         *tables, reach = self.tables(request_length, 1)
-        return NativeSequence(self, _refusing(_native.Sequence, self.pool, request_length, *tables), reach)
+        inner = _refusing(_native.Sequence, self.pool, request_length, *tables)
+        if adapter is not None:
+            inner.adapter = self._adapter_numbers[adapter]
+        return NativeSequence(self, inner, reach)
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Any:
         routers = [routed.router for _, routed in self.spec.routed_layers()]
@@ -334,8 +375,9 @@ class NativeExecutor:
             raise RequestRefused("a block that names experts which the model does not have")
         return block
 
-    def variant(self, request_length: int) -> Hashable:
-        return () if self._one_rope else tables_key(self.spec, request_length)
+    def variant(self, request_length: int, adapter: str | None = None) -> Hashable:
+        tables = () if self._one_rope else tables_key(self.spec, request_length)
+        return tables if adapter is None else (tables, adapter_named(self.adapters, adapter).identity)
 
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
@@ -423,6 +465,19 @@ def snapshot_every(caches: Iterable[Positions], fixed: Iterable[StateTensor], el
     a_token = max(SNAPSHOT_TOKEN, sum(cache.width for cache in caches) * element_bytes)
     steps = -(-sum(tensor.bytes for tensor in fixed) // (a_token * SNAPSHOT_EVERY))
     return SNAPSHOT_EVERY * max(1, steps)
+
+
+def float_rows(values: np.ndarray, kind: str) -> np.ndarray:
+    """[n, columns] float32 -> the bytes of the rows, as F32, F16 or BF16."""
+    match kind:
+        case "F32":
+            return np.ascontiguousarray(values, np.float32).view(np.uint8)
+        case "F16":
+            return np.ascontiguousarray(values, np.float16).view(np.uint8)
+        case "BF16":  # exact: the values come from the same type
+            return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        case _:
+            raise AssertionError(f"{kind} is not a type of floats")
 
 
 def native_types() -> dict[str, tuple[int, int]]:

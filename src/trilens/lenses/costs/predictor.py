@@ -81,7 +81,7 @@ class Predictor:
         learnt: dict[str, Any] = {}
         if receipt.thinking.thought and receipt.thinking.closed_by == "model":
             learnt["thinking"] = {str(receipt.thinking.effective): receipt.tokens.thinking}
-        if self._runner is not None and receipt.batch == 1:
+        if self._runner is not None and receipt.batch == 1 and receipt.adapter is None:
             learnt |= ratios(self._runner, receipt)
         if learnt:
             add(self._key(executor), learnt)

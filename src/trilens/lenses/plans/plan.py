@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from trilens.checkpoints.adapters import adapter_bytes
 from trilens.errors import RequestRefused, UsageError
 from trilens.lenses.cards.source import CardSource, card_source
 from trilens.lenses.cards.weights import own_bytes, weight_bytes
@@ -141,13 +143,15 @@ def plan(
     memory: float | None = None,
     accepted: float = 1.0,
     offline: bool = False,
+    adapters: Iterable[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """`context`: tokens per sequence (default: 4096, or the model's maximum); `batch`: sequences at once. `machine`:
     this, or an accelerator as in h100x8. `engine`: default is trilens for this machine, mlx-lm for Apple's, and vllm or
     llama.cpp for others. `quantise`: None takes the most bits that fit. `kv_type`: one type, or K,V. `bandwidth`
     (GB/s), `tflops` and `memory` (GB) describe a machine that is not in the list, or correct one that is. `accepted`:
-    tokens that a step yields with speculative decoding. `say` is told what is being measured.
+    tokens that a step yields with speculative decoding. `adapters`: paths of LoRA adapters that are held too; the speed
+    is that of calls without one. `say` is told what is being measured.
 
     Raises UsageError, UnsupportedModel, or RequestRefused for a model of unknown size.
     """
@@ -160,14 +164,15 @@ def plan(
     job = _job(spec, context, batch, kv_type, chosen, at)
     word = _thinking_word(thinking, source.inference, source.title)
     capacity = _capacity(chosen, at)
+    held = sum(adapter_bytes(Path(path)) for path in adapters)
     choices = tuple(
-        Choice(c, m, m.total <= capacity)
+        Choice(c, replace(m, weights=m.weights + held), m.total + held <= capacity)
         for c in QUANTISED[chosen]
         if (m := _memory(source, chosen, job, c)) is not None
     )
     choice = _choice(choices, quantise, chosen)
     forecast, why_not, length = forecast_of(
-        source, chosen, at, job, choice.type, choice.memory.weights, word, threads, say, accepted
+        source, chosen, at, job, choice.type, choice.memory.weights - held, word, threads, say, accepted
     )
     found = source.found
     served = Served(
