@@ -94,7 +94,7 @@ class Costs:
 
 @cache
 def costs() -> Costs:
-    data = json.loads(resources.files("trilens.lenses.costs.costs").joinpath("costs.json").read_text("utf-8"))
+    data = json.loads(resources.files("trilens.lenses.costs").joinpath("costs.json").read_text("utf-8"))
     spread = {name: (low, high) for name, (low, high) in data["spread"].items()}
     return Costs(data["constants"], data["overlap"], spread, data["machines"], data["rows"])
 
