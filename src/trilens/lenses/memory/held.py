@@ -13,7 +13,7 @@ from trilens.checkpoints.into_native import QUANTISE, native_type
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import UnsupportedModel, UsageError
 from trilens.lenses.cards.source import CardSource
-from trilens.lenses.cards.weights import is_inner, width_of
+from trilens.lenses.cards.weights import is_inner, quantised_by, width_of
 from trilens.spec.model import ModelSpec
 
 FLOAT_TYPES = {4: "F32", 2: "BF16"}
@@ -62,9 +62,7 @@ def _as_configured(title: str, config: Mapping[str, Any], spec: ModelSpec) -> di
     width = width_of(config)
     if width is None:
         raise UnsupportedModel(f"{title}: its config names a type of weights that trilens does not know")
-    inner = config.get("text_config") or {}
-    rules = config.get("quantization_config") or inner.get("quantization_config") or {}
-    method = rules.get("quant_method")
+    method = quantised_by(config)
 
     def type_of(p: Parameter) -> str:
         if method == "fp8" and is_inner(p):
