@@ -9,7 +9,7 @@ import pytest
 from trilens.executors.accountant import count_parameters, kv_bytes, token_cost
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.memory.job import Engine, Job
-from trilens.lenses.memory.memory import engine_memory, llama_memory
+from trilens.lenses.memory.memory import engine_memory, llama_memory, vllm_memory, vllm_padding
 from trilens.lenses.plans.plan import Plan, plan
 from trilens.spec.catalog import lookup
 from trilens.spec.huggingface import read_config
@@ -104,8 +104,25 @@ class TestGptOss:
     def test_its_own_four_bits_fit_one_device_of_80_gb(self) -> None:
         made = plan("gpt-oss-120b", machine="h100", offline=True)
         assert made.fits and made.choice.type == "own"
-        assert made.memory.weights == pytest.approx(65e9, rel=0.02)
+        assert made.memory.weights == pytest.approx(65e9 + vllm_padding(self.spec), rel=0.02)
         assert [c.fits for c in made.choices if c.type == "bf16"] == [False]
+
+    def test_vllm_pads_the_experts(self) -> None:
+        """36 layers of 128 experts with three matrices of 2880 x 2880, 17 bytes for 32 weights; 720 is 2880 / 4."""
+        matrices = 36 * 128 * 3
+        assert vllm_padding(self.spec) == matrices * (3072 * 2944 - 2880 * 2880) * 17 // 32
+        assert vllm_padding(self.spec, split=4) == matrices * (3072 * 4 * 768 - 2880 * 2880) * 17 // 32
+        vllm, sglang = (plan("gpt-oss-120b", machine="h100", engine=e, offline=True) for e in ("vllm", "sglang"))
+        assert vllm.memory.weights - sglang.memory.weights == vllm_padding(self.spec)
+        wide = plan("gpt-oss-120b", machine="h100x8", engine="vllm", quantise="bf16", offline=True)
+        assert wide.memory.weights == 2 * count_parameters(self.spec).total
+
+    @pytest.mark.parametrize("step", [2048, 8192])
+    def test_vllm_holds_a_window_and_a_step(self, step: int) -> None:
+        """Of 16384 tokens: 1024 blocks in the full layers, and 127 + `step` tokens and one block more in the others."""
+        a_block = 16 * 8 * 64 * 2 * 2
+        held = vllm_memory(self.spec, Job(16384), 0, step=step).kv
+        assert held == 18 * a_block * (1024 + -(-(127 + step) // 16) + 1)
 
     def test_half_of_the_layers_are_windowed(self) -> None:
         windowed = [c for c in self.spec.states if not isinstance(c.keep, Full)]

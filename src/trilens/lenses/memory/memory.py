@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 
+from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import UsageError
 from trilens.executors.accountant import fixed_bytes
 from trilens.lenses.memory.job import Engine, Job, Memory
@@ -20,6 +21,7 @@ from trilens.spec.model import Full, LatentAttention, ModelSpec, Positions, by_k
 UBATCH = 512  # llama.cpp's default --ubatch-size
 PADDING = 256  # it pads contexts and windows to this
 VLLM_BLOCK, VLLM_STEP = 16, 8192  # tokens of a block; tokens of a step, its default for serving on large GPUs
+VLLM_WIDE, VLLM_NARROW = 256, 128  # its Marlin kernel wants experts of such multiples: the model's width, their own
 TRT_BLOCK = 32
 MLX_STEP, MLX_PREFILL = 256, 2048
 
@@ -67,13 +69,14 @@ def llama_kept(cache: Positions, cells: int, ubatch: int) -> int:
             return padded(min(cells, mask.size + ubatch), PADDING)
 
 
-def vllm_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
-    """vLLM: blocks of 16 tokens; a windowed layer holds its window and a step of a prompt, and one block more."""
+def vllm_memory(spec: ModelSpec, job: Job, weights: int, *, step: int = VLLM_STEP) -> Memory:
+    """vLLM: blocks of 16 tokens; a windowed layer holds its window and a step of a prompt, and one block more. `step`:
+    --max-num-batched-tokens."""
 
     def kept(cache: Positions) -> int:
         if isinstance(cache.keep, Full):
             return padded(job.context, VLLM_BLOCK)
-        tokens = min(cache.keep.size - 1 + VLLM_STEP, job.context)
+        tokens = min(cache.keep.size - 1 + step, job.context)
         return padded(tokens, VLLM_BLOCK) + VLLM_BLOCK
 
     return Memory(
@@ -90,6 +93,19 @@ def vllm_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:
             *_hybrid(spec, "pages of full and windowed layers are made one size, which can reserve more"),
         ),
     )
+
+
+def vllm_padding(spec: ModelSpec, split: int = 1) -> int:
+    """Bytes over all devices that vLLM adds to experts in MXFP4, so that its kernel can use them. `split`: devices that
+    each hold a part of every expert; 1 where whole experts are shared out. Of its kernels, this one pads most."""
+    extra = 0
+    for p in {p.name: p for p in parameters(decoder_weights(spec)) if ".experts." in p.name}.values():
+        if len(p.shape) == 3:
+            experts, *sides = p.shape
+            wide, narrow = sides if p.name.endswith("down") else reversed(sides)
+            part = padded(-(-narrow // split), VLLM_NARROW)
+            extra += experts * (padded(wide, VLLM_WIDE) * part * split - wide * narrow)
+    return extra * 17 // 32
 
 
 def sglang_memory(spec: ModelSpec, job: Job, weights: int) -> Memory:

@@ -10,11 +10,11 @@ from typing import Any
 from trilens.checkpoints.adapters import adapter_bytes
 from trilens.errors import RequestRefused, UsageError
 from trilens.lenses.cards.source import CardSource, card_source
-from trilens.lenses.cards.weights import own_bytes, weight_bytes
+from trilens.lenses.cards.weights import own_bytes, quantised_by, weight_bytes
 from trilens.lenses.costs.forecast import ANSWER, Forecast, ThinkingLength
 from trilens.lenses.machines.target import Target, target
 from trilens.lenses.memory.job import KV_TYPES, Engine, Job, Memory
-from trilens.lenses.memory.memory import engine_memory
+from trilens.lenses.memory.memory import engine_memory, vllm_padding
 from trilens.lenses.plans.commands import CHECKED, UTILISATION, Served, commands
 from trilens.lenses.plans.plan_speed import forecast_of
 from trilens.spec.model import Attention, GatedRecurrence, LatentAttention, ModelSpec, ShortConvolution, SingleMixer
@@ -277,6 +277,8 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
     if quantise == "own":
         own = own_bytes(source.found, source.config, spec)
         size = None if own is None else own.bytes
+        if size is not None and engine == "vllm" and quantised_by(source.config or {}) == "mxfp4":
+            size += vllm_padding(spec)  # whole experts: its command line shares them out
     else:
         size = next(w.bytes for w in weight_bytes(spec) if w.type.replace("-", "") == quantise)
     return None if size is None else engine_memory(engine, spec, job, size)
