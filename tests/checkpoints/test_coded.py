@@ -25,7 +25,7 @@ from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import BadCheckpoint, TrilensError, UnsupportedModel
 from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
-from trilens.executors.native.executor import native_types
+from trilens.executors.native.matrices import native_types
 from trilens.lenses.cards.card import card
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.cards.weights import own_bytes

@@ -21,7 +21,7 @@ from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model, read_spec
 from trilens.errors import BadCheckpoint, TrilensError
-from trilens.executors.native.executor import native_types
+from trilens.executors.native.matrices import native_types
 from trilens.files import read_json_object
 
 Directory = Callable[[str], Path]

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
-from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices, native_types
+from trilens.executors.native.executor import NativeExecutor, Packed, Rows
+from trilens.executors.native.matrices import matrices, native_types
 from trilens.spec.choice import without_choice
 from trilens.spec.model import ModelSpec
 

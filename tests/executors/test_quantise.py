@@ -18,7 +18,7 @@ from trilens.checkpoints.into_native import QUANTISE, native_executor, to_blocks
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.executors.executor import StepInput
-from trilens.executors.native.executor import matrices
+from trilens.executors.native.matrices import matrices
 
 NAMES = ("phi-4-mini", "gpt-oss", "qwen3 moe", "deepseek v3")
 # Packed bytes for a row of 32: the codes, with one scale of 16 bits, and a minimum of 16 bits beside 4-bit codes.

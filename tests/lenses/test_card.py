@@ -290,17 +290,18 @@ class TestLayout:
 
 class TestCost:
     def test_the_card_of_a_deep_model_is_cheap(self) -> None:
-        """These were the costliest in the catalog, at 0.8 million calls, a fifth of a second."""
+        """These were the costliest in the catalog: 1.3 million calls with what they import, a quarter of a second."""
         for name in ("glm-4.7", "glm-5.1"):
-            assert calls(lambda name=name: _shown(name)) < 1_000_000, name
+            assert calls(lambda name=name: _shown(name)) < 1_500_000, name
 
-    def test_a_card_from_the_catalog_imports_nothing_heavy(self) -> None:
+    @pytest.mark.parametrize("name", ["qwen3-30b-a3b", "deepseek-v3"])  # the second is stored in 8-bit floats
+    def test_a_card_from_the_catalog_imports_nothing_heavy(self, name: str) -> None:
         script = (
-            "import sys; from trilens.cli import main; code = main(['card', 'qwen3-30b-a3b']);"
+            "import sys; from trilens.cli import main; code = main(['card', sys.argv[1]]);"
             "heavy = {'numpy', 'torch', 'transformers', 'tokenizers', 'gguf', 'huggingface_hub', 'jinja2'};"
             "print(sorted(heavy & set(sys.modules)), file=sys.stderr); sys.exit(code)"
         )
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", script, name], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "[]\n")
 
 

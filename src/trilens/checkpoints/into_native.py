@@ -33,7 +33,8 @@ def native_executor(
 ) -> NativeExecutor:
     """`progress` is called with (bytes read, bytes in all) after each parameter; `quantise` "8bit" or "4bit" makes
     unquantised matrices smaller (routers stay as they are); `options` are NativeExecutor's."""
-    from trilens.executors.native.executor import NativeExecutor, Packed, matrices, native_types
+    from trilens.executors.native.executor import NativeExecutor, Packed
+    from trilens.executors.native.matrices import matrices, native_types
 
     if quantise not in QUANTISE:
         raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")

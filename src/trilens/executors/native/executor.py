@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -37,14 +37,6 @@ SNAPSHOT_EVERY = 256  # tokens after which a sequence keeps a snapshot of its fi
 SNAPSHOT_TOKEN = 4096  # bytes a token that snapshots may take where keys and values take less
 MOST_ROWS = 256  # tokens that go through the layers together; bounds the scratch memory, changes no result
 SMALL = 500_000_000  # parameters; below, 8-bit activations cost answers, and 16-bit ones little time
-MATRICES = {
-    Op.EMBED: (0,),
-    Op.LINEAR: (0,),
-    Op.HEAD_LINEAR: (0,),
-    Op.LINEARS: (0, 2, 4),
-    Op.GLU_LINEAR: (0, 2),
-    Op.EXPERTS: (0, 2, 4),
-}
 
 
 @dataclass(frozen=True)
@@ -478,23 +470,6 @@ def float_rows(values: np.ndarray, kind: str) -> np.ndarray:
             return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
         case _:
             raise AssertionError(f"{kind} is not a type of floats")
-
-
-def native_types() -> dict[str, tuple[int, int]]:
-    """Types that have kernels: name -> (values, bytes) of a block in the file."""
-    types: dict[str, tuple[int, int]] = _native.types()
-    return types
-
-
-@lru_cache(maxsize=8)
-def matrices(spec: ModelSpec) -> frozenset[str]:
-    """Names of the parameters that are packed; the others are rows of floats."""
-    return frozenset(
-        p.name
-        for ins in fuse(record(spec)).instructions
-        for at in MATRICES.get(ins.op, ())
-        if at < len(ins.parameters) and (p := ins.parameters[at]) is not None
-    )
 
 
 def _refusing(call: Any, *arguments: Any) -> Any:

@@ -67,7 +67,7 @@ def _model(layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ff
 
 def layers_beyond(one: ModelSpec, layout: str, cache_bytes: int) -> int:
     """Layers that do not fit the processor's cache two and a half times over."""
-    from trilens.executors.native.executor import matrices, native_types
+    from trilens.executors.native.matrices import matrices, native_types
 
     values, size = native_types()[layout]
     packed = matrices(one)
@@ -171,7 +171,7 @@ def widths_by_kind(executor: NativeExecutor) -> dict[str, int]:
 
 
 def weights_by_kind(executor: NativeExecutor) -> dict[str, int]:
-    from trilens.executors.native.executor import MATRICES
+    from trilens.executors.native.matrices import MATRICES
 
     weights: dict[str, int] = {}
     for ins in executor.program.instructions:
@@ -186,7 +186,8 @@ def _weights(spec: ModelSpec, layout: str) -> Iterator[tuple[Parameter, Packed |
     """Matrices of one and the same byte, but a table and routers of random numbers, so that tokens differ."""
     import numpy as np
 
-    from trilens.executors.native.executor import Packed, Rows, matrices, native_types
+    from trilens.executors.native.executor import Packed, Rows
+    from trilens.executors.native.matrices import matrices, native_types
 
     packed, random = matrices(spec), np.random.default_rng(0)
     for p in parameters(decoder_weights(spec)):

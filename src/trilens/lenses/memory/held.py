@@ -34,7 +34,7 @@ def held_types(source: CardSource, quantise: str | None = None) -> dict[str, str
 
 
 def _held(source: CardSource, stored: Mapping[str, StoredAs], quantise: str | None) -> dict[str, str]:
-    from trilens.executors.native.executor import matrices, native_types
+    from trilens.executors.native.matrices import matrices, native_types
 
     if quantise not in QUANTISE:
         raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
