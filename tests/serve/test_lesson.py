@@ -92,3 +92,23 @@ def test_each_token_with_its_experts_as_trace_has_them(server: Served) -> None:
     assert [r["experts"] for r in routes] == [
         [layer.ids[i].tolist() for layer in own.layers] for i in range(len(own.tokens))
     ]
+
+
+def test_a_fresh_call_computes_all_of_its_prompt(server: Served) -> None:
+    body = {"model": "tiny-dense", "messages": [{"role": "user", "content": "What is 12 plus 30?"}], "temperature": 0}
+    receipts = []
+    for fresh in (False, True, False, True):
+        asked = {**body, "trilens": {"fresh": fresh}}
+        receipts.append(httpx.post(f"{server.url}/v1/chat/completions", json=asked).json()["trilens"]["receipt"])
+    usual, first, again, second = receipts
+    assert again["tokens"]["cached"] > 0
+    assert first["tokens"]["cached"] == second["tokens"]["cached"] == 0
+    assert first["work"]["prefill"]["tokens"] == first["tokens"]["prompt"]
+    assert first["flops"] == second["flops"] > again["flops"]
+    assert {r["replay"] for r in receipts} == {usual["replay"]}  # the same tokens and the same experts
+
+
+def test_text_completions_refuse_it(server: Served) -> None:
+    asked = {"model": "tiny-dense", "prompt": "a", "trilens": {"fresh": True}}
+    answer = httpx.post(f"{server.url}/v1/completions", json=asked)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "trilens.fresh"

@@ -100,14 +100,16 @@ class Scheduler:
         writer: Writer | None = None,
         *,
         watched: bool = False,
+        fresh: bool = False,
         called: float | None = None,
         beginning: Beginning | None = None,
         scored: int | None = None,
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
-        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
-        what `begin` made of the prompt, where that was done before. `scored`: the log probabilities of the prompt's own
-        tokens are wanted, and so many of the likeliest ones beside them.
+        experts fire is wanted with each step. `fresh`: all of the prompt is computed, whatever earlier requests have.
+        `called`: when the caller asked, by `time.perf_counter`. `beginning`: what `begin` made of the prompt, if that was
+        done before. `scored`: the log probabilities of the prompt's own tokens are wanted, and so many of the likeliest
+        ones beside them.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
@@ -121,6 +123,7 @@ class Scheduler:
         sequence = self.executor.sequence(len(prompt) + limits.total)
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, list(made.keys), times)
         request.fired = [] if watched else None
+        request.shares = not fresh
         if scored is not None:
             request.scores = PromptScores(request.prompt, scored)
             request.shares = False  # what others have computed has no logits any more

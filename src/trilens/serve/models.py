@@ -45,8 +45,8 @@ def _entry(place: Place, anthropic: bool) -> dict[str, Any]:
 
 
 def _engine(place: Place) -> dict[str, Any]:
-    """What is unknown if an engine runs the model."""
-    return {"routes": False} if isinstance(place.loop, RemoteLoop) else {}
+    """Whether an engine runs the model. Nobody knows then which experts fire."""
+    return {"engine": True, "routes": False} if isinstance(place.loop, RemoteLoop) else {"engine": False}
 
 
 @lru_cache
