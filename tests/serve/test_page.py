@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
 from tests.serve.browser import answers, ask, chromium, chunk, fulfilled, hold, needs_chromium, opened, stream, until
@@ -270,6 +272,31 @@ class TestLenses:
         assert "feed-forward" in page.inner_text("#flops") and page.locator("#cache svg").count() == 1
         page.click(".disc >> nth=0")
         until(page, "document.querySelector('#router-words').textContent.includes('no router')")
+
+    def test_the_next_token_and_what_sampling_makes_of_it(self, page: Any, server: Served) -> None:
+        """The bars are the model's probabilities; the run that gives them is made only when somebody looks."""
+        asked: list[Any] = []
+        page.on("request", lambda r: asked.append(r.post_data_json) if r.url.endswith("/completions") else None)
+        page.click("#tab-lens")
+        page.wait_for_selector("#next form")
+        assert asked == []
+        page.click("#next button[type=submit]")
+        page.wait_for_selector("#next .token")
+        own = httpx.post(f"{server.url}/v1/chat/completions", json={**asked[0], "stream": False}).json()["choices"][0]
+        assert page.locator("#next .token").all_inner_texts() == list(own["message"]["content"])
+        first = own["logprobs"]["content"][0]["top_logprobs"]
+        page.locator("#next input[type=range]").nth(0).fill("2")
+        page.locator("#next input[type=range]").nth(1).fill("0.5")
+        shown = page.locator("#next .bars span").all_inner_texts()
+        weights = [math.exp(one["logprob"] / 2) for one in first]
+        chances, before = [], 0.0
+        for weight in weights:
+            chances.append(weight if before < 0.5 * sum(weights) else 0.0)
+            before += weight
+        assert shown == [f"{100 * c / sum(chances):.1f} %" if c else "never drawn" for c in chances]
+        page.locator("#next input[type=range]").nth(0).fill("0")
+        assert page.locator("#next .bars span").first.inner_text() == "100.0 %"
+        assert len(asked) == 1 and "24 in" in page.inner_text("#next p:last-child")
 
     def test_side_by_side(self, page: Any) -> None:
         page.click("#tab-compare")

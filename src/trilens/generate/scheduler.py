@@ -107,9 +107,9 @@ class Scheduler:
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
         experts fire is wanted with each step. `fresh`: all of the prompt is computed, whatever earlier requests have.
-        `called`: when the caller asked, by `time.perf_counter`. `beginning`: what `begin` made of the prompt, if that was
-        done before. `scored`: the log probabilities of the prompt's own tokens are wanted, and so many of the likeliest
-        ones beside them.
+        `called`: when the caller asked, by `time.perf_counter`. `beginning`: what `begin` made of the prompt, if it was
+        called before. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many of the
+        likeliest ones.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.

@@ -1,7 +1,7 @@
 // The reasoning lens: the same weights with thinking off and on, a budget, and "answer now".
 import { make } from "../dom.js";
 import { tokenize } from "../api.js";
-import { receiptLine } from "../talk/receipt.js";
+import { computing, receiptLine } from "../talk/receipt.js";
 import { count, flop, seconds } from "../units.js";
 import { code, modelChoice, questionField, receipt, runButton, say, step, table } from "./parts.js";
 import { rightAnswer, run } from "./run.js";
@@ -55,7 +55,6 @@ function race(model, failed) {
 
 /** Both receipts as bars that run to the end. @param {any[]} receipts */
 function results(receipts) {
-  const computing = (/** @type {any} */ r) => r.work.prefill.seconds + r.work.decode.seconds;
   /** @type {[string, (r: any) => number, (n: number) => string][]} */
   const kinds = [["race_tokens", (r) => r.tokens.completion, count], ["race_operations", (r) => r.flops, flop], ["race_seconds", computing, seconds]];
   const rows = kinds.map(([key, of, shown]) => {

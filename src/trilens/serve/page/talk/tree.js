@@ -1,6 +1,8 @@
 // A conversation is a tree of turns: editing a question or asking for another answer begins a branch, and none is lost.
 // The path from the first turn to `leaf` is what is shown and sent.
 
+import { computing } from "./receipt.js";
+
 /**
  * @typedef {{id: string, name: string, arguments: string}} ToolCall
  * @typedef {{name: string, text: string}} TextFile
@@ -101,7 +103,7 @@ export function costs(talk) {
     sum.prompt += turn.receipt.tokens?.prompt ?? 0;
     sum.completion += turn.receipt.tokens?.completion ?? 0;
     sum.flops += turn.receipt.flops ?? 0;
-    sum.seconds += turn.receipt.seconds ?? 0;
+    sum.seconds += computing(turn.receipt);
     sum.joules += turn.receipt.energy?.joules ?? 0;
   }
   return sum;
