@@ -198,6 +198,9 @@ class TestWritingSystems:
             for view in VIEWS:
                 show(page, view)
                 assert wide(page, 320) == [], view
+            show(page, "lens")
+            sizes = "(all) => all.map((e) => [e.offsetWidth, e.offsetHeight])"
+            assert page.locator(".disc .colour").evaluate_all(sizes) == [[54, 54], [54, 54]]
             show(page, "lesson")
             for chapter in CHAPTERS:
                 page.click(f".chapter[href='#lesson/{chapter}']")
@@ -288,11 +291,12 @@ class TestTheFirstView:
         """Less than 150 KB, and no library until something needs it."""
         context = browser.new_context(locale="en-US")
         page = context.new_page()
-        sizes: dict[str, int] = {}
-        page.on("response", lambda answer: sizes.update({answer.url: len(answer.body())}))
+        responses: list[Any] = []
+        page.on("response", responses.append)
         page.goto(server.url)
         page.wait_for_selector("#switch label")
         page.wait_for_load_state("networkidle")
+        sizes = {response.url: len(response.body()) for response in responses}
         own = {url: size for url, size in sizes.items() if "/v1/" not in url}
         assert sum(own.values()) < FIRST_VIEW, own
         assert not [url for url in own if "/vendor/" in url or "/lesson/" in url]

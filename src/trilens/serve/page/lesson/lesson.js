@@ -58,7 +58,7 @@ export class Lesson {
     const able = this.models.filter(needs);
     const next = NAMES[NAMES.indexOf(name) + 1];
     const inside = able.length || name === "own" ? made(able, this.failed) : [make("p", { class: "words" }, say("no_model"), " ", make("code", {}, "trilens serve tiny-dense tiny-routed"))];
-    return make("article", { class: `chapter-body ${name}` }, make("h2", {}, say(name === "moe" ? "moe_title" : `${name}_title`)), make("p", { class: "lead" }, say(`${name}_intro`)), ...inside,
+    return make("article", { class: `chapter-body ${name}` }, make("h2", {}, say(`${name}_title`)), make("p", { class: "lead" }, say(`${name}_intro`)), ...inside,
       next ? make("p", { class: "onward" }, make("a", { href: `#lesson/${next}` }, say("onward", { chapter: say(next) }))) : null);
   }
 }

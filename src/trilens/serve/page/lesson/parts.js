@@ -8,7 +8,7 @@ import { KO } from "./ko.js";
 export const say = (key, values = {}) => fill((language === "ko" ? KO : EN)[key] ?? EN[key] ?? key, values);
 
 /** Words in which `this` is code. @param {string} words @returns {(string | Node)[]} */
-export const withCode = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+const withCode = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
 /** @param {string} key of the title and, with "_words", of the text @param {(Node | null)[]} content */
 export function step(key, ...content) {

@@ -161,7 +161,7 @@ export class Answer {
 }
 
 /** @param {import("./tree.js").ToolCall} call */
-export function callNode(call) {
+function callNode(call) {
   return make("div", { class: "call" }, make("p", {}, t("calls"), " ", make("code", {}, call.name)), make("pre", { tabindex: "0", dir: "ltr" }, tidy(call.arguments)));
 }
 

@@ -80,6 +80,7 @@ export class Talk {
     const field = byId("question");
     const question = field.value.trim();
     if (!question || this.running || !this.page.chosen()) return;
+    this.page.say("");
     field.value = "";
     field.dispatchEvent(new Event("input"));
     this._ask(this.talk.leaf, question, this.files.take());

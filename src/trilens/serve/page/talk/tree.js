@@ -36,12 +36,6 @@ export function addTurn(talk, parent, turn) {
   return made;
 }
 
-/** Take back the leaf. @param {Conversation} talk @param {Turn} turn */
-export function dropTurn(talk, turn) {
-  talk.turns = talk.turns.filter((one) => one !== turn);
-  talk.leaf = turn.parent;
-}
-
 /** The turns from the first to one of them, or to the leaf. @param {Conversation} talk @param {number | null} leaf */
 export function path(talk, leaf = talk.leaf) {
   const byId = new Map(talk.turns.map((turn) => [turn.id, turn]));

@@ -48,7 +48,7 @@ export const EN = {
   heat_token: "Token {at} of {all}: red fires now, green fired before, brighter the more often. {fired} of {experts} experts fired so far.",
   // the next token
   next_title: "The next token", next_words: "A model gives every token of its vocabulary a probability, and the sampler draws one (src/trilens/generate/sampling.py). Temperature sharpens or flattens the bars; top-p leaves out the unlikely ones.",
-  next_prompt: "Question", next_look: "Look", next_again: "This is a run of its own: {line}", next_token: "Tokens of the answer", next_rest: "all other tokens", next_gone: "never drawn",
+  next_prompt: "Question", next_look: "Look", next_again: "This is a run of its own: {line}", next_token: "Tokens of the answer", next_gone: "never drawn",
   next_scope: "The 20 likeliest tokens at this place. Temperature {temperature}, top-p {top_p}: {kept} of them can be drawn.", next_none: "An engine runs this model and gives no probabilities.",
   // side by side
   question_for_both: "Question for both", one_question: "One question for both", ask_both: "Ask both", model_n: "Model {n}", left: "left", right: "right", right_over_left: "right over left",

@@ -42,7 +42,7 @@ export const KO = {
   heat_empty: "{model}: {layers}개 층마다 전문가가 {experts}개씩 있습니다. 질문을 하면 쓰인 전문가가 여기에 켜집니다.",
   heat_token: "토큰 {at}/{all}: 빨강은 지금, 초록은 앞에서 쓰인 전문가입니다. 자주 쓰일수록 밝습니다. 지금까지 전문가 {experts}개 가운데 {fired}개가 쓰였습니다.",
   next_title: "다음 토큰", next_words: "모델은 어휘의 모든 토큰에 확률을 매기고, 그중 하나를 뽑습니다(src/trilens/generate/sampling.py). 온도를 바꾸면 막대가 뾰족해지거나 평평해지고, top-p를 낮추면 확률이 낮은 토큰이 빠집니다.",
-  next_prompt: "질문", next_look: "들여다보기", next_again: "이 그림을 위해 따로 실행했습니다: {line}", next_token: "답의 토큰", next_rest: "나머지 모든 토큰", next_gone: "뽑히지 않음",
+  next_prompt: "질문", next_look: "들여다보기", next_again: "이 그림을 위해 따로 실행했습니다: {line}", next_token: "답의 토큰", next_gone: "뽑히지 않음",
   next_scope: "이 자리에서 확률이 높은 토큰 20개입니다. 온도 {temperature}, top-p {top_p}에서는 그중 {kept}개가 뽑힐 수 있습니다.", next_none: "외부 엔진에서 실행되는 모델이라 확률을 볼 수 없습니다.",
   question_for_both: "두 모델에 할 질문", one_question: "같은 질문을 두 모델에", ask_both: "둘 다 묻기", model_n: "모델 {n}", left: "왼쪽", right: "오른쪽", right_over_left: "오른쪽 ÷ 왼쪽",
   tokens_out: "출력 토큰", of_these_thinking: "그중 생각", operations: "연산", bytes_read: "읽은 바이트", seconds_computing: "계산 시간", weights_held: "들고 있는 가중치",
