@@ -48,6 +48,13 @@ ADD = {
 }
 
 
+# of the conversation that was kept first
+RECEIPTS = """new Promise((done) => { const asked = indexedDB.open('trilens'); asked.onsuccess = () => {
+  const all = asked.result.transaction('conversations').objectStore('conversations').getAll();
+  all.onsuccess = () => { asked.result.close();
+    done(all.result[0].turns.map((turn) => turn.receipt).filter(Boolean)); }; }; })"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with chromium() as running:
@@ -214,11 +221,10 @@ class TestTurns:
     def test_the_cost_of_a_conversation_is_the_sum_of_its_receipts(self, page: Any) -> None:
         for question in ("What is 12 plus 30?", "What is 47 times 86?"):
             ask(page, question)
-        read = """new Promise((done) => { const asked = indexedDB.open('trilens'); asked.onsuccess = () => {
-          const all = asked.result.transaction('conversations').objectStore('conversations').getAll();
-          all.onsuccess = () => { asked.result.close();
-            done(all.result[0].turns.map((turn) => turn.receipt).filter(Boolean)); }; }; })"""
-        receipts = page.evaluate(read)
+        until(
+            page, RECEIPTS.replace("done(all", "done(2 === all").replace(".filter(Boolean)", ".filter(Boolean).length")
+        )
+        receipts = page.evaluate(RECEIPTS)
         prompt = sum(r["tokens"]["prompt"] for r in receipts)
         completion = sum(r["tokens"]["completion"] for r in receipts)
         assert f"2 answers · {prompt} in, {completion} out" in page.inner_text("#cost")
@@ -305,6 +311,7 @@ class TestMarkdown:
         assert prose.locator(".hljs-comment").inner_text() == "# a comment"
         assert prose.locator(".katex .mord").first.evaluate("(e) => getComputedStyle(e).fontFamily").startswith("KaTeX")
 
+    @pytest.mark.slow
     def test_text_that_comes_in_pieces_is_the_same(self, page: Any) -> None:
         answers(page, RICH)
         ask(page, "Hello")
@@ -315,3 +322,28 @@ class TestMarkdown:
         until(page, "document.querySelectorAll('.prose .katex').length === 8")
         whole, pieces = page.locator(".prose").evaluate_all("(all) => all.map((e) => e.innerHTML)")
         assert whole == pieces
+
+
+class TestWithoutAnAnswer:
+    def test_a_question_that_got_none_is_not_sent_again(self, page: Any) -> None:
+        """It stays on a branch of its own. An empty answer has a receipt, and is not sent either."""
+        page.route("**/v1/chat/completions", lambda route: route.abort())
+        ask(page, "One")
+        page.wait_for_selector(".fault")
+        page.unroute_all()
+        asked = sent(page)
+        page.fill("#question", "What is 12 plus 30?")
+        page.press("#question", "Enter")
+        until(page, "document.querySelector('.prose')?.textContent === '42'")
+        page.wait_for_selector("#send:not([hidden])")
+        assert [m["content"] for m in asked[0]["messages"]] == ["What is 12 plus 30?"]
+        until(page, f"({RECEIPTS}).then((receipts) => receipts.length === 1)")
+        assert page.locator(".user .branches").inner_text().split()[1] == "2/2"
+        end = {"id": "x", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+        end |= {"trilens": {"receipt": page.evaluate(RECEIPTS)[0], "text": "empty"}}
+        page.route("**/v1/chat/completions", fulfilled(stream([end])))
+        ask(page, "Two")
+        page.unroute_all()
+        ask(page, "What is 5 plus 6?")
+        assert [m["content"] for m in asked[-1]["messages"]] == ["What is 12 plus 30?", "42", "What is 5 plus 6?"]
+        assert page.locator(".answer").count() == 3 and page.locator("details.receipt").count() == 3

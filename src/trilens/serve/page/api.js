@@ -4,7 +4,14 @@ import { t } from "./words/words.js";
 const KEPT = "trilens-key";
 
 export class NeedsKey extends Error {}
-export class ServerGone extends Error {}
+/** `short` is for the place where the answer should be; the message says what to do. */
+export class ServerGone extends Error {
+  /** @param {string} message @param {string} short */
+  constructor(message, short) {
+    super(message);
+    this.short = short;
+  }
+}
 
 /** @param {string} key */
 export const setKey = (key) => sessionStorage.setItem(KEPT, key);
@@ -32,7 +39,7 @@ async function reach(path, options) {
     return await fetch(path, options);
   } catch (problem) {
     if (problem.name === "AbortError") throw problem;
-    throw new ServerGone(t("gone"));
+    throw new ServerGone(t("gone"), t("gone_short"));
   }
 }
 
@@ -69,7 +76,7 @@ export async function* chat(body, signal) {
         part = await reader.read();
       } catch (problem) {
         if (problem.name === "AbortError") throw problem;
-        throw new ServerGone(t("broke"));
+        throw new ServerGone(t("broke"), t("broke_short"));
       }
       if (part.done) throw new Error(t("ended_early"));
       held += part.value;

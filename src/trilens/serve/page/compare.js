@@ -44,7 +44,7 @@ export class CompareView {
       await answer.ask([{ role: "user", content: question }], { thinking, seed });
       this.noted(answer);
     } catch (problem) {
-      answer.fail(problem.message, () => this.ask());
+      answer.fail(problem.short ?? problem.message, () => this.ask());
       this.failed(problem);
     }
   }

@@ -21,6 +21,9 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Words in which `this` is code. @param {string} words @returns {(string | Node)[]} */
+export const withCode = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
+
 /** @param {string} id @returns {any} */
 export const byId = (id) => document.getElementById(id);
 

@@ -1,5 +1,5 @@
 // The page: models, views, and what the server's state means for them.
-import { byId, make } from "./dom.js";
+import { byId, make, withCode } from "./dom.js";
 import { models as listModels, NeedsKey, ServerGone, setKey } from "./api.js";
 import { CompareView } from "./compare.js";
 import { colour, inWords } from "./colour.js";
@@ -27,7 +27,7 @@ const chosen = () => models.find((model) => model.id === byId("model").value);
 
 /** @param {string} words */
 function say(words, bad = true) {
-  byId("status").textContent = words;
+  byId("status").replaceChildren(...withCode(words));
   byId("status").classList.toggle("bad", bad && words !== "");
 }
 

@@ -1,14 +1,11 @@
 // What every step is made of: a title, its words, a button that runs it, and rows of numbers.
-import { make } from "../dom.js";
+import { make, withCode } from "../dom.js";
 import { fill, language } from "../words/words.js";
 import { EN } from "./en.js";
 import { KO } from "./ko.js";
 
 /** The lesson's words. @param {string} key @param {Record<string, string | number>} values */
 export const say = (key, values = {}) => fill((language === "ko" ? KO : EN)[key] ?? EN[key] ?? key, values);
-
-/** Words in which `this` is code. @param {string} words @returns {(string | Node)[]} */
-const withCode = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
 /** @param {string} key of the title and, with "_words", of the text @param {(Node | null)[]} content */
 export function step(key, ...content) {

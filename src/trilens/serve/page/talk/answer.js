@@ -51,6 +51,13 @@ export class Answer {
     return made;
   }
 
+  /** All of it as plain text: enough to be searched and read aloud while it is far from the screen. */
+  sketch() {
+    this._head();
+    this._prose.textContent = this.text;
+    this._close();
+  }
+
   /** Draw all of it. */
   show() {
     this.whole = true;
@@ -136,18 +143,23 @@ export class Answer {
     if (!now && this._drawn) return;
     const draw = () => {
       this._drawn = 0;
-      this._thoughts.hidden = !this.thinking;
-      this._inside.textContent = this.thinking;
-      this._thoughts.classList.toggle("running", this.isThinking);
-      const thought = this.receipt?.tokens.thinking;
-      const counted = thought == null ? [this.isThinking ? t("thinking_now") : t("thinking")] : [`${t("thinking")} · `, make("b", {}, tokens(thought))];
-      this._summary.replaceChildren(...counted);
-      this._calls.replaceChildren(...this.calls.map(callNode));
+      this._head();
       showMarkdown(this._prose, this.text, this.whole, () => this.onmore(this));
     };
     cancelAnimationFrame(this._drawn);
     if (now) draw();
     else this._drawn = requestAnimationFrame(draw);
+  }
+
+  /** Thinking and calls. */
+  _head() {
+    this._thoughts.hidden = !this.thinking;
+    this._inside.textContent = this.thinking;
+    this._thoughts.classList.toggle("running", this.isThinking);
+    const thought = this.receipt?.tokens.thinking;
+    const counted = thought == null ? [this.isThinking ? t("thinking_now") : t("thinking")] : [`${t("thinking")} · `, make("b", {}, tokens(thought))];
+    this._summary.replaceChildren(...counted);
+    this._calls.replaceChildren(...this.calls.map(callNode));
   }
 
   /** What stands below the text. */

@@ -1,12 +1,12 @@
 // The conversation that is open: asking, editing, other answers, branches. Each change is kept at once.
 import { byId, make, sendWithEnter } from "../dom.js";
-import { count, flop, seconds } from "../units.js";
 import { t } from "../words/words.js";
 import { Answer } from "./answer.js";
+import { costLine } from "./cost.js";
 import { Files } from "./files.js";
 import { countOf, lastSettings, openSettings, optionsOf } from "./settings.js";
 import * as store from "./store.js";
-import { addTurn, costs, follow, messages, newConversation, path } from "./tree.js";
+import { addTurn, follow, messages, newConversation, path } from "./tree.js";
 import { answerActs, resultForm, turnNode } from "./turns.js";
 
 /** @typedef {import("./tree.js").Turn} Turn */
@@ -67,9 +67,14 @@ export class Talk {
     byId("question").focus();
   }
 
-  draw() {
+  /** `asking`: an answer to the last turn is on its way. */
+  draw(asking = false) {
     const turns = path(this.talk);
     byId("talk").replaceChildren(...turns.map((turn, i) => turnNode(this.talk, turn, this.deeds, i >= turns.length - 2)));
+    const last = turns.at(-1);
+    if (!asking && last && last.role !== "assistant") { // its answer failed, or the page was left before there was one
+      byId("talk").append(make("button", { type: "button", class: "again", onclick: () => this._reply(last.id) }, t("try_again")));
+    }
     byId("empty").hidden = turns.length > 0;
     const set = countOf(this.talk.settings);
     byId("settings-count").textContent = set ? ` · ${set}` : "";
@@ -83,7 +88,8 @@ export class Talk {
     this.page.say("");
     field.value = "";
     field.dispatchEvent(new Event("input"));
-    this._ask(this.talk.leaf, question, this.files.take());
+    const last = path(this.talk).at(-1); // a question that got no answer stays on a branch of its own
+    this._ask(last?.role === "user" ? last.parent : this.talk.leaf, question, this.files.take());
   }
 
   /** @param {number | null} parent @param {string} content @param {import("./tree.js").TextFile[]} files */
@@ -122,7 +128,7 @@ export class Talk {
     if (this.running || !this.page.chosen()) return;
     const { talk } = this;
     talk.leaf = parent;
-    this.draw();
+    this.draw(true);
     this._keep();
     const answer = new Answer(this.page.chosen());
     const node = make("div", { class: "turn" }, answer.element);
@@ -131,7 +137,7 @@ export class Talk {
     /** @type {Turn | null} */
     let turn = null;
     const note = () => {
-      if (!answer.text && !answer.thinking && !answer.calls.length) return;
+      if (!answer.text && !answer.thinking && !answer.calls.length && !answer.receipt) return;
       turn ??= addTurn(talk, parent, answer.turn);
       Object.assign(turn, answer.turn);
     };
@@ -148,7 +154,7 @@ export class Talk {
       await answer.ask(messages(talk, parent), { thinking: this.page.thinking(), ...optionsOf(talk.settings, path(talk, parent).at(-1)?.role === "tool") });
       this.page.noted(answer);
     } catch (problem) {
-      answer.fail(problem.message, () => this._reply(parent));
+      answer.fail(problem.short ?? problem.message, () => this._reply(parent));
       this.page.failed(problem);
     }
     this._run(null);
@@ -187,13 +193,7 @@ export class Talk {
   }
 
   _cost() {
-    const sum = costs(this.talk);
-    byId("cost").hidden = sum.answers < 2;
-    const parts = [t("answers", { n: sum.answers }), t("in_out", { in: count(sum.prompt), out: count(sum.completion) })];
-    if (sum.flops) parts.push(flop(sum.flops));
-    parts.push(seconds(sum.seconds));
-    if (sum.joules) parts.push(`${sum.joules.toFixed(1)} J`);
-    if (sum.shown < sum.answers) parts.push(t("on_branches", { n: sum.answers - sum.shown }));
-    byId("cost").textContent = `${t("conversation_cost")}: ${parts.join(" · ")}`;
+    byId("cost").textContent = costLine(this.talk);
+    byId("cost").hidden = !byId("cost").textContent;
   }
 }

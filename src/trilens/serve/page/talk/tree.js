@@ -1,8 +1,6 @@
 // A conversation is a tree of turns: editing a question or asking for another answer begins a branch, and none is lost.
 // The path from the first turn to `leaf` is what is shown and sent.
 
-import { computing } from "./receipt.js";
-
 /**
  * @typedef {{id: string, name: string, arguments: string}} ToolCall
  * @typedef {{name: string, text: string}} TextFile
@@ -55,10 +53,19 @@ export function follow(talk, turn) {
   talk.leaf = last.id;
 }
 
-/** What the server is sent: the path to a turn, that one included. @param {Conversation} talk @param {number | null} leaf */
+/**
+ * What the server is sent: the path to a turn, that one included, without questions that got an empty answer.
+ * @param {Conversation} talk @param {number | null} leaf
+ */
 export function messages(talk, leaf = talk.leaf) {
   const system = talk.settings.system?.trim() ? [{ role: "system", content: talk.settings.system }] : [];
-  return [...system, ...path(talk, leaf).map(message)];
+  /** @type {Turn[]} */
+  const sent = [];
+  for (const turn of path(talk, leaf)) {
+    if (turn.role === "assistant" && !turn.content && !turn.thinking && !turn.calls?.length) sent.pop();
+    else sent.push(turn);
+  }
+  return [...system, ...sent.map(message)];
 }
 
 /** @param {Turn} turn */
@@ -84,21 +91,4 @@ function withFiles(turn) {
 export function titleOf(text) {
   const line = text.trim().split("\n")[0];
   return [...line].length <= TITLE ? line : `${[...line].slice(0, TITLE - 1).join("")}…`;
-}
-
-/** What all answers of a conversation took, those on other branches included. @param {Conversation} talk */
-export function costs(talk) {
-  const sum = { answers: 0, shown: 0, prompt: 0, completion: 0, flops: 0, seconds: 0, joules: 0 };
-  const shown = new Set(path(talk));
-  for (const turn of talk.turns) {
-    if (!turn.receipt) continue;
-    sum.answers += 1;
-    sum.shown += shown.has(turn) ? 1 : 0;
-    sum.prompt += turn.receipt.tokens?.prompt ?? 0;
-    sum.completion += turn.receipt.tokens?.completion ?? 0;
-    sum.flops += turn.receipt.flops ?? 0;
-    sum.seconds += computing(turn.receipt);
-    sum.joules += turn.receipt.energy?.joules ?? 0;
-  }
-  return sum;
 }

@@ -39,6 +39,7 @@ export function turnNode(talk, turn, deeds, last) {
     answer.show();
     if (turn.calls?.length) node.append(resultForm(turn, deeds));
   } else {
+    answer.sketch();
     waiting.set(node, answer);
     near.observe(node);
   }

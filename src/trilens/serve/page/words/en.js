@@ -5,6 +5,7 @@ export const EN = {
   other_language: "한국어", close: "Close", cancel: "Cancel", save: "Save", continue: "Continue",
   // the server
   needs_key: "the server asks for a key", answered: "the server answered {status}", after_seconds: "after {seconds} s",
+  gone_short: "There is no answer from the server.", broke_short: "The connection broke. What arrived is kept.",
   gone: "The server cannot be reached. Start it again in a terminal with `trilens serve`; this page then continues by itself, and your conversations stay in this browser.",
   broke: "The connection to the server broke. If the server has ended, start it again with `trilens serve`. What arrived is kept.",
   ended_early: "The connection ended before the answer did. What arrived is kept.",

@@ -4,6 +4,7 @@ export const KO = {
   skip: "질문 입력란으로 건너뛰기", views: "보기", tab_talk: "대화", tab_lesson: "배우기", tab_lens: "렌즈", tab_compare: "나란히 비교",
   other_language: "English", close: "닫기", cancel: "취소", save: "저장", continue: "계속",
   needs_key: "서버가 키를 요구합니다", answered: "서버가 오류를 돌려주었습니다({status})", after_seconds: "{seconds}초 뒤에 다시",
+  gone_short: "서버가 응답하지 않습니다.", broke_short: "연결이 끊겼습니다. 여기까지 받은 내용은 남아 있습니다.",
   gone: "서버에 연결할 수 없습니다. 터미널에서 `trilens serve`로 다시 켜면 이 페이지가 저절로 이어집니다. 대화는 이 브라우저에 그대로 남아 있습니다.",
   broke: "서버와 연결이 끊겼습니다. 서버가 꺼졌다면 `trilens serve`로 다시 켜 주세요. 여기까지 받은 내용은 남아 있습니다.",
   ended_early: "답이 끝나기 전에 연결이 끊겼습니다. 여기까지 받은 내용은 남아 있습니다.",
