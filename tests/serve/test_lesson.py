@@ -12,6 +12,7 @@ import pytest
 import trilens
 from tests.serve.conftest import Served
 from trilens.lenses.card import Card, card
+from trilens.serve.chat_run import routes_of
 from trilens.serve.guard import Rules
 from trilens.trials.questions import held_out
 from trilens.trials.routing import trace
@@ -112,3 +113,22 @@ def test_text_completions_refuse_it(server: Served) -> None:
     asked = {"model": "tiny-dense", "prompt": "a", "trilens": {"fresh": True}}
     answer = httpx.post(f"{server.url}/v1/completions", json=asked)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "trilens.fresh"
+
+
+def test_experts_that_are_noted_before_their_token_come_with_the_next_chunk() -> None:
+    """A step notes them in its own thread, while a chunk is written in another."""
+    model = trilens.load("tiny-routed")
+    chosen = [layer.router.chosen for _, layer in model.spec.routed_layers()]
+    call = model.prepare("What is 12 plus 30?", temperature=0)
+    call.watched = True
+    call.submit()
+    while not call.finished:
+        model.advance([call])
+        call.events()
+    assert call.request is not None
+    tokens, call.request.tokens = call.request.tokens, call.request.tokens[:1]
+    early, shown = routes_of(call, 0, chosen)
+    assert shown == len(early) == len(call.ids) + 1
+    call.request.tokens = tokens
+    late, end = routes_of(call, shown, chosen)
+    assert end == len(call.fired) and [r["token"] for r in early + late] == list(range(end))

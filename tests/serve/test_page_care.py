@@ -72,6 +72,7 @@ class TestKeyboard:
             seen.add(page.evaluate("document.activeElement.id || document.activeElement.value"))
         assert {"language", "fresh", "model", "question", "settings", "attach", "send"} <= seen
 
+    @pytest.mark.slow
     def test_the_buttons_of_a_turn_are_seen_when_they_have_the_focus(self, page: Any) -> None:
         for question in ("What is 12 plus 30?", "What is 5 plus 6?"):
             ask(page, question)
@@ -213,6 +214,7 @@ class TestWritingSystems:
                         until(page, "![...document.querySelectorAll('.run button')].some((one) => one.disabled)")
                 assert wide(page, 320) == [], chapter
 
+    @pytest.mark.slow
     def test_reduced_motion(self, browser: Any, server: Served) -> None:
         with opened(browser, server.url, reduced_motion="reduce") as page:
             hold(page, reasoning_content="hm")
@@ -254,6 +256,7 @@ class TestLongConversations:
               .some((turn) => turn?.querySelector('.said, .prose strong'))"""
             until(page, inside)
 
+    @pytest.mark.slow
     def test_the_page_follows_an_answer_only_at_its_end(self, page: Any) -> None:
         answers(page, "\n\n".join(f"line {n}" for n in range(200)))
         ask(page, "Hello")
@@ -298,7 +301,7 @@ class TestTheFirstView:
         context = browser.new_context(locale="en-US")
         page = context.new_page()
         responses: list[Any] = []
-        page.on("response", responses.append)
+        page.on("response", lambda response: responses.append(response))
         page.goto(server.url)
         page.wait_for_selector("#switch label")
         page.wait_for_load_state("networkidle")

@@ -254,6 +254,7 @@ class TestTheLessonItself:
           } return found; }"""
         assert page.evaluate(script) == []
 
+    @pytest.mark.slow
     def test_the_chapter_is_in_the_address(self, page: Any) -> None:
         chapter(page, "dense")
         chapter(page, "reasoning")

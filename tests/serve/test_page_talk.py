@@ -199,6 +199,7 @@ class TestTurns:
         until(page, "document.querySelector('.prose')?.textContent === '42'")
         assert "2 answers" in page.inner_text("#cost") and "1 of them on other branches" in page.inner_text("#cost")
 
+    @pytest.mark.slow
     def test_another_answer_to_the_same_question(self, page: Any) -> None:
         ask(page, "What is 12 plus 30?")
         asked = sent(page)
@@ -208,6 +209,7 @@ class TestTurns:
         assert page.locator(".answer").count() == 1 and page.locator(".said").count() == 1
         assert page.locator(".branches").inner_text().split()[1] == "2/2"
 
+    @pytest.mark.slow
     def test_copy(self, page: Any) -> None:
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         answers(page, RICH)

@@ -132,7 +132,7 @@ def routes_of(call: AnyCall, start: int, chosen: Sequence[int]) -> tuple[list[di
         return [], start
     ids, answered = call.ids, call.request.tokens
     ends = list(accumulate(chosen))
-    rows = call.fired[start:]
+    rows = call.fired[start : len(ids) + len(answered)]  # a running step notes experts before its tokens
     made = [
         {
             "token": at,
