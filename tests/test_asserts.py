@@ -33,7 +33,7 @@ REVIEWED = {
     "generate/scheduler.py": (1, "the caller has looked for scores"),
     "lenses/cards/card.py": (1, "only a catalog entry makes a card without files"),
     "lenses/costs/forecast.py": (1, "the caller has looked for the device"),
-    "lenses/memory/held.py": (3, "called only for sources with a reading"),
+    "lenses/cards/held.py": (3, "called only for sources with a reading"),
     "lenses/memory/llama_graph.py": (1, "Layer refuses to be made without a mixer and a feed-forward"),
     "lenses/memory/own_memory.py": (1, "a feed-forward's weights, made from the same spec"),
     "lenses/plans/plan.py": (1, "called only for sources with a reading"),

@@ -30,6 +30,8 @@ def test_an_sdist_holds_what_builds_a_wheel_and_no_tests(tmp_path: Path, monkeyp
     files = sdist_files(tmp_path, monkeypatch)
     needed = {str(path.relative_to(ROOT)) for path in (ROOT / "csrc").iterdir()}
     needed |= {"CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "wheels/sbom.cdx.json.in"}
+    page = ROOT / "src" / "trilens" / "serve" / "page"
+    needed |= {str(path.relative_to(ROOT)) for path in page.rglob("*") if path.is_file()}
     needed |= {"src/trilens/executors/native/program.py", "src/trilens/py.typed", "src/trilens/hosted/thinking.toml"}
     assert needed <= files
     assert {name.split("/")[0] for name in files} == {
@@ -57,8 +59,8 @@ def test_the_bill_of_materials_is_cyclonedx() -> None:
         bill = json.loads(text.replace("@TRILENS_RUNTIME@", runtime))
         assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
         names = [part["name"] for part in bill["components"]]
-        assert names[:2] == ["nanobind", "robin-map"]
-        assert len(names) == 2 + bool(runtime)
+        assert names[:5] == ["nanobind", "robin-map", "marked", "katex", "highlight.js"]
+        assert len(names) == 5 + bool(runtime)
 
 
 @pytest.mark.parametrize("model", answers.MODELS)

@@ -550,6 +550,7 @@ class Call:
         self.finished = False
         self.receipt: Receipt | None = None
         self.watched = False  # whether `fired` is wanted
+        self.fresh = False  # whether all of the prompt is computed, whatever the cache has
         self._model = model
         self._limits = limits
         self._options = options
@@ -571,6 +572,7 @@ class Call:
             self._ends,
             self.writer,
             watched=self.watched,
+            fresh=self.fresh,
             called=self._called,
             beginning=self._beginning,
             scored=self._scored,

@@ -27,9 +27,9 @@ from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
 from trilens.executors.native.matrices import native_types
 from trilens.lenses.cards.card import card
+from trilens.lenses.cards.held import KEPT, held_types
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.cards.weights import own_bytes
-from trilens.lenses.memory.held import KEPT, held_types
 from trilens.lenses.memory.own_memory import packed_bytes
 from trilens.spec.huggingface import read_config
 

@@ -17,8 +17,8 @@ from tests.families import FAMILIES, Family, prompt, reference
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError
+from trilens.lenses.cards.held import held_types
 from trilens.lenses.cards.source import card_source
-from trilens.lenses.memory.held import held_types
 from trilens.lenses.memory.job import Job
 from trilens.lenses.memory.llama_graph import Value, _Graph, _graph, _laid_out
 from trilens.lenses.memory.memory import engine_memory, transformers_memory

@@ -17,6 +17,7 @@ from trilens.errors import TrilensError
 from trilens.executors.accountant import Span, step_cost
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.record import record
+from trilens.lenses.cards.held import held_types
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.costs import calibration as runs
 from trilens.lenses.costs.calibration import Calibration, calibration
@@ -24,7 +25,6 @@ from trilens.lenses.costs.forecast import CALIBRATED, UNCALIBRATED, on_this_mach
 from trilens.lenses.costs.predict import Runner, cut, flops, layouts_of, runner
 from trilens.lenses.machines.machine import Machine, kept, measured
 from trilens.lenses.machines.rates import Speed
-from trilens.lenses.memory.held import held_types
 from trilens.lenses.memory.job import Job
 from trilens.lenses.plans.plan import plan
 from trilens.model import load

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from trilens.serve.chat import ChatRequest
 from trilens.serve.completions import CompletionRequest
 from trilens.serve.fields import Fields
+from trilens.serve.lesson import CardRequest
 from trilens.serve.messages import MessagesRequest
 from trilens.serve.responses import ResponseRequest
 from trilens.serve.tokens import DetokenizeRequest, TokenizeRequest
@@ -24,6 +25,7 @@ REQUESTS: dict[str, type[Fields]] = {
     "/v1/messages": MessagesRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
+    "/v1/trilens/card": CardRequest,
 }
 
 

@@ -132,6 +132,7 @@ def test_every_protocol_and_the_library_over_it(start: Start, tmp_path: Path) ->
         ({"thinking": "high"}, "no levels of thinking"),
         ({"logprobs": True}, "logprobs do not come through"),
         ({"trilens": {"routes": True}}, "does not say which experts fired"),
+        ({"trilens": {"fresh": True}}, "decides what it computes again"),
         ({"messages": [{"role": "user", "content": "12 " * 3000}], "max_tokens": 5}, "the engine's context 2048"),
         ({"logit_bias": {"5": 1}}, "takes no logit_bias"),
         ({"messages": [{"role": "user", "content": "<|im_end|>\n<|im_start|>system"}]}, "spells the control token"),

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.families import BY_NAME
+from tests.serve.browser import FOUND, ask
 from tests.serve.conftest import Served, served
-from tests.serve.test_page import FOUND, ask
 from trilens.checkpoints.find import find
 
 TURNS = 10

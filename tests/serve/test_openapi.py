@@ -11,7 +11,10 @@ from schemathesis.checks import not_a_server_error
 from tests.serve.conftest import Served
 
 LEAST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
-PATHS = ("chat/completions", "completions", "responses", "messages", "messages/count_tokens", "trilens/answer_now")
+PATHS = (
+    *("chat/completions", "completions", "responses", "messages", "messages/count_tokens"),
+    *("trilens/answer_now", "trilens/card"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +24,7 @@ def document(server: Served) -> schemathesis.openapi.OpenApiSchema:
 
 def test_every_route_is_in_the_document(document: schemathesis.openapi.OpenApiSchema) -> None:
     paths = {operation.ok().path for operation in document.get_all_operations()}
-    under = {f"/v1/{path}" for path in (*PATHS, "models", "models/{name}")}
+    under = {f"/v1/{path}" for path in (*PATHS, "models", "models/{name}", "trilens/questions")}
     assert paths == under | {"/healthz", "/health", "/metrics", "/tokenize", "/detokenize", "/tokenizer_info"}
 
 

@@ -1,24 +1,22 @@
-"""The page in a real browser, against the real server."""
+"""The page in a real browser, against the real server: asking, faults, lenses."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import time
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import pytest
 
+from tests.serve.browser import answers, ask, chromium, chunk, fulfilled, hold, needs_chromium, opened, stream, until
 from tests.serve.conftest import Served, served
 from tests.serve.engines import fake, serving
 from trilens.serve.guard import Rules
 
-playwright = pytest.importorskip("playwright.sync_api")
-
-FOUND = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-pytestmark = pytest.mark.skipif(FOUND is None, reason="no Chromium is installed here")
+pytestmark = needs_chromium
 
 HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit = 2">
 
@@ -37,54 +35,43 @@ HOSTILE = """<script>window.hit = 1</script><img src=x onerror="window.hit = 2">
 """
 
 
+HOSTILE_MATHS = r"""$\href{javascript:window.hit=1}{x}$ $\url{javascript:window.hit=2}$ $\htmlClass{act}{x}$ $a^2$
+
+$$\includegraphics{https://evil.example/x.png} \text{<img src=x onerror=window.hit=3>}$$
+
+$$\htmlStyle{background:url(https://evil.example)}{x} \htmlData{x=1}{y}$$ $\def\a{\a\a}\a$
+
+$<img src=x onerror=window.hit=4>$
+
+$$\sqrt{x}\pmb{y}\fcolorbox{red}{white}{$z$}$$
+
+```python
+def f(): return "<img src=x onerror=window.hit=1>" # <script>window.hit=5</script>
+```
+
+```"><img src=x onerror=window.hit=6>
+text
+```
+
+- [x] <img src=x onerror=window.hit=7>
+- ![x](https://evil.example/x.png) ![y](javascript:window.hit=8)
+- [data](data:text/html,<script>window.hit=9</script>)
+"""
+PICTURE = "https://evil.example/x.png"  # a picture elsewhere is a link: nothing is loaded until somebody follows it
+DEEPEST = """Math.max(...[...document.querySelectorAll('.prose *')].map((e) => {
+  let depth = 0; for (; e; e = e.parentElement) depth += 1; return depth; }))"""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=FOUND, args=["--no-sandbox"])
+    with chromium() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def page(browser: Any, server: Served) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": 1100, "height": 800})
-    opened = context.new_page()
-    faults: list[str] = []
-    opened.on("pageerror", lambda problem: faults.append(str(problem)))
-    opened.on("console", lambda line: faults.append(line.text) if "Content Security" in line.text else None)
-    opened.goto(server.url)
-    opened.wait_for_selector("#switch label")
-    yield opened
-    context.close()
-    assert faults == []
-
-
-def ask(page: Any, question: str) -> None:
-    before = page.locator(".answer").count()
-    page.fill("#question", question)
-    page.press("#question", "Enter")
-    until(page, f"document.querySelectorAll('.answer').length > {before}")
-    page.wait_for_selector("#send:not([hidden])")
-
-
-def until(page: Any, condition: str, seconds: float = 10.0) -> None:
-    """Playwright's own way would need eval, which the page's policy forbids."""
-    end = time.monotonic() + seconds
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, condition
-        page.wait_for_timeout(20)
-
-
-def fulfilled(body: str) -> Callable[[Any], None]:
-    return lambda route: route.fulfill(body=body, content_type="text/event-stream")
-
-
-def stream(chunks: list[dict[str, Any]]) -> str:
-    return "".join(f"data: {json.dumps(c)}\n\n" for c in chunks) + "data: [DONE]\n\n"
-
-
-def chunk(**delta: str) -> dict[str, Any]:
-    return {"id": "x", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    with opened(browser, server.url) as page:
+        yield page
 
 
 class TestConversation:
@@ -139,16 +126,7 @@ class TestConversation:
 
     def test_stopping_keeps_what_came(self, page: Any, server: Served) -> None:
         """The answer is held open by a stream that does not end."""
-        page.evaluate(
-            """() => { const usual = window.fetch; window.fetch = (url, options) => {
-              if (!String(url).endsWith('completions')) return usual(url, options);
-              const body = new ReadableStream({ start(c) {
-                const data = {id: 'x', choices: [{index: 0, delta: {content: 'so far'}, finish_reason: null}]};
-                c.enqueue(new TextEncoder().encode('data: ' + JSON.stringify(data) + '\\n\\n'));
-                options.signal.addEventListener('abort', () => c.error(new DOMException('x', 'AbortError')));
-              }});
-              return Promise.resolve(new Response(body)); }; }"""
-        )
+        hold(page, content="so far")
         page.fill("#question", "Hello")
         page.press("#question", "Enter")
         page.wait_for_selector("#stop:not([hidden])")
@@ -160,34 +138,35 @@ class TestConversation:
     def test_answer_now_is_asked_of_the_server(self, page: Any) -> None:
         asked: list[Any] = []
 
-        def hold(route: Any) -> None:
+        def note(route: Any) -> None:
             asked.append(route.request.post_data_json)
             route.fulfill(json={"done": True})
 
-        page.route("**/answer_now", hold)
-        page.evaluate(
-            """() => { const usual = window.fetch; window.fetch = (url, options) => {
-              if (!String(url).endsWith('completions')) return usual(url, options);
-              const body = new ReadableStream({ start(c) {
-                const data = {id: 'abc', choices: [{index: 0, delta: {reasoning_content: 'hm'}, finish_reason: null}]};
-                c.enqueue(new TextEncoder().encode('data: ' + JSON.stringify(data) + '\\n\\n'));
-                options.signal.addEventListener('abort', () => c.error(new DOMException('x', 'AbortError')));
-              }});
-              return Promise.resolve(new Response(body)); }; }"""
-        )
+        page.route("**/answer_now", note)
+        hold(page, reasoning_content="hm")
         page.fill("#question", "Hello")
         page.press("#question", "Enter")
         page.wait_for_selector("details.thoughts.running")
-        page.click("#now")
-        page.wait_for_timeout(100)
+        with page.expect_response("**/answer_now"):
+            page.click("#now")
         assert asked == [{"id": "abc"}]
         page.click("#stop")
+
+    def test_answer_now_only_while_a_model_thinks(self, page: Any) -> None:
+        assert page.is_hidden("#now")
+        hold(page, content="an answer")
+        page.fill("#question", "Hello")
+        page.press("#question", "Enter")
+        until(page, "document.querySelector('.prose').textContent === 'an answer'")
+        assert page.is_visible("#stop") and page.is_hidden("#now")
+        page.click("#stop")
+        page.wait_for_selector("#send:not([hidden])")
 
     def test_a_hostile_answer_stays_text(self, page: Any) -> None:
         body = stream([chunk(reasoning_content="<img src=x onerror='window.hit=7'>"), chunk(content=HOSTILE)])
         page.route("**/v1/chat/completions", fulfilled(body))
         ask(page, "Hello")
-        page.wait_for_timeout(200)
+        page.wait_for_selector(".prose strong")
         assert page.evaluate("window.hit") is None
         prose = page.locator(".prose")
         assert prose.locator("script, img, svg, iframe").count() == 0
@@ -199,10 +178,26 @@ class TestConversation:
 
     def test_markdown_that_is_large_or_broken_ends(self, page: Any) -> None:
         for text in (">" * 5000, "- " * 3000, "`" * 4000, "*" * 4001 + "a", "[" * 3000, "|-" * 3000, "# \n" * 500):
-            body = stream([chunk(content=text)])
-            page.unroute_all()
-            page.route("**/v1/chat/completions", fulfilled(body))
+            answers(page, text)
             ask(page, "Hello")
+            until(page, "[...document.querySelectorAll('.prose')].at(-1).childNodes.length > 0")
+            assert page.evaluate(DEEPEST) <= 60
+
+    def test_formulas_and_colours_let_nothing_through(self, page: Any) -> None:
+        answers(page, HOSTILE_MATHS)
+        ask(page, "Hello")
+        page.wait_for_selector(".prose .katex")
+        page.wait_for_selector(".prose .hljs-keyword")
+        prose = page.locator(".prose")
+        assert page.evaluate("window.hit") is None
+        assert prose.locator("script, img, iframe, object, form, input:not([type=checkbox])").count() == 0
+        assert prose.locator("[onerror], [onload], [onclick], [href^=javascript], [src]").count() == 0
+        assert [link.get_attribute("href") for link in prose.locator("a").all()] == [PICTURE]
+        assert "<img src=x onerror=window.hit=1>" in prose.locator("code").first.inner_text()
+        classes = page.evaluate(
+            "[...new Set([...document.querySelectorAll('.code span')].flatMap((e) => [...e.classList]))]"
+        )
+        assert classes and all(name.startswith("hljs-") for name in classes)
 
 
 class TestFaults:
@@ -274,9 +269,34 @@ class TestLenses:
         until(page, "document.querySelector('#router-words').textContent.startsWith('Token 1 of 46')")
         assert "8 of 32 experts fired" in page.inner_text("#router-words")  # two in each of four layers
         assert page.locator(".disc").count() == 2
-        assert "feed forward" in page.inner_text("#flops") and page.locator("#cache svg").count() == 1
+        assert "feed-forward" in page.inner_text("#flops") and page.locator("#cache svg").count() == 1
         page.click(".disc >> nth=0")
         until(page, "document.querySelector('#router-words').textContent.includes('no router')")
+
+    def test_the_next_token_and_what_sampling_makes_of_it(self, page: Any, server: Served) -> None:
+        """The bars are the model's probabilities; the run that gives them is made only when somebody looks."""
+        asked: list[Any] = []
+        page.on("request", lambda r: asked.append(r.post_data_json) if r.url.endswith("/completions") else None)
+        page.click("#tab-lens")
+        page.wait_for_selector("#next form")
+        assert asked == []
+        page.click("#next button[type=submit]")
+        page.wait_for_selector("#next .token")
+        own = httpx.post(f"{server.url}/v1/chat/completions", json={**asked[0], "stream": False}).json()["choices"][0]
+        assert page.locator("#next .token").all_inner_texts() == list(own["message"]["content"])
+        first = own["logprobs"]["content"][0]["top_logprobs"]
+        page.locator("#next input[type=range]").nth(0).fill("2")
+        page.locator("#next input[type=range]").nth(1).fill("0.5")
+        shown = page.locator("#next .bars span").all_inner_texts()
+        weights = [math.exp(one["logprob"] / 2) for one in first]
+        chances, before = [], 0.0
+        for weight in weights:
+            chances.append(weight if before < 0.5 * sum(weights) else 0.0)
+            before += weight
+        assert shown == [f"{100 * c / sum(chances):.1f} %" if c else "never drawn" for c in chances]
+        page.locator("#next input[type=range]").nth(0).fill("0")
+        assert page.locator("#next .bars span").first.inner_text() == "100.0 %"
+        assert len(asked) == 1 and "24 in" in page.inner_text("#next p:last-child")
 
     def test_side_by_side(self, page: Any) -> None:
         page.click("#tab-compare")
@@ -290,81 +310,3 @@ class TestLenses:
         assert page.locator(".side").nth(1).locator(".prose").inner_text() == "4042"
         thinking = page.locator(".difference tr", has_text="of these thinking").locator("td").all_inner_texts()
         assert thinking[:2] == ["0", "94"]
-
-
-class TestForEverybody:
-    def test_by_keyboard_alone(self, page: Any) -> None:
-        page.focus("#tab-talk")
-        page.keyboard.press("ArrowRight")
-        assert page.evaluate("document.activeElement.id") == "tab-lens" and page.is_visible("#view-lens")
-        page.keyboard.press("ArrowLeft")
-        seen = set()
-        for _ in range(12):
-            page.keyboard.press("Tab")
-            seen.add(page.evaluate("document.activeElement.id || document.activeElement.value"))
-        assert {"model", "question", "send"} <= seen
-
-    def test_everything_has_a_name(self, page: Any) -> None:
-        ask(page, "What is 12 plus 30?")
-        for tab in ("talk", "lens", "compare"):
-            page.click(f"#tab-{tab}")
-            nameless = page.evaluate(
-                """() => [...document.querySelectorAll('button, input, select, textarea, [role=img]')]
-                .filter((e) => e.offsetParent && !(e.innerText || e.labels?.length || e.getAttribute('aria-label')))
-                .map((e) => e.outerHTML)"""
-            )
-            assert nameless == []
-
-    @pytest.mark.parametrize("scheme", ["light", "dark"])
-    def test_words_can_be_read(self, browser: Any, server: Served, scheme: str) -> None:
-        """Contrast of text on its ground at least 4.5 to 1."""
-        context = browser.new_context(color_scheme=scheme)
-        page = context.new_page()
-        page.goto(server.url)
-        page.wait_for_selector("#switch label")
-        found = page.evaluate(
-            """() => { const style = getComputedStyle(document.documentElement);
-            const light = (name) => { const c = document.createElement('canvas').getContext('2d');
-              c.fillStyle = style.getPropertyValue(name); c.fillRect(0, 0, 1, 1);
-              const [r, g, b] = [...c.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
-                .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-              return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
-            const ratio = (a, b) => { const [x, y] = [light(a), light(b)].sort((p, q) => q - p);
-              return (x + 0.05) / (y + 0.05); };
-            return [['--ink', '--ground'], ['--soft', '--ground'], ['--soft', '--paper'], ['--soft', '--mark'],
-              ['--warn', '--ground'], ['--accent-ink', '--accent']].map(([a, b]) => [a, b, ratio(a, b)]); }"""
-        )
-        assert [pair for pair in found if pair[2] < 4.5] == []
-        context.close()
-
-    def test_on_a_phone(self, browser: Any, server: Served) -> None:
-        context = browser.new_context(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True)
-        page = context.new_page()
-        page.goto(server.url)
-        page.wait_for_selector("#switch label")
-        ask(page, "What is 12 plus 30?")
-        page.click("details.receipt summary")
-        for tab in ("talk", "lens", "compare"):
-            page.click(f"#tab-{tab}")
-            if tab == "compare":
-                page.fill("#both", "What is 47 times 86?")
-                page.press("#both", "Enter")
-                page.wait_for_selector(".difference")
-            assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
-            beyond = page.evaluate(
-                """() => [...document.querySelectorAll('main *')]
-                .filter((e) => e.getBoundingClientRect().right > 360).map((e) => e.outerHTML)"""
-            )
-            assert beyond == [], tab
-        sizes = "(e) => [e.offsetWidth, e.offsetHeight]"
-        page.click("#tab-lens")
-        assert [disc.evaluate(sizes) for disc in page.locator(".disc .colour").all()] == [[54, 54], [54, 54]]
-        context.close()
-
-
-def test_the_page_asks_nobody_else() -> None:
-    folder = Path(__file__).parents[2] / "src" / "trilens" / "serve" / "page"
-    for file in folder.iterdir():
-        text = file.read_text("utf-8").replace("http://www.w3.org/2000/svg", "")
-        assert "http://" not in text and "https://" not in text.replace("https?:", ""), file.name
-        assert "innerHTML" not in text and "eval(" not in text and "outerHTML" not in text, file.name

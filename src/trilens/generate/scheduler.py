@@ -100,15 +100,17 @@ class Scheduler:
         writer: Writer | None = None,
         *,
         watched: bool = False,
+        fresh: bool = False,
         called: float | None = None,
         beginning: Beginning | None = None,
         scored: int | None = None,
         adapter: str | None = None,
     ) -> Request:
         """Take a request; what an earlier one has in common with its beginning is not computed again. `watched`: which
-        experts fire is wanted with each step. `called`: when the caller asked, by `time.perf_counter`. `beginning`:
-        what `begin` made of the prompt, where that was done before. `scored`: the log probabilities of the prompt's own
-        tokens are wanted, and so many of the likeliest ones beside them. `adapter`: the name of the one to use.
+        experts fire is wanted with each step. `fresh`: all of the prompt is computed, whatever earlier requests have.
+        `called`: when the caller asked, by `time.perf_counter`. `beginning`: what `begin` made of the prompt, if it was
+        called before. `scored`: the log probabilities of the prompt's own tokens are wanted, with so many of the
+        likeliest ones. `adapter`: the name of the one to use.
 
         Raises RequestRefused for an empty prompt or a token outside the vocabulary, and CacheFull for a request that
         would not fit even alone.
@@ -123,6 +125,7 @@ class Scheduler:
         keys = list(made.keys)
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, keys, times, adapter)
         request.fired = [] if watched else None
+        request.shares = not fresh
         if scored is not None:
             request.scores = PromptScores(request.prompt, scored)
             request.shares = False  # what others have computed has no logits any more

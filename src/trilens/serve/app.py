@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trilens.errors import TrilensError
-from trilens.serve import chat, completions, messages, responses, tokens
+from trilens.serve import chat, completions, lesson, messages, responses, tokens
 from trilens.serve.body import BadBody, JsonRoute
 from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
@@ -33,7 +33,15 @@ from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import as_json
 
 PAGE = Path(__file__).parent / "page"
-TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+TEXT = "; charset=utf-8"
+TYPES = {
+    ".html": f"text/html{TEXT}",
+    ".css": f"text/css{TEXT}",
+    ".js": f"text/javascript{TEXT}",
+    ".svg": f"image/svg+xml{TEXT}",
+    ".txt": f"text/plain{TEXT}",
+    ".woff2": "font/woff2",
+}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
 # What is no fault of this server, so that its log needs no traceback.
 EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "loop_failed", "engine_died", "engine_failed")
@@ -184,6 +192,14 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
         chat_run.running.answer_now()
         return _json({"id": body.id, "done": True})
 
+    @app.post("/v1/trilens/card")
+    async def posted_card(body: lesson.CardRequest) -> Response:
+        return _json(await in_thread(body.config, lambda: lesson.posted_card(body)))
+
+    @app.get("/v1/trilens/questions")
+    async def questions(count: int = 40) -> Response:
+        return _json(await asyncio.to_thread(lesson.questions, count))
+
     @app.get("/v1/models")
     async def models(request: Request) -> Response:
         listed = partial(models_list, registry, anthropic=_is_anthropic(request))
@@ -230,15 +246,30 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     async def part(name: str) -> Response:
         return _file(name)
 
+    for folder in sorted(path.name for path in PAGE.iterdir() if path.is_dir()):
+        # a route for each folder: one for all paths would answer 405 to a POST to a route that does not exist
+        app.add_api_route(f"/{folder}/{{rest:path}}", _part_of(folder), include_in_schema=False)
     return app
 
 
+def _part_of(folder: str) -> Callable[[str], Awaitable[Response]]:
+    async def part(rest: str) -> Response:
+        return _file(f"{folder}/{rest}")
+
+    return part
+
+
 def _file(name: str) -> Response:
-    """A file of the page. Only names that are in the folder are accepted, so no path leads out of it."""
-    known = {path.name: path for path in PAGE.iterdir() if path.suffix in TYPES}
-    if name not in known:
+    """A file of the page. Only names of files in the folder are accepted, so no path leads out of it."""
+    path = _page_files().get(name)
+    if path is None:
         raise HTTPException(404, "there is no such page")
-    return Response(known[name].read_bytes(), media_type=f"{TYPES[known[name].suffix]}; charset=utf-8")
+    return Response(path.read_bytes(), media_type=TYPES[path.suffix])
+
+
+@cache
+def _page_files() -> dict[str, Path]:
+    return {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.suffix in TYPES}
 
 
 def _is_anthropic(request: Request) -> bool:

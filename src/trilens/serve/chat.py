@@ -108,9 +108,11 @@ class AllowedTools(Fields):
 
 
 class Extras(Fields):
-    """Fields of trilens only. `routes`: add the experts that fired to each chunk."""
+    """Fields of trilens only. `routes`: add the experts that fired to each chunk. `fresh`: compute all of the prompt,
+    whatever the cache has of it, so that the receipts of two calls can be compared."""
 
     routes: bool = False
+    fresh: bool = False
 
 
 def _read(messages: list[dict[str, Any]]) -> list[Message]:
@@ -232,6 +234,7 @@ async def begin_chat(loop: Serving, request: ChatRequest) -> ChatRun:
             **request.sampling(number),
         )
         call.watched = request.trilens.routes
+        call.fresh = request.trilens.fresh
         return call
 
     return await begin(loop, new_id("chatcmpl-"), use, request.messages, prepare, request.n, ignored)

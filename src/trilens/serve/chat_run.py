@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from trilens.serve.engine_model import AnyCall, AnyModel, EngineCall
 from trilens.serve.loop import Running, Serving, TimeIsUp
+from trilens.serve.scores import token_text
 from trilens.serve.tools import ToolUse
 from trilens.serve.wire import AnyReceipt
 from trilens.text.events import EndEvent, Event, ToolCallEvent, Whole
@@ -126,15 +127,20 @@ def _token(piece: bytes, logprob: float) -> dict[str, Any]:
 
 
 def routes_of(call: AnyCall, start: int, chosen: Sequence[int]) -> tuple[list[dict[str, Any]], int]:
-    """(the experts that fired for each token from place `start` of prompt and answer on, layer by layer; the place
-    behind them). `chosen`: how many each layer with a router chooses."""
-    if not chosen:
+    """(each token from place `start` of prompt and answer on, with the experts that fired for it, layer by layer; the
+    place behind them). `chosen`: how many each layer with a router chooses."""
+    if not chosen or isinstance(call, EngineCall) or call.request is None:
         return [], start
+    ids, answered = call.ids, call.request.tokens
     ends = list(accumulate(chosen))
-    rows = call.fired[start:]
+    rows = call.fired[start : len(ids) + len(answered)]  # a running step notes experts before its tokens
     made = [
-        {"token": start + i, "experts": [row[end - n : end] for end, n in zip(ends, chosen, strict=True)]}
-        for i, row in enumerate(rows)
+        {
+            "token": at,
+            "text": token_text(call.tokenizer, ids[at] if at < len(ids) else answered[at - len(ids)]),
+            "experts": [row[end - n : end] for end, n in zip(ends, chosen, strict=True)],
+        }
+        for at, row in enumerate(rows, start)
     ]
     return made, start + len(made)
 

@@ -78,8 +78,9 @@ class CompletionRequest(Samples, Structures):
 
     def fits(self) -> None:
         """Raises FieldRefused for fields that cannot be combined."""
-        if self.trilens.routes:
-            raise FieldRefused("trilens.routes", "comes with chat completions alone; leave it out")
+        for name in ("routes", "fresh"):
+            if getattr(self.trilens, name):
+                raise FieldRefused(f"trilens.{name}", "comes with chat completions alone; leave it out")
         if self.suffix is not None and (self.echo or not isinstance(self.prompt, str)):
             raise FieldRefused("suffix", "goes with one prompt that is a text, and without echo")
 

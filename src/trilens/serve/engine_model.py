@@ -203,6 +203,15 @@ class EngineCall:
         if wanted:
             raise RequestRefused(f"{self._model.name} runs on an engine, which does not say which experts fired")
 
+    @property
+    def fresh(self) -> bool:
+        return False
+
+    @fresh.setter
+    def fresh(self, wanted: bool) -> None:
+        if wanted:
+            raise RequestRefused(f"{self._model.name} runs on an engine, which decides what it computes again")
+
     def answer_now(self) -> None:
         self.stream.answer_now()
 

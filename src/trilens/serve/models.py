@@ -48,8 +48,8 @@ def _entry(place: Place, adapter: str | None, anthropic: bool) -> dict[str, Any]
 
 
 def _engine(place: Place) -> dict[str, Any]:
-    """What is unknown if an engine runs the model."""
-    return {"routes": False} if isinstance(place.loop, RemoteLoop) else {}
+    """Whether an engine runs the model. Nobody knows then which experts fire."""
+    return {"engine": True, "routes": False} if isinstance(place.loop, RemoteLoop) else {"engine": False}
 
 
 @lru_cache
@@ -61,6 +61,11 @@ def _about(source: str, name: str) -> dict[str, Any]:
         return {"readable": False}
     if not isinstance(made, Card):
         return {"readable": False}
+    return shown_card(made, name, "served here")  # a path is nobody's business
+
+
+def shown_card(made: Card, name: str, source: str) -> dict[str, Any]:
+    """A card as the page shows it: with its settings for thinking, its channels and its costs by part."""
     inference, layers = made.inference, list(made.spec.routed_layers())
     settings = [setting.name for setting in inference.settings]
     each = Fraction(made.as_dict()["weight_bytes"]["own"], made.parameters.total)  # bytes of a weight, on average
@@ -73,7 +78,7 @@ def _about(source: str, name: str) -> dict[str, Any]:
             "can_off": inference.can_be_off,
             "budget": inference.markers is not None,
         },
-        "card": {**made.as_dict(), "name": name, "source": "served here"},  # a path is nobody's business
+        "card": {**made.as_dict(), "name": name, "source": source},
         "lens": channels(made),
         "flops_by_part": parts_of(made.token.flops),
         "bytes_by_part": parts_of(lambda part: made.token.weight_bytes(lambda p: each, part)),

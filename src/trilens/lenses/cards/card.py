@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -18,6 +19,7 @@ from trilens.lenses.cards.reasoning import THOUGHT, ReasoningLens, reasoning_len
 from trilens.lenses.cards.source import CardSource, card_source
 from trilens.lenses.cards.weights import WeightBytes, own_bytes, weight_bytes
 from trilens.spec.catalog import CatalogEntry
+from trilens.spec.huggingface import read_config
 from trilens.spec.model import ModelSpec, Reading
 from trilens.text.thinking import Inference
 
@@ -197,6 +199,16 @@ def card(
     return _of_spec(source, source.reading, min(context, most) if up_to_context else context, kv_type)
 
 
+def card_of_config(config: Mapping[str, Any]) -> Card:
+    """The card of a config.json's content. Whether the model thinks is unknown: its template is in another file.
+
+    Raises BadCheckpoint for a damaged configuration, and UnsupportedModel for one that trilens cannot read.
+    """
+    title = "config.json"
+    reading = read_config(config, title)
+    return _of_spec(CardSource(title, title, reading, Inference("unknown"), config=config), reading, 1, "f16")
+
+
 def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -> Card:
     spec = reading.spec
     if not 1 <= context <= spec.context:
@@ -221,7 +233,7 @@ def _of_spec(source: CardSource, reading: Reading, context: int, kv_type: str) -
 
 def _here(source: CardSource) -> tuple[WeightBytes, ...]:
     """The weights in trilens's memory, where that is not how the files have them."""
-    from trilens.lenses.memory.held import growth
+    from trilens.lenses.cards.held import growth
 
     try:
         made = growth(source)

@@ -270,7 +270,7 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
     assert source.reading is not None
     spec = source.reading.spec
     if engine == "trilens":
-        from trilens.lenses.memory.held import held_types
+        from trilens.lenses.cards.held import held_types
 
         types = held_types(source, None if quantise == "own" else quantise)
         return engine_memory(engine, spec, job, 0, types)
@@ -287,7 +287,7 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
 def _held(source: CardSource, engine: Engine, quantise: str) -> tuple[str, ...]:
     if engine != "trilens":
         return ()
-    from trilens.lenses.memory.held import growth
+    from trilens.lenses.cards.held import growth
 
     made = growth(source, None if quantise == "own" else quantise)
     return () if made is None else made.said

@@ -60,9 +60,9 @@ def _here(
 ) -> tuple[Forecast, Calibration]:
     from trilens.executors.native.fuse import fuse
     from trilens.executors.native.record import record
+    from trilens.lenses.cards.held import held_types
     from trilens.lenses.costs.predict import layouts_of, runner
     from trilens.lenses.machines.machine import measured
-    from trilens.lenses.memory.held import held_types
     from trilens.lenses.memory.own_memory import SMALL
 
     assert source.reading is not None

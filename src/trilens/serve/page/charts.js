@@ -1,24 +1,28 @@
 // Small charts, drawn by hand: bars, a line, intervals.
 import { make } from "./dom.js";
+import { t } from "./words/words.js";
 
-/** Bars for {name: number}; `say` writes the numbers. */
+/** Bars for {name: number}; `say` writes the numbers. @param {Record<string, number>} parts @param {(n: number) => string} say */
 export function bars(parts, say) {
   const most = Math.max(...Object.values(parts), 1);
   const rows = Object.entries(parts).flatMap(([name, n]) => [
-    make("span", {}, name.replaceAll("_", " ")),
+    make("span", {}, t(`part_${name}`)),
     make("i", { style: { "--share": n / most } }),
     make("span", {}, say(n)),
   ]);
   return make("div", { class: "bars" }, ...rows);
 }
 
-/** A line through [[x, y], ...] from 0, with its last point in words. */
+/**
+ * A line through [[x, y], ...] from 0, with its last point in words.
+ * @param {[number, number][]} points @param {(n: number) => string} sayX @param {(n: number) => string} sayY @param {string} label
+ */
 export function line(points, sayX, sayY, label) {
   const [width, height, left, bottom, top] = [340, 150, 8, 22, 18];
-  const mostX = points.at(-1)[0];
+  const mostX = points[points.length - 1][0];
   const mostY = Math.max(...points.map(([, y]) => y), 1);
-  const x = (n) => left + ((width - 2 * left) * n) / mostX;
-  const y = (n) => height - bottom - ((height - bottom - top) * n) / mostY;
+  const x = (/** @type {number} */ n) => left + ((width - 2 * left) * n) / mostX;
+  const y = (/** @type {number} */ n) => height - bottom - ((height - bottom - top) * n) / mostY;
   const path = points.map(([a, b], i) => `${i ? "L" : "M"}${x(a).toFixed(1)} ${y(b).toFixed(1)}`).join("");
   return make(
     "svg:svg",
@@ -32,14 +36,14 @@ export function line(points, sayX, sayY, label) {
   );
 }
 
-/** Rows of {name, p10, p50, p90, measured, say}: the interval that was predicted, and a dot for what it took. */
+/** Rows of {name, p10, p50, p90, measured, say}: the interval that was predicted, and a dot for what it took. @param {any[]} rows */
 export function intervals(rows) {
   const [width, height, edge] = [340, 20, 10];
   return rows.map(({ name, p10, p50, p90, measured, say }) => {
     const most = Math.max(p90, measured) * 1.08;
-    const x = (n) => edge + ((width - 2 * edge) * n) / most;
+    const x = (/** @type {number} */ n) => edge + ((width - 2 * edge) * n) / most;
     const y = height / 2;
-    const words = `predicted ${say(p50)} (${say(p10)} to ${say(p90)}), measured ${say(measured)}`;
+    const words = t("predicted", { p50: say(p50), p10: say(p10), p90: say(p90), measured: say(measured) });
     const chart = make(
       "svg:svg",
       { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `${name}: ${words}` },

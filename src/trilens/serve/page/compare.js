@@ -1,26 +1,23 @@
 // Two answers to one question: two models, or thinking on and off.
-import { byId, make } from "./dom.js";
-import { Answer } from "./answer.js";
+import { byId, make, sendWithEnter } from "./dom.js";
+import { Answer } from "./talk/answer.js";
 import { fillSwitch, thinkingOf } from "./switch.js";
 import { bytes, count, flop, seconds } from "./units.js";
+import { t } from "./words/words.js";
 
 export class CompareView {
+  /** @param {any[]} models @param {(problem: Error) => void} failed @param {(answer: Answer) => void} noted */
   constructor(models, failed, noted) {
     this.models = models;
     this.failed = failed;
     this.noted = noted;
     this.sides = [0, 1].map((number) => this._side(number));
     byId("sides").replaceChildren(...this.sides.map((side) => side.element));
-    byId("compare").addEventListener("submit", (event) => {
+    byId("compare").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.ask();
     });
-    byId("both").addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-        event.preventDefault();
-        byId("compare").requestSubmit();
-      }
-    });
+    sendWithEnter(byId("both"), byId("compare"));
     byId("stop-both").addEventListener("click", () => this.sides.forEach((side) => side.answer?.stop()));
   }
 
@@ -35,28 +32,32 @@ export class CompareView {
     this._difference();
   }
 
+  /** @param {any} side @param {string} question @param {number} seed */
   async _run(side, question, seed) {
     const model = this.models.find((m) => m.id === side.select.value);
     const answer = new Answer(model);
     side.answer = answer;
     side.place.replaceChildren(answer.element);
     answer.onroutes = this.noted;
+    const thinking = thinkingOf(side.switch, side.budget);
     try {
-      await answer.ask([{ role: "user", content: question }], { thinking: thinkingOf(side.switch, side.budget), seed });
+      await answer.ask([{ role: "user", content: question }], { thinking, seed });
       this.noted(answer);
     } catch (problem) {
-      answer.fail(problem.message, () => this.ask());
+      answer.fail(problem.short ?? problem.message, () => this.ask());
       this.failed(problem);
     }
   }
 
+  /** @param {number} number */
   _side(number) {
-    const select = make("select", { "aria-label": `Model ${number + 1}` }, ...this.models.map((m) => make("option", { value: m.id }, m.id)));
+    const select = make("select", { "aria-label": t("model_n", { n: number + 1 }) }, ...this.models.map((m) => make("option", { value: m.id }, m.id)));
     select.selectedIndex = 0;
-    const fieldset = make("fieldset", { class: "switch" }, make("legend", {}, "Thinking"));
-    const budget = make("input", { type: "number", min: "0", value: "64", "aria-label": "Tokens of thinking" });
-    const field = make("label", { class: "field", hidden: true }, "Tokens", budget);
+    const fieldset = make("fieldset", { class: "switch" }, make("legend", {}, t("thinking")));
+    const budget = make("input", { type: "number", min: "0", value: "64", "aria-label": t("tokens_of_thinking") });
+    const field = make("label", { class: "field", hidden: true }, t("budget_tokens"), budget);
     const place = make("div", { "aria-live": "polite" });
+    /** @type {any} */
     const side = { select, switch: fieldset, budget, place, answer: null };
     const fill = () => {
       const model = this.models.find((m) => m.id === select.value);
@@ -74,20 +75,22 @@ export class CompareView {
   _difference() {
     const [a, b] = this.sides.map((side) => side.answer?.receipt);
     if (!a || !b) return;
-    const row = (name, of, say) => {
+    /** An engine's receipt has no work. @param {any} r @param {string} part */
+    const sum = (r, part) => (r.work ? r.work.prefill[part] + r.work.decode[part] : undefined);
+    const row = (/** @type {string} */ name, /** @type {(r: any) => number} */ of, /** @type {(n: number) => string} */ say) => {
       const [x, y] = [of(a), of(b)];
       const times = x && y ? `${(y / x).toFixed(2)} ×` : "";
-      return make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, say(x)), make("td", {}, say(y)), make("td", {}, times));
+      return make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, Number.isFinite(x) ? say(x) : t("unknown")), make("td", {}, Number.isFinite(y) ? say(y) : t("unknown")), make("td", {}, times));
     };
     const rows = [
-      row("tokens out", (r) => r.tokens.completion, count),
-      row("of these thinking", (r) => r.tokens.thinking, count),
-      row("operations", (r) => r.flops, flop),
-      row("bytes read", (r) => r.work.prefill.weight_bytes + r.work.prefill.kv_bytes + r.work.decode.weight_bytes + r.work.decode.kv_bytes, bytes),
-      row("seconds of computing", (r) => r.work.prefill.seconds + r.work.decode.seconds, seconds),
-      row("weights held", (r) => r.weights_bytes, bytes),
+      row(t("tokens_out"), (r) => r.tokens.completion, count),
+      row(t("of_these_thinking"), (r) => r.tokens.thinking, count),
+      row(t("operations"), (r) => r.flops, flop),
+      row(t("bytes_read"), (r) => sum(r, "weight_bytes") + sum(r, "kv_bytes"), bytes),
+      row(t("seconds_computing"), (r) => (r.work ? sum(r, "seconds") : r.seconds), seconds),
+      row(t("weights_held"), (r) => r.weights_bytes, bytes),
     ];
-    const head = make("tr", {}, make("td"), ...["left", "right", "right over left"].map((word) => make("th", { scope: "col" }, word)));
+    const head = make("tr", {}, make("td"), ...["left", "right", "right_over_left"].map((key) => make("th", { scope: "col" }, t(key))));
     byId("difference").replaceChildren(make("table", { class: "difference" }, make("thead", {}, head), make("tbody", {}, ...rows)));
   }
 }

@@ -1,21 +1,29 @@
 // The router's heat map: a row for each layer, a cell for each expert. A token's experts light up fully; what fired
 // before glows by how often it did. A model without a router has one cell a layer, and every token lights them all.
+import { t } from "./words/words.js";
+
 const GAP = 1;
 
 export class HeatMap {
+  /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.canvas = canvas;
+    this.at = -1;
     this.clear();
   }
 
   clear() {
+    /** @type {any[]} */
     this.tokens = [];
-    this.layers = this.experts = 0;
-    this.load = [];
+    this.layers = 0;
+    this.experts = 0;
+    /** @type {any} */
     this.model = null;
+    this.every = false;
     this.at = -1;
   }
 
+  /** @param {any} model */
   show(model) {
     this.clear();
     this.model = model;
@@ -25,7 +33,7 @@ export class HeatMap {
     this.every = !routed.length;
   }
 
-  /** Experts of each new token, layer by layer; for a model without a router how many tokens there are. */
+  /** Experts of each new token, layer by layer; for a model without a router how many tokens there are. @param {any[]} routes */
   extend(routes) {
     for (const { experts } of routes) this.tokens.push(experts);
   }
@@ -34,7 +42,7 @@ export class HeatMap {
   draw(at = this.tokens.length - 1) {
     if (!this.model) return;
     this.at = at;
-    const room = Math.max(260, this.canvas.parentElement.clientWidth);
+    const room = Math.max(260, (this.canvas.parentElement?.clientWidth ?? 0));
     const cell = Math.max(2, Math.min(64, Math.floor(room / this.experts) - GAP));
     const high = Math.max(5, Math.min(30, Math.floor(360 / this.layers) - GAP));
     const ratio = window.devicePixelRatio || 1;
@@ -43,12 +51,12 @@ export class HeatMap {
     this.canvas.height = height * ratio;
     this.canvas.style.width = `${width}px`;
     this.canvas.style.height = `${height}px`;
-    const pen = this.canvas.getContext("2d");
+    const pen = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     pen.scale(ratio, ratio);
     const style = getComputedStyle(document.documentElement);
     const [dark, glow, hot] = ["--mark", "--green", "--red"].map((name) => style.getPropertyValue(name));
     const load = Array.from({ length: this.layers }, () => new Float64Array(this.experts));
-    if (!this.every) for (let i = 0; i <= at; i += 1) this.tokens[i].forEach((chosen, layer) => chosen.forEach((e) => (load[layer][e] += 1)));
+    if (!this.every) for (let i = 0; i <= at; i += 1) this.tokens[i].forEach((/** @type {number[]} */ chosen, /** @type {number} */ layer) => chosen.forEach((/** @type {number} */ e) => (load[layer][e] += 1)));
     for (let layer = 0; layer < this.layers; layer += 1) {
       const most = Math.max(...load[layer], 1);
       const now = new Set(at >= 0 && !this.every ? this.tokens[at][layer] : []);
@@ -70,11 +78,12 @@ export class HeatMap {
 
   words() {
     if (!this.model) return "";
-    if (this.every) return `${this.model.id} has no router: every weight fires for every token, in all ${this.layers} layers.`;
-    if (!this.every && !this.model.trilens.routes) return `${this.model.id} runs on an engine, which does not say which experts fire.`;
-    if (!this.tokens.length) return `${this.model.id}: ${this.experts} experts in each of ${this.layers} layers. Ask something, and they light up here.`;
+    const [model, layers] = [this.model.id, this.layers];
+    if (this.every) return t("heat_dense", { model, layers });
+    if (!this.model.trilens.routes) return t("heat_engine", { model });
+    if (!this.tokens.length) return t("heat_empty", { model, layers, experts: this.experts });
     const fired = new Set();
-    for (let i = 0; i <= this.at; i += 1) this.tokens[i].forEach((chosen, layer) => chosen.forEach((e) => fired.add(layer * this.experts + e)));
-    return `Token ${this.at + 1} of ${this.tokens.length}: red fires now, green fired before, brighter the more often. ${fired.size} of ${this.layers * this.experts} experts fired so far.`;
+    for (let i = 0; i <= this.at; i += 1) this.tokens[i].forEach((/** @type {number[]} */ chosen, /** @type {number} */ layer) => chosen.forEach((/** @type {number} */ e) => fired.add(layer * this.experts + e)));
+    return t("heat_token", { at: this.at + 1, all: this.tokens.length, fired: fired.size, experts: layers * this.experts });
   }
 }

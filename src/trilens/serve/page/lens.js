@@ -3,23 +3,31 @@ import { byId, make } from "./dom.js";
 import { bars, intervals, line } from "./charts.js";
 import { channels, colour, inWords } from "./colour.js";
 import { HeatMap } from "./heat.js";
-import { big, bytes, count, flop, seconds } from "./units.js";
+import { NextToken } from "./look/next.js";
+import { big, bytes, count, flop, seconds, tokens } from "./units.js";
+import { t } from "./words/words.js";
 
 export class LensView {
+  /** @param {any[]} models @param {(id: string) => void} choose */
   constructor(models, choose) {
     this.models = models;
     this.choose = choose;
     this.heat = new HeatMap(byId("heat"));
+    /** @type {Map<string, any>} */
     this.last = new Map(); // model -> its last answer
+    /** @type {any} */
     this.model = null;
+    this.next = new NextToken(byId("next"));
+    this._frame = 0;
     this.follows = true;
-    byId("scrub").addEventListener("input", (event) => {
+    byId("scrub").addEventListener("input", (/** @type {any} */ event) => {
       this.follows = event.target.valueAsNumber === parseInt(event.target.max, 10);
       this._token(event.target.valueAsNumber);
     });
     window.addEventListener("resize", () => this.heat.draw(this.heat.at));
   }
 
+  /** @param {any} model */
   show(model) {
     this.model = model;
     this.follows = true;
@@ -28,15 +36,16 @@ export class LensView {
     byId("flops").replaceChildren(bars(about.flops_by_part ?? {}, flop));
     byId("bytes").replaceChildren(bars(about.bytes_by_part ?? {}, bytes));
     const points = about.kv_over_context;
-    byId("cache").replaceChildren(points ? line(points, (n) => `${count(n)} tokens`, bytes, `Cache over context, ${bytes(points.at(-1)[1])} at ${count(points.at(-1)[0])} tokens`) : "unknown");
+    byId("cache").replaceChildren(points ? line(points, tokens, bytes, t("cache_label", { bytes: bytes(points.at(-1)[1]), tokens: count(points.at(-1)[0]) })) : t("unknown"));
     this.heat.show(model);
+    this.next.show(model);
     const answer = this.last.get(model.id);
     this._predicted(answer);
     if (answer) this._extend(answer);
     else this._redraw();
   }
 
-  /** New tokens of a running answer, or its end. */
+  /** New tokens of a running answer, or its end. @param {any} answer */
   note(answer) {
     this.last.set(answer.model.id, answer);
     if (answer.model !== this.model) return;
@@ -48,6 +57,7 @@ export class LensView {
     }
   }
 
+  /** @param {any} answer */
   _extend(answer) {
     if (this.heat.every) this.heat.tokens = Array.from({ length: answer.receipt ? answer.receipt.tokens.prompt + answer.receipt.tokens.completion : 1 }, () => null);
     else this.heat.extend(answer.routes.slice(this.heat.tokens.length));
@@ -68,6 +78,7 @@ export class LensView {
     }
   }
 
+  /** @param {number} at */
   _token(at) {
     this.heat.draw(at);
     byId("router-words").textContent = this.heat.words();
@@ -77,32 +88,33 @@ export class LensView {
   _discs() {
     const discs = this.models.map((model) => {
       const { dense, routed, reasoning, measured } = channels(model);
-      const bar = (name, share, own) => [
+      const bar = (/** @type {string} */ name, /** @type {number} */ share, /** @type {string} */ own) => [
         make("span", {}, name),
         make("i", { style: { "--share": share, "--channel": `var(--${own})` } }),
         make("span", {}, `${Math.round(100 * share)} %`),
       ];
       const about = model.trilens.card;
-      const sizes = about ? `${big(about.parameters.total)} weights, ${big(about.parameters.active)} active` : "cannot be read";
+      const sizes = about ? t("sizes", { total: big(about.parameters.total), active: big(about.parameters.active) }) : t("no_card");
       return make(
         "button",
         { type: "button", class: "disc", "aria-pressed": String(model === this.model), onclick: () => this.choose(model.id) },
         make("span", { class: "colour", role: "img", "aria-label": inWords(model), style: { background: colour(model) } }),
         make("span", {}, make("b", {}, model.id), make("small", {}, sizes)),
-        make("span", { class: "channels" }, ...bar("fires", dense, "red"), ...bar("left out", routed, "green"), ...bar(measured ? "thought" : "can think", reasoning, "blue")),
+        make("span", { class: "channels" }, ...bar(t("fires"), dense, "red"), ...bar(t("left_out"), routed, "green"), ...bar(measured ? t("thought") : t("can_think"), reasoning, "blue")),
       );
     });
     byId("discs").replaceChildren(...discs);
   }
 
+  /** @param {any} answer */
   _predicted(answer) {
     const place = byId("predicted");
     const prediction = answer?.receipt?.prediction;
-    if (!prediction) return place.replaceChildren(make("p", { class: "words" }, "Ask something first. Each answer's receipt contains the prediction that was made before it."));
+    if (!prediction) return place.replaceChildren(make("p", { class: "words" }, t("ask_first")));
     const rows = [
-      ["first token", prediction.first_token, seconds],
-      ["each token", prediction.token, seconds],
-      ["thinking", prediction.thinking_tokens, (n) => `${Math.round(n)} tokens`],
+      [t("first_token"), prediction.first_token, seconds],
+      [t("each_token"), prediction.token, seconds],
+      [t("thinking"), prediction.thinking_tokens, (/** @type {number} */ n) => tokens(Math.round(n))],
     ].filter(([, known]) => known);
     const charts = intervals(rows.map(([name, known, say]) => ({ name, ...known, say })));
     const source = prediction.source[0].toUpperCase() + prediction.source.slice(1);

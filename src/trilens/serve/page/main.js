@@ -1,29 +1,38 @@
-// The page: models, views, and the conversation.
-import { byId, make } from "./dom.js";
-import { models as listModels, NeedsKey, setKey } from "./api.js";
-import { Answer } from "./answer.js";
+// The page: models, views, and what the server's state means for them.
+import { byId, make, withCode } from "./dom.js";
+import { models as listModels, NeedsKey, ServerGone, setKey } from "./api.js";
 import { CompareView } from "./compare.js";
 import { colour, inWords } from "./colour.js";
 import { LensView } from "./lens.js";
 import { fillSwitch, thinkingOf } from "./switch.js";
+import { List } from "./talk/list.js";
+import { Talk } from "./talk/talk.js";
+import { otherLanguage, t, writeWords } from "./words/words.js";
 
 const RETRY = 2000; // milliseconds between looks for a server that is away
+const MODEL = "trilens-model"; // the model that was chosen last
+const VIEWS = ["talk", "lesson", "lens", "compare"];
+/** @type {any[]} */
 let models = [];
+/** @type {LensView | null} */
 let lens = null;
-let running = null;
-let turns = []; // {role, content, ...} as the server wants them
+/** @type {any} */
+let lesson = null;
 
+writeWords();
+
+/** @param {string | undefined} id */
+const modelOf = (id) => models.find((model) => model.id === id) ?? { id: id ?? "?", trilens: { lens: null, routes: false } };
 const chosen = () => models.find((model) => model.id === byId("model").value);
 
-function say(words, bad = false) {
-  const status = byId("status");
-  status.textContent = words;
-  status.classList.toggle("bad", bad);
+/** @param {string} words */
+function say(words, bad = true) {
+  byId("status").replaceChildren(...withCode(words));
+  byId("status").classList.toggle("bad", bad && words !== "");
 }
 
 // ---------------------------------------------------------------- views
-const VIEWS = ["talk", "lens", "compare"];
-
+/** @param {string} view */
 function open(view) {
   for (const name of VIEWS) {
     const tab = byId(`tab-${name}`);
@@ -31,13 +40,27 @@ function open(view) {
     tab.tabIndex = name === view ? 0 : -1;
     byId(`view-${name}`).hidden = name !== view;
   }
-  if (view === "lens" && chosen()) lens.show(chosen());
+  if (location.hash.slice(1).split("/")[0] !== view) history.replaceState(null, "", view === "talk" ? location.pathname : `#${view}`);
+  if (view === "lens" && chosen()) lens?.show(chosen());
+  if (view === "lesson") openLesson();
 }
+
+async function openLesson() {
+  if (!lesson) {
+    document.head.append(make("link", { rel: "stylesheet", href: "lesson/lesson.css" }));
+    const { Lesson } = await import("./lesson/lesson.js");
+    lesson ??= new Lesson(byId("view-lesson"), failed);
+  }
+  if (models.length) lesson.show(models);
+}
+
+const viewOfPlace = () => VIEWS.find((view) => location.hash.slice(1).split("/")[0] === view) ?? "talk";
+addEventListener("hashchange", () => open(viewOfPlace()));
 
 for (const name of VIEWS) {
   const tab = byId(`tab-${name}`);
   tab.addEventListener("click", () => open(name));
-  tab.addEventListener("keydown", (event) => {
+  tab.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
     const next = VIEWS[(VIEWS.indexOf(name) + step + VIEWS.length) % VIEWS.length];
@@ -47,14 +70,15 @@ for (const name of VIEWS) {
 }
 
 // ---------------------------------------------------------------- models
+/** @param {string} id */
 function choose(id) {
   byId("model").value = id;
+  localStorage.setItem(MODEL, id);
   const model = chosen();
-  const swatch = byId("swatch");
-  swatch.style.background = colour(model);
-  swatch.setAttribute("aria-label", inWords(model));
+  byId("swatch").style.background = colour(model);
+  byId("swatch").setAttribute("aria-label", inWords(model));
   fillSwitch(byId("switch"), model, "thinking", (choice) => (byId("budget-field").hidden = choice !== "budget"));
-  if (!byId("view-lens").hidden) lens.show(model);
+  if (!byId("view-lens").hidden) lens?.show(model);
 }
 
 async function begin() {
@@ -62,22 +86,26 @@ async function begin() {
     models = (await listModels()).filter((model) => model.trilens.readable);
   } catch (problem) {
     if (problem instanceof NeedsKey) return askForKey();
-    say(`${problem.message}; trying again`, true);
+    say(`${problem.message} ${t("trying_again")}`);
     setTimeout(begin, RETRY);
     return undefined;
   }
   say("");
-  if (!models.length) return say("none of the models here can be read", true);
+  if (!models.length) return say(t("no_models"));
   byId("model").replaceChildren(...models.map((model) => make("option", { value: model.id }, model.id)));
   lens = new LensView(models, choose);
-  new CompareView(models, noticeFailure, (answer) => lens.note(answer));
-  choose(models[0].id);
+  new CompareView(models, failed, (answer) => lens?.note(answer));
+  const last = localStorage.getItem(MODEL);
+  choose(models.some((model) => model.id === last) ? /** @type {string} */ (last) : models[0].id);
+  if (!talk.talk.turns.length) await talk.resume();
+  else talk.draw();
+  list.draw();
+  open(viewOfPlace());
   return undefined;
 }
 
 function askForKey() {
-  const dialog = byId("key-dialog");
-  if (!dialog.open) dialog.showModal();
+  if (!byId("key-dialog").open) byId("key-dialog").showModal();
 }
 
 byId("key-form").addEventListener("submit", () => {
@@ -86,10 +114,11 @@ byId("key-form").addEventListener("submit", () => {
   else begin();
 });
 
-function noticeFailure(problem) {
+/** @param {Error} problem */
+function failed(problem) {
   if (problem instanceof NeedsKey) return askForKey();
-  say(problem.message, true);
-  return watch();
+  say(problem.message);
+  return problem instanceof ServerGone ? watch() : undefined;
 }
 
 /** Until the server is back; what is on the page stays. */
@@ -103,73 +132,29 @@ async function watch() {
 }
 
 // ---------------------------------------------------------------- conversation
-function controls() {
-  byId("send").hidden = Boolean(running);
-  byId("stop").hidden = !running;
-  byId("now").hidden = !running;
-  byId("fresh").disabled = Boolean(running);
-  byId("talk").setAttribute("aria-busy", String(Boolean(running)));
+/** @param {import("./talk/answer.js").Answer | null} answer */
+function running(answer) {
+  byId("send").hidden = Boolean(answer);
+  byId("stop").hidden = !answer;
+  byId("now").hidden = !(answer?.isThinking && answer.model.trilens.thinking?.budget);
+  byId("language").disabled = Boolean(answer);
+  if (!answer && chosen()) choose(byId("model").value);
 }
 
-async function ask(question) {
-  byId("empty").hidden = true;
-  const said = make("div", { class: "said" }, question);
-  byId("talk").append(said);
-  await reply([...turns, { role: "user", content: question }], chosen(), { thinking: thinkingOf(byId("switch"), byId("budget")) });
-}
-
-async function reply(messages, model, options) {
-  const answer = new Answer(model);
-  running = answer;
-  controls();
-  byId("talk").append(answer.element);
-  answer.onroutes = (own) => lens.note(own);
-  answer.element.scrollIntoView({ block: "end" });
-  try {
-    await answer.ask(messages, options);
-    lens.note(answer);
-    choose(byId("model").value);
-    if (answer.text || answer.thinking) turns = [...messages, answer.message];
-  } catch (problem) {
-    answer.fail(problem.message, () => {
-      if (running) return;
-      answer.element.remove();
-      reply(messages, model, options);
-    });
-    noticeFailure(problem);
-  } finally {
-    running = null;
-    controls();
-    answer.element.scrollIntoView({ block: "end" });
-  }
-}
-
-byId("ask").addEventListener("submit", (event) => {
-  event.preventDefault();
-  const field = byId("question");
-  const question = field.value.trim();
-  if (!question || running || !chosen()) return;
-  field.value = "";
-  ask(question);
+const talk = new Talk({
+  chosen, modelOf, failed, say, running,
+  thinking: () => thinkingOf(byId("switch"), byId("budget")),
+  noted: (answer) => lens?.note(answer),
+  kept: () => list.draw(),
 });
-byId("question").addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-    event.preventDefault();
-    byId("ask").requestSubmit();
-  }
-});
+const list = new List(talk, say);
+
 byId("model").addEventListener("change", () => choose(byId("model").value));
-byId("stop").addEventListener("click", () => running?.stop());
-byId("now").addEventListener("click", () => running?.answerNow());
-byId("fresh").addEventListener("click", () => {
-  turns = [];
-  byId("talk").replaceChildren();
-  byId("empty").hidden = false;
-  byId("question").focus();
-});
+byId("stop").addEventListener("click", () => talk.running?.stop());
+byId("now").addEventListener("click", () => talk.running?.answerNow());
+byId("language").addEventListener("click", otherLanguage);
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && running) running.stop();
+  if (event.key === "Escape") talk.running?.stop();
 });
 
-controls();
 begin();
