@@ -10,7 +10,8 @@ import numpy as np
 
 from trilens.checkpoints import names
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
-from trilens.executors.native.executor import NativeExecutor, Packed, Rows, matrices
+from trilens.executors.native.executor import NativeExecutor, Packed, Rows
+from trilens.executors.native.matrices import matrices
 from trilens.spec.choice import without_choice
 from trilens.spec.model import LatentAttention, ModelSpec
 

@@ -42,6 +42,7 @@ READ = {
     "--plot": ["out.bmp", "out", ""],
     "--quantise": ["3bit", ""],
     "--since": ["yesteryear", "-1d", "2026-13-01", ""],
+    "--export": ["machine.txt", "machine", ""],
     "--to": ["Q9_K", "4", ""],
 }
 # Any text will do, or it is a place to write to, or nothing can be said of it here.

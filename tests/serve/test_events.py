@@ -61,7 +61,7 @@ def deltas(model: AnyModel, steps: Any, offered: Sequence[Tool] = ()) -> tuple[l
     request = ChatRequest(model="m", messages=QUESTION, stream=True)
 
     async def read() -> bytes:
-        chat_run = ChatRun("id", model, steps, tool_use(offered, None), [])
+        chat_run = ChatRun("id", "a model", model, steps, tool_use(offered, None), [])
         return b"".join([chunk async for chunk in chat_chunks(chat_run, request)])
 
     lines = [line.removeprefix(b"data: ") for line in asyncio.run(read()).split(b"\n\n") if line]

@@ -92,7 +92,9 @@ def read_adapter(files: ModelFiles, name: str, path: Path) -> Adapter:
 def adapter_bytes(path: Path) -> int:
     """The approximate memory of an adapter, from its files. Raises ModelNotFound if there is none."""
     path = path.expanduser()
-    files = [path] if path.is_file() else list(path.glob("adapter_model.safetensors"))
+    files = (
+        [path] if path.is_file() and path.suffix.lower() == ".gguf" else list(path.glob("adapter_model.safetensors"))
+    )
     if not files:
         raise ModelNotFound(f"{path}: no such adapter; expected a directory in PEFT's layout, or a GGUF file")
     return sum(file.stat().st_size for file in files)

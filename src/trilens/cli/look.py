@@ -137,9 +137,11 @@ def compare(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, adapters: tuple[tuple[str, str], ...], **options: Any) -> None:
     """Predict whether MODEL fits a machine and how fast it will be, and print the commands that start it."""
+    from trilens.generate import arguments
     from trilens.lenses.plans.plan import plan as make_plan
 
-    result = make_plan(model, say=say, adapters=[path for _, path in adapters], **options)
+    held = arguments.adapters(dict(adapters)).values()
+    result = make_plan(model, say=say, adapters=held, **options)
     print(json_text(result.as_dict()) if as_json else result.as_text())
 
 
