@@ -17,6 +17,7 @@ from tests.executors.packing import dequantised, native_executor, quantised
 from tests.executors.test_native import compare, some_tokens, stored_model, taken_routes
 from tests.executors.tiny import random_tensors
 from tests.families import FAMILIES
+from tests.grids import thinned
 from trilens.decoder.decoder import decode
 from trilens.executors.executor import StepInput
 from trilens.executors.native import _native
@@ -92,7 +93,7 @@ def has(spec: ModelSpec, *kinds: type) -> bool:
     return any(isinstance(mixer, kinds) for layer in spec.layers for mixer in layer.mixers)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", thinned(NAMES, 2))
 def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Directory) -> None:
     spec = wide_spec(tiny_directory(name))
     stored = quantised(random_tensors(spec), spec, "Q4_0")

@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.families import BY_NAME, FAMILIES, prompt, reference
+from tests.grids import thinned
 from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 
@@ -53,7 +54,7 @@ def test_token_by_token(name: str, tiny_executor: Callable[[str], TorchExecutor]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-@pytest.mark.parametrize("name", WITH_EDGE)
+@pytest.mark.parametrize("name", thinned(WITH_EDGE, 2))
 def test_beyond_the_edge(name: str, piece: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     """Past the window's edge, and past the original context of a scaled rope."""
     edge = BY_NAME[name].edge

@@ -287,7 +287,7 @@ class TestNodes:
         assert "--port" in words[False] and "--port" not in words[True]
         assert settled(tmp_path)
 
-    @pytest.mark.parametrize("what", ["engine", "trilens"])
+    @pytest.mark.parametrize("what", ["trilens", pytest.param("engine", marks=pytest.mark.slow)])
     def test_one_that_is_lost(self, two: Any, tmp_path: Path, what: str) -> None:
         with two(1, child=True) as other, two(0, pause=0.3, child=True) as head:
             url, said = head.address(), []

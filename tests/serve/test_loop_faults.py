@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.grids import thinned
 from tests.serve.loops import NEIGHBOUR, NEXT, VICTIM, Kind, Local, Remote, Trap, until
 from trilens.generate import scheduler
 from trilens.generate.sampling import Sampler, Sampling
@@ -174,7 +175,7 @@ POINTS: list[tuple[type[Kind], str, Point]] = [
 ]
 
 
-@pytest.mark.parametrize("nth", [1, 3])
+@pytest.mark.parametrize("nth", thinned([1, 3], 2))
 @pytest.mark.parametrize(("made", "name", "point"), POINTS, ids=[f"{k.__name__}-{name}" for k, name, _ in POINTS])
 def test_a_fault_ends_its_own_request(
     made: type[Kind], name: str, point: Point, nth: int, monkeypatch: pytest.MonkeyPatch

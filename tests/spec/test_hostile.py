@@ -17,6 +17,7 @@ import torch
 from tests.executors.packing import native_executor
 from tests.executors.tiny import random_tensors
 from tests.families import BY_NAME, FAMILIES
+from tests.grids import thinned
 from tests.spec.hostile import mutations, real_configs
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.executors.accountant import Span, count_parameters, fixed_bytes, kv_bytes, step_cost
@@ -103,7 +104,7 @@ def test_without_asserts() -> None:
     assert tried > 900 and accepted > 10
 
 
-@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 3))
 def test_tiny_families(name: str) -> None:
     """What is accepted is run by torch and by the native executor, which agree."""
     family = BY_NAME[name]
