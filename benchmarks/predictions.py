@@ -119,7 +119,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def page(results: list[dict[str, Any]]) -> str:
-    from trilens.lenses.machines.machine import processor
+    from trilens.system import processor_name
 
     lines = [
         "# Predictions",
@@ -129,7 +129,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
         "of the errors. The machine is measured again before each context.",
         "",
-        f"Machine: {processor()}, {results[0]['threads']} threads.",
+        f"Machine: {processor_name()}, {results[0]['threads']} threads.",
         "",
         "| error | target | uncalibrated | after one run |",
         "| --- | --- | --- | --- |",
