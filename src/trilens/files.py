@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def read_small(path: Path, most: int = SMALL) -> bytes:
     if len(data) > most:
         raise bad(path, f"has more than {most} bytes; expected a small file")
     return data
+
+
+def write_whole(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write the whole file or nothing of it. Raises OSError."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+        new = Path(file.name)
+        try:
+            file.write(text)
+            file.flush()
+            new.chmod(mode)
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)
+            raise
 
 
 def read_text(path: Path, most: int = SMALL) -> str:

@@ -113,6 +113,38 @@ def test_wrong_usage_is_one_line_and_2(
             assert not PYTHON.search(said.err), said.err
 
 
+# Every option that names a file to write, with what the command needs besides.
+WRITES = {
+    "run": ["--file", "prompts.jsonl", "--model", "tiny-dense", "--max-tokens", "1", "-o"],
+    "compare": ["tiny-dense", "tiny-routed", "--plot"],
+    "trace": ["tiny-routed", "hi", "--plot"],
+    "bench": ["tiny-dense", "--prompt", "4", "--decode", "2", "--repeat", "1", "--share"],
+    "doctor": ["--export"],
+    "quantise": ["tiny-dense", "--to", "Q8_0", "-o"],
+}
+ENDINGS = {"compare": "svg", "trace": "svg", "bench": "csv", "doctor": "json", "quantise": "gguf", "run": "jsonl"}
+
+
+def test_every_written_file_is_tried() -> None:
+    written = {"-o", "--plot", "--share", "--export"}
+    for name, command in commands.commands.items():
+        taken = {option.opts[0] for option in command.params} & written
+        assert taken == ({WRITES[name][-1]} if name in WRITES else set()), name
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_what_cannot_be_written_is_said(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "hi"}\n')
+    place = tmp_path / "nowhere" / f"file.{ENDINGS[name]}"
+    assert main([name, *WRITES[name], str(place)]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("trilens: ") and str(place) in said and "bug" not in said
+    assert not place.parent.exists()
+
+
 # By hand: values whose check needs more than their own option. (command, exit code, a part of what is said)
 MORE = [
     ("plan tiny-dense --engine nosuch", 2, "engine 'nosuch' is unknown; expected one of trilens"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.serve.browser import chromium, opened
 from trilens.serve.connections import Limits
 from trilens.serve.guard import Rules
 from trilens.serve.registry import ModelRegistry, Room
@@ -69,3 +70,15 @@ def served(
 def server() -> Iterator[Served]:
     with served() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def page(browser: Any, server: Served) -> Iterator[Any]:
+    with opened(browser, server.url) as page:
+        yield page

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
-import pytest
 
-from tests.serve.browser import answers, ask, chromium, chunk, fulfilled, hold, needs_chromium, opened, stream, until
+from tests.serve.browser import answers, ask, chunk, fulfilled, hold, needs_chromium, stream, until
 from tests.serve.conftest import Served, served
 from tests.serve.engines import fake, serving
 from trilens.serve.guard import Rules
@@ -60,18 +58,6 @@ text
 PICTURE = "https://evil.example/x.png"  # a picture elsewhere is a link: nothing is loaded until somebody follows it
 DEEPEST = """Math.max(...[...document.querySelectorAll('.prose *')].map((e) => {
   let depth = 0; for (; e; e = e.parentElement) depth += 1; return depth; }))"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Any, server: Served) -> Iterator[Any]:
-    with opened(browser, server.url) as page:
-        yield page
 
 
 class TestConversation:

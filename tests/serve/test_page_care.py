@@ -6,13 +6,12 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serve.browser import answers, ask, chromium, hold, needs_chromium, opened, until
+from tests.serve.browser import answers, ask, hold, needs_chromium, opened, until
 from tests.serve.conftest import Served, served
 
 ROOT = Path(__file__).parents[2]
@@ -24,18 +23,6 @@ CHAPTERS = ("dense", "moe", "reasoning", "four", "own")
 FIRST_VIEW = 150_000  # bytes
 COMPOSING = ({"isComposing": True}, {"keyCode": 229})  # some browsers say it only by the code
 LOCALES = ["en-US", pytest.param("ko-KR", marks=pytest.mark.slow)]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Any, server: Served) -> Iterator[Any]:
-    with opened(browser, server.url) as page:
-        yield page
 
 
 def show(page: Any, view: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import trilens
-from tests.serve.browser import chromium, needs_chromium, opened, until
+from tests.serve.browser import needs_chromium, opened, until
 from tests.serve.conftest import Served, served
 from trilens.lenses.cards.card import Card, card
 from trilens.lenses.cards.moe import MoeLens
@@ -23,12 +23,6 @@ from trilens.units import flop
 pytestmark = needs_chromium
 
 QUESTION = "What is 47 times 86?"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.serve.browser import answers, ask, chromium, chunk, fulfilled, hold, needs_chromium, opened, stream, until
-from tests.serve.conftest import Served
+from tests.serve.browser import answers, ask, chunk, fulfilled, hold, needs_chromium, stream, until
 
 pytestmark = needs_chromium
 
@@ -53,18 +51,6 @@ RECEIPTS = """new Promise((done) => { const asked = indexedDB.open('trilens'); a
   const all = asked.result.transaction('conversations').objectStore('conversations').getAll();
   all.onsuccess = () => { asked.result.close();
     done(all.result[0].turns.map((turn) => turn.receipt).filter(Boolean)); }; }; })"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def page(browser: Any, server: Served) -> Iterator[Any]:
-    with opened(browser, server.url) as page:
-        yield page
 
 
 def sent(page: Any) -> list[Any]:

@@ -64,6 +64,9 @@ NOT_SUPPORTED = {
 }
 
 
+EXPECTED = "expected a directory in PEFT's layout, or a GGUF file"
+
+
 @dataclass(frozen=True)
 class Pair:
     """Both matrices of one module of the file, by the names of their tensors."""
@@ -79,25 +82,27 @@ def read_adapter(files: ModelFiles, name: str, path: Path) -> Adapter:
     Raises ModelNotFound if there is none, UnsupportedModel for a kind that trilens cannot apply, and BadCheckpoint,
     naming the tensor, for one that is damaged or made for another model.
     """
-    path = path.expanduser()
-    if not path.exists():
-        raise ModelNotFound(f"{path}: no such adapter; expected a directory in PEFT's layout, or a GGUF file")
+    path = _there(path)
     if files.spec.family == "mistral_native":
         raise UnsupportedModel(f"{path}: adapters need the model in the form of transformers or of llama.cpp")
-    if path.is_file() and path.suffix.lower() == ".gguf":
-        return _from_gguf(files, name, path)
-    return _from_peft(files, name, path if path.is_dir() else path.parent)
+    return _from_gguf(files, name, path) if path.is_file() else _from_peft(files, name, path)
 
 
 def adapter_bytes(path: Path) -> int:
     """The approximate memory of an adapter, from its files. Raises ModelNotFound if there is none."""
-    path = path.expanduser()
-    files = (
-        [path] if path.is_file() and path.suffix.lower() == ".gguf" else list(path.glob("adapter_model.safetensors"))
-    )
+    path = _there(path)
+    files = [path] if path.is_file() else list(path.glob("adapter_model.safetensors"))
     if not files:
-        raise ModelNotFound(f"{path}: no such adapter; expected a directory in PEFT's layout, or a GGUF file")
+        raise ModelNotFound(f"{path}: contains no adapter_model.safetensors; {EXPECTED}")
     return sum(file.stat().st_size for file in files)
+
+
+def _there(path: Path) -> Path:
+    """The GGUF file, or the directory in PEFT's layout; a file in that stands for it. Raises ModelNotFound."""
+    path = path.expanduser()
+    if not path.exists():
+        raise ModelNotFound(f"{path}: no such adapter; {EXPECTED}")
+    return path if path.is_dir() or path.suffix.lower() == ".gguf" else path.parent
 
 
 def _from_peft(files: ModelFiles, name: str, directory: Path) -> Adapter:

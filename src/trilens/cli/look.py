@@ -13,6 +13,7 @@ from trilens.cli.options import THREADS, AdapterPath, Number, Rate, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
+from trilens.files import write_whole
 from trilens.text.strategy import as_thinking
 
 
@@ -350,11 +351,11 @@ def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None
     from trilens.lenses.machines.bench import as_text, measure
 
     result = measure(model, **options)
-    if share is not None:
+    print(json_text(result) if as_json else as_text(result))
+    if share is not None:  # last, so that nothing measured is lost where it cannot be written
         from trilens.lenses.machines.share import append
 
         append(share, result)
-    print(json_text(result) if as_json else as_text(result))
 
 
 @click.command()
@@ -382,15 +383,18 @@ def doctor(measure: bool, threads: int | None, export: Path | None, as_json: boo
         from trilens.lenses.machines.machine import measured
 
         machine = measured(threads, anew=True, say=say)
-        if export is not None:
-            export.write_text(json_text(machine.exported()) + "\n", encoding="utf-8")
     if as_json:
         print(json_text({**report, **({} if machine is None else {"machine": machine.as_dict()})}))
-        return
-    for name, value in report.items():
-        print(f"{name:12} {value}")
-    if machine is not None:
-        print(machine.as_text())
+    else:
+        for name, value in report.items():
+            print(f"{name:12} {value}")
+        if machine is not None:
+            print(machine.as_text())
+    if export is not None and machine is not None:
+        try:
+            write_whole(export, json_text(machine.exported()) + "\n", 0o644)
+        except OSError as problem:
+            raise UsageError(f"{export}: cannot be written ({problem.strerror}); choose another place") from None
 
 
 COMMANDS = (card, compare, plan, which, thinking, tag, trace, combos, pull, bench, doctor)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
 from trilens.executors.accountant import Span
-from trilens.files import read_json_object
+from trilens.files import read_json_object, write_whole
 
 if TYPE_CHECKING:
     from trilens.generate.receipt import Receipt
@@ -77,9 +76,7 @@ def add(key: str, learnt: Mapping[str, Any]) -> None:
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "models": models}, file, indent=1, ensure_ascii=False)
-        Path(file.name).replace(path)
+        write_whole(path, json.dumps({"format": FORMAT, "models": models}, indent=1, ensure_ascii=False))
     except OSError:
         pass
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from typing import Any
 from trilens import system
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
-from trilens.files import read_json_object
+from trilens.files import read_json_object, write_whole
 from trilens.lenses.machines.rates import Speed, Speeds
 
 USUAL_LAYOUTS = ("Q4_K", "Q8_0")
@@ -299,9 +298,7 @@ def _keep(machine: Machine) -> None:
     path = _path(machine.threads)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            json.dump(machine.as_dict(), file, indent=1)
-        Path(file.name).replace(path)
+        write_whole(path, json.dumps(machine.as_dict(), indent=1))
     except OSError:
         pass
 
