@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,10 +79,14 @@ def run(
     hide, held = options.pop("hide_thinking"), structure(options)
     asked: Prompt = prompt_with_context(prompt, context_files) if prompts_file is None else ""
     lines = None if prompts_file is None else open_lines(prompts_file)
-    results = Results(output, resume)
-    if system is not None:
-        asked = with_system(system, asked)
-    loaded = load_model(options)
+    with ExitStack() as unread:  # once it is read, its reader closes it
+        if lines is not None:
+            unread.enter_context(lines.file)
+        results = Results(output, resume)
+        if system is not None:
+            asked = with_system(system, asked)
+        loaded = load_model(options)
+        unread.pop_all()
     options |= {"thinking": as_thinking(options["thinking"]), **held}
     if lines is not None:
         answer_lines(loaded, lines, system, {"raw": raw, **options}, results)
