@@ -10,7 +10,6 @@ of `context` tokens. `step` is vLLM's --max-num-batched-tokens, which only model
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from trilens.errors import TrilensError
+from benchmarks.rows import faults, lines_of
+
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.costs.weight_format import bits_of
 from trilens.lenses.memory.job import KV_TYPES, Job
@@ -100,25 +100,12 @@ class Compared:
 
 
 def read(path: Path = CSV) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return lines_of(path)
 
 
 def check(lines: Sequence[dict[str, str]]) -> list[str]:
     """What is wrong, line by line."""
-    wrong: list[str] = []
-    seen: dict[tuple[str, ...], int] = {}
-    for number, line in enumerate(lines, 2):
-        try:
-            compared(row_of(line))
-        except (KeyError, TypeError, ValueError, TrilensError) as problem:
-            wrong.append(f"line {number}: {problem}")
-            continue
-        key = tuple(line.values())
-        if key in seen:
-            wrong.append(f"line {number}: the same as line {seen[key]}")
-        seen[key] = number
-    return wrong
+    return faults(lines, lambda line: compared(row_of(line)), lambda line: tuple(line.values()))
 
 
 def row_of(line: dict[str, str]) -> Row:

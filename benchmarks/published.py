@@ -11,7 +11,6 @@ a prompt (prefill); `context` is what a new token sees on average, or the prompt
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -21,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from benchmarks.published_fit import Model, Row, designs, leave_one_out
 from benchmarks.published_page import PARALLEL, constants, later, tables
+from benchmarks.rows import faults, lines_of
 
-from trilens.errors import TrilensError
 from trilens.lenses.cards.source import card_source
 from trilens.lenses.costs.costs import Step, as_json, costs
 from trilens.lenses.costs.shape import Shape, shape_of
@@ -33,29 +32,17 @@ from trilens.lenses.machines.target import accelerators
 HERE = Path(__file__).parent
 CSV, COSTS = HERE / "published.csv", HERE.parent / "src/trilens/lenses/costs/costs.json"
 PAGE = HERE.parent / "docs/predictions.md"
+NOT_THE_SAME = ("figure", "weight_bytes", "source")  # columns that do not tell one measurement from another
 BEGIN, END = "<!-- published -->", "<!-- /published -->"
 
 
 def read(path: Path = CSV) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return lines_of(path)
 
 
 def check(lines: Sequence[dict[str, str]]) -> list[str]:
     """What is wrong, line by line."""
-    wrong: list[str] = []
-    seen: dict[tuple[str, ...], int] = {}
-    for number, line in enumerate(lines, 2):
-        try:
-            _check_line(line)
-        except (KeyError, TypeError, ValueError, TrilensError) as problem:
-            wrong.append(f"line {number}: {problem}")
-            continue
-        key = tuple(line[c] for c in COLUMNS if c not in ("figure", "weight_bytes", "source"))
-        if key in seen:
-            wrong.append(f"line {number}: the same measurement as line {seen[key]}")
-        seen[key] = number
-    return wrong
+    return faults(lines, _check_line, lambda line: tuple(line[c] for c in COLUMNS if c not in NOT_THE_SAME))
 
 
 def _check_line(line: dict[str, str]) -> None:

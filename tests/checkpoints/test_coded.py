@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.checkpoints.coded_files import BY_NAME, FORMS, Form, Tensors, gptq, mlx
 from tests.executors.test_native import distance, taken_routes, takes_16_bits, torch_logits
 
+from trilens.checkpoints.coded_types import CODED
 from trilens.checkpoints.codes import rows_of
 from trilens.checkpoints.configured import configured
 from trilens.checkpoints.find import find
@@ -424,3 +425,9 @@ def test_odd_configurations_give_a_size_or_one_clear_error(name: str) -> None:
             assert "\n" not in str(problem)
         else:
             assert all(size >= 0 for size in sizes), odd
+
+
+def test_what_a_card_takes_for_kept_has_kernels() -> None:
+    """A card names these without the extension; nothing else keeps the two lists alike."""
+    assert set(KEPT) <= native_types().keys()
+    assert not set(KEPT) & (CODED.keys() - {"MXFP4"})  # those change where rows cannot be kept

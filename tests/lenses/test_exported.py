@@ -34,7 +34,7 @@ def test_what_was_measured_there_is_planned_for_here(exported: Path) -> None:
     assert slow is not None and slow.bandwidth == 1e10 and "numbers of the caller" in slow.source
 
 
-WRONG: list[Any] = [None, True, [], {}, -1, 0, 1e30, float("nan")]
+WRONG: list[Any] = [None, True, [], {}, -1, 0, 0.5, 1e30, float("nan")]
 
 
 @pytest.mark.parametrize("key", EXPORTED)

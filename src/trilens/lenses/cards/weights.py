@@ -96,14 +96,6 @@ def spoken(form: Form) -> str:
     return f"{name} with {shared}"
 
 
-def quantised_by(config: Mapping[str, Any]) -> str | None:
-    """What its config calls the method; None if it is not quantised or the method has no name."""
-    inner = config.get("text_config") or {}
-    rules = config.get("quantization_config") or inner.get("quantization_config") or {}
-    method = rules.get("quant_method")
-    return None if method is None else str(method)
-
-
 def width_of(config: Mapping[str, Any]) -> int | None:
     """Bytes of an unquantised weight, None for a type that is not supported."""
     return {"float32": 4, "float16": 2, "bfloat16": 2}.get(_dtype(config))

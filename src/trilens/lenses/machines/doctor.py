@@ -37,19 +37,7 @@ def _version(name: str) -> str | None:
 
 
 def _instructions() -> str:
-    wanted = (
-        "avx2",
-        "fma",
-        "f16c",
-        "avx512f",
-        "avx512_vnni",
-        "avx_vnni",
-        "amx_int8",
-        "asimd",
-        "asimddp",
-        "i8mm",
-        "sve",
-    )
+    wanted = "avx2 fma f16c avx512f avx512_vnni avx_vnni amx_int8 asimd asimddp i8mm sve".split()
     have = system.processor_features()
     if have is None:
         return "unknown"

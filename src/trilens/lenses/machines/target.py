@@ -123,9 +123,9 @@ def described_in(path: Path) -> Accelerator:
         raise UsageError(f"{path}: {shown(min(unknown))} is unknown; {WRITTEN_BY}")
     for key, wanted in EXPORTED.items():
         value = data.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1e18
+        number = isinstance(value, int | float) and not isinstance(value, bool) and 1 <= value < 1e18
         if not (isinstance(value, str) if wanted is str else number):
-            expected = "text" if wanted is str else "a positive number"
+            expected = "text" if wanted is str else "a number from 1"
             raise UsageError(f"{path}: {key} is {shown(str(value))}, expected {expected}; {WRITTEN_BY}")
     if data["kind"] not in KINDS:
         raise UsageError(f"{path}: kind is {shown(str(data['kind']))}, expected one of {', '.join(KINDS)}")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from trilens.checkpoints.adapters import adapter_bytes
+from trilens.checkpoints.quantised import method_of, quantisation_of
 from trilens.errors import RequestRefused, UsageError
 from trilens.lenses.cards.source import CardSource, card_source
-from trilens.lenses.cards.weights import own_bytes, quantised_by, weight_bytes
+from trilens.lenses.cards.weights import own_bytes, weight_bytes
 from trilens.lenses.costs.forecast import ANSWER, Forecast, ThinkingLength
 from trilens.lenses.machines.target import Target, target
 from trilens.lenses.memory.job import KV_TYPES, Engine, Job, Memory
@@ -277,7 +278,8 @@ def _memory(source: CardSource, engine: Engine, job: Job, quantise: str) -> Memo
     if quantise == "own":
         own = own_bytes(source.found, source.config, spec)
         size = None if own is None else own.bytes
-        if size is not None and engine == "vllm" and quantised_by(source.config or {}) == "mxfp4":
+        quantisation = quantisation_of(source.config or {})
+        if size is not None and engine == "vllm" and quantisation and method_of(quantisation) == "mxfp4":
             size += vllm_padding(spec)  # whole experts: its command line shares them out
     else:
         size = next(w.bytes for w in weight_bytes(spec) if w.type.replace("-", "") == quantise)
