@@ -55,7 +55,7 @@ export const EN = {
 
   own_title: "A model of your own choice",
   own_intro: "A config.json is enough to count what a model costs. Take that of any model on the hub; the weights are not needed.",
-  own_step: "Drop a config.json", own_step_words: "It is read by trilens on this machine and is sent nowhere else.", drop_here: "Drop config.json here, or", choose_file: "Choose a file", not_json: "{name} is not JSON.",
+  own_step: "Drop a config.json", own_step_words: "It is read by the server of this page and is sent nowhere else.", drop_here: "Drop config.json here, or", choose_file: "Choose a file", not_json: "{name} is not JSON.",
   backbone_dense: "dense", backbone_routed: "MoE", feed_forward: "Feed-forward, one token", cache_full: "KV cache at {n} tokens (f16)", own_weights: "as published", weights_as: "weights as", size: "size",
   no_router: "There is no router: every stored weight is used.", routed_layers: "Layers with a router: {n}", chosen_of: "{chosen} of {experts} experts a token", read_each: "Share of the weights that one token reads",
   thinking_cost: "Whether it can think is written in its chat template, not here. If it does, {n} tokens of thinking cost {flops} and {bytes} of cache.",

@@ -55,7 +55,7 @@ export const KO = {
 
   own_title: "내가 고른 모델",
   own_intro: "모델의 비용을 세는 데는 config.json 하나면 됩니다. 허브에 있는 어떤 모델이든 괜찮고, 가중치는 필요 없습니다.",
-  own_step: "config.json 놓기", own_step_words: "파일은 이 컴퓨터의 trilens가 읽고, 다른 곳으로 보내지 않습니다.", drop_here: "config.json을 여기에 끌어다 놓거나", choose_file: "파일 고르기", not_json: "{name} 파일이 JSON 형식이 아닙니다.",
+  own_step: "config.json 놓기", own_step_words: "파일은 이 페이지의 서버가 읽고, 다른 곳으로 보내지 않습니다.", drop_here: "config.json을 여기에 끌어다 놓거나", choose_file: "파일 고르기", not_json: "{name} 파일이 JSON 형식이 아닙니다.",
   backbone_dense: "dense", backbone_routed: "MoE", feed_forward: "피드포워드, 토큰 하나", cache_full: "{n}토큰일 때 KV 캐시(f16)", own_weights: "공개된 형식", weights_as: "가중치 형식", size: "크기",
   no_router: "라우터가 없습니다. 저장된 가중치를 모두 씁니다.", routed_layers: "라우터가 있는 층: {n}개", chosen_of: "토큰마다 전문가 {experts}개 중 {chosen}개", read_each: "토큰 하나가 읽는 가중치 비율",
   thinking_cost: "생각할 수 있는지는 이 파일이 아니라 채팅 템플릿에 적혀 있습니다. 생각한다면 {n}토큰에 연산 {flops}, 캐시 {bytes}가 듭니다.",
