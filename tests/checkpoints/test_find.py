@@ -274,6 +274,13 @@ def test_what_a_killed_process_left_is_swept_up(no_pip: PinnedFile, tmp_path: Pa
     assert in_cache(tmp_path) == ["m.gguf"]
 
 
+def test_a_temporary_directory_that_another_process_removes_meanwhile(no_pip: PinnedFile, tmp_path: Path) -> None:
+    listed = tmp_path / "cache" / "models" / no_pip.sha256[:16] / ".download-x"
+    listed.parent.mkdir(parents=True)
+    listed.symlink_to(tmp_path / "nowhere")  # it is listed, and looking at it says that there is nothing
+    assert find("smollm2").path.exists()
+
+
 def test_two_at_once(no_pip: PinnedFile, tmp_path: Path) -> None:
     paths: list[Path] = []
     threads = [threading.Thread(target=lambda: paths.append(find("smollm2").path)) for _ in range(4)]

@@ -48,6 +48,9 @@ def others(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     ):
         (tmp_path / file).parent.mkdir(parents=True)
         (tmp_path / file).symlink_to(smollm2)
+    gone = tmp_path / "hub/models--a--gone/snapshots/0123/model-Q4_1.gguf"  # it is being removed
+    gone.parent.mkdir(parents=True)
+    gone.symlink_to(tmp_path / "nowhere")
     return tmp_path
 
 

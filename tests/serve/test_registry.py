@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
 import signal
 import threading
 import time
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,6 +103,13 @@ def test_a_model_that_is_not_here_yet_has_no_size() -> None:
         registry._bytes_of(registry.Place("b", "tiny-routed"))
         == find("tiny-routed").path.joinpath("model.safetensors").stat().st_size
     )
+
+
+def test_a_model_whose_file_is_a_link_to_nowhere_has_no_size(tmp_path: Path) -> None:
+    shutil.copytree(find("tiny-routed").path, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "nowhere")
+    assert registry._bytes_of(registry.Place("a", str(tmp_path))) is None
 
 
 def test_two_under_one_name() -> None:

@@ -130,8 +130,8 @@ def _hub() -> Iterator[Held]:
     """models--ORG--NAME/snapshots/COMMIT, whose files are links"""
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub").expanduser()
-    with suppress(OSError):
-        for folder in sorted(cache.glob("models--*--*")):
+    for folder in sorted(cache.glob("models--*--*")):
+        with suppress(OSError):  # a model that is being removed, or whose link leads nowhere
             files = [file for file in _files(folder / "snapshots") if file.suffix in (".gguf", ".safetensors")]
             if not files:
                 continue

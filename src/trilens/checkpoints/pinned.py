@@ -10,6 +10,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -54,8 +55,9 @@ def obtain(file: PinnedFile, *, offline: bool = False) -> Path:
 def _sweep(directory: Path) -> None:
     """Remove the temporary files that a killed process left more than a day ago."""
     for left in directory.glob(".download-*"):
-        if left.stat().st_mtime < time.time() - 86400:
-            shutil.rmtree(left, ignore_errors=True)
+        with suppress(OSError):  # another process has finished its own and removed it
+            if left.stat().st_mtime < time.time() - 86400:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _is_intact(target: Path, file: PinnedFile) -> bool:

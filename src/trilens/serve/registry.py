@@ -205,8 +205,8 @@ def _bytes_of(place: Place) -> int | None:
     """The approximate size of its weights and adapters, from their files; None if they are not on this disk yet."""
     try:
         path = find(place.source, offline=True).path
+        files = [path] if path.is_file() else path.glob("*.safetensors")
         adapters = sum(adapter_bytes(Path(adapter)) for adapter in place.adapters.values())
-    except TrilensError:
+        return adapters + sum(file.stat().st_size for file in files)
+    except (TrilensError, OSError):  # OSError: a file of the directory is a link that leads nowhere
         return None
-    files = [path] if path.is_file() else path.glob("*.safetensors")
-    return adapters + sum(file.stat().st_size for file in files)
