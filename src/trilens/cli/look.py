@@ -348,9 +348,13 @@ def pull(model: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
 def bench(model: str, as_json: bool, share: Path | None, **options: Any) -> None:
     """Measure the speed of MODEL here, and compare it with this machine's memory bandwidth and arithmetic."""
+    from trilens.lenses.costs.calibration import add, key_of
     from trilens.lenses.machines.bench import as_text, measure
 
     result = measure(model, **options)
+    if result["expert_overlap"] is not None:  # what a batch costs depends on it, so later forecasts use it
+        key = key_of(model, result["threads"], result["activations"], "f16", result["weight_bytes"])
+        add(key, {"overlap": result["expert_overlap"]})
     print(json_text(result) if as_json else as_text(result))
     if share is not None:  # last, so that nothing measured is lost where it cannot be written
         from trilens.lenses.machines.share import append

@@ -186,7 +186,7 @@ def fixed_bytes(spec: ModelSpec) -> int:
     return sum(state.bytes for state in fixed)
 
 
-def distinct_experts(experts: int, chosen: int, tokens: int) -> Fraction:
+def distinct_experts(experts: int, chosen: int, tokens: float) -> Fraction:
     """Expected number of different experts that fire for `tokens` tokens, if each picks `chosen` of them with equal
     probability.
     """

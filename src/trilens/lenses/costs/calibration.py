@@ -1,5 +1,5 @@
-"""What the predictor has learned from calls on this machine: measured divided by predicted seconds, and the length of
-thinking.
+"""What the predictor has learned from calls on this machine: measured divided by predicted seconds, the length of
+thinking, and how alike the experts of several tokens are.
 
 One readable JSON file in the user's cache directory, by model, executor and threads; the last `KEPT` of each. A file
 that cannot be read counts as empty and never makes a call fail.
@@ -18,6 +18,7 @@ from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
 from trilens.executors.accountant import Span
 from trilens.files import read_json_object, write_whole
+from trilens.lenses.machines.overlap import Overlap
 
 if TYPE_CHECKING:
     from trilens.generate.receipt import Receipt
@@ -31,11 +32,13 @@ LEAST_PROMPT = 16
 
 @dataclass(frozen=True)
 class Calibration:
-    """Measured over predicted, latest last; tokens of thinking by what was asked for."""
+    """Measured over predicted, latest last; tokens of thinking by what was asked for; the overlap of experts, where
+    `trilens bench` has counted it."""
 
     decode: tuple[float, ...] = ()
     prefill: tuple[float, ...] = ()
     thinking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    overlap: Overlap | None = None
 
 
 def key_of(name: str, threads: int, activations: str, kv: str, weight_bytes: int) -> str:
@@ -48,7 +51,8 @@ def key_of(name: str, threads: int, activations: str, kv: str, weight_bytes: int
 def calibration(key: str) -> Calibration:
     entry = _load().get(key, {})
     thinking = {word: tuple(lengths) for word, lengths in entry.get("thinking", {}).items()}
-    return Calibration(tuple(entry.get("decode", ())), tuple(entry.get("prefill", ())), thinking)
+    overlap = Overlap(*entry["overlap"]) if "overlap" in entry else None
+    return Calibration(tuple(entry.get("decode", ())), tuple(entry.get("prefill", ())), thinking, overlap)
 
 
 def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
@@ -70,6 +74,8 @@ def add(key: str, learnt: Mapping[str, Any]) -> None:
     for what in ("decode", "prefill"):
         if what in learnt:
             entry[what] = [*entry.get(what, ()), round(float(learnt[what]), 4)][-KEPT:]
+    if "overlap" in learnt:
+        entry["overlap"] = [round(learnt["overlap"][kind], 4) for kind in ("text", "texts")]
     for word, length in learnt.get("thinking", {}).items():
         lengths = entry.setdefault("thinking", {})
         lengths[word] = [*lengths.get(word, ()), length][-KEPT:]
@@ -103,6 +109,8 @@ def _load() -> dict[str, dict[str, Any]]:
 
 def _sound(entry: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {what: _numbers(entry.get(what), 1e-3, 1e3) for what in ("decode", "prefill")}
+    if len(overlap := _numbers(entry.get("overlap"), 0, 1)) == 2:
+        found["overlap"] = overlap
     thinking = entry.get("thinking")
     if isinstance(thinking, dict):
         found["thinking"] = {word: [int(n) for n in _numbers(lengths, 0, 1e9)] for word, lengths in thinking.items()}

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from trilens.executors.accountant import Span, distinct_experts, fixed_bytes, visible_pairs
 from trilens.executors.native.program import Instruction, Op, Program
-from trilens.lenses.machines.machine import Layout, Machine
+from trilens.lenses.machines.machine import Layout, Machine, Measurable, Rule
 from trilens.lenses.machines.made_up import PAGE
+from trilens.lenses.machines.overlap import Overlap
 from trilens.lenses.machines.rates import TILE
 from trilens.spec.model import Chunk, Full, Mask, ModelSpec, Positions, Window, first_visible
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PIECE = 256  # rows that the engine takes at once
 FITS, FULL = 0.6, 1.2  # of the processor's cache: what a step reads stays in it, or all comes from memory
+USUAL_OVERLAP = Overlap()
 FLOATS = ("F32", "F16", "BF16")
 KV_BYTES = {"f32": 4, "f16": 2, "8bit": 1}
 MATRICES = {Op.LINEAR: (0,), Op.LINEARS: (0, 2, 4), Op.GLU_LINEAR: (0, 2), Op.HEAD_LINEAR: (0,), Op.EXPERTS: (0, 2, 4)}
@@ -35,7 +37,8 @@ class Kind:
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
     key-value head), for experts (experts, chosen), for a convolution (taps), for a recurrence (rows of a head's state,
-    products with it, bytes of it), else nothing.
+    products with it, bytes of it, and whether its rule
+    is the delta rule and has a decay for each row), else nothing.
     """
 
     op: Op
@@ -58,6 +61,7 @@ class Runner:
     activations: str
     kv: str
     machine: Machine
+    overlap: Overlap = USUAL_OVERLAP
 
     def step_seconds(self, spans: Sequence[Span]) -> float:
         """One step for these sequences, cut as the engine cuts it."""
@@ -97,7 +101,8 @@ class Runner:
                 )
             case Op.EXPERTS:
                 experts, chosen = kind.work
-                fired = float(distinct_experts(experts, chosen, rows))
+                alone = self.overlap.independent([s.new for s in spans])
+                fired = float(distinct_experts(experts, chosen, alone))
                 own = rows * chosen / fired
                 return fixed + sum(
                     n / experts * rows * chosen * self._product(name, layout, own, streamed)
@@ -105,11 +110,12 @@ class Runner:
                 )
             case Op.ATTEND:
                 return self._attention(kind, spans, streamed)
-            case Op.CONVOLVE:  # a multiply-add for each tap, which is what an addition of rows takes
-                return fixed + rows * kind.width * kind.work[0] * speeds["add"].at(rows)
-            case Op.RECUR:  # each number of the state takes what an addition does, or what its way from memory does
-                key_dim, _, size = kind.work
-                computed = rows * kind.width * key_dim * speeds["add"].at(rows)
+            case Op.CONVOLVE:
+                return fixed + rows * kind.width * kind.work[0] * speeds[name].at(rows)
+            case Op.RECUR:
+                key_dim, _, size, *flags = kind.work
+                speed = speeds[Rule(*map(bool, flags)).name]
+                computed = sum(s.new * kind.width * key_dim * speed.at(s.new) for s in spans)
                 moved = 2 * size * len(spans) / self.machine.memory_read[max(self.machine.memory_read)]
                 return fixed + max(computed, streamed * moved)
             case op if op in AS_ADD:
@@ -159,14 +165,15 @@ def runner(
     *,
     activations: str,
     kv: str = "f16",
+    overlap: Overlap | None = None,
 ) -> Runner:
-    """`program` fused, `types` what `held_types` says."""
+    """`program` fused, `types` what `held_types` says, `overlap` what was counted on the model, if it was."""
     kinds = Counter(_kind(ins, types, program.caches) for ins in program.instructions)
     token = sum(c.width for c in program.caches) * KV_BYTES[kv]
-    return Runner(kinds, packed_bytes, token, fixed_bytes(spec), activations, kv, machine)
+    return Runner(kinds, packed_bytes, token, fixed_bytes(spec), activations, kv, machine, overlap or USUAL_OVERLAP)
 
 
-def runner_of(executor: NativeExecutor, machine: Machine) -> Runner:
+def runner_of(executor: NativeExecutor, machine: Machine, overlap: Overlap | None = None) -> Runner:
     """Of a model that is loaded."""
     return runner(
         executor.spec,
@@ -176,13 +183,16 @@ def runner_of(executor: NativeExecutor, machine: Machine) -> Runner:
         machine,
         activations=executor.activations,
         kv=executor.kv,
+        overlap=overlap,
     )
 
 
-def layouts_of(program: Program, types: Mapping[str, str], activations: str) -> list[Layout]:
+def layouts_of(program: Program, types: Mapping[str, str], activations: str) -> list[Measurable]:
     """What has to be measured before such a program can be predicted."""
-    wanted: dict[Layout, None] = {}
+    wanted: dict[Measurable, None] = {}
     for ins in program.instructions:
+        if ins.op is Op.RECUR:
+            wanted[Rule(bool(ins.integers[5]), bool(ins.integers[6]))] = None
         for p in (ins.parameters[i] for i in MATRICES.get(ins.op, ()) if i < len(ins.parameters)):
             if p is not None:
                 own = "8bit" if types[p.name] in FLOATS else "16bit" if _fine(ins) else activations
@@ -224,7 +234,7 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
             case Op.CONVOLVE:
                 total += count * 2 * own * kind.width * kind.work[0]
             case Op.RECUR:
-                key_dim, products, _ = kind.work
+                key_dim, products, *_ = kind.work
                 total += count * 2 * own * kind.width * key_dim * products
             case _:
                 total += count * 2 * own * sum(n for n, _ in kind.matrices)
@@ -248,8 +258,9 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
         case Op.CONVOLVE:
             return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
         case Op.RECUR:
-            heads, _, key_dim, value_dim, delta = ins.integers[1:6]
-            return Kind(ins.op, ins.wanted, ins.width, work=(key_dim, 2 + delta, 4 * heads * key_dim * value_dim))
+            heads, _, key_dim, value_dim, delta, vector_decay = ins.integers[1:7]
+            rule = (key_dim, 2 + delta, 4 * heads * key_dim * value_dim, delta, vector_decay)
+            return Kind(ins.op, ins.wanted, ins.width, work=rule)
         case _:
             return Kind(ins.op, ins.wanted, width, matrices, fine=_fine(ins))
 

@@ -93,7 +93,7 @@ class Predictor:
             machine = kept(executor.threads)
             wanted = layouts_of(executor.program, executor.types, executor.activations)
             if machine is not None and not machine.missing(wanted, executor.kv):
-                self._runner = run = runner_of(executor, machine)
+                self._runner = run = runner_of(executor, machine, known.overlap)
                 self._ceiling = ceiling(machine)
                 # many calls are alike, and a forecast takes longer than the answer of a small model
                 self._first, self._token = lru_cache(4096)(run.first_token_seconds), lru_cache(4096)(run.token_seconds)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from trilens.errors import UsageError
 from trilens.executors.accountant import Span, step_cost
 from trilens.lenses.machines.machine import float32_speed
+from trilens.lenses.machines.overlap import Overlap, traced
 
 
 def measure(
@@ -65,6 +67,7 @@ def measure(
         prefills.append(prompt / (marks[1][0] - marks[0][0]))
         decodes.append(batch * decode / (marks[3][0] - marks[2][0]))
         kinds = {"prefill": _spent(marks[0][1], marks[1][1]), "decode": _spent(marks[2][1], marks[3][1])}
+    overlap = traced(executor)
     cost = step_cost(executor.spec, [Span(prompt + decode // 2, 1)] * batch)
     read = cost.weight_bytes(executor.element_bytes) + cost.kv_elements_read() * executor.kv_element_bytes
     read += cost.fixed_bytes_moved()
@@ -90,6 +93,7 @@ def measure(
         "float32_gflop_s": round(max(float32) / 1e9, 1),
         "prefill_gflop_s": round(best_prefill / prompt * prefill_flops / 1e9, 1),
         "prefill_ms_by_kind": kinds["prefill"],
+        "expert_overlap": None if overlap is None else asdict(overlap),
         "decode_ms_per_step_by_kind": {k: round(v / decode, 3) for k, v in kinds["decode"].items()},
     }
 
@@ -99,6 +103,14 @@ def as_text(result: dict[str, Any]) -> str:
     by_kind = result["decode_ms_per_step_by_kind"]
     slowest = sorted(by_kind, key=lambda kind: by_kind[kind], reverse=True)[:4]
     prefill, decode = result["prefill_tok_s"], result["decode_tok_s"]
+    overlap = result["expert_overlap"]
+    alike = []
+    if overlap is not None:
+        several = Overlap(**overlap)
+        alike = [
+            f"experts  256 tokens of a prompt fire as many as {several.independent([256]):.0f} independent tokens, "
+            f"4 texts as many as {several.independent([1] * 4):.1f}"
+        ]
     return "\n".join(
         [
             f"{result['model']} · {result['threads']} threads · {result['kernels']} · loaded in {result['load_s']} s",
@@ -107,6 +119,7 @@ def as_text(result: dict[str, Any]) -> str:
             f"decode   {decode['best']} tok/s (median {decode['median']}) · "
             f"{100 * result['decode_share_of_memory']:.0f} % of the memory's {result['memory_gb_s']} GB/s",
             "a step   " + " · ".join(f"{kind} {by_kind[kind]} ms" for kind in slowest),
+            *alike,
         ]
     )
 

@@ -27,7 +27,7 @@ from trilens.files import read_json_object, write_whole
 from trilens.lenses.machines.rates import Speed, Speeds
 
 USUAL_LAYOUTS = ("Q4_K", "Q8_0")
-FORMAT = 2
+FORMAT = 3
 OLDEST = 90  # days
 READ_BYTES = 256 << 20
 USUAL_CACHE = 32 << 20  # bytes, where the system does not say
@@ -52,6 +52,30 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Rule:
+    """What a recurrence is measured for: with the delta rule or without, and a decay for each row of its state or one
+    a head."""
+
+    delta: bool
+    vector_decay: bool
+
+    @property
+    def type(self) -> str:
+        return "recurrence"
+
+    @property
+    def name(self) -> str:
+        return f"recur/{'delta' if self.delta else 'sum'}/{'rows' if self.vector_decay else 'head'}"
+
+    @property
+    def names(self) -> set[str]:
+        return {self.name}
+
+
+Measurable = Layout | Rule
+
+
+@dataclass(frozen=True)
 class Machine:
     """Bytes, bytes a second by threads, and seconds as `rates.py` says. `build` tells one extension from another.
     `disturbed` says what else ran while it was measured; empty: nothing that shows."""
@@ -69,14 +93,16 @@ class Machine:
     disturbed: str = ""
 
     @property
-    def layouts(self) -> list[Layout]:
-        """Those that were measured."""
+    def layouts(self) -> list[Measurable]:
+        """Those that were measured, and the rules of recurrences."""
         names = [name.split("/") for name in self.speeds if name.endswith("/cached")]
-        return [Layout(name[1], name[2], name[0] == "experts") for name in names if name[0] in ("linear", "experts")]
+        layouts = [Layout(name[1], name[2], name[0] == "experts") for name in names if name[0] in ("linear", "experts")]
+        rules = [Rule(delta, rows) for delta in (False, True) for rows in (False, True)]
+        return [*layouts, *(rule for rule in rules if rule.name in self.speeds)]
 
-    def missing(self, layouts: Iterable[Layout], kv: str) -> list[str]:
+    def missing(self, wanted: Iterable[Measurable], kv: str) -> list[str]:
         """The values that have to be measured first."""
-        absent = [at.type for at in dict.fromkeys(layouts) if not at.names <= self.speeds.keys()]
+        absent = [at.type for at in dict.fromkeys(wanted) if not at.names <= self.speeds.keys()]
         return absent + ([] if f"attend/{kv}/cached" in self.speeds else [f"attention over {kv}"])
 
     def as_dict(self) -> dict[str, Any]:
@@ -133,25 +159,25 @@ class Machine:
 
 def measured(
     threads: int | None = None,
-    layouts: Iterable[Layout] = (),
+    wanted: Iterable[Measurable] = (),
     kv: str = "f16",
     *,
     anew: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Machine:
-    """This machine with that many threads (default: its physical cores), including its speeds for `layouts` and a
+    """This machine with that many threads (default: its physical cores), including its speeds for `wanted` and a
     cache of type `kv`. Unknown values are measured and saved. `say` gets a line that says what is measured and why.
     """
     threads = threads or system.usable_cores()
     machine = None if anew else kept(threads, say=say)
     if machine is not None and machine.disturbed and _is_quiet(threads):
         say(f"this machine was measured while it was disturbed ({machine.disturbed}); it is quiet now")
-        layouts, machine = (*layouts, *machine.layouts), None
+        wanted, machine = (*wanted, *machine.layouts), None
     if machine is None:
         say("measuring this machine once; about two seconds")
         machine = _base(threads)
-        layouts = (*layouts, *(Layout(name, "8bit", routed=False) for name in USUAL_LAYOUTS))
-    grown = _with(machine, layouts, kv, say)
+        wanted = (*wanted, *(Layout(name, "8bit", routed=False) for name in USUAL_LAYOUTS))
+    grown = _with(machine, wanted, kv, say)
     if grown is not machine or anew:
         _keep(grown)
         if grown.disturbed:
@@ -224,10 +250,10 @@ def _base(threads: int) -> Machine:
     )
 
 
-def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[str], None]) -> Machine:
+def _with(machine: Machine, wanted: Iterable[Measurable], kv: str, say: Callable[[str], None]) -> Machine:
     """The same machine, with the missing ones of these measured."""
     from trilens.lenses.machines.made_up import settle
-    from trilens.lenses.machines.rates import attention_speeds, expert_speeds, product_speeds
+    from trilens.lenses.machines.rates import attention_speeds, expert_speeds, product_speeds, recurrence_speeds
 
     speeds, overheads, threads, cache = (
         dict(machine.speeds),
@@ -235,14 +261,19 @@ def _with(machine: Machine, layouts: Iterable[Layout], kv: str, say: Callable[[s
         machine.threads,
         machine.cache_bytes,
     )
-    missing = [at for at in dict.fromkeys(layouts) if not at.names <= speeds.keys()]
+    missing = [at for at in dict.fromkeys(wanted) if not at.names <= speeds.keys()]
     if missing:
-        say(f"measuring {', '.join(dict.fromkeys(at.type for at in missing))} weights once")
+        names = dict.fromkeys(f"{at.type} weights" if isinstance(at, Layout) else f"a {at.type}" for at in missing)
+        say(f"measuring {', '.join(names)} once")
     shares = [settle(threads)] if missing else []
     for at in missing:
-        speeds |= product_speeds(at.type, at.activations, threads, cache)
-        if at.routed:
-            speeds |= expert_speeds(at.type, at.activations, threads, cache)
+        match at:
+            case Rule():
+                speeds |= recurrence_speeds(at.name, at.delta, at.vector_decay, threads)
+            case Layout():
+                speeds |= product_speeds(at.type, at.activations, threads, cache)
+                if at.routed:
+                    speeds |= expert_speeds(at.type, at.activations, threads, cache)
         shares.append(settle(threads))
     if f"attend/{kv}/cached" not in speeds:
         attention, overheads[f"attend/{kv}"] = attention_speeds(kv, threads, cache)

@@ -14,16 +14,21 @@ from trilens.spec.model import (
     Curve,
     Dense,
     Full,
+    GatedRecurrence,
     Glu,
     Head,
     Layer,
     ModelSpec,
     Norm,
+    OutputGate,
     Positions,
+    Recurrence,
     Rope,
     Routed,
     Router,
     Scoring,
+    SoftplusDecay,
+    recurrent_state,
 )
 
 if TYPE_CHECKING:
@@ -37,9 +42,10 @@ DECODE_ROWS = (1, 2, 4, 8)
 PROMPT_ROWS = (16, 64, 256)  # the last: what the engine takes at once
 PAGE, CONTEXT = 64, 512  # positions that attention is timed at
 ATTENTIONS = 16  # of one model, so that their caches do not fit a core's own cache
+RECURRENCES, TAPS = 4, 4  # of one model; tokens that a convolution spans
 PRODUCTS = ("linear", "linears", "glu_linear")
 MOST_STREAMED = 256 << 20  # bytes of a made-up model, however large the processor's cache is
-ROUNDS = 7
+ROUNDS, PROMPT_ROUNDS = 7, 3
 LONG_ENOUGH = 0.02  # seconds that short rounds are repeated for
 
 
@@ -55,6 +61,19 @@ def small(
 def attentive(group: int) -> ModelSpec:
     """Little else than attention: four key-value heads, `group` query heads on each."""
     return _model(ATTENTIONS, 64, 4 * group, 4, HEAD_DIM, Dense(64, Glu(Curve.SILU)))
+
+
+def recurrent(delta: bool, vector_decay: bool) -> ModelSpec:
+    """Little else than recurrences, with heads of the usual size."""
+    rule = Recurrence(8, 8, 128, 128, delta, vector_decay)
+    norm, curve = Norm(1e-5), Curve.SILU
+    states = tuple(recurrent_state(i, rule, TAPS) for i in range(RECURRENCES))
+    ffn = Dense(64, Glu(curve))
+    stack = tuple(
+        Layer(GatedRecurrence(s, rule, SoftplusDecay(), OutputGate(curve, None)), ffn, norm, None, norm, None)
+        for s in states
+    )
+    return ModelSpec("made up", VOCAB, 64, 4 * CONTEXT, stack, states, norm, Head(tied=False))
 
 
 def _model(layers: int, width: int, heads: int, kv_heads: int, head_dim: int, ffn: Dense | Routed) -> ModelSpec:
@@ -95,8 +114,8 @@ class Trial:
         return self._rounds([self.executor.sequence(PAGE) for _ in range(rows)], 1, ROUNDS)
 
     def prompt(self, rows: int) -> dict[str, float]:
-        """`rows` tokens at the beginning of a sequence."""
-        return self._rounds([self.executor.sequence(rows * 4)], rows, 2)
+        """`rows` tokens at the beginning of a sequence; the median of a few rounds."""
+        return self._rounds([self.executor.sequence(rows * (PROMPT_ROUNDS + 1))], rows, PROMPT_ROUNDS)
 
     def again(self, sequences: Sequence[NativeSequence]) -> float:
         """Seconds of attention for one more token of each sequence. The tokens are removed afterwards."""
@@ -120,7 +139,7 @@ class Trial:
     def _rounds(self, sequences: Sequence[NativeSequence], tokens: int, rounds: int) -> dict[str, float]:
         self.spent(sequences, tokens)
         taken = [self.spent(sequences, tokens) for _ in range(rounds)]
-        while len(taken) < PAGE // 2 and rounds > 2 and sum(t["wall"] for t in taken) < LONG_ENOUGH:
+        while len(taken) < PAGE // 2 and rounds > PROMPT_ROUNDS and sum(t["wall"] for t in taken) < LONG_ENOUGH:
             taken.append(self.spent(sequences, tokens))
         for sequence in sequences:
             sequence.free()

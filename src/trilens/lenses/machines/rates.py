@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trilens.executors.accountant import visible_pairs
+from trilens.executors.native.program import Op
 from trilens.lenses.machines.made_up import (
     ATTENTIONS,
     CONTEXT,
@@ -30,6 +31,7 @@ from trilens.lenses.machines.made_up import (
     attentive,
     instructions_by_kind,
     layers_beyond,
+    recurrent,
     settle,
     small,
     weights_by_kind,
@@ -122,6 +124,25 @@ def attention_speeds(kv: str, threads: int, cache_bytes: int) -> tuple[Speeds, f
     return {f"attend/{kv}/{tier}": _speed(own) for tier, own in points.items()}, _median(fixed)
 
 
+def recurrence_speeds(name: str, delta: bool, vector_decay: bool, threads: int) -> Speeds:
+    """By `name`: a unit is a number of a head's state, the rows are the tokens that a sequence has in the step."""
+    trial = Trial(recurrent(delta, vector_decay), "F32", "8bit", threads)
+    state = sum(ins.width * ins.integers[3] for ins in trial.executor.program.instructions if ins.op is Op.RECUR)
+    settle(threads)
+    return {name: _speed([(r, t["recur"] / (r * state)) for r, t in _of_one_sequence(trial)])}
+
+
+def convolution_speed(threads: int) -> Speed:
+    """A unit is a tap of a number of the result, the rows are the tokens that a sequence has in the step."""
+    trial = Trial(recurrent(delta=True, vector_decay=False), "F32", "8bit", threads)
+    taps = sum(ins.width * ins.integers[1] for ins in trial.executor.program.instructions if ins.op is Op.CONVOLVE)
+    return _speed([(r, t["convolve"] / (r * taps)) for r, t in _of_one_sequence(trial)])
+
+
+def _of_one_sequence(trial: Trial) -> list[tuple[int, dict[str, float]]]:
+    return [(1, trial.decoding(1)), *((r, trial.prompt(r)) for r in (*DECODE_ROWS[1:], *PROMPT_ROWS))]
+
+
 def row_speeds(threads: int) -> tuple[Speeds, dict[str, float]]:
     """The kinds that go row by row, a unit being a number of the result; and seconds that come with each instruction,
     with each step (`step`) and with each sequence in it (`sequence`)."""
@@ -134,7 +155,7 @@ def row_speeds(threads: int) -> tuple[Speeds, dict[str, float]]:
     trial = Trial(small(2, experts=EXPERTS), "Q8_0", "8bit", threads)
     timed = [(r, trial.decoding(r)) for r in DECODE_ROWS] + [(r, trial.prompt(r)) for r in PROMPT_ROWS]
     counts, widths = instructions_by_kind(trial.executor), widths_by_kind(trial.executor)
-    speeds: Speeds = {}
+    speeds: Speeds = {"convolve": convolution_speed(threads)}
     for kind in ROW_KINDS:
         points = timed if kind != "last_rows" else timed[: len(DECODE_ROWS)]
         seconds = [max(1e-12, t[kind] - counts[kind] * overheads[kind]) / (r * widths[kind]) for r, t in points]

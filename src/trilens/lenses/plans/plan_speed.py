@@ -71,7 +71,11 @@ def _here(
     program = fuse(record(spec))
     activations = "16bit" if count_parameters(spec).total < SMALL else "8bit"
     machine = measured(threads, layouts_of(program, types, activations), job.key_type, say=say)
-    run = runner(spec, program, types, weight_bytes, machine, activations=activations, kv=job.key_type)
-    key = key_of(source.title, machine.threads, activations, job.key_type, weight_bytes)
-    known = calibration(key)
+    known = calibration(key_of(source.title, machine.threads, activations, job.key_type, weight_bytes))
+    run = runner(
+        *(spec, program, types, weight_bytes, machine),
+        activations=activations,
+        kv=job.key_type,
+        overlap=known.overlap,
+    )
     return on_this_machine(run, job, known), known
