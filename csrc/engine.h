@@ -156,8 +156,8 @@ class Engine : private Work {
                           float* scratch);
   float* lowered(const LowRank& l, int slot, int which, int row);
   uint64_t low_rank_bytes(const Instruction& s) const;
-  void finish_block(const Instruction& s, int output, int place, int bias, float* y, int row0, int rows, int column,
-                    int columns, int width);
+  void finish_block(const Instruction& s, int output, int place, int bias, float* y, int stride, int row0, int rows,
+                    int column, int columns, int width);
   int begin_attend(const Instruction& s, int part);
   void attend_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void write_kv(const Instruction& s, int first, int end);

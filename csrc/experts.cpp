@@ -62,10 +62,13 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
   const Matrix& m = part == 1 ? gate : down;
   int first = task * blocks_per_task_, end = std::min(blocks_, first + blocks_per_task_);
   float *y = scratch_[thread].data(), *u = y + MOST_BLOCK_ROWS * BLOCK;
-  for (int block = first; block < end; block++) {
+  for (int block = first, wide; block < end; block += wide) {
     const Slots::Group& group = slots.groups[block / blocks_of(m)];
-    int own = block % blocks_of(m), t0 = own * TILES, t1 = std::min(m.tiles(), t0 + TILES);
-    int column = own * BLOCK, columns = std::min(BLOCK, m.rows - column);
+    int own = block % blocks_of(m), column = own * BLOCK;
+    // few rows: several blocks at once, as in product_task
+    wide = std::min({MOST_BLOCK_ROWS / std::min(MOST_BLOCK_ROWS, group.end - group.first), end - block, blocks_of(m) - own});
+    int t0 = own * TILES, t1 = std::min(m.tiles(), t0 + wide * TILES), columns = std::min(wide * BLOCK, m.rows - column);
+    const int stride = wide * BLOCK;
     for (int slot = group.first; slot < group.end; slot += MOST_BLOCK_ROWS) {
       int some = std::min(MOST_BLOCK_ROWS, group.end - slot);
       if (part == 1) {
@@ -74,12 +77,12 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
         if (s.i[1]) x = slots.inputs_q.activations(slots.inputs.data(), s.input_width, fine_);
         for (int i = 0; i < some; i++) pick[i] = s.i[1] ? slot + i : slots.token[slot + i];
         x.pick = pick;
-        if (gated) k_.product(gate, group.expert, t0, t1, x, some, y, BLOCK);
-        k_.product(up, group.expert, t0, t1, x, some, u, BLOCK);
+        if (gated) k_.product(gate, group.expert, t0, t1, x, some, y, stride);
+        k_.product(up, group.expert, t0, t1, x, some, u, stride);
         const float *gate_bias = row_of(s.param[1]), *up_bias = row_of(s.param[3]);
         Quantised quantised = slots.hidden_q.rows(gate.rows, fine_);
         for (int i = 0; i < some; i++) {
-          float *g = y + i * BLOCK, *v = u + i * BLOCK, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
+          float *g = y + i * stride, *v = u + i * stride, *to = slots.hidden.data() + (size_t)(slot + i) * gate.rows + column;
           size_t bias = (size_t)group.expert * gate.rows + column;
           if (gated && gate_bias) k_.add(g, gate_bias + bias, g, columns);
           if (up_bias) k_.add(v, up_bias + bias, v, columns);
@@ -90,12 +93,12 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
       } else {
         Activations x = slots.hidden_q.activations(slots.hidden.data(), gate.rows, fine_);
         x.skip(slot, 0);
-        k_.product(down, group.expert, t0, t1, x, some, y, BLOCK);
+        k_.product(down, group.expert, t0, t1, x, some, y, stride);
         const float* bias = row_of(s.param[5]);
         for (int i = 0; i < some; i++) {
           float* to = slots.results.data() + (size_t)(slot + i) * s.width + column;
-          if (bias) k_.add(y + i * BLOCK, bias + (size_t)group.expert * down.rows + column, to, columns);
-          else memcpy(to, y + i * BLOCK, columns * sizeof(float));
+          if (bias) k_.add(y + i * stride, bias + (size_t)group.expert * down.rows + column, to, columns);
+          else memcpy(to, y + i * stride, columns * sizeof(float));
         }
       }
     }
