@@ -53,7 +53,7 @@ void Engine::product_task(const Instruction& s, const Numbers& n, int task, int 
       for (int r = 0; r < count; r++) {
         if (gate_bias) k_.add(y + r * BLOCK, gate_bias + column, y + r * BLOCK, columns);
         if (up_bias) k_.add(up + r * BLOCK, up_bias + column, up + r * BLOCK, columns);
-        k_.glu(y + r * BLOCK, up + r * BLOCK, y + r * BLOCK, columns, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]});
+        k_.glu(y + r * BLOCK, up + r * BLOCK, y + r * BLOCK, columns, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2], n.f[3]});
       }
       finish_block(s, 0, s.out[0], -1, y, row0, count, column, columns, width);
     } else {

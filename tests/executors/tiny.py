@@ -23,6 +23,7 @@ from trilens.spec.model import (
     Head,
     LatentAttention,
     Layer,
+    LearnedCurve,
     Mask,
     Mixer,
     ModelSpec,
@@ -149,7 +150,10 @@ def per_layer() -> ModelSpec:
 
 def routed() -> ModelSpec:
     """Every way of scoring, groups, a shared expert, biases, and a routed beside a dense feed-forward."""
-    shared, odd = Dense(64, SILU), Glu(Curve.SILU, clamp=1.0, slope=1.7, up_offset=1.0)
+    shared, odd = (
+        Dense(64, Glu(Curve.SILU, clamp=1.5, gate_clamp=1.2)),
+        Glu(Curve.SILU, clamp=1.0, slope=1.7, up_offset=1.0),
+    )
     sigmoid = Router(8, 3, Scoring.SIGMOID, True, 1e-20, 2.5, ExpertGroups(4, 2, 2), correction_bias=True)
     feed_forwards: list[FeedForward] = [
         Routed(sigmoid, 32, SILU, shared=shared),
@@ -263,6 +267,8 @@ def parallel() -> ModelSpec:
             ),
             layer(attention(caches[1], gate=gate, out_norm=NORM), Dense(96, Curve.GELU), parallel=True),
             layer(attention(caches[2]), Dense(96, Glu(Curve.RELU2), inner_norm=centred)),
+            layer(None, Dense(96, LearnedCurve(0.5), bias=True)),
+            layer(None, Dense(96, Glu(Curve.SILU, clamp=1.5, gate_clamp=1.2))),
         ],
         learned_positions=600,
     )

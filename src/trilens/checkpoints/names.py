@@ -499,9 +499,10 @@ HEAD_PREFIXES = ("language_model.lm_head.",)
 # Tensors that no forward pass over text needs, by a pattern that matches from the start of their name, and why.
 LEFT_OUT = {
     r".*rotary_emb\.inv_freq": "rotary frequencies are computed",
+    r".*\.act_fn\.(beta|eps)": "constants of a curve",
     r"rope_freqs\.weight|rope_factors_(long|short)\.weight": "read with the spec",
     r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
-    r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
+    r"(model\.)?(multi_modal_projector|embed_vision|mm_projector|vit_large_projector)\.": "the part that sees",
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
     r".*\.[qkv]_scale$": "how an engine rounds its cache",

@@ -27,6 +27,7 @@ from trilens.spec.families import (
     mistral_native,
     recurrent,
     routed,
+    step,
 )
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
@@ -109,6 +110,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "hy_v3": experts.hy_v3,
     "mellum": experts.mellum,
     "seed_oss": llama_like.seed_oss,
+    "apertus": llama_like.apertus,
     "arcee": llama_like.arcee,
     "cwm": llama_like.cwm,
     "ministral": llama_like.ministral,
@@ -151,6 +153,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "dbrx": experts.dbrx,
     "laguna": experts.laguna,
     "afmoe": experts.afmoe,
+    "step3p5": step.step3p5,
     "axk1": latent.axk1,
     "minicpm3": latent.minicpm3,
     "youtu": latent.youtu,
@@ -172,6 +175,7 @@ AROUND_TEXT = {
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "step3p7": "step3p5",
     "glm4v": "glm4v_text",
     "glm4v_moe": "glm4v_moe_text",
 }
