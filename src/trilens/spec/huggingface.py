@@ -188,6 +188,7 @@ BESIDE_TEXT = (
     "projector_hidden_act spatial_merge_size vision_feature_layer vision_feature_select_strategy "
     "vision_start_token_id vision_end_token_id language_model_only media_placeholder_token_id ignore_index "
     "use_unified_vision_chunk video_placeholder projector_config vision_end_token_id vision_token_id "
+    "understand_projector_stride image_token_len patch_token_len projector_bias "
     "image_start_token_id image_end_token_id video_start_token_id video_end_token_id"
 ).split()
 

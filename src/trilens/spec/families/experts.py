@@ -178,6 +178,8 @@ def bailing_moe_v2(k: Keys) -> ModelSpec:
 
 def bailing_moe(k: Keys) -> ModelSpec:
     """Ling 1 and 1.5: Llama's attention, softmax scores, shared experts on every layer."""
+    if "score_function" in k or "moe_router_enable_expert_bias" in k:  # Ling 2 under the name of Ling 1.5
+        return bailing_moe_v2(k)
     k.ignore(*BAILING, "first_k_dense_replace", "intermediate_size", "multi_gate")
     repeated(k, {"use_bias": False})
     width, glu, bias = k.integer("moe_intermediate_size"), Glu(activation(k)), k.flag("use_qkv_bias", False)
