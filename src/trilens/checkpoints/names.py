@@ -462,15 +462,45 @@ GGUF_EMBEDDING_NORM = _rows("""
     final_norm                           token_embd_norm.weight
 """)
 
+GGUF_SHARED_GATE = _rows("""
+    layers.{i}.feed_forward.shared_gate  blk.{i}.ffn_gate_inp_shexp.weight         one_row
+""")
+
+# A weight of its own for each head.
+GGUF_NORMS_OF_EACH_HEAD = _rows("""
+    layers.{i}.attention.q_norm_row      blk.{i}.attn_q_norm.weight
+    layers.{i}.attention.k_norm_row      blk.{i}.attn_k_norm.weight
+""")
+
+# Positions from a table.
+GGUF_POSITIONS = _rows("""
+    positions                            position_embd.weight
+""")
+
+# Attention has a norm of its own where there are two.
+GGUF_TWO_NORMS = _rows("""
+    layers.{i}.mixer_in                  blk.{i}.attn_norm_2.weight
+    layers.{i}.feed_forward_in           blk.{i}.ffn_norm.weight
+    layers.{i}.feed_forward_in           blk.{i}.attn_norm.weight
+""")
+
 BY_ARCHITECTURE = {
-    "phi3": GGUF_FUSED_UP + GGUF,
+    "falcon": GGUF_TWO_NORMS + GGUF,
+    **dict.fromkeys(("gpt2", "starcoder"), GGUF_POSITIONS + GGUF),
+    "command-r": GGUF_NORMS_OF_EACH_HEAD + GGUF,
+    **dict.fromkeys(("phi3", "glm4"), GGUF_FUSED_UP + GGUF),
+    "qwen2moe": GGUF_SHARED_GATE + GGUF,
+    "stablelm": GGUF_NORMS_OF_EACH_HEAD + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
     **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), GGUF_DELTA + GGUF),
     "granitehybrid": GGUF_NEIGHBOURING_PAIRS + GGUF_MAMBA + GGUF,
     "falcon-h1": GGUF_FALCON + GGUF_MAMBA + GGUF,
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), GGUF_NEMOTRON + GGUF_MAMBA + GGUF),
     "kimi-linear": GGUF_KIMI + GGUF,
-    **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
+    **dict.fromkeys(
+        ("llama", "mistral3", "smollm3", "granite", "granitemoe", "arcee", "internlm2", "minicpm", "olmo"),
+        GGUF_NEIGHBOURING_PAIRS + GGUF,
+    ),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
     **FAMILY_NAMES,
