@@ -201,6 +201,30 @@ ONLY_HERE += [
     ),
     plain.row("gguf: command-r+", t.CohereConfig, of=plain.CENTRED, use_qk_norm=True),
     plain.row("gguf: command-a", t.Cohere2Config, of=plain.CENTRED, edge=12, num_hidden_layers=4, sliding_window=12),
+    plain.row(
+        "gguf: ernie 4.5 moe",
+        t.Ernie4_5_MoeConfig,
+        head_dim=12,
+        moe_num_experts=6,
+        moe_k=2,
+        moe_intermediate_size=16,
+        moe_num_shared_experts=2,
+    ),
+    plain.as_other(
+        "gguf: ling 2", "bailing_moe_v2", t.SarvamMoEConfig, **plain.ROUTED, **{**plain.LING, "head_dim": 8}
+    ),
+    plain.row(
+        "gguf: trinity",
+        t.AfmoeConfig,
+        **plain.EXPERTS,
+        num_hidden_layers=4,
+        num_dense_layers=1,
+        sliding_window=12,
+        edge=12,
+        head_dim=12,
+        route_scale=1.5,
+        mup_enabled=True,
+    ),
     plain.row("gguf: nemotron 4", t.NemotronConfig, of=plain.CENTRED),
     plain.row("gguf: falcon 7B", t.FalconConfig, of=plain.FALCON),
     plain.row("gguf: falcon 40B", t.FalconConfig, of=plain.FALCON, new_decoder_architecture=True, num_kv_heads=2),
@@ -293,6 +317,10 @@ MODELS = [
     Gguf("gguf: command-r+", "command-r"),
     Gguf("gguf: command-a", "cohere2"),
     Gguf("gguf: nemotron 4", "nemotron"),
+    Gguf("gguf: ernie 4.5 moe", "ernie4_5-moe"),
+    Gguf("gguf: ling 2", "bailingmoe2"),
+    Gguf("gguf: trinity", "afmoe"),
+    Gguf("jais 2", "jais2"),
     Gguf("olmo 1", "olmo"),
     Gguf("gguf: falcon 7B", "falcon"),
     Gguf("gguf: falcon 40B", "falcon"),
@@ -315,6 +343,7 @@ UNCONFIRMED = {
     "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
 }
 CENTRED = (
+    "jais2",
     "falcon",
     "gpt2",
     "nemotron",
@@ -485,7 +514,9 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
             continue
         if c.get(key) is not None and key not in unsaid:
             add(c[key])
-    experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
+    experts = (
+        c.get("moe_num_experts") or c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
+    )
     if experts:
         w.add_expert_count(experts)
     if arch == "llama4":
@@ -507,7 +538,19 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_shared_feed_forward_length(c["shared_expert_intermediate_size"])
     if sections := (c.get("rope_parameters") or {}).get("mrope_section"):
         w.add_rope_dimension_sections([*sections, 0])
-    if arch in ("deepseek2", "dots1", "glm4moe", "lfm2moe", "minimax-m2"):
+    if arch in ("ernie4_5-moe", "bailingmoe2", "afmoe"):
+        shared = c.get("moe_num_shared_experts") or c.get("num_shared_experts") or c.get("n_shared_experts")
+        w.add_expert_shared_count(shared)
+        w.add_expert_shared_feed_forward_length(shared * c["moe_intermediate_size"])
+    if arch == "ernie4_5-moe":
+        w.add_leading_dense_block_count(c["moe_layer_start_index"])
+        w.add_interleave_moe_layer_step(c["moe_layer_interval"])
+        w.add_expert_used_count(c["moe_k"])
+    if arch == "afmoe":
+        w.add_sliding_window(c["sliding_window"])
+        w.add_expert_weights_scale(c["route_scale"])
+        w.add_expert_weights_norm(True)
+    if arch in ("afmoe", "bailingmoe2", "deepseek2", "dots1", "glm4moe", "lfm2moe", "minimax-m2"):
         sigmoid = c["model_type"] != "deepseek_v2"
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
     if arch == "deepseek2":
@@ -580,7 +623,16 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             .replace("language_model.model.", "model.")
             .replace("model.language_model.", "model.")
         )
-        inside = ("tok_embeddings", "layers", "embed_tokens", "norm", "per_layer", "embedding_norm", "final_layernorm")
+        inside = (
+            "word_embeddings",
+            "tok_embeddings",
+            "layers",
+            "embed_tokens",
+            "norm",
+            "per_layer",
+            "embedding_norm",
+            "final_layernorm",
+        )
         others = ("lm_head", "output.", "backbone.", "gpt_neox.", "embed_out", "transformer.")
         if not name.startswith((*(f"model.{part}" for part in inside), *others)):
             continue
@@ -608,7 +660,9 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
 def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: dict[str, Any]) -> Tensors:
     """What becomes of one tensor."""
     layer = name.split(".")[2] if name.startswith("model.layers.") else ""
-    if "query_key_value" in name or "wqkv" in name:  # a key head's queries, its key, its value, and so on
+    if (
+        "query_key_value" in name and arch != "bailingmoe2"
+    ) or "wqkv" in name:  # a key head's queries, its key, its value, and so on
         return {name.replace("wqkv", key): part for key, part in by_part(tensor, c, arch).items()}
     if arch == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         return {name: tensor.T}
@@ -655,7 +709,7 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
     if name.endswith("conv.conv.weight"):
         return {name: tensor.squeeze(1)}
     if "e_score_correction_bias" in name or name.endswith("expert_bias"):
-        return {f"blk.{layer}.exp_probs_b.bias": tensor}
+        return {f"blk.{layer}.exp_probs_b.bias": tensor.reshape(-1)}
     return {name: tensor}
 
 

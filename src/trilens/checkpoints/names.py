@@ -484,7 +484,12 @@ GGUF_TWO_NORMS = _rows("""
     layers.{i}.feed_forward_in           blk.{i}.attn_norm.weight
 """)
 
+GGUF_GATED = _rows("""
+    layers.{i}.attention.gate            blk.{i}.attn_gate.weight
+""")
+
 BY_ARCHITECTURE = {
+    "afmoe": GGUF_GATED + GGUF,
     "falcon": GGUF_TWO_NORMS + GGUF,
     **dict.fromkeys(("gpt2", "starcoder"), GGUF_POSITIONS + GGUF),
     "command-r": GGUF_NORMS_OF_EACH_HEAD + GGUF,

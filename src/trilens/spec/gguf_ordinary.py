@@ -101,6 +101,27 @@ def _minimax_m2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "minimax_m2"
 
 
+def _ernie_moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["use_bias"] = has_bias(source)
+    config["moe_num_shared_experts"] = config.pop("n_shared_experts", 0)
+    config["moe_layer_start_index"] = config.pop("first_k_dense_replace", 0)
+    config["moe_layer_interval"] = config.pop("interleave_moe_layer_step", 1)
+    return "ernie4_5_moe"
+
+
+def _bailingmoe2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    turned_part(config, own)
+    config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)  # counted as blocks
+    config["use_qkv_bias"] = has_bias(source)
+    return "bailing_moe_v2"
+
+
+def _afmoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["mup_enabled"] = True  # in all of them
+    config["attention_bias"] = has_bias(source)
+    return "afmoe"
+
+
 def _hunyuan_moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config["intermediate_size"] = own["expert_shared_feed_forward_length"]
     config["num_shared_expert"] = 1  # all that are shared, as one
@@ -162,6 +183,12 @@ def _nemotron(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "nemotron"
 
 
+def _jais2(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    _centred(config)
+    config["attention_bias"], config["mlp_bias"] = has_bias(source), has_bias(source, "ffn_up")
+    return "jais2"
+
+
 def _olmo(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config.pop("rms_norm_eps", None)  # 1e-5 in all of them
     return "olmo"
@@ -186,11 +213,14 @@ def _with_table(family: str) -> Read:
 
 
 ORDINARY: dict[str, Read] = {
+    "afmoe": _afmoe,
     "arcee": biased("arcee"),
+    "bailingmoe2": _bailingmoe2,
     "command-r": _command("cohere"),
     "cohere2": _command("cohere2"),
     "dots1": _dots1,
     "ernie4_5": _ernie,
+    "ernie4_5-moe": _ernie_moe,
     "exaone": named("exaone"),
     "exaone4": _exaone4,
     "falcon": _falcon,
@@ -201,6 +231,7 @@ ORDINARY: dict[str, Read] = {
     "hunyuan-dense": named("hunyuan_v1_dense"),
     "hunyuan-moe": _hunyuan_moe,
     "internlm2": named("llama"),
+    "jais2": _jais2,
     "minicpm": _minicpm,
     "minimax-m2": _minimax_m2,
     "nemotron": _nemotron,
