@@ -150,10 +150,7 @@ def per_layer() -> ModelSpec:
 
 def routed() -> ModelSpec:
     """Every way of scoring, groups, a shared expert, biases, and a routed beside a dense feed-forward."""
-    shared, odd = (
-        Dense(64, Glu(Curve.SILU, clamp=1.5, gate_clamp=1.2)),
-        Glu(Curve.SILU, clamp=1.0, slope=1.7, up_offset=1.0),
-    )
+    shared, odd = Dense(64, SILU), Glu(Curve.SILU, clamp=1.0, slope=1.7, up_offset=1.0)
     sigmoid = Router(8, 3, Scoring.SIGMOID, True, 1e-20, 2.5, ExpertGroups(4, 2, 2), correction_bias=True)
     feed_forwards: list[FeedForward] = [
         Routed(sigmoid, 32, SILU, shared=shared),

@@ -55,6 +55,7 @@ def qwen2_moe(k: Keys) -> ModelSpec:
     dense, step = Dense(k.integer("intermediate_size"), glu), k.integer("decoder_sparse_step")
     dense_only, first = k.integers("mlp_only_layers") or (), k.integer("max_window_layers", 28, least=0)
     windows = k.flag("use_sliding_window", False) and "sliding_window" in k
+    k.ignore("sliding_window")  # stated where there are none
     types = layer_types(k, lambda i: "sliding_attention" if windows and i >= first else "full_attention")
     mask = masks_by_type(k, types) if windows else _full
     return decoder_only(

@@ -72,6 +72,12 @@ STEP_OTHERS = (
 ).split()
 
 
+SCALING = (
+    "factor low_freq_factor high_freq_factor original_max_position_embeddings beta_fast beta_slow rope_type type alpha "
+    "short_factor long_factor attention_factor mscale mscale_all_dim truncate"
+).split()
+
+
 def _ropes_by_layer(k: Keys, types: tuple[str, ...], context: int) -> Callable[[int], Rope]:
     """By type (transformers 5), or a theta and a share of each head that turns, listed for each layer."""
     thetas, shares = k.raw("rope_theta"), k.raw("partial_rotary_factors")
@@ -83,6 +89,17 @@ def _ropes_by_layer(k: Keys, types: tuple[str, ...], context: int) -> Callable[[
             plain = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}
             by_type[kind] = {**plain, **scaling} if scaling and kind == "full_attention" else plain
         names = ("rope_theta", "partial_rotary_factors", "rope_scaling")
+        at = {kind: f"rope_parameters.{kind}." for kind in by_type}
+        own = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factors"}
+        k.spelled = {
+            **k.spelled,
+            **{
+                f"{k.prefix}{place}{name}": f"{k.prefix}rope_scaling.{name}"
+                for place in at.values()
+                for name in SCALING
+            },
+            **{f"{k.prefix}{place}{name}": k.prefix + said for place in at.values() for name, said in own.items()},
+        }
         k.values = {**{n: v for n, v in k.values.items() if n not in names}, "rope_parameters": by_type}
     ropes = ropes_by_type(k, dict.fromkeys(types, k.integer("head_dim")), context, local_theta=lambda theta: theta)
     return lambda i: ropes[types[i]]
