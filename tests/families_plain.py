@@ -229,7 +229,7 @@ STEP: dict[str, Any] = {
     "sliding_window": 12,
     "num_sliding_attention_heads": 6,
     "share_expert_dim": 24,
-    "moe_router_scaling_factor": 2.5,
+    "moe_router_scaling_factor": 1.5,
     "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
     "swiglu_limits": [None, None, 0.4, 0.0],
     "swiglu_limits_shared": [0.0, 0.0, 0.3, 0.5],
