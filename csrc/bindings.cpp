@@ -357,7 +357,7 @@ NB_MODULE(_native, m) {
   });
   m.def("glu", [](const std::string& kernels, int curve, float clamp, float slope, float offset, Row<float> gate, Row<float> up,
                   nb::ndarray<float, nb::ndim<1>> y) {
-    kernels_named(kernels).glu(gate.data(), up.data(), y.data(), (int)gate.size(), {(Curve)curve, clamp, slope, offset});
+    kernels_named(kernels).glu(gate.data(), up.data(), y.data(), (int)gate.size(), {(Curve)curve, clamp, slope, offset, clamp});
   });
   m.def("activate", [](const std::string& kernels, int curve, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
     kernels_named(kernels).activate(x.data(), y.data(), (int)x.size(), (Curve)curve);

@@ -86,7 +86,7 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
           size_t bias = (size_t)group.expert * gate.rows + column;
           if (gated && gate_bias) k_.add(g, gate_bias + bias, g, columns);
           if (up_bias) k_.add(v, up_bias + bias, v, columns);
-          if (gated) k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2]});
+          if (gated) k_.glu(g, v, to, columns, {(Curve)s.i[2], n.f[0], n.f[1], n.f[2], n.f[3]});
           else k_.activate(v, to, columns, (Curve)s.i[2]);
           if (!is_float(down.type)) k_.quantise(to, columns, slot + i, quantised, column / 32);
         }

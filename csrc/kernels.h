@@ -40,8 +40,8 @@ struct Quantised {  // where rows are written to
   bool fine = false;
 };
 
-enum class Curve { SILU, GELU, GELU_TANH, IDENTITY, SIGMOID, SOFTPLUS, RELU2, RELU };
-struct Glu { Curve curve; float clamp, slope, up_offset; };
+enum class Curve { SILU, GELU, GELU_TANH, IDENTITY, SIGMOID, SOFTPLUS, RELU2, RELU, BEND };
+struct Glu { Curve curve; float clamp, slope, up_offset, gate_clamp; };
 
 enum class KV { F32, F16, I8 };
 

@@ -58,6 +58,10 @@ template <class V> static inline V curve(V x, const Glu& glu) {
       return mul(y, y);
     }
     case Curve::RELU: return larger(x, filled<V>(0.0f));
+    case Curve::BEND: {
+      V below = smaller(x, filled<V>(0.0f));
+      return sub(sub(exponential(below), filled<V>(1.0f)), below);
+    }
     case Curve::SILU: return mul(x, sigmoid(mul(x, filled<V>(glu.slope))));
     case Curve::GELU: return mul(mul(x, filled<V>(0.5f)), add(filled<V>(1.0f), error_function(mul(x, filled<V>(0.70710678118654752f)))));
     default: {  // 0.5 x (1 + tanh u) = x sigmoid(2 u)
@@ -181,12 +185,12 @@ static void glu(const float* gate, const float* up, float* y, int n, const Glu& 
   each(gate, up, y, n, [&](auto g, auto u) {
     using V = decltype(g);
     V limit = filled<V>(glu.clamp), least = filled<V>(-glu.clamp);
-    return mul(curve(smaller(g, limit), glu), add(larger(smaller(u, limit), least), filled<V>(glu.up_offset)));
+    return mul(curve(smaller(g, filled<V>(glu.gate_clamp)), glu), add(larger(smaller(u, limit), least), filled<V>(glu.up_offset)));
   });
 }
 
 static void activate(const float* x, float* y, int n, Curve c) {
-  const Glu glu{c, INFINITY, 1.0f, 0.0f};
+  const Glu glu{c, INFINITY, 1.0f, 0.0f, INFINITY};
   each(x, y, n, [&](auto v) { return curve(v, glu); });
 }
 

@@ -59,7 +59,7 @@ void Engine::product_task(const Instruction& s, const Numbers& n, int task, int 
         float *g = y + r * stride, *u = up + r * stride;
         if (gate_bias) k_.add(g, gate_bias + column, g, columns);
         if (up_bias) k_.add(u, up_bias + column, u, columns);
-        k_.glu(g, u, g, columns, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]});
+        k_.glu(g, u, g, columns, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2], n.f[3]});
       }
       finish_block(s, 0, s.out[0], -1, y, stride, row0, count, column, columns, width);
     } else {

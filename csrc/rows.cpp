@@ -81,7 +81,7 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
       case Op::SCALE: k_.scale(x, n.f[0], y, s.width); break;
       case Op::SOFTCAP: k_.softcap(x, n.f[0], y, s.width); break;
       case Op::GLU:
-        if (s.input_width == s.width) k_.glu(x, other, y, s.width, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2]});
+        if (s.input_width == s.width) k_.glu(x, other, y, s.width, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2], n.f[3]});
         else gate_parts(k_, x, s.input_width, (Curve)s.i[0], other, y, s.width / s.input_width);
         break;
       case Op::ACTIVATE: k_.activate(x, y, s.width, (Curve)s.i[0]); break;

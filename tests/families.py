@@ -649,5 +649,6 @@ def prompt(length: int, vocab: int = 120, seed: int = 0) -> list[int]:
 
 
 def _persistent_buffers(model: PreTrainedModel) -> list[torch.Tensor]:
+    """But for constants, which have no dimension."""
     names = set(model.state_dict())
-    return [b for n, b in model.named_buffers() if n in names and b.is_floating_point()]
+    return [b for n, b in model.named_buffers() if n in names and b.is_floating_point() and b.dim()]

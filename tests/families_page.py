@@ -17,7 +17,9 @@ from trilens.spec.model import (
     Curve,
     Dense,
     GatedRecurrence,
+    Glu,
     LatentAttention,
+    LearnedCurve,
     ModelSpec,
     Routed,
     ShortConvolution,
@@ -83,6 +85,11 @@ LIMITS = {
         "the native executor runs it as far as every position is chosen, to 2048 tokens in the published models; the "
         "torch executor has no such limit; the multi-token prediction layer is not used",
     ),
+    "apertus": "GGUF: not read, because the numbers of its curve are no tensors there",
+    "step-3.7": "text only: no images; the multi-token prediction layers are not used",
+    "step-3.5": "the same decoder with its publisher's keys; the multi-token prediction layers are not used",
+    "exaone 4 without windows": "GGUF: models with windows are not tested",
+    "command-r+": "llama.cpp normalises heads only in files of 64 layers or more, so it was not compared",
     "falcon 7B": "models with ALiBi are not supported",
     "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; the multi-token "
     "prediction layers are not used",
@@ -132,6 +139,7 @@ def mechanisms(spec: ModelSpec) -> list[str]:
                 pass
             case Dense(glu=glu):
                 found |= {"no gate": None} if isinstance(glu, Curve) else {}
+                found |= {"a curve with learned numbers": None} if isinstance(glu, LearnedCurve) else {}
             case Routed(router=router, shared=shared):
                 found[f"{router.scoring.value.replace('_', ' ')} routing"] = None
                 found |= {"groups": None} if router.groups else {}
@@ -139,6 +147,8 @@ def mechanisms(spec: ModelSpec) -> list[str]:
                 found |= {"experts in a latent width": None} if layer.feed_forward.latent else {}
                 gated = " with a gate" if layer.feed_forward.shared_gate else ""
                 found |= {"a shared expert" + gated: None} if shared else {}
+                glu = layer.feed_forward.glu
+                found |= {"bounded gates": None} if isinstance(glu, Glu) and glu.clamp else {}
             case Beside():
                 found["experts beside a dense feed-forward"] = None
         if layer.per_layer_input is not None:

@@ -113,6 +113,7 @@ LING: dict[str, Any] = {"n_shared_experts": 1, "head_dim": 12, "first_k_dense_re
 LLAMA_LIKE = [
     row("seed-oss", t.SeedOssConfig, head_dim=12, attention_out_bias=True, mlp_bias=True),
     row("arcee", t.ArceeConfig, attention_bias=True, mlp_bias=True),
+    row("apertus", t.ApertusConfig, attention_bias=True),
     row("code world model", t.CwmConfig, head_dim=8, edge=12, rope_parameters=rope(), **WINDOWED),
     row("ministral 8B", t.MinistralConfig, edge=12, head_dim=12, **WINDOWED),
     row("iquest-coder", t.IQuestCoderConfig, head_dim=12),
@@ -219,6 +220,54 @@ LAYER_NORMS = [
     ),
 ]
 
+STEP: dict[str, Any] = {
+    **SMALL,
+    **ROUTED,
+    "num_hidden_layers": 4,
+    "layer_types": ["full_attention", "sliding_attention"] * 2,
+    "head_dim": 16,
+    "sliding_window": 12,
+    "num_sliding_attention_heads": 6,
+    "share_expert_dim": 24,
+    "moe_router_scaling_factor": 1.5,
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "swiglu_limits": [None, None, 0.4, 0.0],
+    "swiglu_limits_shared": [0.0, 0.0, 0.3, 0.5],
+    "rope_parameters": {
+        "full_attention": {**rope(), "rope_theta": 50000.0, "partial_rotary_factor": 0.5},
+        "sliding_attention": rope(partial_rotary_factor=1.0),
+    },
+}
+# The same in its publisher's words, with the layers that predict further tokens in its lists.
+STEP_3_5: dict[str, Any] = {
+    **{key: value for key, value in STEP.items() if key not in ("rope_parameters", "mlp_layer_types")},
+    "model_type": "step3p5",
+    **dict.fromkeys(("text_config", "vision_config", "image_token_id", "num_sliding_attention_heads")),
+    "attention_other_setting": {"num_attention_heads": 6, "num_attention_groups": 2, "head_dim": 16},
+    "moe_layers_enum": "1,2,3,4",
+    "rope_theta": [50000.0, 10000.0] * 2 + [10000.0],
+    "partial_rotary_factors": [0.5, 1.0] * 2 + [1.0],
+    "swiglu_limits": [None, None, 0.4, 0.0, 0.0],
+    "swiglu_limits_shared": [0.0, 0.0, 0.3, 0.5, 0.0],
+    "layer_types": ["full_attention", "sliding_attention"] * 2 + ["sliding_attention"],
+    "num_nextn_predict_layers": 1,
+}
+
+
+def step() -> t.PretrainedConfig:
+    eyes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    return t.Step3p7Config(text_config=dict(STEP), vision_config=eyes, image_token_id=130)
+
+
+def around_one(model: t.PreTrainedModel) -> None:
+    """Norms that are stored as their distance from one, as large as the others': twice as large on queries and on keys
+    they make attention so sharp that it magnifies rounding."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight") and "vision" not in name:
+                parameter.sub_(1)
+
+
 MORE_EXPERTS = [
     row(
         "qwen2 moe",
@@ -320,6 +369,8 @@ MORE_EXPERTS = [
         **WINDOWED,
     ),
     row("laguna, a gate a column", t.LagunaConfig, **EXPERTS, head_dim=8, gating="per-element"),
+    Family("step-3.7", step, edge=12, repair=around_one),
+    Family("step-3.5", step, edge=12, overrides=STEP_3_5, repair=around_one),
     row("trinity", t.AfmoeConfig, **EXPERTS, **WINDOWED, edge=12, head_dim=12, route_scale=1.5, mup_enabled=True),
 ]
 

@@ -16,6 +16,7 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+import transformers as t
 from safetensors.torch import load_file
 from transformers import (
     DeepseekV2Config,
@@ -39,6 +40,7 @@ from transformers import (
 )
 
 from tests import families as f
+from tests import families_plain as plain
 from tests import gguf_recurrent as recurrent
 from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
 
@@ -182,6 +184,55 @@ ONLY_HERE = [
     ),
 ]
 ONLY_HERE += recurrent.FAMILIES
+ONLY_HERE += [
+    plain.row("gguf: seed-oss", t.SeedOssConfig, head_dim=12),
+    plain.row("gguf: arcee", t.ArceeConfig),
+    plain.row("gguf: gemma 1", t.GemmaConfig, head_dim=12, num_key_value_heads=2),
+    plain.row("gguf: glm-4-0414", t.Glm4Config, pad_token_id=0, head_dim=16, attention_bias=True),
+    plain.row("gguf: ernie 4.5", t.Ernie4_5Config, head_dim=8),
+    plain.row("gguf: hunyuan dense", t.HunYuanDenseV1Config, head_dim=12, tie_word_embeddings=True),
+    plain.row("gguf: qwen2 moe", t.Qwen2MoeConfig, **plain.EXPERTS, shared_expert_intermediate_size=24),
+    plain.row(
+        "gguf: dots.llm1",
+        t.Dots1Config,
+        **{**plain.ROUTED, "num_key_value_heads": 4},
+        n_shared_experts=2,
+        first_k_dense_replace=1,
+    ),
+    plain.row("gguf: command-r+", t.CohereConfig, of=plain.CENTRED, use_qk_norm=True),
+    plain.row("gguf: command-a", t.Cohere2Config, of=plain.CENTRED, edge=12, num_hidden_layers=4, sliding_window=12),
+    plain.row(
+        "gguf: ernie 4.5 moe",
+        t.Ernie4_5_MoeConfig,
+        head_dim=12,
+        moe_num_experts=6,
+        moe_k=2,
+        moe_intermediate_size=16,
+        moe_num_shared_experts=2,
+    ),
+    plain.as_other(
+        "gguf: ling 2", "bailing_moe_v2", t.SarvamMoEConfig, **plain.ROUTED, **{**plain.LING, "head_dim": 8}
+    ),
+    plain.row(
+        "gguf: trinity",
+        t.AfmoeConfig,
+        **plain.EXPERTS,
+        num_hidden_layers=4,
+        num_dense_layers=1,
+        sliding_window=12,
+        edge=12,
+        head_dim=12,
+        route_scale=1.5,
+        mup_enabled=True,
+    ),
+    plain.row("gguf: nemotron 4", t.NemotronConfig, of=plain.CENTRED),
+    plain.row("gguf: falcon 7B", t.FalconConfig, of=plain.FALCON),
+    plain.row("gguf: falcon 40B", t.FalconConfig, of=plain.FALCON, new_decoder_architecture=True, num_kv_heads=2),
+    plain.row("gguf: command-r", t.CohereConfig, of=plain.CENTRED),
+    plain.row("gguf: starcoder2", t.Starcoder2Config, of=plain.CENTRED, sliding_window=None),
+    plain.row("gguf: phi-2", t.PhiConfig, of={**plain.CENTRED, "num_key_value_heads": 4}),
+    plain.row("gguf: stablelm", t.StableLmConfig, of=plain.CENTRED, use_qkv_bias=True),
+]
 BY_NAME.update({family.name: family for family in ONLY_HERE})
 
 
@@ -248,14 +299,65 @@ MODELS = [
     Gguf("gguf: falcon-h1", "falcon-h1"),
     Gguf("gguf: falcon-h1 without a norm", "falcon-h1"),
     Gguf("gguf: kimi linear", "kimi-linear"),
+    Gguf("gguf: seed-oss", "seed_oss"),
+    Gguf("gguf: arcee", "arcee"),
+    Gguf("gguf: gemma 1", "gemma"),
+    Gguf("gguf: glm-4-0414", "glm4"),
+    Gguf("gguf: ernie 4.5", "ernie4_5"),
+    Gguf("exaone 3", "exaone"),
+    Gguf("exaone 4 without windows", "exaone4"),
+    Gguf("gguf: hunyuan dense", "hunyuan-dense"),
+    Gguf("qwen2.5-vl", "qwen2vl"),
+    Gguf("qwen3-vl", "qwen3vl"),
+    Gguf("qwen3-vl moe", "qwen3vlmoe"),
+    Gguf("gguf: qwen2 moe", "qwen2moe"),
+    Gguf("gguf: dots.llm1", "dots1"),
+    Gguf("minimax m2", "minimax-m2"),
+    Gguf("gguf: command-r", "command-r"),
+    Gguf("gguf: command-r+", "command-r"),
+    Gguf("gguf: command-a", "cohere2"),
+    Gguf("gguf: nemotron 4", "nemotron"),
+    Gguf("gguf: ernie 4.5 moe", "ernie4_5-moe"),
+    Gguf("gguf: ling 2", "bailingmoe2"),
+    Gguf("gguf: trinity", "afmoe"),
+    Gguf("jais 2", "jais2"),
+    Gguf("olmo 1", "olmo"),
+    Gguf("gguf: falcon 7B", "falcon"),
+    Gguf("gguf: falcon 40B", "falcon"),
+    Gguf("gpt-2", "gpt2"),
+    Gguf("starcoder", "starcoder"),
+    Gguf("minicpm", "minicpm"),
+    Gguf("internlm 2", "internlm2"),
+    Gguf("hunyuan a13b", "hunyuan-moe"),
+    Gguf("gguf: stablelm", "stablelm"),
+    Gguf("stablelm 12B", "stablelm"),
+    Gguf("gguf: starcoder2", "starcoder2"),
+    Gguf("gpt-neox", "gptneox"),
+    Gguf("gpt-neox, one branch after the other", "gptneox"),
+    Gguf("gguf: phi-2", "phi2"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
+    "command-r+ (command-r)": "llama.cpp normalises heads only in files of 64 layers or more",
     "phi-3.5-moe (phimoe)": "llama.cpp routes by a softmax over all experts, the model's authors by sparsemixer",
     "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
 }
-PERMUTED = ("llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid")
-PLUS_ONE = ("gemma2", "gemma3")
+CENTRED = (
+    "jais2",
+    "falcon",
+    "gpt2",
+    "nemotron",
+    "olmo",
+    "starcoder",
+    "command-r",
+    "cohere2",
+    "stablelm",
+    "starcoder2",
+    "gptneox",
+    "phi2",
+)
+PERMUTED = ("arcee", "minicpm", "olmo", "llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid")
+PLUS_ONE = ("nemotron", "gemma", "gemma2", "gemma3")
 
 
 @cache
@@ -264,6 +366,13 @@ def text_config(directory: Path) -> dict[str, Any]:
     config = {**config, **config.get("text_config", {})}
     if "layers_block_type" in config:
         config.setdefault("num_hidden_layers", len(config["layers_block_type"]))
+    usual = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+    config |= {usual[key]: value for key, value in config.items() if key in usual}
+    if config["model_type"] in ("gpt2", "gpt_bigcode", "falcon"):
+        config.setdefault("max_position_embeddings", config.get("n_positions", 2048))
+        config.setdefault("intermediate_size", config.get("ffn_hidden_size") or 4 * config["hidden_size"])
+        several = config.get("num_kv_heads") if config.get("new_decoder_architecture") else None
+        config["num_key_value_heads"] = several or (1 if config.get("multi_query") else config["num_attention_heads"])
     return {"rope_parameters": {"rope_type": "default", "rope_theta": config.get("rope_theta")}, **config}
 
 
@@ -336,10 +445,24 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_layer_norm_eps(c["rms_norm_eps"])
     if arch in recurrent.NEMOTRONS:
         w.add_layer_norm_eps(c["layer_norm_epsilon"])
-    w.add_layer_norm_rms_eps(c.get("rms_norm_eps") or c.get("norm_eps") or c["layer_norm_epsilon"])
+    if arch in CENTRED:
+        keys = ("norm_epsilon", "layer_norm_epsilon", "norm_eps", "layer_norm_eps")
+        w.add_layer_norm_eps(next((c[key] for key in keys if key in c), 1e-5))
+        if c.get("clip_qkv"):
+            w.add_clamp_kqv(c["clip_qkv"])
+        if arch in ("gptneox", "stablelm"):
+            w.add_parallel_residual(c["use_parallel_residual"])
+        if "logit_scale" in c:
+            w.add_logit_scale(c["logit_scale"])
+    else:
+        w.add_layer_norm_rms_eps(c.get("rms_norm_eps") or c.get("norm_eps") or c["layer_norm_epsilon"])
     rope = c.get("rope_parameters") or {}
     whole = rope.get("full_attention", rope)
-    w.add_rope_freq_base(whole.get("rope_theta") or 10000.0)
+    theta = whole.get("rope_theta") or 10000.0
+    if whole.get("alpha"):
+        theta *= whole["alpha"] ** (head_dim / (head_dim - 2))
+    if arch not in ("gpt2", "starcoder"):
+        w.add_rope_freq_base(theta)
     if arch not in ("deepseek2", "gemma4", "kimi-linear"):
         w.add_key_length(head_dim)
         w.add_value_length(head_dim)
@@ -360,10 +483,18 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_rope_scaling_attn_factors(whole.get("short_mscale") or longrope_factor(c, whole))
     if "llama_4_scaling_beta" in whole:
         w.add_attn_temperature_scale(whole["llama_4_scaling_beta"])
-    if arch in ("gemma2", "gemma3", "gemma4", "gpt-oss") or (arch == "olmo2" and c.get("sliding_window")):
+    if (
+        arch in ("gemma2", "gemma3", "gemma4", "gpt-oss")
+        or (arch == "olmo2" and c.get("sliding_window"))
+        or arch == "cohere2"
+    ):
         w.add_sliding_window(c["sliding_window"])
     if arch == "olmo2" and c.get("sliding_window"):
         w.add_sliding_window_pattern([t == "sliding_attention" for t in c["layer_types"]])
+    if arch == "minicpm":
+        w.add_embedding_scale(c["scale_emb"])
+        w.add_residual_scale(c["scale_depth"] / c["num_hidden_layers"] ** 0.5)
+        w.add_logit_scale(c["hidden_size"] / c["dim_model_base"])
     for key, add in (
         ("attn_logit_softcapping", w.add_attn_logit_softcapping),
         ("final_logit_softcapping", w.add_final_logit_softcapping),
@@ -383,19 +514,43 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
             continue
         if c.get(key) is not None and key not in unsaid:
             add(c[key])
-    experts = c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
+    experts = (
+        c.get("moe_num_experts") or c.get("num_local_experts") or c.get("num_experts") or c.get("n_routed_experts")
+    )
     if experts:
         w.add_expert_count(experts)
     if arch == "llama4":
         w.add_interleave_moe_layer_step(c["interleave_moe_layer_step"])
         w.add_expert_feed_forward_length(c["intermediate_size"])
-    elif c.get("moe_intermediate_size") or arch == "gpt-oss":
+    elif arch == "hunyuan-moe":
+        w.add_expert_feed_forward_length(
+            c["moe_intermediate_size"] if "moe_intermediate_size" in c else c["intermediate_size"]
+        )
+        w.add_expert_shared_feed_forward_length(c["intermediate_size"])
+        w.add_expert_used_count(c["moe_topk"][0] if isinstance(c["moe_topk"], list) else c["moe_topk"])
+    elif c.get("moe_intermediate_size") or arch in ("gpt-oss", "minimax-m2"):
         w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
     if arch == "gemma4":
         gemma4_keys(w, c)
     if arch in recurrent.ARCHITECTURES:
         recurrent.write_keys(w, c, arch)
-    if arch in ("deepseek2", "glm4moe", "lfm2moe"):
+    if c.get("shared_expert_intermediate_size"):
+        w.add_expert_shared_feed_forward_length(c["shared_expert_intermediate_size"])
+    if sections := (c.get("rope_parameters") or {}).get("mrope_section"):
+        w.add_rope_dimension_sections([*sections, 0])
+    if arch in ("ernie4_5-moe", "bailingmoe2", "afmoe"):
+        shared = c.get("moe_num_shared_experts") or c.get("num_shared_experts") or c.get("n_shared_experts")
+        w.add_expert_shared_count(shared)
+        w.add_expert_shared_feed_forward_length(shared * c["moe_intermediate_size"])
+    if arch == "ernie4_5-moe":
+        w.add_leading_dense_block_count(c["moe_layer_start_index"])
+        w.add_interleave_moe_layer_step(c["moe_layer_interval"])
+        w.add_expert_used_count(c["moe_k"])
+    if arch == "afmoe":
+        w.add_sliding_window(c["sliding_window"])
+        w.add_expert_weights_scale(c["route_scale"])
+        w.add_expert_weights_norm(True)
+    if arch in ("afmoe", "bailingmoe2", "deepseek2", "dots1", "glm4moe", "lfm2moe", "minimax-m2"):
         sigmoid = c["model_type"] != "deepseek_v2"
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
     if arch == "deepseek2":
@@ -468,8 +623,18 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             .replace("language_model.model.", "model.")
             .replace("model.language_model.", "model.")
         )
-        inside = ("layers", "embed_tokens", "norm", "per_layer", "embedding_norm", "final_layernorm")
-        if not name.startswith((*(f"model.{part}" for part in inside), "lm_head", "backbone.")):
+        inside = (
+            "word_embeddings",
+            "tok_embeddings",
+            "layers",
+            "embed_tokens",
+            "norm",
+            "per_layer",
+            "embedding_norm",
+            "final_layernorm",
+        )
+        others = ("lm_head", "output.", "backbone.", "gpt_neox.", "embed_out", "transformer.")
+        if not name.startswith((*(f"model.{part}" for part in inside), *others)):
             continue
         if arch in PERMUTED and ".q_proj." in name:
             tensor = neighbouring(tensor, heads)
@@ -495,6 +660,23 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
 def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: dict[str, Any]) -> Tensors:
     """What becomes of one tensor."""
     layer = name.split(".")[2] if name.startswith("model.layers.") else ""
+    if (
+        "query_key_value" in name and arch != "bailingmoe2"
+    ) or "wqkv" in name:  # a key head's queries, its key, its value, and so on
+        return {name.replace("wqkv", key): part for key, part in by_part(tensor, c, arch).items()}
+    if arch == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+        return {name: tensor.T}
+    if arch == "qwen3vlmoe" and ".experts." in name:
+        right = (
+            tensor
+            if tensor.shape[-1] in (c["hidden_size"] * ("down" not in name), c["moe_intermediate_size"])
+            else None
+        )
+        base = f"blk.{layer}.ffn_"
+        right = tensor.transpose(1, 2) if right is None else tensor
+        if "down_proj" in name:
+            return {base + "down_exps.weight": right}
+        return {base + "gate_exps.weight": right.chunk(2, 1)[0], base + "up_exps.weight": right.chunk(2, 1)[1]}
     if arch == "deepseek2" and name.endswith("kv_b_proj.weight") and not options:
         by_head = tensor.view(c["num_attention_heads"], c["qk_nope_head_dim"] + c["v_head_dim"], -1)
         k_b, v_b = by_head.split((c["qk_nope_head_dim"], c["v_head_dim"]), 1)
@@ -527,8 +709,21 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
     if name.endswith("conv.conv.weight"):
         return {name: tensor.squeeze(1)}
     if "e_score_correction_bias" in name or name.endswith("expert_bias"):
-        return {f"blk.{layer}.exp_probs_b.bias": tensor}
+        return {f"blk.{layer}.exp_probs_b.bias": tensor.reshape(-1)}
     return {name: tensor}
+
+
+def by_part(tensor: torch.Tensor, c: dict[str, Any], arch: str) -> Tensors:
+    """All queries, then all keys, then all values: as one matrix, or for InternLM 2 as three, which are reordered."""
+    heads = c["num_attention_heads"]
+    kv_heads = c.get("num_kv_heads") or (1 if c.get("multi_query") else c.get("num_key_value_heads") or heads)
+    if arch == "falcon" and not c["new_decoder_architecture"]:
+        kv_heads = 1 if c["multi_query"] else heads
+    parts = tensor.view(kv_heads, heads // kv_heads + 2, -1, *tensor.shape[1:])
+    q, k, v = (part.flatten(0, 2) for part in (parts[:, :-2], parts[:, -2:-1], parts[:, -1:]))
+    if arch == "internlm2":
+        return {"wq": neighbouring(q, heads), "wk": neighbouring(k, kv_heads), "wv": v}
+    return {"": torch.cat((q, k, v))}
 
 
 def stacked(tensors: Tensors) -> Tensors:
@@ -537,6 +732,12 @@ def stacked(tensors: Tensors) -> Tensors:
     out: Tensors = {}
     pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for name, tensor in tensors.items():
+        if "layernorm.norms." in name:  # a weight for each head
+            whole, _, number = name.removesuffix(".weight").rpartition(".norms.")
+            layer = name.split(".")[2]
+            place = f"blk.{layer}.attn_{whole[-11]}_norm.weight"
+            pieces.setdefault(place, []).append((int(number), tensor))
+            continue
         head, found, tail = name.partition(".experts.")
         if found and tail[0].isdigit():
             expert, part, _ = tail.split(".")

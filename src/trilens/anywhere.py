@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, overload
 
 from typing_extensions import Unpack
 
-from trilens.errors import RequestRefused
+from trilens.errors import RequestRefused, UsageError
 from trilens.generate import arguments
 from trilens.generate.options import CallOptions, HostedOptions, LoadOptions
 from trilens.generate.receipt import Receipt
@@ -36,7 +37,19 @@ def load(name: str | PathLike[str], **options: Any) -> Model | HostedModel:
     The options are those of `trilens.model.load` or `trilens.hosted.load.load_hosted`, and so are the errors.
     """
     name = arguments.model_name(name)
-    return load_hosted(name, **options) if is_hosted(name) else load_here(name, **options)
+    hosted = is_hosted(name)
+    _of_this_kind(name, options, hosted=hosted)
+    return load_hosted(name, **options) if hosted else load_here(name, **options)
+
+
+def _of_this_kind(name: str, options: Mapping[str, Any], *, hosted: bool) -> None:
+    """Raises UsageError for an option that only the other kind of model takes."""
+    here, there = LoadOptions.__annotations__.keys(), HostedOptions.__annotations__.keys()
+    for option in options:
+        if hosted and option in here - there:
+            raise UsageError(f"{option} is for models that run here, and {name} does not; leave it out")
+        if not hosted and option in there - here:
+            raise UsageError(f"{option} is for models at a service, and {name} runs here; leave it out")
 
 
 @overload

@@ -71,5 +71,7 @@ def test_llama_cpp_agrees(model: Gguf, tiny_directory: Callable[[str], Path], tm
     ran = subprocess.run([PEER, script, path, json.dumps(tokens), out], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr[-2000:]
     # llama.cpp looks gelu up in a table of half-precision numbers
-    close = 5e-2 if model.architecture.startswith("gemma") else 1e-3
+    curved = model.architecture.startswith(("falcon", "gemma", "gpt", "phi2", "starcoder"))
+    # with the same weights its qwen2vl is as far from its own qwen2, which agrees to 1e-5
+    close = 5e-2 if curved else 5e-3 if model.architecture == "qwen2vl" else 1e-3
     assert np.abs(np.load(out) - logits(path, tokens).numpy()).max() < close

@@ -1,4 +1,4 @@
-"""`trilens run --adapter NAME=PATH`."""
+"""`trilens run` and `card` with `--adapter NAME=PATH`, and options of the wrong kind of model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import pytest
 import trilens
 from tests.generate.test_adapters import QUESTION, tiny_lora
 from trilens.cli import main
+from trilens.errors import UnsupportedModel, UsageError
+from trilens.generate.options import HostedOptions, LoadOptions
+from trilens.lenses.cards.card import card
+from trilens.lenses.layout import spaced
+from trilens.units import flop
 
 
 def test_run_uses_the_adapter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +52,40 @@ def test_errors_are_one_line(
     assert main(["run", "hi", "--model", model, "--adapter", adapter]) == code
     shown = capsys.readouterr().err
     assert said in shown and shown.count("\n") == 1
+
+
+class TestCards:
+    def test_an_adapter_is_counted_by_its_matrices(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        adapter = tiny_lora(0)
+        path = adapter.save(tmp_path / "poet")
+        numbers = sum(low.numel() for pair in adapter.pairs.values() for low in pair)
+        assert main(["card", "tiny-dense", "--json", "--adapter", f"poet={path}"]) == 0
+        out = capsys.readouterr().out
+        size = (path / "adapter_model.safetensors").stat().st_size
+        expected = {"name": "poet", "parameters": numbers, "bytes": size, "flops_per_token": 2 * numbers}
+        assert json.loads(out)["adapters"] == [expected]
+        with trilens.load("tiny-dense", adapters={"poet": path}) as model:
+            assert model.executor.adapters["poet"].parameters == numbers
+        assert main(["card", "tiny-dense", "--adapter", f"poet={path}"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert f"adapter poet: {spaced(numbers)} parameters" in text and f"{flop(2 * numbers)} more per token" in text
+
+    @pytest.mark.parametrize("model", ["openai:gpt-5", "kimi-k3"])
+    def test_a_model_that_does_not_run_here_takes_none(self, model: str, tmp_path: Path) -> None:
+        path = tiny_lora(0).save(tmp_path / "poet")
+        with pytest.raises((UsageError, UnsupportedModel)):
+            card(model, offline=True, adapters={"poet": path})
+
+
+HERE, THERE = LoadOptions.__annotations__.keys(), HostedOptions.__annotations__.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "kind"),
+    [("http://127.0.0.1:9", o, "run here") for o in sorted(HERE - THERE)]
+    + [("openai:gpt-5", o, "run here") for o in sorted(HERE - THERE)]
+    + [("tiny-dense", o, "at a service") for o in sorted(THERE - HERE)],
+)
+def test_an_option_of_the_other_kind_of_model_is_named(name: str, option: str, kind: str) -> None:
+    with pytest.raises(UsageError, match=f"^{option} is for models (that )?{kind}[^\n]*{name}[^\n]*leave it out$"):
+        trilens.load(name, **{option: None})

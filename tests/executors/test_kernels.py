@@ -10,6 +10,8 @@ import pytest
 
 from tests.executors.packing import HALVES, random_rows, values_of
 from trilens.executors.native import _native as native
+from trilens.executors.native.record import CURVES
+from trilens.spec.model import Curve
 
 SETS = native.instruction_sets()
 QUANTISED = [t for t, (block, _) in native.types().items() if block > 1]
@@ -139,16 +141,17 @@ def test_functions_are_close_to_the_real_ones_and_the_same_bits_everywhere() -> 
     one, wide = np.ones_like(x), x.astype(np.float64)
     erf = np.vectorize(math.erf)
     with np.errstate(over="ignore"):
-        real = [
-            wide / (1 + np.exp(-wide)),
-            0.5 * wide * (1 + erf(wide / np.sqrt(2))),
-            0.5 * wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))),
-        ]
-    for curve, expected in enumerate(real):
+        real = {
+            Curve.SILU: wide / (1 + np.exp(-wide)),
+            Curve.GELU: 0.5 * wide * (1 + erf(wide / np.sqrt(2))),
+            Curve.GELU_TANH: 0.5 * wide * (1 + np.tanh(np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3))),
+            Curve.BEND: np.expm1(np.minimum(wide, 0)) - np.minimum(wide, 0),
+        }
+    for curve, expected in real.items():
         results = []
         for kernels in SETS:
             y = np.empty_like(x)
-            native.glu(kernels, curve, np.inf, 1.0, 0.0, x, one, y)
+            native.glu(kernels, CURVES[curve], np.inf, 1.0, 0.0, x, one, y)
             assert np.allclose(y, expected, rtol=2e-6, atol=1e-6)
             results.append(y.view(np.uint32))
         assert all(np.array_equal(results[0], r) for r in results)

@@ -23,6 +23,7 @@ from trilens.spec.model import (
     Head,
     LatentAttention,
     Layer,
+    LearnedCurve,
     Mask,
     Mixer,
     ModelSpec,
@@ -263,6 +264,8 @@ def parallel() -> ModelSpec:
             ),
             layer(attention(caches[1], gate=gate, out_norm=NORM), Dense(96, Curve.GELU), parallel=True),
             layer(attention(caches[2]), Dense(96, Glu(Curve.RELU2), inner_norm=centred)),
+            layer(None, Dense(96, LearnedCurve(0.5), bias=True)),
+            layer(None, Dense(96, Glu(Curve.SILU, clamp=1.5, gate_clamp=1.2))),
         ],
         learned_positions=600,
     )

@@ -21,11 +21,12 @@ static float curve(int kind, float x, float slope) {
   if (kind == 5) return x > 20 ? x : log1pf(expf(x));
   if (kind == 6) return x > 0 ? x * x : 0;
   if (kind == 7) return x > 0 ? x : 0;
+  if (kind == 8) return x < 0 ? expm1f(x) - x : 0;
   return 0.5f * x * (1 + tanhf(0.79788456f * (x + 0.044715f * x * x * x)));
 }
 
 static float glu(int kind, const float *f, float gate, float up) {
-  if (gate > f[0]) gate = f[0];
+  if (gate > f[3]) gate = f[3];
   if (up > f[0]) up = f[0];
   if (up < -f[0]) up = -f[0];
   return curve(kind, gate, f[1]) * (up + f[2]);

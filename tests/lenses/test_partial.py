@@ -14,12 +14,14 @@ from safetensors.torch import save_file
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import open_model
 from trilens.errors import UnsupportedModel
-from trilens.lenses.cards.card import card
+from trilens.lenses.cards.card import Card, card
 from trilens.lenses.cards.partial import UNKNOWN, PartialCard
 from trilens.lenses.plans.compare import compare
+from trilens.spec.catalog import entries
 
 CONFIGS = Path(__file__).parent.parent / "data" / "configs.json"
-REFUSED = {name: model for name, model in json.loads(CONFIGS.read_text()).items() if "unknown" in model}
+MODELS = json.loads(CONFIGS.read_text())
+REFUSED = {name: model for name, model in MODELS.items() if "unknown" in model}
 CONFIG = {
     "model_type": "mamba9",
     "text_config": {"vocab_size": 99, "n_layers": 3, "d_model": 8, "max_seq_len": 640},
@@ -97,7 +99,26 @@ def test_every_published_configuration_that_is_not_read(name: str, tmp_path: Pat
     path.write_text(json.dumps(REFUSED[name]["config"]))
     made = partial(str(path))
     assert REFUSED[name]["unknown"] in made.why
-    assert {"layers", "width", "vocabulary", "context", "experts", "experts per token"} <= set(made.stated)
+    experts = set() if REFUSED[name].get("without_experts") else {"experts", "experts per token"}
+    assert {"layers", "width", "vocabulary", "context"} | experts <= set(made.stated)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_published_configuration_is_without_a_card(name: str, tmp_path: Path) -> None:
+    """Wholly if it is read, partly if it is refused."""
+    config = MODELS[name]["config"]
+    path = tmp_path / ("config.json" if "model_type" in config else "params.json")
+    path.write_text(json.dumps(config))
+    made = card(str(path), offline=True)
+    assert isinstance(made, PartialCard if name in REFUSED else Card)
+    assert made.as_text(100) and json.dumps(made.as_dict())
+
+
+def test_the_catalog_is_carded_wholly_but_for_a_few() -> None:
+    names = [entry.name for entry in entries().values() if entry.config or entry.comes_with]
+    partial = [name for name in names if isinstance(card(name, offline=True), PartialCard)]
+    assert len(names) - len(partial) >= 80
+    assert set(partial) == {"deepseek-v4-flash", "deepseek-v4-pro", "kimi-k3", "minimax-m3"}
 
 
 def test_the_catalog_says_what_is_published() -> None:

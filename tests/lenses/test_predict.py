@@ -111,6 +111,15 @@ class TestSeconds:
         attention = 4 * 4 * 64 * 2 * 12
         assert runner_for(path, machine).token_seconds(10) == pytest.approx(1e-9 * (weights / 2 + attention))
 
+    def test_an_adapter_adds_its_products_or_their_way_from_memory(
+        self, tiny_directory: Callable[[str], Path], machine: Machine
+    ) -> None:
+        plain = runner_for(tiny_directory("qwen3"), machine)
+        slow = replace(machine, speeds={**machine.speeds, "add": Speed((1.0,), (1e-9,))})
+        for at, cost in ((replace(machine, cache_bytes=1), 4 / 2e10), (slow, 1e-9)):
+            own, more = replace(plain, machine=at), replace(plain, machine=at, adapter_numbers=5000)
+            assert more.token_seconds(9) - own.token_seconds(9) == pytest.approx(5000 * cost)
+
     def test_more_rows_share_what_they_read(self, tiny_directory: Callable[[str], Path], machine: Machine) -> None:
         shared = Speed((1.0, 4.0), (1e-9, 0.25e-9))
         sharing = replace(machine, speeds={n: shared if "/cached" in n else s for n, s in machine.speeds.items()})

@@ -49,13 +49,19 @@ def text_config(name: str) -> dict[str, Any]:
         config["head_dim"] = config["hidden_size"] // config["num_attention_heads"]
     if config["model_type"] == "kimi_k2":  # the same class, in other sizes
         config["model_type"] = "deepseek_v3"
+    if config["model_type"] == "exaone4":  # its publisher writes a pattern of letters
+        config = {**config, "layer_types": ["full_attention"] * config["num_hidden_layers"]}
     if config["model_type"] == "gemma4_text" and "expert_intermediate_size" in config:  # a pre-release's names
         config["moe_intermediate_size"] = config.pop("expert_intermediate_size")
         config["hidden_size_per_layer_input"] = config["hidden_size_per_layer_input"] or 0
     return config
 
 
-@pytest.mark.parametrize("name", [name for name in READ if "model_type" in MODELS[name]["config"]])
+# A publisher's own format, and families that transformers does not have, or only together with a part that sees.
+NOT_THEIRS = [name for name in READ if MODELS[name]["config"].get("model_type") in (None, "bailing_moe", "step3p5")]
+
+
+@pytest.mark.parametrize("name", [name for name in READ if name not in NOT_THEIRS])
 def test_parameters_and_buffers_are_transformers_own(name: str) -> None:
     config = text_config(name)
     ours = AutoConfig.for_model(config.pop("model_type"), **config)
@@ -65,7 +71,8 @@ def test_parameters_and_buffers_are_transformers_own(name: str) -> None:
     model.tie_weights()
     parameters = {id(p): p.numel() for p in model.parameters()}
     kept = set(model.state_dict())
-    buffers = sum(buffer.numel() for buffer_name, buffer in model.named_buffers() if buffer_name in kept)
+    # a constant without a dimension is no number of the model, as on the hub
+    buffers = sum(buffer.numel() for at, buffer in model.named_buffers() if at in kept and buffer.dim())
     assert count_parameters(reading(name).spec).total == sum(parameters.values()) + buffers
 
 

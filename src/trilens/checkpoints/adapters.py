@@ -90,11 +90,34 @@ def read_adapter(files: ModelFiles, name: str, path: Path) -> Adapter:
 
 def adapter_bytes(path: Path) -> int:
     """The approximate memory of an adapter, from its files. Raises ModelNotFound if there is none."""
+    return _file(path).stat().st_size
+
+
+def adapter_parameters(path: Path) -> int:
+    """The numbers of an adapter's matrices, from the header of its file. Raises as `read_adapter` does."""
+    file = _file(path)
+    if file.suffix.lower() == ".gguf":
+        from trilens.checkpoints.gguf import read_gguf
+
+        checkpoint: Checkpoint = read_gguf(file)
+        pattern = GGUF_NAME
+    else:
+        from trilens.checkpoints.safetensors import read_safetensors
+
+        checkpoint, pattern = read_safetensors(file), PEFT_NAME
+    try:
+        pairs = list(_pairs(checkpoint, pattern))
+        return sum(math.prod(checkpoint.tensors[name].shape) for pair in pairs for name in (pair.down, pair.up))
+    finally:
+        checkpoint.close()
+
+
+def _file(path: Path) -> Path:
     path = _there(path)
-    files = [path] if path.is_file() else list(path.glob("adapter_model.safetensors"))
-    if not files:
+    file = path if path.is_file() else path / "adapter_model.safetensors"
+    if not file.is_file():
         raise ModelNotFound(f"{path}: contains no adapter_model.safetensors; {EXPECTED}")
-    return sum(file.stat().st_size for file in files)
+    return file
 
 
 def _there(path: Path) -> Path:

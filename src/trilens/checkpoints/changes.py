@@ -18,6 +18,7 @@ from trilens.spec.model import (
     GatedRecurrence,
     LatentAttention,
     Layer,
+    LearnedCurve,
     ModelSpec,
     Routed,
     ShortConvolution,
@@ -155,7 +156,14 @@ class Exponential:
     negative: bool
 
 
-ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | OneAxis | RowsOfTaps | Exponential
+@dataclass(frozen=True)
+class Softplus:
+    """log(1 + exp(x)) + offset: a number that is kept above `offset`."""
+
+    offset: float
+
+
+ValueChange = Transposed | HeadColumns | PlusOne | Times | Flat | OneRow | OneAxis | RowsOfTaps | Exponential | Softplus
 Change = RowChange | ValueChange
 
 
@@ -203,6 +211,16 @@ def query_of_head(spec: ModelSpec, layer: Layer, ours: str) -> PartRows:
 
 def minus_exp(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Exponential(negative=True)
+
+
+def softplus(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Softplus(0.0)
+
+
+def softplus_above_slope(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    ffn = layer.feed_forward
+    assert isinstance(ffn, Dense) and isinstance(ffn.glu, LearnedCurve)
+    return Softplus(ffn.glu.slope)
 
 
 def one_row(spec: ModelSpec, layer: Layer, ours: str) -> Change:
@@ -315,6 +333,8 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         beta_step_by_key_head,
         query_of_head,
         minus_exp,
+        softplus,
+        softplus_above_slope,
         one_row,
         one_axis,
         rows_of_taps,
@@ -366,6 +386,11 @@ def apply(change: Change, values: np.ndarray, is_bias: bool) -> np.ndarray:
 
             rates: np.ndarray = np.exp(values.ravel())
             return -rates if negative else rates
+        case Softplus(offset):
+            import numpy as np
+
+            above: np.ndarray = np.logaddexp(values.ravel(), 0) + values.dtype.type(offset)
+            return above
         case Times(factor, first):
             values = values if first is None else apply(first, values, is_bias)
             scaled: np.ndarray = values * values.dtype.type(factor)

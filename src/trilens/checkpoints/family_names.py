@@ -262,6 +262,35 @@ MIMO_V2 = in_layers(
 """,
 )
 
+STEP = rows("final_norm  model.norm.weight  plus_one") + in_layers(
+    MODEL,
+    """
+    mixer_in                            input_layernorm.weight                          plus_one
+    feed_forward_in                     post_attention_layernorm.weight                 plus_one
+    attention.q_norm                    self_attn.q_norm.weight                         plus_one
+    attention.k_norm                    self_attn.k_norm.weight                         plus_one
+    attention.gate                      self_attn.g_proj.weight
+    feed_forward.router                 moe.gate.weight
+    feed_forward.correction_bias        moe.router_bias
+    feed_forward.experts.gate           moe.gate_proj.weight
+    feed_forward.experts.up             moe.up_proj.weight
+    feed_forward.experts.down           moe.down_proj.weight
+    feed_forward.shared.gate            share_expert.gate_proj.weight
+    feed_forward.shared.up              share_expert.up_proj.weight
+    feed_forward.shared.down            share_expert.down_proj.weight
+""",
+)
+
+APERTUS = in_layers(
+    MODEL,
+    """
+    mixer_in                            attention_layernorm.weight
+    feed_forward_in                     feedforward_layernorm.weight
+    feed_forward.rise                   mlp.act_fn.alpha_p                              softplus
+    feed_forward.fall                   mlp.act_fn.alpha_n                              softplus_above_slope
+""",
+)
+
 AXK1 = in_layers(
     MODEL,
     """
@@ -377,5 +406,7 @@ FAMILY_NAMES: dict[str, tuple[Row, ...]] = {
     "afmoe": AFMOE,
     "laguna": LAGUNA,
     "mimo_v2": MIMO_V2,
+    "apertus": APERTUS,
+    "step3p5": STEP,
     "axk1": AXK1,
 }

@@ -462,15 +462,50 @@ GGUF_EMBEDDING_NORM = _rows("""
     final_norm                           token_embd_norm.weight
 """)
 
+GGUF_SHARED_GATE = _rows("""
+    layers.{i}.feed_forward.shared_gate  blk.{i}.ffn_gate_inp_shexp.weight         one_row
+""")
+
+# A weight of its own for each head.
+GGUF_NORMS_OF_EACH_HEAD = _rows("""
+    layers.{i}.attention.q_norm_row      blk.{i}.attn_q_norm.weight
+    layers.{i}.attention.k_norm_row      blk.{i}.attn_k_norm.weight
+""")
+
+# Positions from a table.
+GGUF_POSITIONS = _rows("""
+    positions                            position_embd.weight
+""")
+
+# Attention has a norm of its own where there are two.
+GGUF_TWO_NORMS = _rows("""
+    layers.{i}.mixer_in                  blk.{i}.attn_norm_2.weight
+    layers.{i}.feed_forward_in           blk.{i}.ffn_norm.weight
+    layers.{i}.feed_forward_in           blk.{i}.attn_norm.weight
+""")
+
+GGUF_GATED = _rows("""
+    layers.{i}.attention.gate            blk.{i}.attn_gate.weight
+""")
+
 BY_ARCHITECTURE = {
-    "phi3": GGUF_FUSED_UP + GGUF,
+    "afmoe": GGUF_GATED + GGUF,
+    "falcon": GGUF_TWO_NORMS + GGUF,
+    **dict.fromkeys(("gpt2", "starcoder"), GGUF_POSITIONS + GGUF),
+    "command-r": GGUF_NORMS_OF_EACH_HEAD + GGUF,
+    **dict.fromkeys(("phi3", "glm4"), GGUF_FUSED_UP + GGUF),
+    "qwen2moe": GGUF_SHARED_GATE + GGUF,
+    "stablelm": GGUF_NORMS_OF_EACH_HEAD + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
     **dict.fromkeys(("qwen3next", "qwen35", "qwen35moe"), GGUF_DELTA + GGUF),
     "granitehybrid": GGUF_NEIGHBOURING_PAIRS + GGUF_MAMBA + GGUF,
     "falcon-h1": GGUF_FALCON + GGUF_MAMBA + GGUF,
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), GGUF_NEMOTRON + GGUF_MAMBA + GGUF),
     "kimi-linear": GGUF_KIMI + GGUF,
-    **dict.fromkeys(("llama", "mistral3", "smollm3", "granite", "granitemoe"), GGUF_NEIGHBOURING_PAIRS + GGUF),
+    **dict.fromkeys(
+        ("llama", "mistral3", "smollm3", "granite", "granitemoe", "arcee", "internlm2", "minicpm", "olmo"),
+        GGUF_NEIGHBOURING_PAIRS + GGUF,
+    ),
 }
 BY_FAMILY: dict[str, tuple[Row, ...]] = {
     **FAMILY_NAMES,
@@ -499,9 +534,10 @@ HEAD_PREFIXES = ("language_model.lm_head.",)
 # Tensors that no forward pass over text needs, by a pattern that matches from the start of their name, and why.
 LEFT_OUT = {
     r".*rotary_emb\.inv_freq": "rotary frequencies are computed",
+    r".*\.act_fn\.(beta|eps)": "constants of a curve",
     r"rope_freqs\.weight|rope_factors_(long|short)\.weight": "read with the spec",
     r"(model\.)?(vision_tower|vision_model|vision_embedder|visual)\.": "the part that sees",
-    r"(model\.)?(multi_modal_projector|embed_vision|mm_projector)\.": "the part that sees",
+    r"(model\.)?(multi_modal_projector|embed_vision|mm_projector|vit_large_projector)\.": "the part that sees",
     r"(vision_encoder|vision_language_adapter|patch_merger|pre_mm_projector_norm)\.": "the part that sees",
     r"(model\.)?(audio_tower|embed_audio)\.": "the part that hears",
     r".*\.[qkv]_scale$": "how an engine rounds its cache",

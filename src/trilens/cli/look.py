@@ -27,13 +27,23 @@ from trilens.text.strategy import as_thinking
     help="Number of tokens that a token attends to, itself included.",
 )
 @click.option("--kv-type", default="f16", show_default=True, help="Number format of the KV cache.")
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=AdapterPath(),
+    metavar="NAME=PATH",
+    help="Count this LoRA adapter too. May be repeated.",
+)
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
-def card(model: str, context: int, kv_type: str, offline: bool, as_json: bool) -> None:
+def card(
+    model: str, context: int, kv_type: str, adapters: tuple[tuple[str, str], ...], offline: bool, as_json: bool
+) -> None:
     """Show what MODEL is and what one token costs, through three lenses. Needs no weights."""
     from trilens.lenses.cards.card import card as make_card
 
-    result = make_card(model, context=context, kv_type=kv_type, offline=offline)
+    result = make_card(model, context=context, kv_type=kv_type, offline=offline, adapters=dict(adapters))
     print(json_text(result.as_dict()) if as_json else result.as_text())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.weights import BesideWeights, DenseWeights, RoutedWeights
-from trilens.spec.model import Beside, Curve, Dense, Glu, Routed
+from trilens.spec.model import Beside, Curve, Dense, Glu, LearnedCurve, Routed
 
 SHARED_GATE = Glu(Curve.SIGMOID)
 
@@ -18,6 +18,12 @@ def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> 
                 y = ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), glu)
             case Curve() as curve:
                 y = ops.activate(ops.linear(x, w.up), curve)
+            case LearnedCurve(slope):
+                assert w.rise is not None and w.fall is not None
+                up = ops.linear(x, w.up)
+                y = ops.mul(ops.activate(up, Curve.RELU2), w.rise)
+                y = ops.add(y, ops.mul(ops.activate(up, Curve.BEND), w.fall))
+                y = ops.add(y, ops.scale(up, slope))
         if ffn.inner_norm is not None and w.inner_norm is not None:
             y = ops.norm(y, ffn.inner_norm, w.inner_norm)
         return ops.linear(y, w.down)

@@ -17,6 +17,7 @@ from trilens.spec.model import (
     Index,
     LatentAttention,
     Layer,
+    LearnedCurve,
     Mixer,
     ModelSpec,
     Norm,
@@ -148,6 +149,8 @@ class DenseWeights:
     up: LinearWeights
     down: LinearWeights
     inner_norm: NormWeights | None = None
+    rise: Parameter | None = None
+    fall: Parameter | None = None
 
 
 @dataclass(frozen=True)
@@ -411,6 +414,8 @@ def _dense(at: str, ffn: Dense, width: int) -> DenseWeights:
         up=_linear(at + "up", ffn.width, width, ffn.bias),
         down=_linear(at + "down", width, ffn.width, ffn.bias),
         inner_norm=_optional_norm(at + "inner_norm", ffn.inner_norm, ffn.width),
+        rise=Parameter(at + "rise", (1,)) if isinstance(ffn.glu, LearnedCurve) else None,
+        fall=Parameter(at + "fall", (1,)) if isinstance(ffn.glu, LearnedCurve) else None,
     )
 
 

@@ -496,8 +496,10 @@ class TorchOps:
         return cap * torch.tanh(x / cap)
 
     def glu(self, gate: Tensor, up: Tensor, glu: Glu) -> Tensor:
+        if glu.most is not None:
+            gate = gate.clamp(max=glu.most)
         if glu.clamp is not None:
-            gate, up = gate.clamp(max=glu.clamp), up.clamp(-glu.clamp, glu.clamp)
+            up = up.clamp(-glu.clamp, glu.clamp)
         if glu.up_offset:
             up = up + glu.up_offset
         curved = _curve(gate, glu.curve) if glu.slope == 1.0 else gate * torch.sigmoid(gate * glu.slope)
@@ -671,6 +673,9 @@ def _curve(x: Tensor, curve: Curve) -> Tensor:
             return F.relu(x).square()
         case Curve.RELU:
             return F.relu(x)
+        case Curve.BEND:
+            below = x.clamp(max=0)
+            return torch.expm1(below) - below
 
 
 def _head_linear(x: Tensor, w_Hoi: Tensor) -> Tensor:

@@ -6,13 +6,14 @@ What GGUF says by the presence of a tensor instead of a key (a tied head, biases
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.bounds import check
 from trilens.spec.families.parts import MOST_LAYERS
+from trilens.spec.gguf_ordinary import ORDINARY, Config, Read, biased, named, turned_part
+from trilens.spec.gguf_ordinary import Source as Source
 from trilens.spec.huggingface import FAMILIES
 from trilens.spec.keys import Keys
 from trilens.spec.model import Reading
@@ -32,6 +33,7 @@ COMMON = {
     "attention.sliding_window": "sliding_window",
     "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.scale": "attention_multiplier",
+    "attention.clamp_kqv": "clip_qkv",
     "attention.q_lora_rank": "q_lora_rank",
     "attention.kv_lora_rank": "kv_lora_rank",
     "attention.temperature_scale": "rope_scaling.llama_4_scaling_beta",
@@ -71,6 +73,7 @@ REPEATED = frozenset(
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
+    "use_parallel_residual "
     "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
@@ -100,6 +103,15 @@ COMPUTED = {
     "mamba_head_dim": "ssm.inner_size",
     "mamba_expand": "ssm.inner_size",
     "layer_norm_epsilon": "attention.layer_norm_rms_epsilon",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+    "norm_epsilon": "attention.layer_norm_epsilon",
+    "scale_emb": "embedding_scale",
+    "scale_depth": "residual_scale",
+    "dim_model_base": "logit_scale",
+    "num_kv_heads": "attention.head_count_kv",
+    "moe_layer_start_index": "leading_dense_block_count",
+    "moe_layer_interval": "interleave_moe_layer_step",
+    "moe_num_shared_experts": "expert_shared_count",
     "shared_intermediate_size": "expert_shared_feed_forward_length",
     "moe_shared_expert_intermediate_size": "expert_shared_feed_forward_length",
     "linear_head_dim": "kda.head_dim",
@@ -137,14 +149,6 @@ COMPUTED_WITH = {
 }
 # Keys of tools that made the file. Those of other names, such as a publisher's own, say nothing of the model either.
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a GGUF file says beside its metadata: the shapes of its tensors by name, and the values of a small one."""
-
-    shapes: Mapping[str, tuple[int, ...]]
-    values: Callable[[str], Sequence[float]]
 
 
 def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) -> Reading:
@@ -212,9 +216,6 @@ def _spelled(arch: str) -> dict[str, str]:
     return {ours: f"{arch}.{theirs}" for ours, theirs in (renamed | COMPUTED).items()}
 
 
-Config = dict[str, Any]
-
-
 def _llama(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
     config["mlp_bias"] = "blk.0.ffn_gate.bias" in source.shapes
@@ -222,22 +223,6 @@ def _llama(config: Config, own: Mapping[str, Any], source: Source) -> str:
         return "mixtral"
     # one architecture name for several families: the window is what tells them apart
     return "mistral" if config.get("sliding_window") else "llama"
-
-
-def _named(family: str) -> Callable[[Config, Mapping[str, Any], Source], str]:
-    """An architecture whose keys say all that its family wants to know."""
-    return lambda config, own, source: family
-
-
-def _biased(family: str) -> Callable[[Config, Mapping[str, Any], Source], str]:
-    """The same, with biases where their tensors are."""
-
-    def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
-        config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
-        config["mlp_bias"] = "blk.0.ffn_gate.bias" in source.shapes
-        return family
-
-    return named
 
 
 def _mistral3(config: Config, own: Mapping[str, Any], source: Source) -> str:
@@ -252,7 +237,7 @@ def _qwen3moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 
 def _phi3(config: Config, own: Mapping[str, Any], source: Source) -> str:
-    _turned_part(config, own)
+    turned_part(config, own)
     return "phi3"
 
 
@@ -351,7 +336,7 @@ def _deepseek2(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 
 def _glm4moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
-    _turned_part(config, own)
+    turned_part(config, own)
     config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
     config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in source.shapes
     # the layers that predict further tokens are counted as blocks
@@ -395,12 +380,12 @@ def _lfm2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "lfm2_moe"
 
 
-def _gated_delta(family: str, *, tiled: bool) -> Callable[[Config, Mapping[str, Any], Source], str]:
+def _gated_delta(family: str, *, tiled: bool) -> Read:
     """Gated delta nets between gated attention. `tiled`: value head h works with key head h modulo their number, which
     is another order than that of the publisher's files."""
 
-    def named(config: Config, own: Mapping[str, Any], source: Source) -> str:
-        _turned_part(config, own)
+    def read(config: Config, own: Mapping[str, Any], source: Source) -> str:
+        turned_part(config, own)
         # the layers that predict further tokens are counted as blocks
         config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
         recurrent = _layers_with(config, source, "ssm_a")
@@ -420,7 +405,7 @@ def _gated_delta(family: str, *, tiled: bool) -> Callable[[Config, Mapping[str, 
             config.setdefault("norm_topk_prob", True)
         return family
 
-    return named
+    return read
 
 
 def _granite_hybrid(config: Config, own: Mapping[str, Any], source: Source) -> str:
@@ -519,22 +504,23 @@ def _share(own: Mapping[str, Any], of: str, by: str) -> int:
 
 SIGMOID = 2  # of expert_gating_func
 
-ARCHITECTURES: dict[str, Callable[[Config, Mapping[str, Any], Source], str]] = {
+ARCHITECTURES: dict[str, Read] = {
+    **ORDINARY,
     "llama": _llama,
     "mistral3": _mistral3,
-    "qwen2": _named("qwen2"),
-    "qwen3": _named("qwen3"),
+    "qwen2": named("qwen2"),
+    "qwen3": named("qwen3"),
     "qwen3moe": _qwen3moe,
     "phi3": _phi3,
     "phimoe": _phimoe,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
     "gemma4": _gemma4,
-    "smollm3": _biased("smollm3"),
+    "smollm3": biased("smollm3"),
     "olmo2": _olmo2,
     "olmoe": _olmoe,
-    "granite": _biased("granite"),
-    "granitemoe": _biased("granitemoe"),
+    "granite": biased("granite"),
+    "granitemoe": biased("granitemoe"),
     "deepseek2": _deepseek2,
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
@@ -558,12 +544,6 @@ def _types(own: Mapping[str, Any], count: int) -> list[str]:
     if pattern is None or isinstance(pattern, int) or len(pattern) < count:
         raise BadCheckpoint("attention.sliding_window_pattern is missing or too short; expected a flag for each layer")
     return ["sliding_attention" if flag else "full_attention" for flag in list(pattern)[:count]]
-
-
-def _turned_part(config: Config, own: Mapping[str, Any]) -> None:
-    """The share of a head that turns, which GGUF gives as a number of dimensions."""
-    head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
-    config["partial_rotary_factor"] = own.get("rope.dimension_count", head) / head
 
 
 def _repair_rope(config: Config, own: Mapping[str, Any], source: Source, arch: str) -> None:

@@ -27,6 +27,7 @@ from trilens.spec.families import (
     mistral_native,
     recurrent,
     routed,
+    step,
 )
 from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
@@ -109,6 +110,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "hy_v3": experts.hy_v3,
     "mellum": experts.mellum,
     "seed_oss": llama_like.seed_oss,
+    "apertus": llama_like.apertus,
     "arcee": llama_like.arcee,
     "cwm": llama_like.cwm,
     "ministral": llama_like.ministral,
@@ -151,6 +153,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "dbrx": experts.dbrx,
     "laguna": experts.laguna,
     "afmoe": experts.afmoe,
+    "step3p5": step.step3p5,
     "axk1": latent.axk1,
     "minicpm3": latent.minicpm3,
     "youtu": latent.youtu,
@@ -172,6 +175,7 @@ AROUND_TEXT = {
     "qwen2_5_vl": "qwen2_5_vl_text",
     "qwen3_vl": "qwen3_vl_text",
     "qwen3_vl_moe": "qwen3_vl_moe_text",
+    "step3p7": "step3p5",
     "glm4v": "glm4v_text",
     "glm4v_moe": "glm4v_moe_text",
 }
@@ -184,6 +188,7 @@ BESIDE_TEXT = (
     "projector_hidden_act spatial_merge_size vision_feature_layer vision_feature_select_strategy "
     "vision_start_token_id vision_end_token_id language_model_only media_placeholder_token_id ignore_index "
     "use_unified_vision_chunk video_placeholder projector_config vision_end_token_id vision_token_id "
+    "understand_projector_stride image_token_len patch_token_len projector_bias "
     "image_start_token_id image_end_token_id video_start_token_id video_end_token_id"
 ).split()
 

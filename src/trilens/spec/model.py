@@ -235,6 +235,7 @@ class Curve(StrEnum):
     SOFTPLUS = "softplus"  # log(1 + exp(x))
     RELU2 = "relu2"  # max(x, 0) squared
     RELU = "relu"
+    BEND = "bend"  # e^x - 1 - x below zero, 0 above
 
 
 @dataclass(frozen=True)
@@ -513,17 +514,30 @@ Mixer = SingleMixer | SideBySide
 
 @dataclass(frozen=True)
 class Glu:
-    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides; `slope` is silu's x *
-    sigmoid(slope x)."""
+    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides, `gate_clamp` the gate instead,
+    where its bound is another one; `slope` is silu's x * sigmoid(slope x)."""
 
     curve: Curve
     clamp: float | None = None
     slope: float = 1.0
     up_offset: float = 0.0
+    gate_clamp: float | None = None
+
+    @property
+    def most(self) -> float | None:
+        """The gate's bound."""
+        return self.clamp if self.gate_clamp is None else self.gate_clamp
 
     def __post_init__(self) -> None:
         if self.slope != 1.0 and self.curve is not Curve.SILU:
             raise ValueError(f"a slope belongs to silu, not to {self.curve}")
+
+
+@dataclass(frozen=True)
+class LearnedCurve:
+    """rise * relu(x)^2 + fall * bend(x) + slope * x (arXiv 2411.13010): `rise` and `fall` are learned numbers."""
+
+    slope: float
 
 
 @dataclass(frozen=True)
@@ -534,7 +548,7 @@ class Dense:
     """
 
     width: int
-    glu: Glu | Curve
+    glu: Glu | Curve | LearnedCurve
     bias: bool = False
     inner_norm: Norm | None = None
 

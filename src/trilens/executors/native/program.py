@@ -30,7 +30,7 @@ class Op(IntEnum):
     MUL = 11  # x -> y | factors: one for each of equal parts of x
     SCALE = 12  # x -> y | | | factor
     SOFTCAP = 13  # x -> y | | | cap
-    GLU = 14  # gate, up -> y | | curve | clamp (infinite: none), slope, up offset
+    GLU = 14  # gate, up -> y | | curve | clamp (infinite: none), slope, up offset, the gate's clamp
     #           a gate that is narrower than up has a number for each of equal parts of it
     WRITE_KV = 15  # k, v (none: latent) -> | | which cache
     ATTEND = 16  # q -> y | sinks | cache, heads, mask (0 full, 1 window, 2 chunk), its size | scale, softcap (0: none)
@@ -38,7 +38,7 @@ class Op(IntEnum):
     #             | chosen, scoring, renormalise, groups (0: none), groups chosen, best of a group
     #             | renormalise eps, scale, jitter
     EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
-    #               | chosen, weight on input, curve, gated (0: gate and up are one) | clamp, slope, up offset
+    #               | chosen, weight on input, curve, gated (0: gate and up are one) | as of GLU
 
     CONVOLVE = 19  # x -> y | taps, bias | which fixed tensor, W, curve behind it (-1: none)
     RECUR = 20  # q, k, v, decay, beta -> y | | which fixed tensor, heads, key heads, key dim, value dim, delta rule,
@@ -47,7 +47,7 @@ class Op(IntEnum):
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
     LINEARS = 22  # x -> up to 3 results | weight, bias of each | fine
-    GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset
+    GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ CURVES = {
     Curve.SOFTPLUS: 5,
     Curve.RELU2: 6,
     Curve.RELU: 7,
+    Curve.BEND: 8,
 }
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
@@ -285,8 +286,9 @@ class _Recorder:
         )
 
 
-def _glu_numbers(glu: Glu) -> tuple[float, float, float]:
-    return math.inf if glu.clamp is None else glu.clamp, glu.slope, glu.up_offset
+def _glu_numbers(glu: Glu) -> tuple[float, float, float, float]:
+    bounds = [math.inf if bound is None else bound for bound in (glu.clamp, glu.most)]
+    return bounds[0], glu.slope, glu.up_offset, bounds[1]
 
 
 def _mask_integers(mask: Mask) -> tuple[int, int]:

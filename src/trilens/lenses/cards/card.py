@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
+from trilens.checkpoints.adapters import adapter_bytes, adapter_parameters
 from trilens.checkpoints.find import Found
 from trilens.errors import TrilensError, UnsupportedModel, UsageError
 from trilens.executors.accountant import ParameterCount, StepCost, count_parameters, fixed_bytes, kv_bytes
@@ -27,6 +30,21 @@ KV_TYPES = {"f32": Fraction(4), "f16": Fraction(2), "bf16": Fraction(2), "q8_0":
 
 
 @dataclass(frozen=True)
+class AdapterSize:
+    """A LoRA adapter beside the model: numbers of its matrices, bytes of its file, and operations that it adds to a
+    token, for its call alone."""
+
+    name: str
+    parameters: int
+    bytes: int
+
+    @property
+    def flops(self) -> int:
+        """Every number is multiplied with once and added once."""
+        return 2 * self.parameters
+
+
+@dataclass(frozen=True)
 class Card:
     """Sizes in numbers and bytes, work in operations; at `context` tokens and `kv_type` where that matters."""
 
@@ -40,6 +58,7 @@ class Card:
     reasoning: ReasoningLens
     weights: tuple[WeightBytes, ...]
     published: tuple[Compared, ...]
+    adapters: tuple[AdapterSize, ...] = ()
 
     @property
     def spec(self) -> ModelSpec:
@@ -104,6 +123,7 @@ class Card:
             "moe_lens": None if self.moe is None else self.moe.as_dict(),
             "reasoning_lens": self.reasoning.as_dict(),
             "published": [vars(c) for c in self.published],
+            "adapters": [{**asdict(a), "flops_per_token": a.flops} for a in self.adapters],
             "unread": list(self.reading.unread),
             "ignored": list(self.reading.ignored),
             "defaults": self.reading.defaults,
@@ -175,12 +195,16 @@ def card(
     kv_type: str = "f16",
     offline: bool = False,
     up_to_context: bool = False,
+    adapters: Mapping[str, str | PathLike[str]] | None = None,
 ) -> Card | PartialCard | StatedCard:
     """The card of a catalog name, a path or a hub id. It is a `PartialCard` if trilens does not know how the model is
     wired, and a `StatedCard` if there are no files to read: for a hosted model, or a family without a size.
 
     `context` is the number of tokens that a token attends to, itself included. `up_to_context`: use the model's maximum
-    if that is less, instead of refusing.
+    if that is less, instead of refusing. `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF
+    file. Whether one fits the model is checked when it is loaded.
+
+    Raises UsageError or UnsupportedModel for adapters of a model that does not run here.
     """
     if not isinstance(name, Found):
         name = arguments.model_name(name)
@@ -188,15 +212,24 @@ def card(
     arguments.one_of("kv_type", kv_type, tuple(KV_TYPES), none=False)
     arguments.flag("offline", offline)
     arguments.flag("up_to_context", up_to_context)
+    sizes = tuple(
+        AdapterSize(key, adapter_parameters(Path(path)), adapter_bytes(Path(path)))
+        for key, path in arguments.adapters(adapters).items()
+    )
     try:
         source = card_source(name, offline=offline)
     except UnsupportedModel as problem:
+        if sizes:
+            raise
         return partial_card(name, offline=offline, problem=problem)
     if source.reading is None:
         assert source.entry is not None
+        if sizes:
+            raise UsageError(f"{source.title}: {source.without_numbers}; adapters are for models that run here")
         return StatedCard(source.entry)
     most = source.reading.spec.context
-    return _of_spec(source, source.reading, min(context, most) if up_to_context else context, kv_type)
+    made = _of_spec(source, source.reading, min(context, most) if up_to_context else context, kv_type)
+    return replace(made, adapters=sizes)
 
 
 def card_of_config(config: Mapping[str, Any]) -> Card:

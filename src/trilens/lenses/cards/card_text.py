@@ -123,6 +123,11 @@ def _dense(card: Card, width: int) -> list[str]:
         size = "unknown" if weights.bytes is None else data(weights.bytes)
         label = "weights" if weights is card.weights[0] else ""
         lines += paragraph(label, f"{weights.type} {size}: {weights.meaning}", width)
+    for a in card.adapters:
+        text = (
+            f"{a.name}: {spaced(a.parameters)} parameters ({big(a.parameters)}), {data(a.bytes)}; a call with it takes "
+        )
+        lines += paragraph("adapter", f"{text}{flop(a.flops)} more per token", width)
     for prop in lens.properties:
         lines += paragraph("property", f"{prop.name}: {prop.answer}; {prop.why}", width)
     return lines

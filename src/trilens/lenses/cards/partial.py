@@ -1,7 +1,8 @@
 """The card of a model whose wiring is not known: what its files say for certain, and what they do not say.
 
 Its tensors are read from the headers (names, shapes, types); sizes that its configuration states are given under the
-names that the file has for them. Nothing is derived from a wiring, so there is no cost of a token and no cache.
+names that the file has for them. Of some models the parameters are counted exactly (`spec/counted.py`). Nothing is
+derived from a wiring, so there is no cost of a token and no cache.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 from trilens.errors import UnsupportedModel
+from trilens.executors.accountant import ParameterCount
+from trilens.lenses.cards.published import compare_counted, count_of
 from trilens.lenses.layout import heading, paragraph, spaced, terminal_width
+from trilens.spec.counted import Counted, counted
 from trilens.text.thinking import Inference
 from trilens.units import big, data
 
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
     from trilens.checkpoints.checkpoint import StoredTensor
     from trilens.checkpoints.find import Found
 
-UNKNOWN = ("active parameters", "operations per token", "KV cache", "whether it runs here: trilens cannot run it")
+ACTIVE = "active parameters"
+UNKNOWN = (ACTIVE, "operations per token", "KV cache", "whether it runs here: trilens cannot run it")
 
 # What a configuration calls each size; the first that is there counts, in `text_config` before the whole.
 SIZES = {
@@ -69,7 +74,7 @@ class Tensors:
 @dataclass(frozen=True)
 class PartialCard:
     """`stated`: sizes as the configuration has them, each with the key that says so. `tensors`: None where only a
-    configuration is here. `why`: what is not known of the model."""
+    configuration is here. `why`: what is not known of the model. `counted`: its parameters, where they are known."""
 
     name: str
     origin: str
@@ -79,10 +84,21 @@ class PartialCard:
     tensors: Tensors | None
     inference: Inference
     published: tuple[str, ...] = ()
+    counted: Counted | None = None
+
+    @property
+    def parameters(self) -> ParameterCount | None:
+        return None if self.counted is None else count_of(self.counted)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(what for what in UNKNOWN if what != ACTIVE or self.counted is None)
 
     @property
     def backbone(self) -> str:
         """Routed where experts are named, by tensors or keys. Their absence proves nothing."""
+        if self.counted is not None:
+            return "routed" if self.counted.resting else "dense"
         experts = self.stated.get("experts", (0, ""))[0]
         named = self.tensors is not None and (self.tensors.experts or 0) > 1
         return "routed" if experts > 1 or named else "unknown"
@@ -105,10 +121,10 @@ class PartialCard:
             "stated": {size: {"value": value, "key": key} for size, (value, key) in self.stated.items()},
             "tensors": None if self.tensors is None else vars(self.tensors),
             "published": list(self.published),
-            "parameters": None,
+            "parameters": None if self.parameters is None else asdict(self.parameters),
             "flops_per_token": None,
             "kv_cache": None,
-            "unknown": list(UNKNOWN),
+            "unknown": list(self.unknown),
         }
 
     def as_text(self, width: int | None = None) -> str:
@@ -119,11 +135,13 @@ class PartialCard:
         lines += paragraph("partial card", f"model_type {self.family!r}: {self.why}", width)
         said = [f"{size} {spaced(value)} ({key})" for size, (value, key) in self.stated.items()]
         lines += paragraph("it states", ", ".join(said) or "none of the usual sizes", width)
+        if self.counted is not None:
+            lines += paragraph("parameters", _of_parameters(self.counted), width)
         if self.tensors is not None:
             lines += paragraph("its tensors", _of_tensors(self.tensors), width)
         if self.published:
             lines += paragraph("published", ", ".join(self.published), width)
-        lines += paragraph("not known", "; ".join(UNKNOWN), width)
+        lines += paragraph("not known", "; ".join(self.unknown), width)
         return "\n".join(line.rstrip() for line in lines)
 
     def _repr_html_(self) -> str:
@@ -152,12 +170,18 @@ def partial_card(name: str | Found, *, offline: bool, problem: UnsupportedModel)
         values = _of_gguf(checkpoint.metadata)
         checkpoint.close()
     family = str(values.get("model_type", values.get("general.architecture", "not stated")))
-    sizes = [] if source.entry is None else [f"{p.says or p.exact} {p.what}" for p in source.entry.published]
+    count = counted(values, source.title)
+    stated = () if source.entry is None else source.entry.published
+    sizes = (
+        [f"{p.says or p.exact} {p.what}" for p in stated]
+        if count is None
+        else [compared.as_line() for compared in compare_counted(stated, count)]
+    )
     why = re.sub(
         r"^.*? is not supported: |(\. Supported: |; its publisher says ).*$", "", str(problem), flags=re.DOTALL
     )
     return PartialCard(
-        source.title, source.origin, family, why, _stated(values), tensors, source.inference, tuple(sizes)
+        source.title, source.origin, family, why, _stated(values), tensors, source.inference, tuple(sizes), count
     )
 
 
@@ -179,6 +203,13 @@ def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
     own = {key.removeprefix(architecture + "."): value for key, value in metadata.items()}
     tokens = metadata.get("tokenizer.ggml.tokens")
     return {**own, **({"vocab_size": len(tokens)} if isinstance(tokens, Sized) else {})}
+
+
+def _of_parameters(c: Counted) -> str:
+    active = c.active_with_embeddings
+    said = f"{spaced(c.total)} total ({big(c.total)}), {spaced(active)} active per token ({big(active)}): "
+    said += f"{100 * active / c.total:.1f} %; {big(c.active)} without tables that are only looked up"
+    return said + (f"; {c.note}" if c.note else "")
 
 
 def _of_tensors(t: Tensors) -> str:

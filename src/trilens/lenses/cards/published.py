@@ -10,6 +10,7 @@ from decimal import Decimal
 from trilens.executors.accountant import ParameterCount
 from trilens.lenses.layout import spaced
 from trilens.spec.catalog import Published
+from trilens.spec.counted import Counted
 from trilens.spec.model import Reading
 from trilens.units import big
 
@@ -37,6 +38,15 @@ class Compared:
 def compare_published(stated: Iterable[Published], count: ParameterCount, reading: Reading) -> tuple[Compared, ...]:
     head = reading.spec.vocab * reading.spec.width
     return tuple(_compare(one, count, sum(reading.not_counted.values()), head) for one in stated)
+
+
+def compare_counted(stated: Iterable[Published], counted: Counted) -> tuple[Compared, ...]:
+    """The same for a model of which only the parameters are known."""
+    return tuple(_compare(one, count_of(counted), 0, counted.head) for one in stated)
+
+
+def count_of(counted: Counted) -> ParameterCount:
+    return ParameterCount(counted.total, counted.active, counted.active_with_embeddings)
 
 
 def _compare(one: Published, count: ParameterCount, beside: int, head: int) -> Compared:

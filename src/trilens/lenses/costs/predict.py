@@ -62,6 +62,7 @@ class Runner:
     kv: str
     machine: Machine
     overlap: Overlap = USUAL_OVERLAP
+    adapter_numbers: int = 0  # of the matrices of the adapter that the calls use
 
     def step_seconds(self, spans: Sequence[Span]) -> float:
         """One step for these sequences, cut as the engine cuts it."""
@@ -82,11 +83,17 @@ class Runner:
         rows, wanted = sum(s.new for s in spans), sum(s.logits for s in spans)
         kept = sum((s.past + s.new) * self.kv_token_bytes + self.fixed_bytes for s in spans)
         streamed = min(1.0, max(0.0, ((self.weight_bytes + kept) / self.machine.cache_bytes - FITS) / (FULL - FITS)))
-        return sum(
+        return self._adapter(rows, streamed) + sum(
             count * self._seconds(kind, wanted if kind.wanted else rows, spans, streamed)
             for kind, count in self.kinds.items()
             if not kind.wanted or wanted
         )
+
+    def _adapter(self, rows: int, streamed: float) -> float:
+        """Its products, a multiply-add for each number and row, or the way of its numbers from memory."""
+        computed = rows * self.adapter_numbers * self.machine.speeds["add"].at(rows)
+        moved = 4 * self.adapter_numbers / self.machine.memory_read[max(self.machine.memory_read)]
+        return max(computed, streamed * moved)
 
     def _seconds(self, kind: Kind, rows: int, spans: Sequence[Span], streamed: float) -> float:
         name, speeds = kind.op.name.lower(), self.machine.speeds

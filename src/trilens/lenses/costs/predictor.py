@@ -64,12 +64,13 @@ class Predictor:
             missing = "this machine was not measured for this model; `trilens plan` does it"
             return Prediction(None, None, thinking, missing)
         first, token, runs = None, None, 0
+        adapter = None if receipt.adapter is None else receipt.adapter.name
         if work.prefill.steps:
-            seconds, runs = corrected(self._first(t.prompt, t.cached), self._known.prefill)
+            seconds, runs = corrected(self._first(adapter, t.prompt, t.cached), self._known.prefill)
             first = _beside(seconds, work.prefill.seconds)
         if work.decode.steps:
             context = t.prompt + work.decode.tokens // 2 + 1
-            seconds, runs = corrected(self._token(context, receipt.batch), self._known.decode)
+            seconds, runs = corrected(self._token(adapter, context, receipt.batch), self._known.decode)
             token = _beside(seconds, work.decode.seconds / work.decode.tokens)
         source = (
             f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
@@ -96,7 +97,13 @@ class Predictor:
                 self._runner = run = runner_of(executor, machine, known.overlap)
                 self._ceiling = ceiling(machine)
                 # many calls are alike, and a forecast takes longer than the answer of a small model
-                self._first, self._token = lru_cache(4096)(run.first_token_seconds), lru_cache(4096)(run.token_seconds)
+                runs: dict[str | None, Runner] = {None: run}
+                for name, held in executor.adapters.items():
+                    runs[name] = replace(run, adapter_numbers=held.parameters)
+                self._first = lru_cache(4096)(
+                    lambda name, prompt, cached: runs[name].first_token_seconds(prompt, cached)
+                )
+                self._token = lru_cache(4096)(lambda name, context, batch: runs[name].token_seconds(context, batch))
 
     def _key(self, executor: NativeExecutor) -> str:
         return key_of(self._name, executor.threads, executor.activations, executor.kv, executor.weight_bytes)

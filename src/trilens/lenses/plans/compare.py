@@ -60,6 +60,10 @@ def compare(names: Sequence[str], *, context: int = USUAL_CONTEXT, offline: bool
 
 
 def _row(c: Card | PartialCard | StatedCard) -> tuple[str, ...]:
+    if isinstance(c, PartialCard) and c.parameters is not None:
+        p = c.parameters
+        known = big(p.total), big(p.active_with_embeddings)
+        return (c.name, c.tag, *known, "unknown", "unknown", data(2 * p.total), "unknown")
     if not isinstance(c, Card):
         return (c.name, c.tag, *["unknown"] * 6)
     sizes = {w.type: w.bytes for w in c.weights}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trilens.checkpoints.adapters import adapter_bytes
+from trilens.checkpoints.adapters import adapter_bytes, adapter_parameters
 from trilens.checkpoints.quantised import method_of, quantisation_of
 from trilens.errors import RequestRefused, UsageError
 from trilens.lenses.cards.source import CardSource, card_source
@@ -152,7 +152,8 @@ def plan(
     llama.cpp for others. `quantise`: None takes the most bits that fit. `kv_type`: one type, or K,V. `bandwidth`
     (GB/s), `tflops` and `memory` (GB) describe a machine that is not in the list, or correct one that is. `accepted`:
     tokens that a step yields with speculative decoding. `adapters`: paths of LoRA adapters that are held too; the speed
-    is that of calls without one. `say` is told what is being measured.
+    of trilens is that of calls with the largest, the speed of other engines that of calls without one. `say` is told
+    what is being measured.
 
     Raises UsageError, UnsupportedModel, or RequestRefused for a model of unknown size.
     """
@@ -165,7 +166,8 @@ def plan(
     job = _job(spec, context, batch, kv_type, chosen, at)
     word = _thinking_word(thinking, source.inference, source.title)
     capacity = _capacity(chosen, at)
-    held = sum(adapter_bytes(Path(path)) for path in adapters)
+    paths = [Path(path) for path in adapters]
+    held, slowest = sum(map(adapter_bytes, paths)), max(map(adapter_parameters, paths), default=0)
     choices = tuple(
         Choice(c, replace(m, weights=m.weights + held), m.total + held <= capacity)
         for c in QUANTISED[chosen]
@@ -173,7 +175,7 @@ def plan(
     )
     choice = _choice(choices, quantise, chosen)
     forecast, why_not, length = forecast_of(
-        source, chosen, at, job, choice.type, choice.memory.weights - held, word, threads, say, accepted
+        source, chosen, at, job, choice.type, choice.memory.weights - held, word, threads, say, accepted, slowest
     )
     found = source.found
     served = Served(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from trilens.executors.accountant import count_parameters
 from trilens.lenses.cards.source import CardSource
@@ -24,13 +25,17 @@ def forecast_of(
     threads: int | None,
     say: Callable[[str], None],
     accepted: float = 1.0,
+    adapter_numbers: int = 0,
 ) -> tuple[Forecast | None, str, ThinkingLength | None]:
-    """(the forecast, why there is none, the thinking's length where there is any) of a model held in `weight_bytes`."""
+    """(the forecast, why there is none, the thinking's length where there is any) of a model held in `weight_bytes`.
+
+    `adapter_numbers`: of the matrices of the adapter that the calls use. They count where trilens runs the model.
+    """
     assert source.reading is not None
     spec, known = source.reading.spec, Calibration()
     forecast, why_not = None, ""
     if engine == "trilens" and at.device is None:
-        forecast, known = _here(source, job, quantise, weight_bytes, threads, say)
+        forecast, known = _here(source, job, quantise, weight_bytes, threads, say, adapter_numbers)
     elif at.device is None:
         why_not = f"only trilens's own speed is known on this machine, not {engine}'s"
     elif engine == "trilens":
@@ -56,7 +61,13 @@ def _bits(source: CardSource, quantise: str, weight_bytes: int) -> Bits:
 
 
 def _here(
-    source: CardSource, job: Job, quantise: str, weight_bytes: int, threads: int | None, say: Callable[[str], None]
+    source: CardSource,
+    job: Job,
+    quantise: str,
+    weight_bytes: int,
+    threads: int | None,
+    say: Callable[[str], None],
+    adapter_numbers: int,
 ) -> tuple[Forecast, Calibration]:
     from trilens.executors.native.fuse import fuse
     from trilens.executors.native.record import record
@@ -78,4 +89,5 @@ def _here(
         kv=job.key_type,
         overlap=known.overlap,
     )
+    run = replace(run, adapter_numbers=adapter_numbers)
     return on_this_machine(run, job, known), known

@@ -55,6 +55,7 @@ def qwen2_moe(k: Keys) -> ModelSpec:
     dense, step = Dense(k.integer("intermediate_size"), glu), k.integer("decoder_sparse_step")
     dense_only, first = k.integers("mlp_only_layers") or (), k.integer("max_window_layers", 28, least=0)
     windows = k.flag("use_sliding_window", False) and "sliding_window" in k
+    k.ignore("sliding_window")  # stated where there are none
     types = layer_types(k, lambda i: "sliding_attention" if windows and i >= first else "full_attention")
     mask = masks_by_type(k, types) if windows else _full
     return decoder_only(
@@ -178,6 +179,8 @@ def bailing_moe_v2(k: Keys) -> ModelSpec:
 
 def bailing_moe(k: Keys) -> ModelSpec:
     """Ling 1 and 1.5: Llama's attention, softmax scores, shared experts on every layer."""
+    if "score_function" in k or "moe_router_enable_expert_bias" in k:  # Ling 2 under the name of Ling 1.5
+        return bailing_moe_v2(k)
     k.ignore(*BAILING, "first_k_dense_replace", "intermediate_size", "multi_gate")
     repeated(k, {"use_bias": False})
     width, glu, bias = k.integer("moe_intermediate_size"), Glu(activation(k)), k.flag("use_qkv_bias", False)

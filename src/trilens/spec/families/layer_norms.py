@@ -74,7 +74,7 @@ def starcoder2(k: Keys) -> ModelSpec:
     """StarCoder2: biases everywhere, a feed-forward without a gate, windows."""
     k.assume(num_key_value_heads=2, tie_word_embeddings=True, max_position_embeddings=4096)
     k.assume(hidden_act="gelu_pytorch_tanh")
-    k.ignore("residual_dropout", "embedding_dropout", "activation_function")
+    k.ignore("residual_dropout", "embedding_dropout", "activation_function", "layer_norm_eps")
     repeated(k, {"mlp_type": "default", "norm_type": "layer_norm"})
     bias, mask = k.flag("use_bias", True), window_mask(k, k.length("max_position_embeddings"))
     ffn, norm = without_gate(k, bias=bias), layer_norm(k, "norm_epsilon")

@@ -26,7 +26,7 @@ from trilens.spec.families.parts import (
     without_gate,
 )
 from trilens.spec.keys import Keys
-from trilens.spec.model import Curve, Dense, Full, Glu, Mask, ModelSpec, Norm, QueryKeyNorm, Rope
+from trilens.spec.model import Curve, Dense, Full, Glu, LearnedCurve, Mask, ModelSpec, Norm, QueryKeyNorm, Rope
 
 
 def seed_oss(k: Keys) -> ModelSpec:
@@ -42,6 +42,16 @@ def arcee(k: Keys) -> ModelSpec:
     k.assume(hidden_act="relu2", rms_norm_eps=1e-5, max_position_embeddings=4096)
     bias, ffn = k.flag("attention_bias", False), without_gate(k, bias=k.flag("mlp_bias", False))
     return decoder_only(k, "arcee", qkv_bias=bias, out_bias=bias, feed_forward=ffn)
+
+
+def apertus(k: Keys) -> ModelSpec:
+    """Apertus: heads normalised, and a curve with two learned numbers a layer in place of a gate."""
+    k.assume(hidden_act="xielu", rms_norm_eps=1e-5, max_position_embeddings=65536)
+    llama3 = {"rope_type": "llama3", "rope_theta": 12e6, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    k.assume(rope_parameters={**llama3, "original_max_position_embeddings": 8192})
+    repeated(k, {"hidden_act": "xielu", "qk_norm": True, "post_norm": False, "mlp_bias": False})
+    bias, dense = k.flag("attention_bias", False), Dense(k.integer("intermediate_size"), LearnedCurve(0.5))
+    return head_norms(decoder_only(k, "apertus", qkv_bias=bias, out_bias=bias, feed_forward=lambda i: dense))
 
 
 def cwm(k: Keys) -> ModelSpec:

@@ -1,0 +1,212 @@
+"""Models that trilens cannot run yet, whose parameters are known exactly from their configuration.
+
+Each function counts the text decoder, matrix by matrix. What a layer does with them is not described here, so there is
+no cost of a token and no cache. The tests compare the totals with the modules of transformers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trilens.errors import BadCheckpoint
+from trilens.spec.families.parts import layer_count
+from trilens.spec.keys import MOST_EXPERTS, Keys
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`total`: every weight and persistent buffer. `resting`: of experts that do not fire for a token. `looked_up`: of
+    tables of which a token takes one row, but for that row. `head`: of the matrix that makes the logits. `note`: what
+    a reader has to know of these numbers."""
+
+    total: int
+    resting: int
+    looked_up: int
+    head: int
+    note: str = ""
+
+    @property
+    def active_with_embeddings(self) -> int:
+        return self.total - self.resting
+
+    @property
+    def active(self) -> int:
+        """What a token is multiplied with, and its rows of the tables."""
+        return self.active_with_embeddings - self.looked_up
+
+
+def counted(config: Mapping[str, Any], where: str) -> Counted | None:
+    """The parameters of a known configuration, or None. A configuration that contradicts itself is not counted."""
+    text = config.get("text_config")
+    inner = text if isinstance(text, Mapping) else config
+    count = COUNTED.get(str(inner.get("model_type", ""))) or COUNTED.get(str(config.get("model_type", "")))
+    if count is None:
+        return None
+    try:
+        return count(Keys(inner, where))
+    except BadCheckpoint:
+        return None
+
+
+def _tables(k: Keys, vocab: int, width: int) -> tuple[int, int]:
+    """Parameters of the embedding and the head, and how many of them are only looked up."""
+    if k.flag("tie_word_embeddings", False):
+        return vocab * width, 0
+    return 2 * vocab * width, (vocab - 1) * width
+
+
+RATIOS = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
+
+
+def deepseek_v4(k: Keys) -> Counted:
+    """DeepSeek V4: one key-value head beside compressed keys, residual streams, a table of experts in the first layers.
+
+    Every fourth position is compressed into entries of two overlapping series, with an index; or every 128th into one.
+    """
+    width, vocab, layers = k.integer("hidden_size"), k.integer("vocab_size"), layer_count(k)
+    heads, dim, q_rank = k.integer("num_attention_heads"), k.integer("head_dim"), k.integer("q_lora_rank")
+    groups, out_rank = k.integer("o_groups"), k.integer("o_lora_rank")
+    index_heads, index_dim = k.integer("index_n_heads"), k.integer("index_head_dim")
+    experts, chosen = k.integer("n_routed_experts", most=MOST_EXPERTS), k.integer("num_experts_per_tok")
+    expert = 3 * k.integer("moe_intermediate_size") * width
+    streams, by_table = k.integer("hc_mult"), k.integer("num_hash_layers", 0, least=0)
+    ratios = k.integers("compress_ratios", layers) or ()
+    if (kinds := k.texts("layer_types", layers)) is not None:  # as transformers saves it again
+        ratios = tuple(RATIOS.get(kind, -1) for kind in kinds)
+        by_table = (k.texts("mlp_layer_types", layers) or ()).count("hash_moe")
+    if len(ratios) != layers or set(ratios) - {0, 4, 128}:
+        raise k.wrong("compress_ratios", list(ratios), f"0, 4 or 128 for each of {layers} layers")
+
+    def compressor(ratio: int, columns: int, out: int) -> int:
+        return ratio * columns + 2 * columns * width + out
+
+    query = q_rank * width + q_rank + heads * dim * q_rank
+    output = out_rank * heads * dim + width * groups * out_rank
+    attention = query + dim * width + dim + output + heads
+    index = compressor(4, 2 * index_dim, index_dim) + index_heads * (index_dim * q_rank + width)
+    compressed = {0: 0, 4: compressor(4, 2 * dim, dim) + index, 128: compressor(128, dim, dim)}
+    mixed = streams * streams + 2 * streams
+    residuals = 2 * (mixed * streams * width + mixed + 3) + 2 * width
+    fed = experts * width + (experts + k.integer("n_shared_experts")) * expert
+    table = vocab * chosen
+    at_end = streams * streams * width + streams + 1 + width
+    ends, looked_up = _tables(k, vocab, width)
+    return Counted(
+        total=layers * (attention + residuals + fed)
+        + sum(compressed[ratio] for ratio in ratios)
+        + by_table * table
+        + (layers - by_table) * experts
+        + at_end
+        + ends,
+        resting=layers * (experts - chosen) * expert,
+        looked_up=looked_up + by_table * (table - chosen),
+        head=vocab * width,
+    )
+
+
+def minimax_m3(k: Keys) -> Counted:
+    """MiniMax-M3: grouped-query attention, of which most layers choose blocks of positions with an index."""
+    width, vocab, layers = k.integer("hidden_size"), k.integer("vocab_size"), layer_count(k)
+    heads, kv_heads, dim = k.integer("num_attention_heads"), k.integer("num_key_value_heads"), k.integer("head_dim")
+    rules = k.mapping("sparse_attention_config") or k
+    rules.renamed({"sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim"})
+    index_heads, index_dim = rules.integer("index_n_heads", 4), rules.integer("index_head_dim", 128)
+    sparse, routed = _many(rules, "sparse_attention_freq", layers), _many(k, "moe_layer_freq", layers)
+    experts = k.integer("num_local_experts", most=MOST_EXPERTS)
+    chosen, expert = k.integer("num_experts_per_tok"), 3 * k.integer("intermediate_size") * width
+    shared = 3 * k.integer("shared_intermediate_size") * k.integer("n_shared_experts", 1) * width
+    attention = 2 * (heads + kv_heads) * dim * width + 2 * dim
+    index = (index_heads + 1) * index_dim * width + 2 * index_dim
+    dense = 3 * k.integer("dense_intermediate_size") * width
+    ends, looked_up = _tables(k, vocab, width)
+    return Counted(
+        total=layers * (attention + 2 * width)
+        + sparse * index
+        + routed * (experts * (width + 1 + expert) + shared)
+        + (layers - routed) * dense
+        + width
+        + ends,
+        resting=routed * (experts - chosen) * expert,
+        looked_up=looked_up,
+        head=vocab * width,
+    )
+
+
+def _many(k: Keys, name: str, layers: int) -> int:
+    """How many layers a list of zeros and ones names; all of them where it is not there."""
+    listed = k.integers(name, layers)
+    return layers if listed is None else sum(listed)
+
+
+def gemma3n(k: Keys) -> Counted:
+    """Gemma 3n: four residual streams, of which a layer computes one and predicts the others; a branch of low rank
+    beside attention; a second table with a row for each layer."""
+    width, vocab, layers = (
+        k.integer("hidden_size", 2048),
+        k.integer("vocab_size", 262400),
+        k.integer("num_hidden_layers", 35),
+    )
+    heads, kv_heads = k.integer("num_attention_heads", 8), k.integer("num_key_value_heads", 2)
+    dim, rank = k.integer("head_dim", 256), k.integer("laurel_rank", 64)
+    streams, rows = k.integer("altup_num_inputs", 4), k.integer("hidden_size_per_layer_input", 256)
+    own = layers - k.integer("num_kv_shared_layers", 15, least=0)
+    second = k.integer("vocab_size_per_layer_input", 262144) * layers * rows
+    k.assume(tie_word_embeddings=True)
+    attention = 2 * heads * dim * width + dim
+    keys = 2 * kv_heads * dim * width + dim
+    beside = 2 * rank * width + width
+    mixing = streams**2 + streams**3 + streams * width + 2 * width
+    per_layer = 2 * rows * width + width
+    joined = layers * rows * width + rows + 2 * (streams - 1) * width * width
+    ends, looked_up = _tables(k, vocab, width)
+    return Counted(
+        total=layers * (attention + beside + mixing + per_layer + 4 * width)
+        + own * keys
+        + sum(3 * n * width for n in k.for_each("intermediate_size", layers, 16384))
+        + joined
+        + second
+        + width
+        + ends,
+        resting=0,
+        looked_up=looked_up + second - layers * rows,
+        head=vocab * width,
+    )
+
+
+def longcat_flash(k: Keys) -> Counted:
+    """LongCat-Flash: two latent attentions and two dense feed-forwards in a layer, and experts on a branch around them,
+    some of which only hand their input on."""
+    k.renamed({"num_hidden_layers": "num_layers", "intermediate_size": "ffn_hidden_size"})
+    k.renamed({"moe_intermediate_size": "expert_ffn_hidden_size", "num_experts_per_tok": "moe_topk"})
+    width, vocab, layers = k.integer("hidden_size"), k.integer("vocab_size"), k.integer("num_layers")
+    heads, q_rank, kv_rank = k.integer("num_attention_heads"), k.integer("q_lora_rank"), k.integer("kv_lora_rank")
+    nope, rope, value = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim"), k.integer("v_head_dim")
+    experts, idle = k.integer("n_routed_experts", most=MOST_EXPERTS), k.integer("zero_expert_num", 0, least=0)
+    chosen, expert = k.integer("moe_topk"), 3 * k.integer("expert_ffn_hidden_size") * width
+    attention = q_rank * (width + 1) + heads * (nope + rope) * q_rank + (kv_rank + rope) * width + kv_rank
+    attention += heads * (nope + value) * kv_rank + width * heads * value
+    router = (experts + idle) * (width + 1)
+    ends, looked_up = _tables(k, vocab, width)
+    return Counted(
+        total=layers * (2 * (attention + 3 * k.integer("ffn_hidden_size") * width + 2 * width) + router)
+        + layers * experts * expert
+        + width
+        + ends,
+        resting=layers * (experts - chosen) * expert,
+        looked_up=looked_up,
+        head=vocab * width,
+        note=f"active where none of the {idle} experts without weights is chosen; fewer otherwise" if idle else "",
+    )
+
+
+COUNTED: dict[str, Callable[[Keys], Counted]] = {
+    "deepseek_v4": deepseek_v4,
+    "minimax_m3": minimax_m3,
+    "minimax_m3_vl": minimax_m3,
+    "minimax_m3_vl_text": minimax_m3,
+    "gemma3n": gemma3n,
+    "gemma3n_text": gemma3n,
+    "longcat_flash": longcat_flash,
+}

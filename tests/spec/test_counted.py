@@ -1,0 +1,159 @@
+"""Parameters that are counted without a description of the layers, against the modules of transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers as t
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trilens.lenses.cards.published import compare_counted
+from trilens.spec.catalog import entries
+from trilens.spec.counted import COUNTED, counted
+
+CONFIGS = json.loads((Path(__file__).parent.parent / "data" / "configs.json").read_text())
+PUBLISHED = ("deepseek-ai/DeepSeek-V4-Flash", "deepseek-ai/DeepSeek-V4-Pro", "MiniMaxAI/MiniMax-M3")
+THEIRS = {"minimax_m3": "minimax_m3_vl_text"}  # transformers' name for a publisher's
+
+# Tiny ones whose numbers are all different, so that no two of them can stand for each other.
+V4: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 42,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 6,
+    "head_dim": 28,
+    "q_lora_rank": 22,
+    "o_groups": 3,
+    "o_lora_rank": 18,
+    "index_n_heads": 5,
+    "index_head_dim": 14,
+    "n_routed_experts": 9,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 26,
+    "hc_mult": 3,
+    "num_hash_layers": 2,
+    "qk_rope_head_dim": 8,
+    "compress_ratios": [0, 128, 4, 4, 128],
+}
+M3: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 42,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 28,
+    "intermediate_size": 22,
+    "dense_intermediate_size": 50,
+    "shared_intermediate_size": 18,
+    "num_local_experts": 9,
+    "num_experts_per_tok": 2,
+    "moe_layer_freq": [0, 1, 1, 1],
+    "sparse_attention_config": {
+        "sparse_num_index_heads": 2,
+        "sparse_index_dim": 14,
+        "sparse_attention_freq": [0, 0, 1, 1],
+    },
+}
+TINY: dict[str, Callable[[], t.PretrainedConfig]] = {
+    "deepseek_v4": lambda: t.DeepseekV4Config(**V4),
+    "deepseek_v4, tied": lambda: t.DeepseekV4Config(**{**V4, "num_hash_layers": 0, "tie_word_embeddings": True}),
+    "gemma3n_text": lambda: t.Gemma3nTextConfig(
+        vocab_size=131,
+        hidden_size=42,
+        intermediate_size=[50, 60, 60, 70],
+        num_hidden_layers=4,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        head_dim=28,
+        laurel_rank=12,
+        altup_num_inputs=3,
+        hidden_size_per_layer_input=14,
+        vocab_size_per_layer_input=90,
+        num_kv_shared_layers=1,
+        layer_types=["full_attention"] * 4,
+        activation_sparsity_pattern=[0.0] * 4,
+    ),
+}
+
+
+def allocated(config: t.PretrainedConfig) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.tie_weights()
+    kept = set(model.state_dict())
+    buffers = sum(buffer.numel() for name, buffer in model.named_buffers() if name in kept)
+    return sum(p.numel() for p in model.parameters()) + buffers
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models_have_what_transformers_allocates(name: str) -> None:
+    config = dict(CONFIGS[name]["config"])
+    config.pop("quantization_config", None)
+    found = counted(config, name)
+    kind = config.pop("model_type")
+    assert found is not None
+    assert found.total == allocated(AutoConfig.for_model(THEIRS.get(kind, kind), **config))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_models_have_what_transformers_allocates(name: str) -> None:
+    config = TINY[name]()
+
+    found = counted(config.to_dict(), name)
+    assert found is not None and found.total == allocated(config)
+
+
+def test_a_publishers_words_for_the_layers_of_deepseek_v4() -> None:
+    found = counted({**V4, "model_type": "deepseek_v4", "n_shared_experts": 1}, "tiny")
+    assert found == counted(TINY["deepseek_v4"]().to_dict(), "tiny")
+
+
+def test_block_sparse_layers_of_minimax() -> None:
+    found = counted({**M3, "model_type": "minimax_m3"}, "tiny")
+    assert found is not None
+    assert found.total == allocated(AutoConfig.for_model("minimax_m3_vl_text", **M3))
+    assert found.resting == 3 * 7 * 3 * 22 * 42
+
+
+def test_experts_without_weights_of_longcat() -> None:
+    """transformers allocates gates for them, which the published files do not have."""
+    config = t.LongcatFlashConfig(
+        vocab_size=131,
+        hidden_size=42,
+        num_layers=2,
+        num_attention_heads=6,
+        ffn_hidden_size=50,
+        expert_ffn_hidden_size=22,
+        q_lora_rank=18,
+        kv_lora_rank=16,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=14,
+        n_routed_experts=9,
+        zero_expert_num=4,
+        moe_topk=2,
+    )
+    found = counted(config.to_dict(), "tiny")
+    assert found is not None and found.note
+    assert found.total == allocated(config) - 2 * 4 * 2 * 22 * 42
+
+
+@pytest.mark.parametrize("kind", COUNTED)
+def test_a_configuration_that_contradicts_itself_is_not_counted(kind: str) -> None:
+    assert counted({"model_type": kind, "hidden_size": "wide", "vocab_size": 7}, "x") is None
+    assert counted({"model_type": "mamba9"}, "x") is None
+
+
+@pytest.mark.parametrize("name", ["deepseek-v4-flash", "deepseek-v4-pro", "minimax-m3"])
+def test_published_sizes_agree_or_the_entry_says_why(name: str) -> None:
+    entry = entries()[name]
+    assert entry.config is not None
+    found = counted(entry.config, name)
+    assert found is not None
+    for stated, compared in zip(entry.published, compare_counted(entry.published, found), strict=True):
+        assert compared.agrees != bool(stated.differs), compared.as_line()
