@@ -1,7 +1,7 @@
 # make demo   install into .venv, fetch SmolLM2-135M-Instruct, ask it a question, print the receipt; then the four combinations
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
-# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md and docs/benchmarks-hybrids.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
+# make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md, docs/benchmarks-hybrids.md and docs/benchmarks-formats.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
 # make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
 # make site   the documentation as a website in site/, offline; a broken link is an error
 # make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
@@ -64,8 +64,9 @@ $(VENV)/.docs: $(VENV)/bin/python pyproject.toml
 	@touch $@
 
 bench: $(VENV)/.demo build/peer/.done build/peer-avx2/.done
-	$(BIN)/python benchmarks/compare.py $(PEERS) --only SmolLM2 "dense 1B" "routed," --page docs/benchmarks.md
-	$(BIN)/python benchmarks/compare.py $(PEERS) --only hybrid --page docs/benchmarks-hybrids.md
+	$(BIN)/python benchmarks/compare.py $(PEERS) --only SmolLM2 "dense 1B" "routed, 32" --page docs/benchmarks.md
+	$(BIN)/python benchmarks/compare.py $(PEERS) --only hybrid --title "Benchmarks of hybrids" --page docs/benchmarks-hybrids.md
+	$(BIN)/python benchmarks/compare.py $(PEERS) --only "Qwen3-0.6B" "8 of" --title "Benchmarks of k-quants and many experts" --page docs/benchmarks-formats.md
 
 validate-predictions: $(VENV)/.demo
 	$(BIN)/python benchmarks/predictions.py --folder build/models

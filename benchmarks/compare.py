@@ -261,9 +261,9 @@ def section(pair: Pair, results: list[dict[str, Any]], more: dict[str, Any]) -> 
 MISSED = "## Missed targets, and why"
 
 
-def page(sections: list[list[str]], first: float, threads: int) -> str:
+def page(title: str, sections: list[list[str]], first: float, threads: int) -> str:
     lines = [
-        "# Benchmarks",
+        f"# {title}",
         "",
         "Written by `make bench`. trilens and llama.cpp take turns on the same file, each in its own process, with a",
         f"prompt of 256 tokens, 32 decoded tokens and {threads} threads. The tables show the best round in tokens per",
@@ -291,6 +291,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", nargs="*", help="parts of names of cases")
     parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "benchmarks.md")
+    parser.add_argument("--title", default="Benchmarks", help="of the page")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     smollm2 = given.smollm2
@@ -324,7 +325,7 @@ def main() -> None:
     first = first_token(smollm2, given.rounds)
     before = given.page.read_text() if given.page.exists() else ""
     own = before[before.index(MISSED) :] if MISSED in before else ""  # by hand: to be read again with the new figures
-    given.page.write_text(page(sections, first, given.threads).rstrip("\n") + "\n" + (own and "\n" + own))
+    given.page.write_text(page(given.title, sections, first, given.threads).rstrip("\n") + "\n" + (own and "\n" + own))
     print(given.page.read_text())
     print(json.dumps({"sections": everything, "first_token_s": first}))
 
