@@ -15,6 +15,7 @@ from functools import cache as memoised
 from types import MappingProxyType
 
 from trilens.decoder.decoder import decode
+from trilens.decoder.look import View, look
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.executors.adapter import Ranks, low_rank_parameters
@@ -144,6 +145,13 @@ def step_cost(spec: ModelSpec, spans: Sequence[Span], ranks: Ranks = MappingProx
     """Run the decoder over the shapes of one step. `ranks`: of an adapter that all its sequences have."""
     ops = _Accountant(tuple(spans), ranks)
     decode(ops, spec, decoder_weights(spec))
+    return StepCost(ops.parts)
+
+
+def look_cost(spec: ModelSpec, view: View, tokens: int, rows: int, ranks: Ranks = MappingProxyType({})) -> StepCost:
+    """The same for a look at a text of `tokens` tokens, of which `rows` are shown."""
+    ops = _Accountant((Span(0, tokens, rows),), ranks)
+    look(ops, spec, decoder_weights(spec), view)
     return StepCost(ops.parts)
 
 
