@@ -22,7 +22,7 @@ from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
 from trilens.decoder.look import AttentionMap, LogitLens, View, attention_of
 from trilens.errors import RequestRefused
-from trilens.executors.accountant import look_cost
+from trilens.executors.accountant import Span, look_cost
 from trilens.executors.executor import Executor, StepInput
 from trilens.executors.native.executor import NativeExecutor
 from trilens.executors.torch import TorchExecutor
@@ -142,7 +142,7 @@ def test_the_cost_is_what_is_multiplied(name: str, tiny_executor: Callable[[str]
     for view, rows in views:
         with FlopCounterMode(display=False) as counter:
             executor.look(view, tokens)
-        cost = look_cost(executor.spec, view, len(tokens), rows)
+        cost = look_cost(executor.spec, view, Span(0, len(tokens), rows))
         assert counter.get_total_flops() == cost.masked_flops()  # PyTorch multiplies masked pairs too
         assert cost.flops() <= cost.masked_flops()
 

@@ -148,9 +148,9 @@ def step_cost(spec: ModelSpec, spans: Sequence[Span], ranks: Ranks = MappingProx
     return StepCost(ops.parts)
 
 
-def look_cost(spec: ModelSpec, view: View, tokens: int, rows: int, ranks: Ranks = MappingProxyType({})) -> StepCost:
-    """The same for a look at a text of `tokens` tokens, of which `rows` are shown."""
-    ops = _Accountant((Span(0, tokens, rows),), ranks)
+def look_cost(spec: ModelSpec, view: View, span: Span, ranks: Ranks = MappingProxyType({})) -> StepCost:
+    """The same for a pass of a look at one sequence, of which `span.logits` rows are shown."""
+    ops = _Accountant((span,), ranks)
     look(ops, spec, decoder_weights(spec), view)
     return StepCost(ops.parts)
 
@@ -221,6 +221,7 @@ class StepCounter:
         bytes_per_element: Callable[[Parameter], Fraction],
         ranks: Ranks = MappingProxyType({}),
     ) -> None:
+        self.bytes_per_element, self.ranks = bytes_per_element, ranks
         self.parameters = count_parameters(spec)
         self.fixed_bytes = fixed_bytes(spec)  # that a sequence keeps, whatever its length
         ops = _Accountant((Span(0, 1, 1),), ranks)

@@ -8,9 +8,15 @@ import { big, bytes, count, flop, seconds, tokens } from "./units.js";
 import { t } from "./words/words.js";
 
 export class LensView {
-  /** @param {any[]} models @param {(id: string) => void} choose */
-  constructor(models, choose) {
+  /**
+   * @param {any[]} models @param {(id: string) => void} choose
+   * @param {{messages: () => any[], failed: (problem: Error) => void}} page messages of the conversation
+   */
+  constructor(models, choose, page) {
     this.models = models;
+    this.page = page;
+    /** @type {any} */
+    this.inside = null; // loaded when this view is opened
     this.choose = choose;
     this.heat = new HeatMap(byId("heat"));
     /** @type {Map<string, any>} */
@@ -39,10 +45,17 @@ export class LensView {
     byId("cache").replaceChildren(points ? line(points, tokens, bytes, t("cache_label", { bytes: bytes(points.at(-1)[1]), tokens: count(points.at(-1)[0]) })) : t("unknown"));
     this.heat.show(model);
     this.next.show(model);
+    this._inside();
     const answer = this.last.get(model.id);
     this._predicted(answer);
     if (answer) this._extend(answer);
     else this._redraw();
+  }
+
+  async _inside() {
+    const { Inside } = await import("./look/inside.js");
+    this.inside ??= new Inside(byId("inside"), this.page.messages, this.page.failed);
+    this.inside.show(this.model);
   }
 
   /** New tokens of a running answer, or its end. @param {any} answer */
