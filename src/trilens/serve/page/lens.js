@@ -1,5 +1,5 @@
 // The lens view: one looks rather than reads.
-import { byId, make } from "./dom.js";
+import { byId, make, withCode } from "./dom.js";
 import { bars, intervals, line } from "./charts.js";
 import { channels, colour, inWords } from "./colour.js";
 import { HeatMap } from "./heat.js";
@@ -130,7 +130,12 @@ export class LensView {
       [t("thinking"), prediction.thinking_tokens, (/** @type {number} */ n) => tokens(Math.round(n))],
     ].filter(([, known]) => known);
     const charts = intervals(rows.map(([name, known, say]) => ({ name, ...known, say })));
-    const source = prediction.source[0].toUpperCase() + prediction.source.slice(1);
-    return place.replaceChildren(...charts, make("p", { class: "words" }, `${source}.`));
+    return place.replaceChildren(...charts, make("p", { class: "words" }, ...withCode(sourceOf(prediction.source))));
   }
+}
+
+/** Where a prediction is from, as the server says it, in the reader's language. @param {string} said */
+function sourceOf(said) {
+  const [, date, runs] = /measured on ([\d-]+), and (\d+) run/.exec(said) ?? [];
+  return date ? t("measured_on", { date, runs }) : t("not_measured");
 }

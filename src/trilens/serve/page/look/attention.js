@@ -56,9 +56,10 @@ export class AttentionOf {
     this.line.textContent = costOf(told.cost);
   }
 
-  /** How much the token at one place takes from another. @param {number} of @param {number} from */
-  share(of, from) {
-    return this.weights[of]?.[from] ?? 0;
+  /** What the token at one place takes from another, as a part of what it takes from the strongest. @param {number} of @param {number} from */
+  strength(of, from) {
+    const row = this.weights[of] ?? [];
+    return (row[from] ?? 0) / Math.max(...row, 1e-9);
   }
 
   /** @param {string[]} tokens @param {number} at */

@@ -97,7 +97,7 @@ export class Inside {
   _draw() {
     [...this.row.children].forEach((button, i) => {
       button.setAttribute("aria-pressed", String(i === this.at));
-      /** @type {HTMLElement} */ (button).style.setProperty("--share", String(this.attention.share(this.at, i)));
+      /** @type {HTMLElement} */ (button).style.setProperty("--share", String(this.attention.strength(this.at, i)));
     });
     this.attention.draw(this.tokens, this.at);
     this.lens.draw(this.tokens);

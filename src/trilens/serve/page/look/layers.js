@@ -1,7 +1,7 @@
 // The logit lens: what the model would expect next if it stopped behind a layer.
 import { logitLens } from "../api.js";
 import { codeLink, make } from "../dom.js";
-import { percent } from "../units.js";
+import { share } from "../units.js";
 import { costOf, part, say, shown } from "./parts.js";
 
 const TOP = 4; // tokens that are shown of each layer
@@ -31,7 +31,7 @@ export class LogitLens {
     const next = tokens[position + 1];
     this.words.textContent = say(next === undefined ? "lens_last" : "lens_of", { token: shown(tokens[position]) });
     /** @param {any} guess */
-    const cell = (guess) => make("td", { class: guess.token === next ? "real" : null, style: { "--share": guess.probability } }, make("code", {}, shown(guess.token)), " ", make("small", {}, percent(guess.probability)));
+    const cell = (guess) => make("td", { class: guess.token === next ? "real" : null, style: { "--share": guess.probability } }, make("code", {}, shown(guess.token)), " ", make("small", {}, share(guess.probability)));
     this.table.replaceChildren(make("tbody", {}, ...layers.map((/** @type {any[]} */ layer, /** @type {number} */ i) => make("tr", {}, make("th", { scope: "row" }, `${say("layer")} ${i}`), ...layer.map(cell)))));
   }
 }

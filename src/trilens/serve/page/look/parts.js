@@ -1,6 +1,6 @@
 // What the views of the inside share: their words, tokens that can be read, and what a look cost.
 import { make } from "../dom.js";
-import { bytes, flop, seconds, tokens } from "../units.js";
+import { bytes, flop, inLine, seconds, tokens } from "../units.js";
 import { fill, language } from "../words/words.js";
 import { EN } from "./en.js";
 import { KO } from "./ko.js";
@@ -13,7 +13,7 @@ export const shown = (text) => text.replace(/^bytes:/, "").replaceAll(" ", "␣"
 
 /** What a look cost, in a line. @param {any} cost */
 export const costOf = (cost) => say("cost", {
-  tokens: tokens(cost.tokens), flops: flop(cost.flops), bytes: bytes(cost.weight_bytes + cost.kv_bytes + cost.fixed_bytes), seconds: seconds(cost.seconds),
+  line: inLine([tokens(cost.tokens), flop(cost.flops), say("read", { bytes: bytes(cost.weight_bytes + cost.kv_bytes + cost.fixed_bytes) }), seconds(cost.seconds)]),
 });
 
 /** A part of the panel: a title, a sentence and where its code is. @param {string} key @param {Node} where @param {Node[]} content */
