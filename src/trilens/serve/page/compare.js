@@ -91,7 +91,7 @@ export class CompareView {
     const budget = make("input", { type: "number", min: "0", value: "64", "aria-label": t("tokens_of_thinking") });
     const field = make("label", { class: "field", hidden: true }, t("budget_tokens"), budget);
     const place = make("div", { "aria-live": "polite" });
-    const remove = make("button", { type: "button", class: "act", onclick: () => this._remove(side) }, "×");
+    const remove = make("button", { type: "button", class: "act remove", onclick: () => this._remove(side) }, "×");
     /** @type {any} */
     const side = { select, switch: fieldset, budget, place, remove, answer: null };
     const fill = () => {
@@ -102,7 +102,7 @@ export class CompareView {
     fill();
     const wanted = [...fieldset.querySelectorAll("input")].find((input) => input.value === (number % 2 ? "on" : "off"));
     if (wanted) wanted.checked = true;
-    side.element = make("div", { class: "side" }, make("div", { class: "row" }, select, fieldset, field, make("span", { class: "row last" }, remove)), place);
+    side.element = make("div", { class: "side" }, make("div", { class: "row" }, select, fieldset, field), remove, place);
     return side;
   }
 

@@ -8,5 +8,5 @@ export const KO = {
   layer: "층", head: "헤드", no_heads: "{layer}: 어텐션 없음", no_attention: "{model}에는 어텐션이 없습니다. 층마다 상태 하나를 다음 토큰으로 넘깁니다.", share: "{at}. {token}", sink: "어느 토큰도 아님(싱크)",
   others: "나머지 {n}개", map: "{layer}번 층 {head}번 헤드의 어텐션. 행은 토큰, 열은 그 앞의 토큰입니다. {token} 토큰은 {most} 토큰을 가장 많이 봅니다({share}).",
   lens: "로짓 렌즈(logit lens)", lens_words: "모델이 어떤 층에서 멈춘다면 다음에 올 토큰으로 무엇을 꼽을지 보여 줍니다. 예측이 몇 번째 층에서 나타나는지 알 수 있습니다.",
-  lens_of: "{token} 다음에는 무엇이 올까요? 테두리를 두른 것이 실제로 온 토큰입니다.", lens_last: "마지막 토큰 {token} 다음에는 무엇이 올까요?",
+  lens_of: "{token} 다음에는 무엇이 올까요? 글에는 {next} 토큰이 이어집니다.", lens_last: "마지막 토큰 {token} 다음에는 무엇이 올까요?",
 };

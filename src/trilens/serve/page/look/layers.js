@@ -29,7 +29,7 @@ export class LogitLens {
     if (!this.told) return;
     const { position, layers } = this.told;
     const next = tokens[position + 1];
-    this.words.textContent = say(next === undefined ? "lens_last" : "lens_of", { token: shown(tokens[position]) });
+    this.words.textContent = say(next === undefined ? "lens_last" : "lens_of", { token: shown(tokens[position]), next: shown(next ?? "") });
     /** @param {any} guess */
     const cell = (guess) => make("td", { class: guess.token === next ? "real" : null, style: { "--share": guess.probability } }, make("code", {}, shown(guess.token)), " ", make("small", {}, share(guess.probability)));
     this.table.replaceChildren(make("tbody", {}, ...layers.map((/** @type {any[]} */ layer, /** @type {number} */ i) => make("tr", {}, make("th", { scope: "row" }, `${say("layer")} ${i}`), ...layer.map(cell)))));
