@@ -10,6 +10,8 @@ export class LogitLens {
   constructor() {
     /** @type {any} */
     this.told = null;
+    /** @type {any} */
+    this.asked = null;
     this.words = make("p", { class: "words", role: "status" });
     this.table = make("table", { class: "layers" });
     this.line = make("p", { class: "words" });
@@ -19,9 +21,12 @@ export class LogitLens {
 
   /** @param {any} asked */
   async run(asked) {
-    this.told = await logitLens({ ...asked, top: TOP });
-    this.line.textContent = costOf(this.told.cost);
-    return this.told;
+    this.asked = asked;
+    const told = await logitLens({ ...asked, top: TOP });
+    if (asked !== this.asked) return told; // another token was chosen meanwhile
+    this.told = told;
+    this.line.textContent = costOf(told.cost);
+    return told;
   }
 
   /** @param {string[]} tokens */

@@ -46,6 +46,6 @@ export const KO = {
   next_prompt: "질문", next_look: "들여다보기", next_again: "이 그림을 위해 따로 실행했습니다: {line}", next_token: "답의 토큰", next_gone: "뽑히지 않음",
   next_scope: "이 자리에서 확률이 높은 토큰 20개입니다. 온도 {temperature}, top‑p {top_p}에서는 그중 {kept}개가 뽑힐 수 있습니다.", next_none: "외부 엔진에서 실행되는 모델이라 확률을 볼 수 없습니다.",
   not_measured: "이 컴퓨터에서 이 모델의 속도를 아직 재지 않았습니다. `trilens plan`으로 잴 수 있습니다.", measured_on: "{date}에 잰 이 컴퓨터의 커널 속도와 이 모델의 실행 {runs}번을 바탕으로 예측했습니다.",
-  question_for_both: "모두에게 할 질문", one_question: "같은 질문을 모두에게", ask_both: "모두 묻기", model_n: "모델 {n}", add_side: "모델 추가", remove_side: "모델 {n} 빼기", times_first: "×는 첫째와 비교한 값입니다.",
+  question_for_both: "모두에게 할 질문", one_question: "같은 질문을 모두에게", ask_both: "모두에게 묻기", model_n: "모델 {n}", add_side: "모델 추가", remove_side: "모델 {n} 빼기", times_first: "×는 첫째와 비교한 값입니다.",
   tokens_out: "출력 토큰", of_these_thinking: "그중 생각", operations: "연산", bytes_read: "읽은 바이트", seconds_computing: "계산 시간", weights_held: "가중치 크기",
 };
