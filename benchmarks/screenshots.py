@@ -13,9 +13,10 @@ import sys
 import time
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+SIZE: ViewportSize = {"width": 1200, "height": 760}
 QUESTION = "What is 47 times 86?"
 
 
@@ -31,13 +32,26 @@ def take(page: Page, scheme: str) -> None:
     ask(page, QUESTION)
     ask(page, "What is 12 plus 30?")
     page.locator("details.thoughts summary").first.click()
-    page.locator("details.receipt summary").last.click()
-    page.mouse.wheel(0, 5000)  # the receipt is longer than the window
+    page.mouse.wheel(0, 5000)
     page.wait_for_timeout(300)
     page.screenshot(path=DOCS / f"page-conversation-{scheme}.png")
+    page.click("#tab-lesson")
+    page.click(".chapter[href='#lesson/moe']")
+    page.locator("#step-router .run button").click()
+    page.wait_for_selector("#step-router .receipt")
+    page.evaluate("scrollTo(0, document.querySelector('#step-router').offsetTop - 80)")
+    page.wait_for_timeout(300)
+    page.screenshot(path=DOCS / f"page-lesson-{scheme}.png")
     page.click("#tab-lens")
+    page.locator("#inside .main").click()
+    page.wait_for_selector("#inside .layers td")
+    page.locator("#inside .token").nth(8).click()
     page.wait_for_timeout(500)
-    page.screenshot(path=DOCS / f"page-lenses-{scheme}.png", full_page=True)
+    page.set_viewport_size({"width": 1200, "height": 1000})  # so that all of it is seen at once
+    page.locator("#inside").screenshot(path=DOCS / f"page-inside-{scheme}.png")
+    page.set_viewport_size(SIZE)
+    page.evaluate("scrollTo(0, 0)")
+    page.screenshot(path=DOCS / f"page-lenses-{scheme}.png")
     page.click("#tab-compare")
     page.fill("#both", QUESTION)
     page.press("#both", "Enter")
@@ -67,7 +81,7 @@ def main() -> None:
             browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
             for scheme in ("light", "dark"):
                 context = browser.new_context(
-                    viewport={"width": 1120, "height": 860},
+                    viewport=SIZE,
                     color_scheme=scheme,  # type: ignore[arg-type]
                 )
                 page = context.new_page()

@@ -63,6 +63,16 @@ class Outside {
   static inline const long owner_ = process_number();
 };
 
+static std::pair<std::vector<Instruction>, std::vector<Numbers>> decoded(const Rows<int32_t>& integers, const Rows<float>& numbers) {
+  if (integers.shape(1) * sizeof(int32_t) != sizeof(Instruction) || numbers.shape(1) != 4)
+    throw Refused("the program was encoded for another version of the extension");
+  std::vector<Instruction> program(integers.shape(0));
+  std::vector<Numbers> all(integers.shape(0));
+  memcpy(program.data(), integers.data(), program.size() * sizeof(Instruction));
+  memcpy(all.data(), numbers.data(), all.size() * sizeof(Numbers));
+  return {std::move(program), std::move(all)};
+}
+
 static Type type_named(const std::string& name) {
   for (int t = 0; t < (int)Type::COUNT; t++)
     if (name == layout((Type)t).name) return (Type)t;
@@ -227,15 +237,16 @@ NB_MODULE(_native, m) {
   nb::class_<Engine>(m, "Engine")
       .def("__init__", [](Engine* e, Rows<int32_t> integers, Rows<float> numbers, std::vector<int> widths, std::vector<bool> wanted,
                           int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows, bool fine) {
-        std::vector<Instruction> program(integers.shape(0));
-        std::vector<Numbers> all(integers.shape(0));
-        if (integers.shape(1) * sizeof(int32_t) != sizeof(Instruction) || numbers.shape(1) != 4)
-          throw Refused("the program was encoded for another version of the extension");
-        memcpy(program.data(), integers.data(), program.size() * sizeof(Instruction));
-        memcpy(all.data(), numbers.data(), all.size() * sizeof(Numbers));
+        auto [program, all] = decoded(integers, numbers);
         new (e) Engine(std::move(program), std::move(all), std::move(widths), std::move(wanted), logits, std::move(pool), kernels,
                        threads, most_rows, fine);
       })
+      .def("with_program", [](const Engine& e, Rows<int32_t> integers, Rows<float> numbers, std::vector<int> widths,
+                              std::vector<bool> wanted, int logits, std::shared_ptr<Pool> pool, int threads) {
+        auto [program, all] = decoded(integers, numbers);
+        return std::make_unique<Engine>(e, std::move(program), std::move(all), std::move(widths), std::move(wanted), logits,
+                                        std::move(pool), threads);
+      }, "the same weights under another program, not `ready` yet")
       .def("beside", [](const Engine& e, int threads) { return std::make_unique<Engine>(e, threads); }, "threads"_a,
            "the same weights with threads and scratch memory of its own")
       .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {

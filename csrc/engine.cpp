@@ -42,6 +42,21 @@ Engine::Engine(const Engine& of, int threads)
   ready();
 }
 
+Engine::Engine(const Engine& of, std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths,
+               std::vector<bool> wanted, int logits, std::shared_ptr<Pool> pool_, int threads)
+    : pool(std::move(pool_)), k_(of.k_), program_(std::move(program)), numbers_(std::move(numbers)),
+      widths_(std::move(widths)), logits_(logits), most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(std::move(wanted)),
+      weights_(std::make_shared<Weights>()), lent_(of.weights_), parameters_(weights_->parameters), owner_(process_number()),
+      pool_threads_(threads) {
+  parameters_ = of.parameters_;  // a matrix is a pointer into the arena of the other
+  weights_->adapters = of.weights_->adapters;
+  size_t places = parameters_.size();
+  for (const Instruction& s : program_)
+    for (int p : s.param) places = std::max(places, (size_t)(p + 1));
+  parameters_.resize(places);
+  for (auto& adapter : weights_->adapters) adapter.resize(places);
+}
+
 Engine::~Engine() = default;
 
 Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int columns) {
@@ -220,7 +235,7 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
     for (; f < feeds.size() && (int)tokens_.size() < most_rows_; f++, done = 0) {
       const Feed& feed = feeds[f];
       int n = std::min(feed.count - done, most_rows_ - (int)tokens_.size());
-      if (all) n = std::min(n, MOST_LOGITS - (int)wanted_rows_.size());  // every token's logits take a lot of memory
+      if (all) n = std::min(n, most_wanted_rows(program_.back().width) - (int)wanted_rows_.size());
       bool last = done + n == feed.count, wanted = last && feed.logits;
       if (n == 0 || (feed.draft && n < feed.count)) break;  // a draft is judged as a whole
       Sequence& s = *feed.sequence;

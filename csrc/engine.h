@@ -85,6 +85,9 @@ class Engine : private Work {
          int logits, std::shared_ptr<Pool> pool, const std::string& kernels, int threads, int most_rows,
          bool fine);
   Engine(const Engine& of, int threads);  // the same weights with threads and scratch memory of its own: steps beside `of`
+  // The same weights under another program, which may use parameters behind those of `of`: add them, then `ready`.
+  Engine(const Engine& of, std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths,
+         std::vector<bool> wanted, int logits, std::shared_ptr<Pool> pool, int threads);
   ~Engine();
 
   Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
@@ -181,7 +184,7 @@ class Engine : private Work {
   size_t most_wanted_ = 0;  // rows that the buffers behind the last layer have now
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;
-  const std::shared_ptr<Weights> weights_;
+  const std::shared_ptr<Weights> weights_, lent_;  // lent_: of the engine whose matrices `weights_` refers to
   std::vector<Parameter>& parameters_;  // those of `weights_`
   std::vector<Phase> phases_;
   std::vector<char> quantise_out_;  // bits of the instruction's results: read by a quantised matrix

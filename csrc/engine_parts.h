@@ -10,7 +10,7 @@ constexpr int BLOCK = 32;           // columns of a result that are finished tog
 constexpr int TILES = BLOCK / 8;    // tiles in a block
 constexpr int MOST_BLOCK_ROWS = 64;
 constexpr size_t MOST_TRIED = 256 << 20;  // bytes of fixed states that a draft may take
-constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every token's are wanted
+constexpr int MOST_LOGITS = 32;     // rows of logits in a pass, where every token's are wanted: they take a lot of memory
 constexpr int WEIGHT_TASK = 1 << 18;  // bytes of weights in a task, at most (unless one block has more)
 constexpr int QUANTISE_ROWS = 9;    // an extra part of a phase: the result's rows to 8 bits
 constexpr int LOWER_ROWS = 10;      // an extra part before a product: its input through the adapters' first matrices
@@ -18,6 +18,9 @@ constexpr int MOST_SLOTS = 3;       // matrices of one product
 
 constexpr int SLICE = 32;           // columns of a head's matrix state that go through a run together: 16 KiB of 128 rows
 constexpr int SLICE_TOKENS = 8;     // slices of a task, times tokens
+
+// The same for a result of any width: narrow ones may have more rows.
+inline int most_wanted_rows(int width) { return std::max(MOST_LOGITS, (1 << 22) / width); }
 
 inline int slices_of(int value_dim) { return (value_dim + SLICE - 1) / SLICE; }
 

@@ -19,6 +19,7 @@ REVIEWED = {
     "checkpoints/changes.py": (5, "the rows of names name these changes for families with such layers only"),
     "decoder/attention.py": (2, "decoder_weights makes these weights from the same fields of the same spec"),
     "decoder/ffn.py": (1, "decoder_weights makes a gate for each feed-forward with a glu"),
+    "decoder/look.py": (1, "trials/inside.py has checked that the layer has attention"),
     "executors/accountant.py": (
         17,
         "widths between the decoder and its own tree of weights; spec/bounds.py has checked the spec's numbers",

@@ -51,6 +51,11 @@ def ask(page: Any, question: str) -> None:
     page.wait_for_selector("#send:not([hidden])")
 
 
+def line(page: Any, selector: str) -> str:
+    """A line of numbers, which breaks only between its parts, with plain spaces."""
+    return str(page.inner_text(selector)).replace("\u00a0", " ")
+
+
 def until(page: Any, condition: str, seconds: float = 30.0) -> None:
     """Playwright's own way would need eval, which the page's policy forbids. `seconds` only bounds a hang."""
     end = time.monotonic() + seconds

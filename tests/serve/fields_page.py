@@ -10,6 +10,7 @@ from typing import Any, get_args
 from trilens.serve.chat import ChatRequest
 from trilens.serve.completions import CompletionRequest
 from trilens.serve.fields import Fields
+from trilens.serve.inside import AttentionRequest, LensRequest
 from trilens.serve.lesson import CardRequest
 from trilens.serve.messages import MessagesRequest
 from trilens.serve.responses import ResponseRequest
@@ -26,6 +27,8 @@ REQUESTS: dict[str, type[Fields]] = {
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
     "/v1/trilens/card": CardRequest,
+    "/v1/trilens/attention": AttentionRequest,
+    "/v1/trilens/logit_lens": LensRequest,
 }
 
 

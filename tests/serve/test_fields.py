@@ -27,6 +27,8 @@ SAMPLES: dict[str, Any] = {
     "max_tokens": 4,
     "name": "n",
     "tokens": [1],
+    "layer": 0,
+    "head": 0,
     "schema": {},
     "tools": [],
     "function": {"name": "n"},

@@ -13,7 +13,7 @@ from tests.serve.conftest import Served
 LEAST = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 PATHS = (
     *("chat/completions", "completions", "responses", "messages", "messages/count_tokens"),
-    *("trilens/answer_now", "trilens/card"),
+    *("trilens/answer_now", "trilens/card", "trilens/attention", "trilens/logit_lens"),
 )
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 
-from tests.serve.browser import answers, ask, chunk, fulfilled, hold, needs_chromium, stream, until
+from tests.serve.browser import answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
 from tests.serve.conftest import Served, served
 from tests.serve.engines import fake, serving
 from trilens.serve.guard import Rules
@@ -84,7 +85,7 @@ class TestConversation:
             ask(page, "What is 4 plus 38?")
             assert page.inner_text(".prose") == "forty-two"
             assert page.locator("details.thoughts summary").inner_text() == "Thinking · 5 tokens"
-            assert "9 in, 9 out" in page.inner_text("details.receipt summary")
+            assert "9 in, 9 out" in line(page, "details.receipt summary")
             page.click("#tab-lens")
             until(page, "document.querySelector('#router-words').textContent.includes('does not say which experts')")
             page.close()
@@ -282,7 +283,7 @@ class TestLenses:
         assert shown == [f"{100 * c / sum(chances):.1f} %" if c else "never drawn" for c in chances]
         page.locator("#next input[type=range]").nth(0).fill("0")
         assert page.locator("#next .bars span").first.inner_text() == "100.0 %"
-        assert len(asked) == 1 and "24 in" in page.inner_text("#next p:last-child")
+        assert len(asked) == 1 and "24 in" in line(page, "#next p:last-child")
 
     def test_side_by_side(self, page: Any) -> None:
         page.click("#tab-compare")
@@ -295,4 +296,26 @@ class TestLenses:
         page.wait_for_selector(".difference")
         assert page.locator(".side").nth(1).locator(".prose").inner_text() == "4042"
         thinking = page.locator(".difference tr", has_text="of these thinking").locator("td").all_inner_texts()
-        assert thinking[:2] == ["0", "94"]
+        assert thinking == ["0", "94"]
+
+    def test_more_than_two_side_by_side(self, page: Any) -> None:
+        page.click("#tab-compare")
+        page.click("#add-side")
+        page.click("#add-side")
+        assert page.locator(".side").count() == 4 and page.is_hidden("#add-side")
+        page.get_by_role("button", name="Remove model 2").click()
+        assert page.locator(".side").count() == 3 and page.evaluate("document.activeElement.id") == "add-side"
+        names = page.locator(".side select").evaluate_all("(all) => all.map((one) => one.value)")
+        assert names == ["tiny-dense", "tiny-routed", "tiny-dense"]
+        page.fill("#both", "What is 12 plus 30?")
+        page.press("#both", "Enter")
+        page.wait_for_selector(".difference")
+        heads = page.locator(".difference thead th").all_inner_texts()
+        assert [head.split()[0] for head in heads] == names
+        assert page.locator(".side .prose").all_inner_texts() == ["42"] * 3
+        held = page.locator(".difference tr", has_text="weights held").locator("td").all_inner_texts()
+        assert re.search(r"[\d.]+ \S$", held[1]) and held[0] == held[2]  # the third is the same model as the first
+        page.get_by_role("button", name="Remove model 3").click()
+        assert (
+            page.locator(".difference").count() == 0 and page.get_by_role("button", name="Remove model 1").count() == 0
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.browser import answers, ask, chunk, fulfilled, hold, needs_chromium, stream, until
+from tests.serve.browser import answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
 
 pytestmark = needs_chromium
 
@@ -73,11 +73,11 @@ def said(page: Any) -> list[str]:
 class TestConversationsStay:
     def test_after_a_reload(self, page: Any) -> None:
         ask(page, "What is 12 plus 30?")
-        receipt = page.inner_text("details.receipt summary")
+        receipt = line(page, "details.receipt summary")
         reload(page)
         page.wait_for_selector(".prose")
         until(page, "document.querySelector('.prose').textContent === '42'")
-        assert said(page) == ["What is 12 plus 30?", "42"] and page.inner_text("details.receipt summary") == receipt
+        assert said(page) == ["What is 12 plus 30?", "42"] and line(page, "details.receipt summary") == receipt
         asked = sent(page)
         ask(page, "What is 5 plus 6?")
         assert [m["role"] for m in asked[0]["messages"]] == ["user", "assistant", "user"]
@@ -183,7 +183,7 @@ class TestTurns:
         assert said(page) == ["What is 12 plus 30?", "42"]
         reload(page)
         until(page, "document.querySelector('.prose')?.textContent === '42'")
-        assert "2 answers" in page.inner_text("#cost") and "1 of them on other branches" in page.inner_text("#cost")
+        assert "2 answers" in line(page, "#cost") and "1 of them on other branches" in line(page, "#cost")
 
     @pytest.mark.slow
     def test_another_answer_to_the_same_question(self, page: Any) -> None:
@@ -215,7 +215,7 @@ class TestTurns:
         receipts = page.evaluate(RECEIPTS)
         prompt = sum(r["tokens"]["prompt"] for r in receipts)
         completion = sum(r["tokens"]["completion"] for r in receipts)
-        assert f"2 answers · {prompt} in, {completion} out" in page.inner_text("#cost")
+        assert f"2 answers · {prompt} in, {completion} out" in line(page, "#cost")
 
 
 class TestSettings:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from trilens.decoder.attention import grouped_query_attention, latent_attention
 from trilens.decoder.convolution import short_convolution
 from trilens.decoder.ffn import beside_ffn, dense_ffn, routed_ffn
@@ -41,17 +43,32 @@ from trilens.spec.model import (
 
 def decode(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> T:
     """The step's tokens -> logits [rows wanted, vocab]."""
+    behind = residuals(ops, spec, w)
+    x = next(behind)
+    for x in behind:  # noqa: B007 - only the last one is used
+        pass
+    return logits(ops, spec, w, x)
+
+
+def residuals(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> Iterator[T]:
+    """[N, d_model]: the rows that enter the first layer, then those behind each layer."""
     with ops.at(Part.EMBEDDING):
         x = _scaled(ops, ops.embed(w.embedding), spec.embedding_scale)
         if w.positions is not None:
             x = ops.add(x, ops.embed_position(w.positions))
         rows = _per_layer_rows(ops, spec, w, x)
+    yield x
     for i, (layer, weights) in enumerate(zip(spec.layers, w.layers, strict=True)):
         x = _layer(ops, i, layer, weights, x, rows)
+        yield x
+
+
+def logits(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T:
+    """[rows wanted, vocab]: what the final norm and the head make of rows behind a layer."""
     with ops.at(Part.HEAD):
         x = ops.norm(ops.last_rows(x), spec.final_norm, w.final_norm)
-        logits = _scaled(ops, ops.linear(x, w.head), spec.head.scale)
-        return logits if spec.head.softcap is None else ops.softcap(logits, spec.head.softcap)
+        y = _scaled(ops, ops.linear(x, w.head), spec.head.scale)
+        return y if spec.head.softcap is None else ops.softcap(y, spec.head.softcap)
 
 
 def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:

@@ -15,6 +15,7 @@ from functools import cache as memoised
 from types import MappingProxyType
 
 from trilens.decoder.decoder import decode
+from trilens.decoder.look import View, look
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.executors.adapter import Ranks, low_rank_parameters
@@ -147,6 +148,13 @@ def step_cost(spec: ModelSpec, spans: Sequence[Span], ranks: Ranks = MappingProx
     return StepCost(ops.parts)
 
 
+def look_cost(spec: ModelSpec, view: View, span: Span, ranks: Ranks = MappingProxyType({})) -> StepCost:
+    """The same for a pass of a look at one sequence, of which `span.logits` rows are shown."""
+    ops = _Accountant((span,), ranks)
+    look(ops, spec, decoder_weights(spec), view)
+    return StepCost(ops.parts)
+
+
 def token_cost(spec: ModelSpec, context: int = 1, batch: int = 1) -> StepCost:
     """One token for each of `batch` sequences, each seeing `context` positions, its own included."""
     return step_cost(spec, [Span(past=context - 1, new=1)] * batch)
@@ -213,6 +221,7 @@ class StepCounter:
         bytes_per_element: Callable[[Parameter], Fraction],
         ranks: Ranks = MappingProxyType({}),
     ) -> None:
+        self.bytes_per_element, self.ranks = bytes_per_element, ranks
         self.parameters = count_parameters(spec)
         self.fixed_bytes = fixed_bytes(spec)  # that a sequence keeps, whatever its length
         ops = _Accountant((Span(0, 1, 1),), ranks)

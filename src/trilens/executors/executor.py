@@ -12,6 +12,7 @@ from trilens.errors import RequestRefused
 if TYPE_CHECKING:
     import numpy as np
 
+    from trilens.decoder.look import View
     from trilens.decoder.weights import Parameter
     from trilens.executors.accountant import StepCounter
     from trilens.executors.adapter import LoadedAdapter
@@ -159,6 +160,13 @@ class StepOutput(NamedTuple):
     drafts: Sequence[Sequence[tuple[int, int]]]
 
 
+class Seen(NamedTuple):
+    """What a view shows, as float32, and how many tokens went through the layers in each pass over the weights."""
+
+    values: np.ndarray
+    passes: Sequence[int]
+
+
 class Executor(Protocol):
     """Runs the decoder for a batch of sequences at a time."""
 
@@ -255,6 +263,11 @@ class Executor(Protocol):
     def step(self, batch: Sequence[StepInput], every_row: bool = False) -> np.ndarray:
         """One forward pass: [rows, vocab] float32, the logits behind the last token of each feed that wants them, or
         with `every_row` behind every token."""
+        ...
+
+    def look(self, view: View, tokens: Sequence[int], adapter: str | None = None) -> Seen:
+        """What a view shows of a text: of `AttentionMap` a row for each token, of `LogitLens` one for the last. It is a
+        run of its own beside the steps, with memory of its own, and changes nothing for them. Raises RequestRefused."""
         ...
 
     @property

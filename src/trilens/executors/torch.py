@@ -22,12 +22,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trilens.decoder.decoder import decode
+from trilens.decoder.look import AttentionMap, View, extra_caches, extra_tables, look
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named
-from trilens.executors.executor import PAGE, StepOutput
+from trilens.executors.executor import PAGE, Seen, StepInput, StepOutput
 from trilens.spec.model import (
     Chunk,
     Curve,
@@ -51,7 +52,7 @@ from trilens.spec.model import (
 from trilens.spec.rope import rope_table, tables_key
 
 if TYPE_CHECKING:
-    from trilens.executors.executor import CachedSequence, StepInput
+    from trilens.executors.executor import CachedSequence
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,21 @@ class TorchSequence:
     Tensors are never changed in place, so forks and snapshots share them.
     """
 
-    def __init__(self, executor: TorchExecutor, request_length: int, adapter: str | None = None) -> None:
+    def __init__(
+        self,
+        executor: TorchExecutor,
+        request_length: int,
+        adapter: str | None = None,
+        caches: tuple[Positions, ...] = (),
+    ) -> None:
+        """`caches`: those beside the model's own."""
         spec, device = executor.spec, executor.device
         self.executor = executor
         self.adapter = adapter
         self.request_length = request_length
         self.length = 0
-        self.positions, fixed = by_kind(spec.states)
+        own, fixed = by_kind(spec.states)
+        self.positions = own + caches
         self.starts = {p.index: 0 for p in self.positions}
         self.keys = {p.index: torch.empty(0, p.kv_heads, p.key_dim, device=device) for p in self.positions}
         self.values = {
@@ -339,6 +348,21 @@ class TorchExecutor:
             sequence.drop_unseen()
         return result
 
+    def look(self, view: View, tokens: Sequence[int], adapter: str | None = None) -> Seen:
+        """See `Executor.look`."""
+        if adapter is not None:
+            adapter_named(self.adapters, adapter)
+        sequence = TorchSequence(self, len(tokens), adapter, extra_caches(self.spec, view))
+        every_row = isinstance(view, AttentionMap)
+        with torch.inference_mode():
+            ops = TorchOps(self, [StepInput(sequence, tokens)], every_row)
+            ops.tensors = {
+                **self.tensors,
+                **{p.name: torch.eye(*p.shape, device=self.device) for p in extra_tables(view)},
+            }
+            seen = look(ops, self.spec, self.weights, view).cpu().numpy()
+        return Seen(seen, [len(tokens)])
+
     def frequencies(self, rope: Rope, request_length: int) -> tuple[Tensor, float]:
         key = (rope, request_length)
         if key not in self._tables:
@@ -368,6 +392,7 @@ class TorchOps:
 
     def __init__(self, executor: TorchExecutor, feeds: Sequence[StepInput], every_row: bool = False) -> None:
         self.executor = executor
+        self.tensors = executor.tensors
         self.batch = [(_torch_sequence(f.sequence), f.tokens) for f in feeds]
         self.tokens = torch.tensor([t for _, tokens in self.batch for t in tokens], device=executor.device)
         self.positions = torch.cat(
@@ -375,8 +400,11 @@ class TorchOps:
         )
         ends = accumulate(len(f.tokens) for f in feeds)
         self.rows = None if every_row else [end - 1 for end, f in zip(ends, feeds, strict=True) if f.logits]
-        self.row_adapters = [s.adapter for s, tokens in self.batch for _ in tokens]
-        self.adapted = self._adapted()  # rows that have an adapter, and what it has for each matrix
+        row_adapters = [s.adapter for s, tokens in self.batch for _ in tokens]
+        # rows that have an adapter, and what it has for each matrix: of all rows, and of those whose logits are wanted
+        self.all_adapted = self.adapted = self._adapted(row_adapters)
+        wanted = row_adapters if self.rows is None else [row_adapters[row] for row in self.rows]
+        self.wanted_adapted = self._adapted(wanted)
         self.routes: list[TorchRoutes] = []
         self.choices: list[Tensor] = []  # of the last `choose`: [n, M] for each sequence
         self.fixed = [dict(s.fixed) for s, _ in self.batch]  # what becomes of each sequence's if the step succeeds
@@ -384,13 +412,14 @@ class TorchOps:
 
     @contextmanager
     def at(self, part: Part, layer: int | None = None) -> Iterator[None]:
+        self.adapted = self.wanted_adapted if part is Part.HEAD else self.all_adapted
         yield
 
     def _weight(self, p: Parameter) -> Tensor:
-        return self.executor.tensors[p.name]
+        return self.tensors[p.name]
 
     def _bias(self, p: Parameter | None) -> Tensor | None:
-        return None if p is None else self.executor.tensors[p.name]
+        return None if p is None else self.tensors[p.name]
 
     # ---- in and out
     def embed(self, table: Parameter) -> Tensor:
@@ -402,13 +431,11 @@ class TorchOps:
     def last_rows(self, x: Tensor) -> Tensor:
         if self.rows is None:
             return x
-        self.row_adapters = [self.row_adapters[row] for row in self.rows]
-        self.adapted = self._adapted()
         return x[self.rows]
 
-    def _adapted(self) -> list[tuple[slice, dict[str, TorchLowRank]]]:
+    def _adapted(self, row_adapters: Sequence[str | None]) -> list[tuple[slice, dict[str, TorchLowRank]]]:
         found, at = [], 0
-        for adapter, rows in groupby(self.row_adapters):
+        for adapter, rows in groupby(row_adapters):
             end = at + len(list(rows))
             if adapter is not None:
                 found.append((slice(at, end), self.executor.low_ranks[adapter]))

@@ -7,8 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -24,24 +23,16 @@ from trilens.serve.chat_run import ChatRun, in_thread
 from trilens.serve.faults import Fault, fault_of, refused
 from trilens.serve.fields import Fields, shown, together
 from trilens.serve.guard import Guard, Rules
+from trilens.serve.inside import AttentionRequest, LensRequest, Looks
 from trilens.serve.loop import Serving
 from trilens.serve.metrics import Metrics
 from trilens.serve.models import models_list, one_model
+from trilens.serve.page_files import PAGE, code_file, page_file
 from trilens.serve.registry import ModelRegistry
 from trilens.serve.response_items import KeptItems
 from trilens.serve.streams import EventStream, Gone, unless_gone
 from trilens.serve.wire import as_json
 
-PAGE = Path(__file__).parent / "page"
-TEXT = "; charset=utf-8"
-TYPES = {
-    ".html": f"text/html{TEXT}",
-    ".css": f"text/css{TEXT}",
-    ".js": f"text/javascript{TEXT}",
-    ".svg": f"image/svg+xml{TEXT}",
-    ".txt": f"text/plain{TEXT}",
-    ".woff2": "font/woff2",
-}
 GRACE = 30.0  # seconds that running requests have to finish when the server is told to stop
 # What is no fault of this server, so that its log needs no traceback.
 EXPECTED = ("shutting_down", "time_is_up", "not_loadable", "loop_failed", "engine_died", "engine_failed")
@@ -93,7 +84,7 @@ def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:
 
 def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     chat_runs: dict[str, ChatRun] = {}
-    kept = KeptItems()
+    kept, looks = KeptItems(), Looks()
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -196,6 +187,16 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
     async def posted_card(body: lesson.CardRequest) -> Response:
         return _json(await in_thread(body.config, lambda: lesson.posted_card(body)))
 
+    @app.post("/v1/trilens/attention")
+    async def attention(request: Request, body: AttentionRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            return _json(await unless_gone(request.receive, looks.attention(loop, body)))
+
+    @app.post("/v1/trilens/logit_lens")
+    async def logit_lens(request: Request, body: LensRequest) -> Response:
+        async with registry.lease(body.model) as loop:
+            return _json(await unless_gone(request.receive, looks.lens(loop, body)))
+
     @app.get("/v1/trilens/questions")
     async def questions(count: int = 40) -> Response:
         return _json(await asyncio.to_thread(lesson.questions, count))
@@ -240,11 +241,15 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
-        return _file("index.html")
+        return page_file("index.html")
 
     @app.get("/{name}", include_in_schema=False)
     async def part(name: str) -> Response:
-        return _file(name)
+        return page_file(name)
+
+    @app.get("/code/{rest:path}", include_in_schema=False)
+    async def code(rest: str) -> Response:
+        return code_file(rest)
 
     for folder in sorted(path.name for path in PAGE.iterdir() if path.is_dir()):
         # a route for each folder: one for all paths would answer 405 to a POST to a route that does not exist
@@ -254,22 +259,9 @@ def _routes(registry: ModelRegistry, metrics: Metrics, grace: float) -> FastAPI:
 
 def _part_of(folder: str) -> Callable[[str], Awaitable[Response]]:
     async def part(rest: str) -> Response:
-        return _file(f"{folder}/{rest}")
+        return page_file(f"{folder}/{rest}")
 
     return part
-
-
-def _file(name: str) -> Response:
-    """A file of the page. Only names of files in the folder are accepted, so no path leads out of it."""
-    path = _page_files().get(name)
-    if path is None:
-        raise HTTPException(404, "there is no such page")
-    return Response(path.read_bytes(), media_type=TYPES[path.suffix])
-
-
-@cache
-def _page_files() -> dict[str, Path]:
-    return {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.suffix in TYPES}
 
 
 def _is_anthropic(request: Request) -> bool:

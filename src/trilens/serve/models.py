@@ -13,6 +13,7 @@ from trilens.lenses.cards.card import Card, card
 from trilens.lenses.cards.channels import channels
 from trilens.serve.registry import ModelRegistry, Place
 from trilens.serve.remote_loop import RemoteLoop
+from trilens.trials.inside import attention_heads
 
 NOT_SAID = "1970-01-01T00:00:00Z"  # as the protocol has it
 
@@ -85,6 +86,7 @@ def shown_card(made: Card, name: str, source: str) -> dict[str, Any]:
         "kv_over_context": [[tokens, made.kv_bytes(tokens)] for tokens in contexts(made.spec.context)],
         "layers": len(made.spec.layers),
         "routed_layers": [number for number, _ in layers],
+        "attention_heads": attention_heads(made.spec),
         "experts": max((layer.router.experts for _, layer in layers), default=0),
         "routes": bool(layers),  # whether a chat can show the experts that fire
         "context": made.spec.context,

@@ -18,7 +18,7 @@ from trilens.serve.wire import conversation, prepared
 from trilens.text.conversation import read_conversation
 
 
-class TokenizeRequest(Fields):
+class TextRequest(Fields):
     """A text, or a conversation as the model's template writes it."""
 
     model: str | None = None
@@ -28,12 +28,7 @@ class TokenizeRequest(Fields):
     chat_template_kwargs: dict[str, Any] | None = None
     add_special_tokens: bool = True
     parse_special: bool = True
-    return_token_strs: bool = False
-    also: ClassVar[Mapping[str, str]] = {
-        "content": "prompt",
-        "add_special": "add_special_tokens",
-        "with_pieces": "return_token_strs",
-    }
+    also: ClassVar[Mapping[str, str]] = {"content": "prompt", "add_special": "add_special_tokens"}
     refused: ClassVar[Mapping[str, Refused]] = {
         "add_generation_prompt": Refused("a conversation ends where the answer begins", (True,)),
         "continue_final_message": Refused("a conversation ends where the answer begins"),
@@ -41,30 +36,40 @@ class TokenizeRequest(Fields):
     }
 
 
+class TokenizeRequest(TextRequest):
+    return_token_strs: bool = False
+    also: ClassVar[Mapping[str, str]] = {"with_pieces": "return_token_strs"}
+
+
 class DetokenizeRequest(Fields):
     model: str | None = None
     tokens: list[int] = Field(max_length=1 << 20)
 
 
-def tokenize(loop: Serving, request: TokenizeRequest) -> dict[str, Any]:
+def ids_of(loop: Serving, request: TextRequest) -> list[int]:
+    """The tokens of a request. Raises FieldRefused."""
     model, tokenizer = loop.model, loop.model.text.tokenizer
     if (request.prompt is None) == (request.messages is None):
         raise FieldRefused("prompt", "or messages: expected one of them")
-    if request.messages is not None:
-        described = [tool.function for tool in request.tools or () if isinstance(tool, FunctionTool)]
-        use = tool_use([Tool(f.name, f.description, f.parameters) for f in described], None)
-        ids = prepared(
-            model,
-            conversation(read_conversation(request.messages)),
-            tools=use.for_template(model),
-            template_variables=request.chat_template_kwargs or {},
-        ).ids
-    else:
-        begin = request.add_special_tokens and tokenizer.add_bos and tokenizer.bos_id is not None
-        ids = [tokenizer.bos_id] if begin else []
-        ids = ids + tokenizer.encode(request.prompt or "", special=request.parse_special)
-    texts = [token_text(tokenizer, token) for token in ids] if request.return_token_strs else None
-    return {"count": len(ids), "max_model_len": model.spec.context, "tokens": list(ids), "token_strs": texts}
+    if request.messages is None:
+        begins = request.add_special_tokens and tokenizer.add_bos
+        ids = [tokenizer.bos_id] if begins and tokenizer.bos_id is not None else []
+        return ids + tokenizer.encode(request.prompt or "", special=request.parse_special)
+    described = [tool.function for tool in request.tools or () if isinstance(tool, FunctionTool)]
+    use = tool_use([Tool(f.name, f.description, f.parameters) for f in described], None)
+    call = prepared(
+        model,
+        conversation(read_conversation(request.messages)),
+        tools=use.for_template(model),
+        template_variables=request.chat_template_kwargs or {},
+    )
+    return list(call.ids)
+
+
+def tokenize(loop: Serving, request: TokenizeRequest) -> dict[str, Any]:
+    model, ids = loop.model, ids_of(loop, request)
+    texts = [token_text(model.text.tokenizer, token) for token in ids] if request.return_token_strs else None
+    return {"count": len(ids), "max_model_len": model.spec.context, "tokens": ids, "token_strs": texts}
 
 
 def detokenize(loop: Serving, request: DetokenizeRequest) -> dict[str, Any]:

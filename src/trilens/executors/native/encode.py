@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -28,10 +29,10 @@ class Encoded:
     parameters: tuple[Parameter, ...]
 
 
-def encode(program: Program) -> Encoded:
-    """Every instruction as one row of fixed length."""
-    places: dict[str, int] = {}
-    parameters: list[Parameter] = []
+def encode(program: Program, known: Sequence[Parameter] = ()) -> Encoded:
+    """Every instruction as one row of fixed length. `known`: the first of `parameters`, used or not."""
+    parameters = list(known)
+    places = {p.name: i for i, p in enumerate(parameters)}
     integers = np.full((len(program.instructions), 6 + OUTPUTS + INPUTS + PARAMETERS + INTEGERS), -1, np.int32)
     numbers = np.zeros((len(program.instructions), NUMBERS), np.float32)
     for row, ins in enumerate(program.instructions):

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from trilens import system
+from trilens.decoder.look import AttentionMap, View, extra_tables
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named, low_rank_parameters
-from trilens.executors.executor import PAGE, StepOutput
+from trilens.executors.executor import PAGE, Seen, StepOutput
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
-from trilens.executors.native.program import Op, share_buffers
+from trilens.executors.native.program import Op, Program, share_buffers
 from trilens.executors.native.record import record
 from trilens.spec.model import Chunk, ModelSpec, Positions, PositionScale, StateTensor, Window
 from trilens.spec.rope import RopeTable, rope_table, tables_key
@@ -198,12 +199,11 @@ class NativeExecutor:
         self.kv = kv
         self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)
+        self.parameters = encoded.parameters  # in the engine's order
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else (system.memory() or system.USUAL_MEMORY) // 2
-        shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in self.program.caches]
-        fixed = [tensor.bytes // 4 for tensor in self.program.fixed]
-        every = snapshot_every(self.program.caches, self.program.fixed, self.kv_element_bytes)
-        self.pool = _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), kv, limit, most_rows, fixed, every)
+        self._most_rows = most_rows
+        self.pool = self._new_pool(self.program, limit)
         self.engine = _refusing(
             _native.Engine,
             encoded.integers,
@@ -241,6 +241,13 @@ class NativeExecutor:
         for adapter in adapters:
             self._add(adapter)
         _refusing(self.engine.ready)
+
+    def _new_pool(self, program: Program, limit: int) -> Any:
+        """Memory for the caches and fixed states of a program's sequences."""
+        shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in program.caches]
+        fixed = [tensor.bytes // 4 for tensor in program.fixed]
+        every = snapshot_every(program.caches, program.fixed, self.kv_element_bytes)
+        return _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), self.kv, limit, self._most_rows, fixed, every)
 
     def _add(self, adapter: Adapter) -> None:
         number = self._adapter_numbers[adapter.name] = self.engine.add_adapter()
@@ -342,11 +349,7 @@ class NativeExecutor:
     def sequence(self, request_length: int, adapter: str | None = None) -> NativeSequence:
         if adapter is not None:
             adapter_named(self.adapters, adapter)
-        if self.longest is not None and request_length > self.longest:
-            raise RequestRefused(
-                f"beyond {self.longest} tokens this model's attention chooses among positions, which the native "
-                "executor does not do yet; ask for no more, or load it with executor='torch'"
-            )
+        self._check_length(request_length)
         if self.pool.need(request_length) > self.pool.limit:  # before tables are made for it
             _refusing(_native.Sequence, self.pool, request_length, [], [])
         *tables, reach = self.tables(request_length, 1)
@@ -354,6 +357,49 @@ class NativeExecutor:
         if adapter is not None:
             inner.adapter = self._adapter_numbers[adapter]
         return NativeSequence(self, inner, reach)
+
+    def _check_length(self, length: int) -> None:
+        if self.longest is not None and length > self.longest:
+            raise RequestRefused(
+                f"beyond {self.longest} tokens this model's attention chooses among positions, which the native "
+                "executor does not do yet; ask for no more, or load it with executor='torch'"
+            )
+
+    def look(self, view: View, tokens: Sequence[int], adapter: str | None = None) -> Seen:
+        """See `Executor.look`. The view's program is recorded for it, and runs on the packed weights that are here."""
+        self._check_length(len(tokens))
+        program = share_buffers(fuse(record(self.spec, view)))
+        encoded = encode(program, self.parameters)
+        pool = self._new_pool(program, self.cache_limit)
+        engine = _refusing(
+            self.engine.with_program,
+            encoded.integers,
+            encoded.numbers,
+            list(program.widths),
+            list(program.wanted),
+            program.logits,
+            pool,
+            self.threads,
+        )
+        for place, table in enumerate(extra_tables(view), len(self.parameters)):
+            _refusing(engine.add_matrix, place, "F32", 1, *table.shape)
+            _refusing(engine.pack, place, 0, 0, float_rows(np.eye(table.shape[0]), "F32"))
+        _refusing(engine.ready)
+        ropes = [self._table(rope_table(rope, len(tokens)), len(tokens)) for rope in program.ropes]
+        scales = [self._table(rule, len(tokens)) for rule in program.position_scales]
+        sequence = _refusing(_native.Sequence, pool, len(tokens), ropes, scales)
+        if adapter is not None:
+            adapter_named(self.adapters, adapter)
+            sequence.adapter = self._adapter_numbers[adapter]
+        every_row = isinstance(view, AttentionMap)
+        pieces = [tokens[at : at + self._most_rows] for at in range(0, len(tokens), self._most_rows)]
+        seen = []
+        for piece in pieces:
+            last = piece is pieces[-1]
+            rows = len(piece) if every_row else int(last)
+            seen.append(np.empty((rows, program.instructions[-1].width), np.float32))
+            _refusing(engine.step, [sequence], [np.asarray(piece, np.int32)], [last], every_row, seen[-1])
+        return Seen(np.concatenate(seen), [len(piece) for piece in pieces])
 
     def restored(self, tokens: int, route_width: int, written: bytes | memoryview) -> Any:
         routers = [routed.router for _, routed in self.spec.routed_layers()]

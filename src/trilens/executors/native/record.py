@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from trilens.decoder.decoder import decode
+from trilens.decoder.look import View, extra_caches, look
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
 from trilens.executors.native.program import Instruction, Op, Program
@@ -46,14 +47,16 @@ CURVES = {
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
 
-def record(spec: ModelSpec) -> Program:
-    """Run the decoder once; every value gets a buffer of its own (`share_buffers` makes them few).
+def record(spec: ModelSpec, view: View | None = None) -> Program:
+    """Run the decoder once, for logits or for what a view shows; every value gets a buffer of its own (`share_buffers`
+    makes them few).
 
     Where attention chooses among positions, the program is that of sequences in which all are chosen.
     """
     spec = without_choice(spec)
-    recorder = _Recorder(spec)
-    logits = decode(recorder, spec, decoder_weights(spec))
+    recorder = _Recorder(spec, () if view is None else extra_caches(spec, view))
+    weights = decoder_weights(spec)
+    logits = decode(recorder, spec, weights) if view is None else look(recorder, spec, weights, view)
     return Program(
         instructions=tuple(recorder.instructions),
         widths=tuple(recorder.widths),
@@ -82,8 +85,10 @@ class _Routes:
 class _Recorder:
     """`Ops` on buffer numbers."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self.caches, fixed = by_kind(spec.states)
+    def __init__(self, spec: ModelSpec, caches: tuple[Positions, ...] = ()) -> None:
+        """`caches`: those beside the model's own."""
+        own, fixed = by_kind(spec.states)
+        self.caches = own + caches
         self.fixed = tuple(tensor for state in fixed for tensor in state.tensors)
         names = [(state.index, tensor.name) for state in fixed for tensor in state.tensors]
         self._tensors = {name: place for place, name in enumerate(names)}

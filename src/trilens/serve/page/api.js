@@ -58,6 +58,11 @@ export const cardOf = (config) => json("v1/trilens/card", { config });
 /** @param {number} count @returns {Promise<any[]>} */
 export const questions = async (count) => (await json(`v1/trilens/questions?count=${count}`)).questions;
 
+/** @param {any} asked a text, a layer and a head */
+export const attentionOf = (asked) => json("v1/trilens/attention", asked);
+/** @param {any} asked a text and the place of a token in it */
+export const logitLens = (asked) => json("v1/trilens/logit_lens", asked);
+
 /**
  * Chunks of one answer as they come. Throws where the stream breaks before its end.
  * @param {any} body @param {AbortSignal} [signal] @returns {AsyncGenerator<any>}

@@ -38,12 +38,15 @@ export function line(points, sayX, sayY, label) {
 
 /** Rows of {name, p10, p50, p90, measured, say}: the interval that was predicted, and a dot for what it took. @param {any[]} rows */
 export function intervals(rows) {
+  // a unit that both have is said once
+  const unit = (/** @type {string} */ said) => said.replace(/^[\d.,]+/, "");
+  const between = (/** @type {string} */ a, /** @type {string} */ b) => t("between", { a: unit(a) === unit(b) ? a.slice(0, a.length - unit(a).length) : a, b });
   const [width, height, edge] = [340, 20, 10];
   return rows.map(({ name, p10, p50, p90, measured, say }) => {
     const most = Math.max(p90, measured) * 1.08;
     const x = (/** @type {number} */ n) => edge + ((width - 2 * edge) * n) / most;
     const y = height / 2;
-    const words = t("predicted", { p50: say(p50), p10: say(p10), p90: say(p90), measured: say(measured) });
+    const words = t("predicted", { p50: say(p50), range: p10 === p90 ? say(p10) : between(say(p10), say(p90)), measured: say(measured) });
     const chart = make(
       "svg:svg",
       { viewBox: `0 0 ${width} ${height}`, class: "chart", role: "img", "aria-label": `${name}: ${words}` },

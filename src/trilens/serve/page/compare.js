@@ -1,9 +1,11 @@
-// Two answers to one question: two models, or thinking on and off.
+// Several answers to one question: different models, or one with thinking on and off.
 import { byId, make, sendWithEnter } from "./dom.js";
 import { Answer } from "./talk/answer.js";
 import { fillSwitch, thinkingOf } from "./switch.js";
 import { bytes, count, flop, seconds } from "./units.js";
 import { t } from "./words/words.js";
+
+const MOST = 4; // sides
 
 export class CompareView {
   /** @param {any[]} models @param {(problem: Error) => void} failed @param {(answer: Answer) => void} noted */
@@ -11,8 +13,12 @@ export class CompareView {
     this.models = models;
     this.failed = failed;
     this.noted = noted;
-    this.sides = [0, 1].map((number) => this._side(number));
-    byId("sides").replaceChildren(...this.sides.map((side) => side.element));
+    this.made = 0;
+    /** @type {any[]} */
+    this.sides = [];
+    this._add();
+    this._add();
+    byId("add-side").addEventListener("click", () => this._add());
     byId("compare").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.ask();
@@ -40,6 +46,7 @@ export class CompareView {
     side.place.replaceChildren(answer.element);
     answer.onroutes = this.noted;
     const thinking = thinkingOf(side.switch, side.budget);
+    side.choice = `${t("thinking")}: ${side.switch.querySelector("input:checked + span").textContent}`;
     try {
       await answer.ask([{ role: "user", content: question }], { thinking, seed });
       this.noted(answer);
@@ -49,38 +56,65 @@ export class CompareView {
     }
   }
 
+  _add() {
+    this.sides.push(this._side(this.made));
+    this.made += 1;
+    this._arrange();
+  }
+
+  /** @param {any} side */
+  _remove(side) {
+    side.answer?.stop();
+    this.sides = this.sides.filter((one) => one !== side);
+    this._arrange();
+    byId("add-side").focus();
+  }
+
+  /** The sides and what can be done with them; what was compared before is gone. */
+  _arrange() {
+    byId("sides").replaceChildren(...this.sides.map((side) => side.element));
+    byId("add-side").hidden = this.sides.length >= MOST;
+    this.sides.forEach((side, i) => {
+      side.remove.hidden = this.sides.length <= 2;
+      side.select.setAttribute("aria-label", t("model_n", { n: i + 1 }));
+      side.remove.setAttribute("aria-label", t("remove_side", { n: i + 1 }));
+    });
+    byId("difference").replaceChildren();
+  }
+
   /** @param {number} number */
   _side(number) {
-    const select = make("select", { "aria-label": t("model_n", { n: number + 1 }) }, ...this.models.map((m) => make("option", { value: m.id }, m.id)));
-    select.selectedIndex = 0;
+    const select = make("select", {}, ...this.models.map((m) => make("option", { value: m.id }, m.id)));
+    // first one model with thinking off and on, then the other models
+    select.selectedIndex = Math.max(0, number - 1) % this.models.length;
     const fieldset = make("fieldset", { class: "switch" }, make("legend", {}, t("thinking")));
     const budget = make("input", { type: "number", min: "0", value: "64", "aria-label": t("tokens_of_thinking") });
     const field = make("label", { class: "field", hidden: true }, t("budget_tokens"), budget);
     const place = make("div", { "aria-live": "polite" });
+    const remove = make("button", { type: "button", class: "act remove", onclick: () => this._remove(side) }, "×");
     /** @type {any} */
-    const side = { select, switch: fieldset, budget, place, answer: null };
+    const side = { select, switch: fieldset, budget, place, remove, answer: null };
     const fill = () => {
       const model = this.models.find((m) => m.id === select.value);
       fillSwitch(fieldset, model, `side-${number}`, (choice) => (field.hidden = choice !== "budget"));
     };
     select.addEventListener("change", fill);
     fill();
-    // thinking on and off of one model is what one asks first
-    const wanted = [...fieldset.querySelectorAll("input")].find((input) => input.value === (number ? "on" : "off"));
+    const wanted = [...fieldset.querySelectorAll("input")].find((input) => input.value === (number % 2 ? "on" : "off"));
     if (wanted) wanted.checked = true;
-    side.element = make("div", { class: "side" }, make("div", { class: "row" }, select, fieldset, field), place);
+    side.element = make("div", { class: "side" }, make("div", { class: "row" }, select, fieldset, field), remove, place);
     return side;
   }
 
   _difference() {
-    const [a, b] = this.sides.map((side) => side.answer?.receipt);
-    if (!a || !b) return;
+    const receipts = this.sides.map((side) => side.answer?.receipt);
+    if (receipts.some((receipt) => !receipt)) return;
     /** An engine's receipt has no work. @param {any} r @param {string} part */
     const sum = (r, part) => (r.work ? r.work.prefill[part] + r.work.decode[part] : undefined);
     const row = (/** @type {string} */ name, /** @type {(r: any) => number} */ of, /** @type {(n: number) => string} */ say) => {
-      const [x, y] = [of(a), of(b)];
-      const times = x && y ? `${(y / x).toFixed(2)} ×` : "";
-      return make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, Number.isFinite(x) ? say(x) : t("unknown")), make("td", {}, Number.isFinite(y) ? say(y) : t("unknown")), make("td", {}, times));
+      const [first, ...others] = receipts.map(of);
+      const cell = (/** @type {number} */ n) => make("td", {}, Number.isFinite(n) ? say(n) : t("unknown"), first && n && n !== first ? make("small", {}, ` ${(n / first).toFixed(2)} ×`) : null);
+      return make("tr", {}, make("th", { scope: "row" }, name), ...[first, ...others].map(cell));
     };
     const rows = [
       row(t("tokens_out"), (r) => r.tokens.completion, count),
@@ -90,7 +124,8 @@ export class CompareView {
       row(t("seconds_computing"), (r) => (r.work ? sum(r, "seconds") : r.seconds), seconds),
       row(t("weights_held"), (r) => r.weights_bytes, bytes),
     ];
-    const head = make("tr", {}, make("td"), ...["left", "right", "right_over_left"].map((key) => make("th", { scope: "col" }, t(key))));
-    byId("difference").replaceChildren(make("table", { class: "difference" }, make("thead", {}, head), make("tbody", {}, ...rows)));
+    const named = this.sides.map(({ answer, choice }) => make("th", { scope: "col" }, answer.model.id, choice ? make("small", {}, choice) : null));
+    const table = make("table", { class: "difference" }, make("thead", {}, make("tr", {}, make("td"), ...named)), make("tbody", {}, ...rows));
+    byId("difference").replaceChildren(make("div", { class: "table", tabindex: "0", role: "group", "aria-label": t("tab_compare") }, table), make("p", { class: "note" }, t("times_first")));
   }
 }

@@ -1,5 +1,5 @@
 // The lens view: one looks rather than reads.
-import { byId, make } from "./dom.js";
+import { byId, make, withCode } from "./dom.js";
 import { bars, intervals, line } from "./charts.js";
 import { channels, colour, inWords } from "./colour.js";
 import { HeatMap } from "./heat.js";
@@ -8,9 +8,15 @@ import { big, bytes, count, flop, seconds, tokens } from "./units.js";
 import { t } from "./words/words.js";
 
 export class LensView {
-  /** @param {any[]} models @param {(id: string) => void} choose */
-  constructor(models, choose) {
+  /**
+   * @param {any[]} models @param {(id: string) => void} choose
+   * @param {{messages: () => any[], failed: (problem: Error) => void}} page messages of the conversation
+   */
+  constructor(models, choose, page) {
     this.models = models;
+    this.page = page;
+    /** @type {any} */
+    this.inside = null; // loaded when this view is opened
     this.choose = choose;
     this.heat = new HeatMap(byId("heat"));
     /** @type {Map<string, any>} */
@@ -39,10 +45,17 @@ export class LensView {
     byId("cache").replaceChildren(points ? line(points, tokens, bytes, t("cache_label", { bytes: bytes(points.at(-1)[1]), tokens: count(points.at(-1)[0]) })) : t("unknown"));
     this.heat.show(model);
     this.next.show(model);
+    this._inside();
     const answer = this.last.get(model.id);
     this._predicted(answer);
     if (answer) this._extend(answer);
     else this._redraw();
+  }
+
+  async _inside() {
+    const { Inside } = await import("./look/inside.js");
+    this.inside ??= new Inside(byId("inside"), this.page.messages, this.page.failed);
+    this.inside.show(this.model);
   }
 
   /** New tokens of a running answer, or its end. @param {any} answer */
@@ -117,7 +130,12 @@ export class LensView {
       [t("thinking"), prediction.thinking_tokens, (/** @type {number} */ n) => tokens(Math.round(n))],
     ].filter(([, known]) => known);
     const charts = intervals(rows.map(([name, known, say]) => ({ name, ...known, say })));
-    const source = prediction.source[0].toUpperCase() + prediction.source.slice(1);
-    return place.replaceChildren(...charts, make("p", { class: "words" }, `${source}.`));
+    return place.replaceChildren(...charts, make("p", { class: "words" }, ...withCode(sourceOf(prediction.source))));
   }
+}
+
+/** Where a prediction is from, as the server says it, in the reader's language. @param {string} said */
+function sourceOf(said) {
+  const [, date, runs] = /measured on ([\d-]+), and (\d+) run/.exec(said) ?? [];
+  return date ? t("measured_on", { date, runs }) : t("not_measured");
 }

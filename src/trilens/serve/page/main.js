@@ -7,6 +7,7 @@ import { LensView } from "./lens.js";
 import { fillSwitch, thinkingOf } from "./switch.js";
 import { List } from "./talk/list.js";
 import { Talk } from "./talk/talk.js";
+import { messages } from "./talk/tree.js";
 import { otherLanguage, t, writeWords } from "./words/words.js";
 
 const RETRY = 2000; // milliseconds between looks for a server that is away
@@ -93,7 +94,7 @@ async function begin() {
   say("");
   if (!models.length) return say(t("no_models"));
   byId("model").replaceChildren(...models.map((model) => make("option", { value: model.id }, model.id)));
-  lens = new LensView(models, choose);
+  lens = new LensView(models, choose, { messages: () => messages(talk.talk), failed });
   new CompareView(models, failed, (answer) => lens?.note(answer));
   const last = localStorage.getItem(MODEL);
   choose(models.some((model) => model.id === last) ? /** @type {string} */ (last) : models[0].id);

@@ -14,4 +14,8 @@ export const count = (/** @type {number} */ n) => n.toLocaleString("en");
 export const tokens = (n) => (n === 1 ? t("one_token") : t("tokens", { n: count(n) }));
 export const big = (/** @type {number} */ n) => scaled(n, [["T", 1e12], ["B", 1e9], ["M", 1e6], ["K", 1e3]], "").replace(" ", "");
 export const seconds = (/** @type {number} */ n) => (n >= 1 ? `${n.toFixed(2)} s` : n >= 1e-3 ? `${(n * 1e3).toFixed(1)} ms` : `${(n * 1e6).toFixed(0)} µs`);
+/** A share that may be next to nothing. @param {number} n */
+export const share = (n) => (n >= 0.0005 ? `${(100 * n).toFixed(1)} %` : "< 0.1 %");
+/** Parts of a line, which breaks only between them. @param {string[]} parts */
+export const inLine = (parts) => parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ");
 export const percent = (/** @type {number} */ n) => `${(100 * n).toFixed(n < 0.1 ? 1 : 0)} %`;

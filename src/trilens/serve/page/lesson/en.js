@@ -33,7 +33,7 @@ export const EN = {
   idle: "Idle, but held", idle_words: "The experts that a token does not use cost no work, but they must stay in memory: the next token may need them.",
   experts_each: "Experts that one token fires, all layers", experts_answer: "Experts that fired at least once", parameters_used: "Parameters that one token uses", weights_in_memory: "Weights in memory",
   neighbours: "Compare it with dense models that are as large as its active part, or as large as all of it. First the bytes that must be held (16 bits a weight), then the operations for one token:",
-  held_this: "this model holds", held_active: "dense, as large as the active part", held_total: "dense, as large as all of it", work_this: "this model computes", work_active: "dense, as large as the active part", work_total: "dense, as large as all of it",
+  held_this: "this model holds", held_active: "dense, active size", held_total: "dense, full size", work_this: "this model computes", work_active: "dense, active size", work_total: "dense, full size",
   idle_verdict: "It needs the memory of the large model and does the work of the small one: {share} of its weights rest during each token.",
 
   reasoning_title: "The reasoning lens: the same weights, two ways",

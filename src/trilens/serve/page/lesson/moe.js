@@ -51,7 +51,7 @@ function steps(model, failed) {
   return [
     step("router", question.label, runButton("ask", work, failed), pick, tokens, line, code("src/trilens/decoder/ffn.py")),
     step("load", load),
-    step("idle", held, code("src/trilens/lenses/moe.py")),
+    step("idle", held, code("src/trilens/lenses/cards/moe.py")),
   ];
 }
 

@@ -1,8 +1,9 @@
 // The next token: what the model held likely at each place of an answer, and what temperature and top-p make of it.
 // Nothing is computed until somebody looks: the answer is then asked for with its probabilities, in a run of its own.
-import { make, sendWithEnter } from "../dom.js";
+import { codeLink, make, sendWithEnter } from "../dom.js";
 import { chat } from "../api.js";
 import { receiptLine } from "../talk/receipt.js";
+import { share } from "../units.js";
 import { t } from "../words/words.js";
 import { sampled } from "./sampled.js";
 
@@ -27,7 +28,7 @@ export class NextToken {
     this.bars = make("div", { class: "bars next" });
     this.line = make("p", { class: "words" });
     this.sliders = make("div", { class: "row", hidden: true }, this.temperature.label, this.topP.label);
-    place.replaceChildren(make("h2", {}, t("next_title")), make("p", { class: "words" }, t("next_words")), this.form, this.chosen, this.sliders, this.words, this.bars, this.line);
+    place.replaceChildren(make("h2", {}, t("next_title")), make("p", { class: "words" }, t("next_words"), " ", codeLink("src/trilens/generate/sampling.py")), this.form, this.chosen, this.sliders, this.words, this.bars, this.line);
   }
 
   /** @param {any} model */
@@ -84,12 +85,12 @@ export class NextToken {
     this.temperature.output.textContent = temperature.toFixed(2);
     this.topP.output.textContent = topP.toFixed(2);
     const shares = sampled(token.top_logprobs.map((/** @type {any} */ one) => one.logprob), temperature, topP);
-    const kept = shares.filter((share) => share > 0).length;
+    const kept = shares.filter((one) => one > 0).length;
     this.words.textContent = t("next_scope", { temperature: temperature.toFixed(2), top_p: topP.toFixed(2), kept });
     this.bars.append(...token.top_logprobs.flatMap((/** @type {any} */ one, /** @type {number} */ i) => [
       make("code", {}, shown(one)),
       make("i", { style: { "--share": shares[i] } }),
-      make("span", {}, shares[i] > 0 ? percent(shares[i]) : t("next_gone")),
+      make("span", {}, shares[i] > 0 ? share(shares[i]) : t("next_gone")),
     ]));
   }
 
@@ -101,7 +102,5 @@ export class NextToken {
 }
 
 /** A token with its spaces to be seen, or its bytes where it is a part of a character. @param {any} token */
-const shown = ({ token, bytes }) => (token.includes("\ufffd") ? bytes.map(hex).join(" ") : token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅");
-const hex = (/** @type {number} */ byte) => byte.toString(16).padStart(2, "0");
-/** @param {number} share */
-const percent = (share) => (share >= 0.0005 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
+const shown = ({ token, bytes }) => (token.includes("\ufffd") ? bytes.map(hex).join("") : token.replaceAll(" ", "␣").replaceAll("\n", "⏎").replaceAll("\t", "⇥") || "∅");
+const hex = (/** @type {number} */ byte) => `\\x${byte.toString(16).padStart(2, "0")}`;

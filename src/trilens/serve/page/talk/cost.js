@@ -1,5 +1,5 @@
 // What a conversation has cost: the sum of its receipts.
-import { count, flop, seconds } from "../units.js";
+import { count, flop, inLine, seconds } from "../units.js";
 import { t } from "../words/words.js";
 import { computing } from "./receipt.js";
 import { path } from "./tree.js";
@@ -32,5 +32,5 @@ export function costLine(talk) {
   parts.push(seconds(sum.seconds));
   if (sum.joules) parts.push(`${sum.joules.toFixed(1)} J`);
   if (sum.shown < sum.answers) parts.push(t("on_branches", { n: sum.answers - sum.shown }));
-  return `${t("conversation_cost")}: ${parts.join(" · ")}`;
+  return `${t("conversation_cost")}: ${inLine(parts)}`;
 }

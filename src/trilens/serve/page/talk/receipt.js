@@ -1,5 +1,5 @@
 // A receipt in one line, and what a reader should know of it.
-import { count, flop, seconds } from "../units.js";
+import { count, flop, inLine, seconds } from "../units.js";
 import { t } from "../words/words.js";
 
 /** Seconds of computing; of an engine, which does not say, of the whole call. @param {any} receipt @returns {number} */
@@ -13,7 +13,7 @@ export function receiptLine(receipt) {
   if (work) parts.push(flop(receipt.flops));
   parts.push(seconds(computing(receipt)));
   if (speed) parts.push(t("speed", { n: speed >= 100 ? count(Math.round(speed)) : speed.toFixed(1) }));
-  return parts.join(" · ");
+  return inLine(parts);
 }
 
 /** @param {any} receipt @param {string} finish @returns {string[]} */

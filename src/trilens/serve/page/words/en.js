@@ -43,15 +43,16 @@ export const EN = {
   predicted_and_measured: "Predicted and measured", cache_label: "Cache over context, {bytes} at {tokens} tokens", unknown: "unknown", fires: "fires", left_out: "left out",
   thought: "thought", can_think: "can think", sizes: "{total} weights, {active} active", no_card: "cannot be read",
   ask_first: "Ask something first. Each answer's receipt contains the prediction that was made before it.", first_token: "first token", each_token: "each token",
-  predicted: "predicted {p50} ({p10} to {p90}), measured {measured}",
+  predicted: "predicted {p50} ({range}), measured {measured}", between: "{a} to {b}",
   heat_dense: "{model} has no router: every weight fires for every token, in all {layers} layers.", heat_engine: "{model} runs on an engine, which does not say which experts fire.",
   heat_empty: "{model}: {experts} experts in each of {layers} layers. Ask something, and they light up here.",
   heat_token: "Token {at} of {all}: red fires now, green fired before, brighter the more often. {fired} of {experts} experts fired so far.",
   // the next token
-  next_title: "The next token", next_words: "A model gives every token of its vocabulary a probability, and the sampler draws one (src/trilens/generate/sampling.py). Temperature sharpens or flattens the bars; top-p leaves out the unlikely ones.",
+  next_title: "The next token", next_words: "A model gives every token of its vocabulary a probability, and the sampler draws one. Temperature sharpens or flattens the bars; top‑p leaves out the unlikely ones.",
   next_prompt: "Question", next_look: "Look", next_again: "This is a run of its own: {line}", next_token: "Tokens of the answer", next_gone: "never drawn",
   next_scope: "The 20 likeliest tokens at this place. Temperature {temperature}, top-p {top_p}: {kept} of them can be drawn.", next_none: "An engine runs this model and gives no probabilities.",
+  not_measured: "This machine was not measured for this model; `trilens plan` does it.", measured_on: "This machine's kernels, measured on {date}, and {runs} runs of this model.",
   // side by side
-  question_for_both: "Question for both", one_question: "One question for both", ask_both: "Ask both", model_n: "Model {n}", left: "left", right: "right", right_over_left: "right over left",
+  question_for_both: "Question for all", one_question: "One question for all", ask_both: "Ask all", model_n: "Model {n}", add_side: "Add a model", remove_side: "Remove model {n}", times_first: "×: compared with the first.",
   tokens_out: "tokens out", of_these_thinking: "of these thinking", operations: "operations", bytes_read: "bytes read", seconds_computing: "seconds of computing", weights_held: "weights held",
 };
