@@ -103,6 +103,20 @@ static inline B32 either(B32 a, B32 b) { return {_mm256_or_si256(a.v, b.v)}; }
 static inline B32 look_up(const int8_t table[16], B32 a) {
   return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline F8 e4m3_column(B32 a) {
+  __m256i top = j == 3 ? a.v : _mm256_slli_epi32(a.v, 24 - 8 * j);
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(top, 4), _mm256_set1_epi32((int)0x87f00000)))};
+}
+static inline void e4m3_columns(B32 a, F8 columns[4]) {  // all four of them: two at a time as bfloats
+  const __m256i bits = _mm256_set1_epi16((short)0x87f0), high = _mm256_set1_epi32((int)0xffff0000);
+  __m256i odd = _mm256_and_si256(_mm256_srai_epi16(a.v, 4), bits);
+  __m256i even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 4), bits);
+  columns[0] = {_mm256_castsi256_ps(_mm256_slli_epi32(even, 16))};
+  columns[1] = {_mm256_castsi256_ps(_mm256_slli_epi32(odd, 16))};
+  columns[2] = {_mm256_castsi256_ps(_mm256_and_si256(even, high))};
+  columns[3] = {_mm256_castsi256_ps(_mm256_and_si256(odd, high))};
+}
 static inline B32 magnitude(B32 a) { return {_mm256_abs_epi8(a.v)}; }
 static inline B32 with_sign(B32 a, B32 sign) { return {_mm256_sign_epi8(a.v, sign.v)}; }
 static inline W16 dot_unsigned(B32 a, B32 b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }  // unsigned a, signed b

@@ -85,6 +85,16 @@ static inline Bytes either(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)
 static inline Bytes look_up(const int8_t table[16], Bytes a) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
+template <int j> static inline Floats e4m3_column(Bytes a) {
+  __m512i top = j == 3 ? a.v : _mm512_slli_epi32(a.v, 24 - 8 * j);
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32((int)0x87f00000)))};
+}
+static inline void e4m3_columns(Bytes a, Floats columns[4]) {
+  columns[0] = e4m3_column<0>(a);
+  columns[1] = e4m3_column<1>(a);
+  columns[2] = e4m3_column<2>(a);
+  columns[3] = e4m3_column<3>(a);
+}
 constexpr int RAISED_BY = 128;  // codes with a sign: the first factor of these products has none
 static inline Bytes raised(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
 struct Fours { const int8_t* p; };  // four times four bytes of a row of activations

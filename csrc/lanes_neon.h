@@ -123,6 +123,19 @@ static inline B32 look_up(const int8_t table[16], B32 x) {
   int8x16_t t = vld1q_s8(table);
   return {vqtbl1q_s8(t, vreinterpretq_u8_s8(x.a)), vqtbl1q_s8(t, vreinterpretq_u8_s8(x.b))};
 }
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline float32x4_t e4m3_column(int8x16_t x) {
+  int32x4_t top = vreinterpretq_s32_s8(x);
+  if constexpr (j < 3) top = vshlq_n_s32(top, 24 - 8 * j);
+  return vreinterpretq_f32_s32(vandq_s32(vshrq_n_s32(top, 4), vdupq_n_s32((int32_t)0x87f00000)));
+}
+template <int j> static inline F8 e4m3_column(B32 x) { return {e4m3_column<j>(x.a), e4m3_column<j>(x.b)}; }
+static inline void e4m3_columns(B32 x, F8 columns[4]) {
+  columns[0] = e4m3_column<0>(x);
+  columns[1] = e4m3_column<1>(x);
+  columns[2] = e4m3_column<2>(x);
+  columns[3] = e4m3_column<3>(x);
+}
 
 __attribute__((always_inline)) static inline void prefetch_line(const void* p) { __builtin_prefetch(p); }
 

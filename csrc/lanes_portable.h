@@ -68,6 +68,17 @@ static inline B32 high_nibbles(B32 a) { B32 r; TRILENS_EACH(32, a.v[i] >> 4); }
 template <int field> static inline B32 two_bits_high(B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)((a.v[i] >> (2 * field) & 3) << 4)); }
 static inline B32 either(B32 a, B32 b) { B32 r; TRILENS_EACH(32, a.v[i] | b.v[i]); }
 static inline B32 look_up(const int8_t table[16], B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)table[a.v[i]]); }
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline F8 e4m3_column(B32 a) {
+  F8 r;
+  TRILENS_EACH(8, std::bit_cast<float>((uint32_t)(a.v[4 * i + j] & 128) << 24 | (uint32_t)(a.v[4 * i + j] & 127) << 20));
+}
+static inline void e4m3_columns(B32 a, F8 columns[4]) {
+  columns[0] = e4m3_column<0>(a);
+  columns[1] = e4m3_column<1>(a);
+  columns[2] = e4m3_column<2>(a);
+  columns[3] = e4m3_column<3>(a);
+}
 static inline B32 magnitude(B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)((int8_t)a.v[i] < 0 ? -(int8_t)a.v[i] : a.v[i])); }
 static inline B32 with_sign(B32 a, B32 sign) {
   B32 r;

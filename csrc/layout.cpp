@@ -32,10 +32,11 @@ static const Layout LAYOUTS[] = {
     {"NF4", 32, 18, 4, Scales::HALF, 0, NF4_TABLE},
     {"FP4", 32, 18, 4, Scales::HALF, 0, FP4_TABLE},
     {"Q8_MIN", 32, 36, 8, Scales::HALF_MIN, -128, nullptr},
+    {"F8_E4M3", 32, 36, 8, Scales::FLOATS_128, 0, nullptr},
 };
 
 const Layout& layout(Type type) { return LAYOUTS[(int)type]; }
-bool is_float(Type type) { return layout(type).scales == Scales::NONE; }
+bool is_float(Type type) { return layout(type).scales == Scales::NONE || type == Type::F8_E4M3; }
 
 size_t header_bytes(const Layout& l) {
   switch (l.scales) {
@@ -49,7 +50,8 @@ size_t header_bytes(const Layout& l) {
 
 static size_t scale_bytes(Scales s) {
   switch (s) {
-    case Scales::NONE: return 0;
+    case Scales::NONE:
+    case Scales::FLOATS_128: return 0;
     case Scales::HALF_MIN:
     case Scales::STEPS_16_MIN: return 32;
     default: return 16;
@@ -60,6 +62,7 @@ size_t group_bytes(const Layout& l) { return 32 * l.bits + scale_bytes(l.scales)
 
 size_t tile_bytes(Type type, int columns) {
   const Layout& l = layout(type);
+  if (type == Type::F8_E4M3) return (size_t)columns * 8 + (columns + 127) / 128 * 32;
   if (is_float(type)) return (size_t)columns * l.bits;  // 8 rows of bits / 8 bytes
   return columns / 32 * group_bytes(l) + (columns + 255) / 256 * header_bytes(l);
 }
@@ -232,7 +235,8 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
         memcpy(own + 128 + half * 32, &high, 4);
       }
     switch (l.scales) {
-      case Scales::NONE: break;
+      case Scales::NONE:
+      case Scales::FLOATS_128: break;
       case Scales::HALF_MIN: memcpy(scales + 16 + 2 * lane, &in.minimum, 2); [[fallthrough]];
       case Scales::HALF:
       case Scales::BFLOAT: memcpy(scales + 2 * lane, &in.scale, 2); break;
@@ -259,6 +263,15 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
   }
 }
 
+// In the file, 32 columns are a float and their bytes; 128 columns have the same float.
+static void pack_bytes(uint8_t* tile, int columns, int lane, const uint8_t* row) {
+  for (int c = 0; c < columns; c += 32, row += 36) {
+    uint8_t* block = tile + (size_t)(c / 128) * (32 + 128 * 8);
+    memcpy(block + 4 * lane, row, 4);
+    for (int i = 0; i < 32; i++) block[32 + (c % 128 + i) / 4 * 32 + lane * 4 + i % 4] = row[4 + i];
+  }
+}
+
 void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_stride, int n) {
   const Layout& l = layout(m.type);
   for (int row = 0; row < n; row += 8) {
@@ -269,7 +282,8 @@ void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_
       if (lanes < 8) memset(tile, 0, m.tile_size());
       for (int lane = 0; lane < lanes; lane++) {
         const uint8_t* from = rows + (row + lane) * row_stride;
-        for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, from + (size_t)c * size, size);
+        if (m.type == Type::F8_E4M3) pack_bytes(tile, m.columns, lane, from);
+        else for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, from + (size_t)c * size, size);
       }
       continue;
     }
@@ -285,6 +299,17 @@ void unpack_row(const Matrix& m, int which, int row, float* out) {
   const Layout& l = layout(m.type);
   const uint8_t* tile = m.tile(which, row / 8);
   int lane = row % 8;
+  if (m.type == Type::F8_E4M3) {
+    for (int c = 0; c < m.columns; c++) {
+      const uint8_t* block = tile + (size_t)(c / 128) * (32 + 128 * 8);
+      float factor;
+      memcpy(&factor, block + 4 * lane, 4);
+      uint8_t byte = block[32 + c % 128 / 4 * 32 + lane * 4 + c % 4];
+      float size = factor * e4m3_to_float(byte & 127);
+      out[c] = byte & 128 ? -size : size;
+    }
+    return;
+  }
   if (is_float(m.type)) {
     for (int c = 0; c < m.columns; c++) {
       const uint8_t* at = tile + ((size_t)c * 8 + lane) * (l.bits / 8);

@@ -50,5 +50,12 @@ static inline Bytes high_nibbles(Bytes x) { return {high_nibbles(x.a), high_nibb
 template <int field> static inline Bytes two_bits_high(Bytes x) { return {two_bits_high<field>(x.a), two_bits_high<field>(x.b)}; }
 static inline Bytes either(Bytes x, Bytes y) { return {either(x.a, y.a), either(x.b, y.b)}; }
 static inline Bytes look_up(const int8_t table[16], Bytes x) { return {look_up(table, x.a), look_up(table, x.b)}; }
+template <int j> static inline Floats e4m3_column(Bytes x) { return {e4m3_column<j>(x.a), e4m3_column<j>(x.b)}; }
+static inline void e4m3_columns(Bytes x, Floats columns[4]) {
+  F8 a[4], b[4];
+  e4m3_columns(x.a, a);
+  e4m3_columns(x.b, b);
+  for (int i = 0; i < 4; i++) columns[i] = {a[i], b[i]};
+}
 static inline Bytes magnitude(Bytes x) { return {magnitude(x.a), magnitude(x.b)}; }
 static inline Bytes with_sign(Bytes x, Bytes sign) { return {with_sign(x.a, sign.a), with_sign(x.b, sign.b)}; }

@@ -102,6 +102,8 @@ def test_every_scale_of_every_type(kind: str) -> None:
         bad_values = [(0, b"\xff")]
     elif kind == "NVFP4":
         bad_values = [(0, np.float32(v).tobytes()) for v in (np.nan, np.inf)] + [(4, b"\x7f"), (5, b"\xff")]
+    elif kind == "F8_E4M3":
+        bad_values = [(0, np.float32(v).tobytes()) for v in (np.nan, np.inf)] + [(4, b"\x7f"), (35, b"\xff")]
     assert bad_values
     for number, (at, value) in enumerate(bad_values):
         damaged = rows.copy()

@@ -21,7 +21,9 @@ def native_type(
         if as_rows and not stored.endswith("_SCATTERED"):
             return coded.native
         return quantise or coded.otherwise
-    if quantise is not None and stored not in types and columns % 32 == 0:
+    if stored == "F8_E4M3" and quantise != "Q4_1":
+        return stored if as_rows and columns % 32 == 0 else "F16"
+    if quantise is not None and (stored not in types or stored == "F8_E4M3") and columns % 32 == 0:
         return quantise
     if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):
         return quantise

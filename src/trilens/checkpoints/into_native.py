@@ -18,6 +18,7 @@ from trilens.errors import BadCheckpoint, UsageError
 from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
+    from trilens.checkpoints.safetensors import SafetensorsCheckpoint
     from trilens.executors.adapter import Adapter
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
 
@@ -108,6 +109,8 @@ def _blocks_of(
 ) -> Callable[[int, int], tuple[np.ndarray, bool]]:
     """(first, stop) -> those rows of a tensor as blocks, and whether all of them are zero."""
     coded = files.coded(name)
+    if kind == "F8_E4M3":
+        return blocks_of_bytes(cast("SafetensorsCheckpoint", files.checkpoint), name, row_bytes)
     if coded is None:
 
         def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
@@ -125,6 +128,24 @@ def _blocks_of(
         return codes.blocks(kind), codes.all_zero()
 
     return blocks_of_codes
+
+
+def blocks_of_bytes(
+    checkpoint: SafetensorsCheckpoint, name: str, columns: int
+) -> Callable[[int, int], tuple[np.ndarray, bool]]:
+    """(first, stop) -> those rows of an FP8 matrix as blocks of 32 columns (the factor that 128 columns share, then the
+    bytes), and whether all of them are zero."""
+    factors = checkpoint.factors(name)
+
+    def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
+        raw = checkpoint.raw(name, first * columns, stop * columns)
+        codes = np.frombuffer(raw, np.uint8).reshape(stop - first, -1, 32)
+        of_128 = factors(first, stop)
+        of_32 = np.repeat(of_128, 4, axis=1)[:, : columns // 32, None]
+        zero = not of_128.any() or not (codes & np.uint8(127)).any()
+        return np.concatenate((of_32.view(np.uint8), codes), -1).reshape(stop - first, -1), zero
+
+    return blocks
 
 
 def _order(
