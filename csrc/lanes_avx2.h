@@ -103,6 +103,34 @@ static inline B32 either(B32 a, B32 b) { return {_mm256_or_si256(a.v, b.v)}; }
 static inline B32 look_up(const int8_t table[16], B32 a) {
   return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
+// For octets.h: entries of a table of eights or of fours, one after the other.
+static inline B32 eights_at(const uint8_t* table, const uint16_t* i) {
+  const uint64_t* t = (const uint64_t*)table;
+  return {_mm256_set_epi64x((int64_t)t[i[3]], (int64_t)t[i[2]], (int64_t)t[i[1]], (int64_t)t[i[0]])};
+}
+static inline B32 fours_at(const uint8_t* table, const uint16_t* i) {
+  const int32_t* t = (const int32_t*)table;
+  return {_mm256_set_epi32(t[i[7]], t[i[6]], t[i[5]], t[i[4]], t[i[3]], t[i[2]], t[i[1]], t[i[0]])};
+}
+static inline B32 bits_as_bytes(const uint8_t* p) {  // 32 bits: all ones where set
+  int32_t four;
+  memcpy(&four, p, 4);
+  const __m256i places = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+  const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+  __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(four), places);
+  return {_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)};
+}
+static inline B32 negative_where(B32 a, B32 mask) { return {_mm256_sub_epi8(_mm256_xor_si256(a.v, mask.v), mask.v)}; }
+static inline B32 two_less_where(B32 a, B32 mask) { return {_mm256_add_epi8(a.v, _mm256_add_epi8(mask.v, mask.v))}; }
+static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
+  int64_t eight;
+  memcpy(&eight, p, 8);
+  return {_mm256_set1_epi64x(eight)};
+}
+static inline W16 first_twice(W16 a) { return {_mm256_unpacklo_epi32(a.v, a.v)}; }  // rows 0 0 1 1 4 4 5 5
+static inline W16 last_twice(W16 a) { return {_mm256_unpackhi_epi32(a.v, a.v)}; }   // rows 2 2 3 3 6 6 7 7
+static inline I8 sums_of_two(I8 a, I8 b) { return {_mm256_hadd_epi32(a.v, b.v)}; }
+
 // Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
 template <int j> static inline F8 e4m3_column(B32 a) {
   __m256i top = j == 3 ? a.v : _mm256_slli_epi32(a.v, 24 - 8 * j);

@@ -73,12 +73,47 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
   for (int m = 0; m < M; m++) result[m] = acc[m];
 }
 
+// The same for octets (octets.h).
+template <class Q, int M, bool FINE>
+ALWAYS_INLINE static void octet_tile(At w, size_t ahead, const Group* const* rows, int groups, Floats* result) {
+  constexpr int P = FINE ? 2 * M : M;
+  const uint8_t* table = octet_table(Q::TYPE);
+  const Group* x[P];
+  int at[P];
+  for (int m = 0; m < M; m++) {
+    x[m] = x[P - M + m] = rows[m];
+    result[m] = every(0);
+  }
+  Floats unit = every(0);
+  Octets room[TILES_AT_ONCE];
+  for (int g = 0; g < groups; g++) {
+    if (g % 8 == 0) {
+      unit = mul(halves(w), every(octet_unit(Q::TYPE)));
+      w = w + 16;
+    }
+    for (int line = 0; line <= Q::GROUP / 64; line++) prefetch(w + (ahead + 64 * line));
+    for (int m = 0; m < M; m++) {
+      at[m] = FINE ? 2 * g : g;
+      if (FINE) at[M + m] = 2 * g + 1;
+    }
+    const At octets = octets_of(w, [](const uint8_t* from, Octets& out) { read_octets<Q::TYPE>(from, out); }, room);
+    const OctetDots<Q, P> dots(octets, table, x, at);
+    for (int m = 0; m < M; m++) {
+      Floats whole = to_float(dots.total[m]);
+      if constexpr (FINE) whole = fma(to_float(dots.total[M + m]), every(1.0f / 254.0f), whole);
+      result[m] = fma(whole, mul(unit, every_at(&x[m][at[m]].scale)), result[m]);
+    }
+    w = w + Q::GROUP;
+  }
+}
+
 template <class Q, int M, bool FINE>
 ALWAYS_INLINE static void quantised_rows(At w, size_t ahead, bool both, const Activations& x, int row, int groups, float* y, size_t y_stride) {
   const Group* rows[M];
   for (int m = 0; m < M; m++) rows[m] = x.groups + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
   Floats result[M];
-  quantised_tile<Q, M, FINE>(w, ahead, rows, groups, result);
+  if constexpr (Q::KIND == Scales::OCTETS) octet_tile<Q, M, FINE>(w, ahead, rows, groups, result);
+  else quantised_tile<Q, M, FINE>(w, ahead, rows, groups, result);
   for (int m = 0; m < M; m++) store_rows(y + (row + m) * y_stride, result[m], both);
 }
 
@@ -274,6 +309,8 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
   using S = Scales;
 #define TRILENS_QUANT(type, ...) \
   case Type::type: return quantised_product<Quant<__VA_ARGS__>>(m, which, t0, t1, x, rows, y, y_stride)
+#define TRILENS_OCTETS(type) \
+  case Type::type: return quantised_product<OctetQuant<Type::type>>(m, which, t0, t1, x, rows, y, y_stride)
   switch (m.type) {
     case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
     case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
@@ -296,9 +333,17 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
     TRILENS_QUANT(NF4, 4, S::HALF, 0, Codes::NF4, true, 1);
     TRILENS_QUANT(FP4, 4, S::HALF, 0, Codes::FP4, true, 1);
     TRILENS_QUANT(Q8_MIN, 8, S::HALF_MIN, 0, Codes::PLAIN, true, 1);
+    TRILENS_OCTETS(IQ1_S);
+    TRILENS_OCTETS(IQ1_M);
+    TRILENS_OCTETS(IQ2_XXS);
+    TRILENS_OCTETS(IQ2_XS);
+    TRILENS_OCTETS(IQ2_S);
+    TRILENS_OCTETS(IQ3_XXS);
+    TRILENS_OCTETS(IQ3_S);
     case Type::COUNT: break;
   }
 #undef TRILENS_QUANT
+#undef TRILENS_OCTETS
 }
 
 

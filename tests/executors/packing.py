@@ -21,6 +21,7 @@ HALVES = {  # where a block keeps its scales
     "Q3_K": (108,),
     "Q6_K": (208,),
     **dict.fromkeys(("NF4", "FP4"), (0,)),
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
     "Q8_MIN": (0, 2),
 }
 # Of types that GGUF files do not have: what a code of 4 bits stands for, in whole numbers.
@@ -56,6 +57,11 @@ def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float
         factors = rng.uniform(0.5, 1, (rows, -(-columns // 128))).astype(np.float32) * np.float32(spread / 64)
         blocks[:, :, :4] = np.repeat(factors, 4, 1)[:, : columns // 32, None].view(np.uint8)
         blocks[:, :, 4:][blocks[:, :, 4:] & 127 == 127] = 0  # NaN
+        return blocks.reshape(rows, -1)
+    if kind == "IQ1_M":  # the half lies in the four highest bits of four words
+        halves = rng.uniform(0.5, 1, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2]) * spread / 8
+        four = halves.astype(np.float16).view(np.uint16)[..., None] >> np.arange(0, 16, 4, dtype=np.uint16) & 15
+        blocks[:, :, 49::2] = blocks[:, :, 49::2] & 15 | (four << 4).astype(np.uint8)
         return blocks.reshape(rows, -1)
     for scale in (0.02, 0.02 * spread):  # the second time so that the values have the spread asked for
         for at in HALVES[kind]:
