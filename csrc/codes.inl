@@ -56,8 +56,10 @@ template <Type type_> struct OctetQuant {
 };
 
 // Eight columns of four rows, as numbers with a sign: columns 8 (j / 2) on, and of every four rows the first or last two.
+template <class Q, int j> ALWAYS_INLINE static Bytes octet_entries(At octets, const uint8_t* table) {
+  return of_fours(Q::TYPE) ? fours_of(table, octets + 16 * j) : eights(table, octets + 8 * j);
+}
 template <class Q, int j> ALWAYS_INLINE static Bytes octet_code(At octets, const uint8_t* table) {
-  const Bytes signs = sign_bytes(octets + (OCTET_SIGNS + 4 * j));
-  const Bytes entries = of_fours(Q::TYPE) ? fours_of(table, octets + 16 * j) : eights(table, octets + 8 * j);
+  const Bytes signs = sign_bytes(octets + (OCTET_SIGNS + 4 * j)), entries = octet_entries<Q, j>(octets, table);
   return has_shift(Q::TYPE) ? two_less_where(entries, signs) : negative_where(entries, signs);
 }

@@ -120,8 +120,24 @@ static inline B32 bits_as_bytes(const uint8_t* p) {  // 32 bits: all ones where 
   __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(four), places);
   return {_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)};
 }
+// As octets.h has it, with fewer instructions than compilers find.
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
+template <> inline void read_group<Type::IQ2_XS>(const uint8_t* at, Octets& out) {
+  const __m256i words[2] = {load_b(at).v, load_b(at + 32).v}, nine = _mm256_set1_epi16(511), nibble = _mm256_set1_epi8(15);
+  for (int i = 0; i < 2; i++) _mm256_storeu_si256((__m256i*)(out.index + 16 * i), _mm256_and_si256(words[i], nine));
+  __m256i seven = _mm256_packus_epi16(_mm256_srli_epi16(words[0], 9), _mm256_srli_epi16(words[1], 9));
+  seven = _mm256_permute4x64_epi64(seven, 0xd8);
+  __m256i folded = _mm256_and_si256(_mm256_xor_si256(seven, _mm256_srli_epi16(seven, 4)), nibble);
+  const __m256i odd = _mm256_set_epi64x((int64_t)0x0080800080000080, (int64_t)0x8000008000808000, (int64_t)0x0080800080000080,
+                                        (int64_t)0x8000008000808000);
+  _mm256_storeu_si256((__m256i*)out.signs, _mm256_or_si256(seven, _mm256_shuffle_epi8(odd, folded)));
+  __m128i scales = _mm_loadl_epi64((const __m128i*)(at + 64)), low = _mm_set1_epi8(15);
+  __m128i steps = _mm_unpacklo_epi8(_mm_and_si128(scales, low), _mm_and_si128(_mm_srli_epi16(scales, 4), low));
+  _mm_storeu_si128((__m128i*)out.steps, _mm_or_si128(_mm_add_epi8(steps, steps), _mm_set1_epi8(1)));
+}
 static inline B32 negative_where(B32 a, B32 mask) { return {_mm256_sub_epi8(_mm256_xor_si256(a.v, mask.v), mask.v)}; }
 static inline B32 two_less_where(B32 a, B32 mask) { return {_mm256_add_epi8(a.v, _mm256_add_epi8(mask.v, mask.v))}; }
+static inline B32 byte_b(int8_t x) { return {_mm256_set1_epi8(x)}; }
 static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
   int64_t eight;
   memcpy(&eight, p, 8);

@@ -138,12 +138,14 @@ static inline int8x16_t bits_as_bytes_16(const uint8_t* p) {
   return vreinterpretq_s8_u8(vtstq_u8(vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1])), bit));
 }
 static inline B32 bits_as_bytes(const uint8_t* p) { return {bits_as_bytes_16(p), bits_as_bytes_16(p + 2)}; }  // all ones where set
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
 static inline B32 negative_where(B32 x, B32 mask) {
   return {vsubq_s8(veorq_s8(x.a, mask.a), mask.a), vsubq_s8(veorq_s8(x.b, mask.b), mask.b)};
 }
 static inline B32 two_less_where(B32 x, B32 mask) {
   return {vaddq_s8(x.a, vaddq_s8(mask.a, mask.a)), vaddq_s8(x.b, vaddq_s8(mask.b, mask.b))};
 }
+static inline B32 byte_b(int8_t x) { return {vdupq_n_s8(x), vdupq_n_s8(x)}; }
 static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
   int8x8_t eight = vld1_s8(p);
   return {vcombine_s8(eight, eight), vcombine_s8(eight, eight)};

@@ -72,8 +72,10 @@ static inline B32 look_up(const int8_t table[16], B32 a) { B32 r; TRILENS_EACH(3
 static inline B32 eights_at(const uint8_t* table, const uint16_t* index) { B32 r; TRILENS_EACH(32, table[index[i / 8] * 8 + i % 8]); }
 static inline B32 fours_at(const uint8_t* table, const uint16_t* index) { B32 r; TRILENS_EACH(32, table[index[i / 4] * 4 + i % 4]); }
 static inline B32 bits_as_bytes(const uint8_t* p) { B32 r; TRILENS_EACH(32, p[i / 8] >> (i % 8) & 1 ? 0xff : 0); }
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
 static inline B32 negative_where(B32 a, B32 mask) { B32 r; TRILENS_EACH(32, (uint8_t)(mask.v[i] ? -a.v[i] : a.v[i])); }
 static inline B32 two_less_where(B32 a, B32 mask) { B32 r; TRILENS_EACH(32, (uint8_t)(mask.v[i] ? a.v[i] - 2 : a.v[i])); }
+static inline B32 byte_b(int8_t x) { B32 r; TRILENS_EACH(32, (uint8_t)x); }
 static inline B32 eight_b(const int8_t* p) { B32 r; TRILENS_EACH(32, (uint8_t)p[i % 8]); }  // 8 bytes, four times
 static inline W16 first_twice(W16 a) { W16 r; TRILENS_EACH(16, a.v[i / 8 * 8 + i % 8 / 4 * 2 + i % 2]); }      // rows 0 0 1 1 4 4 5 5
 static inline W16 last_twice(W16 a) { W16 r; TRILENS_EACH(16, a.v[i / 8 * 8 + 4 + i % 8 / 4 * 2 + i % 2]); }   // rows 2 2 3 3 6 6 7 7

@@ -10,9 +10,11 @@ template <class Q, int P> struct OctetDots {
     Ints sums[2][P];
     each_of([&](auto number) __attribute__((always_inline)) {
       constexpr int j = number, half = j % 2;
-      const Bytes code = octet_code<Q, j>(octets, table), size = magnitude(code);
+      Bytes size, sign;  // of entries with signs the size is the entry
+      if constexpr (has_shift(Q::TYPE)) sign = octet_code<Q, j>(octets, table), size = magnitude(sign);
+      else size = octet_entries<Q, j>(octets, table), sign = either(sign_bytes(octets + (OCTET_SIGNS + 4 * j)), every_byte(1));
       for (int m = 0; m < P; m++) {
-        Words two = dot_unsigned(size, with_sign(every_eight(x[m][g[m]].codes + 8 * (j / 2)), code));
+        Words two = dot_unsigned(size, with_sign(every_eight(x[m][g[m]].codes + 8 * (j / 2)), sign));
         products[half][m] = j % 4 < 2 ? two : add(products[half][m], two);
         if constexpr (j % 4 >= 2) {
           const Words step = j < 4 ? low : high;

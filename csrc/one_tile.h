@@ -34,6 +34,7 @@ template <class F> static inline At octets_of(At group, F read, Octets* room) {
 static inline Bytes eights(const uint8_t* table, At index) { return eights_at(table, (const uint16_t*)index.p); }
 static inline Bytes fours_of(const uint8_t* table, At index) { return fours_at(table, (const uint16_t*)index.p); }
 static inline Bytes sign_bytes(At bits) { return bits_as_bytes(bits.p); }
+static inline Bytes every_byte(int8_t x) { return byte_b(x); }
 static inline Bytes every_eight(const int8_t* p) { return eight_b(p); }
 
 static inline Floats every(float x) { return all(x); }

@@ -96,7 +96,7 @@ ALWAYS_INLINE static void octet_tile(At w, size_t ahead, const Group* const* row
       at[m] = FINE ? 2 * g : g;
       if (FINE) at[M + m] = 2 * g + 1;
     }
-    const At octets = octets_of(w, [](const uint8_t* from, Octets& out) { read_octets<Q::TYPE>(from, out); }, room);
+    const At octets = octets_of(w, [](const uint8_t* from, Octets& out) { read_group<Q::TYPE>(from, out); }, room);
     const OctetDots<Q, P> dots(octets, table, x, at);
     for (int m = 0; m < M; m++) {
       Floats whole = to_float(dots.total[m]);

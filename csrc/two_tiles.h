@@ -43,6 +43,7 @@ static inline Bytes fours_of(const uint8_t* table, At index) {
   return {fours_at(table, (const uint16_t*)index.p), fours_at(table, (const uint16_t*)index.q)};
 }
 static inline Bytes sign_bytes(At bits) { return {bits_as_bytes(bits.p), bits_as_bytes(bits.q)}; }
+static inline Bytes every_byte(int8_t x) { return {byte_b(x), byte_b(x)}; }
 static inline Bytes every_eight(const int8_t* p) { return {eight_b(p), eight_b(p)}; }
 static inline Bytes negative_where(Bytes x, Bytes mask) { return {negative_where(x.a, mask.a), negative_where(x.b, mask.b)}; }
 static inline Bytes two_less_where(Bytes x, Bytes mask) { return {two_less_where(x.a, mask.a), two_less_where(x.b, mask.b)}; }

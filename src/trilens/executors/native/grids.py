@@ -7,8 +7,10 @@ import numpy as np
 
 
 def grid(kind: str) -> np.ndarray:
-    """The rows of the gguf package's grid for IQ1_S, IQ2_XS and so on, uint8 [entries, 8 or 4]. Of IQ1, whose values are
-    the grid's plus or minus an eighth: eight times the grid's, plus 1, as signed bytes."""
+    """The rows of the gguf package's grid for IQ1_S, IQ2_XS and so on, uint8 [entries, 8 or 4].
+
+    Values of IQ1 are the grid's plus or minus an eighth. Its rows are eight times the grid's, plus 1, as signed bytes.
+    """
     layout = getattr(gguf.quants, kind)
     layout.init_grid()
     values = layout.grid.reshape(-1, layout.grid.shape[-1])
