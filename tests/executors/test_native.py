@@ -194,7 +194,7 @@ def test_half_weights_stay_close_to_torch(name: str) -> None:
 def test_every_type_runs_a_whole_model(kind: str) -> None:
     alike, plain = compare(wide(), kind)
     assert alike < 2e-3
-    assert plain < 2e-2
+    assert plain < 3e-2
 
 
 @pytest.mark.parametrize("name", MODELS)
