@@ -19,6 +19,7 @@
 #include "quantise.h"
 #include "engine.h"
 #include "machine.h"
+#include "octets.h"
 #include "system.h"
 
 namespace nb = nanobind;
@@ -71,6 +72,18 @@ static std::pair<std::vector<Instruction>, std::vector<Numbers>> decoded(const R
   memcpy(program.data(), integers.data(), program.size() * sizeof(Instruction));
   memcpy(all.data(), numbers.data(), all.size() * sizeof(Numbers));
   return {std::move(program), std::move(all)};
+}
+
+// The type, once it has its table (octets.h), which Python makes of the gguf package's.
+static Type with_table(Type type) {
+  const Layout& l = layout(type);
+  if (l.entries == 0 || octet_table(type)) return type;
+  auto table = nb::cast<Bytes>(nb::module_::import_("trilens.executors.native.grids").attr("grid")(l.name));
+  if ((int)table.shape(0) != l.entries || table.shape(1) != (of_fours(type) ? 4u : 8u) || table.stride(1) != 1 ||
+      table.stride(0) != (int64_t)table.shape(1))
+    throw Refused(std::string("the grid of ") + l.name + " has another shape");
+  set_octet_table(type, table.data(), table.size());
+  return type;
 }
 
 static Type type_named(const std::string& name) {
@@ -250,7 +263,7 @@ NB_MODULE(_native, m) {
       .def("beside", [](const Engine& e, int threads) { return std::make_unique<Engine>(e, threads); }, "threads"_a,
            "the same weights with threads and scratch memory of its own")
       .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {
-        e.add_matrix(place, type_named(type), count, rows, columns);
+        e.add_matrix(place, with_table(type_named(type)), count, rows, columns);
       })
       .def("pack", [](Engine& e, int place, int which, int first, Bytes rows) {
         Matrix& m = const_cast<Matrix&>(e.matrix(place));
@@ -347,7 +360,7 @@ NB_MODULE(_native, m) {
   });
   m.def("product", [](const std::string& kernels, const std::string& type, Bytes rows, Rows<float> x, bool fine, Out<float> y) {
     const Kernels& k = kernels_named(kernels);
-    Matrix w{type_named(type), 1, (int)rows.shape(0), (int)x.shape(1), nullptr};
+    Matrix w{with_table(type_named(type)), 1, (int)rows.shape(0), (int)x.shape(1), nullptr};
     std::vector<uint8_t> data(w.bytes() + 64);
     w.data = data.data();
     pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);
@@ -360,7 +373,7 @@ NB_MODULE(_native, m) {
     for (size_t r = 0; r < n; r++) memcpy(y.data() + r * w.rows, result.data() + r * w.tiles() * 8, w.rows * sizeof(float));
   });
   m.def("unpacked", [](const std::string& type, Bytes rows, Out<float> out) {
-    Matrix w{type_named(type), 1, (int)rows.shape(0), (int)out.shape(1), nullptr};
+    Matrix w{with_table(type_named(type)), 1, (int)rows.shape(0), (int)out.shape(1), nullptr};
     std::vector<uint8_t> data(w.bytes() + 64);
     w.data = data.data();
     pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);

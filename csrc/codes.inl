@@ -48,3 +48,18 @@ template <class Q, int OFFSET> struct Steps {
 template <class F, int... j> ALWAYS_INLINE static void each_of(F f, std::integer_sequence<int, j...>) {
   (f(std::integral_constant<int, j>()), ...);
 }
+
+template <Type type_> struct OctetQuant {
+  static constexpr Type TYPE = type_;
+  static constexpr Scales KIND = Scales::OCTETS;
+  static constexpr int GROUP = octet_bytes(type_);
+};
+
+// Eight columns of four rows, as numbers with a sign: columns 8 (j / 2) on, and of every four rows the first or last two.
+template <class Q, int j> ALWAYS_INLINE static Bytes octet_entries(At octets, const uint8_t* table) {
+  return of_fours(Q::TYPE) ? fours_of(table, octets + 16 * j) : eights(table, octets + 8 * j);
+}
+template <class Q, int j> ALWAYS_INLINE static Bytes octet_code(At octets, const uint8_t* table) {
+  const Bytes signs = sign_bytes(octets + (OCTET_SIGNS + 4 * j)), entries = octet_entries<Q, j>(octets, table);
+  return has_shift(Q::TYPE) ? two_less_where(entries, signs) : negative_where(entries, signs);
+}

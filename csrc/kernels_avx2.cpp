@@ -1,6 +1,7 @@
 // The kernels for processors with AVX2, FMA and F16C. Compiled with those switched on, so nothing of the standard
 // library that the linker could share with other files may be instantiated here.
 #include "kernels.h"
+#include "octets.h"
 #include "system.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -17,6 +18,7 @@ namespace narrow {
 #include "one_tile.h"
 #include "codes.inl"
 #include "dots_of_pairs.inl"
+#include "octets_of_pairs.inl"
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
@@ -24,6 +26,7 @@ namespace wide {
 #include "two_tiles.h"
 #include "codes.inl"
 #include "dots_of_pairs.inl"
+#include "octets_of_pairs.inl"
 #include "products.inl"
 }  // namespace wide
 

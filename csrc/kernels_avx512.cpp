@@ -2,6 +2,7 @@
 // Compiled with those switched on, so nothing of the standard library that the linker could share with other files may
 // be instantiated here.
 #include "kernels.h"
+#include "octets.h"
 #include "system.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
@@ -20,6 +21,7 @@ namespace narrow {
 #include "lanes_vnni.h"
 #include "codes.inl"
 #include "dots_of_fours.inl"
+#include "octets_of_pairs.inl"
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
@@ -27,6 +29,7 @@ namespace wide {
 #include "lanes_avx512.h"
 #include "codes.inl"
 #include "dots_of_fours.inl"
+#include "octets_of_fours.inl"
 #include "products.inl"
 }  // namespace wide
 

@@ -1,6 +1,7 @@
 // The kernels for 64-bit ARM processors with dot products of bytes. Compiled with those switched on, so nothing of the
 // standard library that the linker could share with other files may be instantiated here.
 #include "kernels.h"
+#include "octets.h"
 #include "system.h"
 
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
@@ -17,6 +18,7 @@ namespace neon {
 #include "one_tile.h"
 #include "codes.inl"
 #include "dots_of_fours.inl"
+#include "octets_of_fours.inl"
 #include "products.inl"
 #include "eight.h"
 using Widest = Eight;

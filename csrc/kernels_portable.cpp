@@ -6,6 +6,7 @@
 
 #include "half.h"
 #include "kernels.h"
+#include "octets.h"
 
 namespace trilens {
 namespace portable {
@@ -13,6 +14,7 @@ namespace portable {
 #include "one_tile.h"
 #include "codes.inl"
 #include "dots_of_pairs.inl"
+#include "octets_of_pairs.inl"
 #include "products.inl"
 #include "eight.h"
 using Widest = Eight;

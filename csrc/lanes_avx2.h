@@ -103,6 +103,64 @@ static inline B32 either(B32 a, B32 b) { return {_mm256_or_si256(a.v, b.v)}; }
 static inline B32 look_up(const int8_t table[16], B32 a) {
   return {_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
+// For octets.h: entries of a table of eights or of fours, one after the other.
+static inline B32 eights_at(const uint8_t* table, const uint16_t* i) {
+  const uint64_t* t = (const uint64_t*)table;
+  return {_mm256_set_epi64x((int64_t)t[i[3]], (int64_t)t[i[2]], (int64_t)t[i[1]], (int64_t)t[i[0]])};
+}
+static inline B32 fours_at(const uint8_t* table, const uint16_t* i) {
+  const int32_t* t = (const int32_t*)table;
+  return {_mm256_set_epi32(t[i[7]], t[i[6]], t[i[5]], t[i[4]], t[i[3]], t[i[2]], t[i[1]], t[i[0]])};
+}
+static inline B32 bits_as_bytes(const uint8_t* p) {  // 32 bits: all ones where set
+  int32_t four;
+  memcpy(&four, p, 4);
+  const __m256i places = _mm256_set_epi64x(0x0303030303030303, 0x0202020202020202, 0x0101010101010101, 0);
+  const __m256i bit = _mm256_set1_epi64x((int64_t)0x8040201008040201);
+  __m256i bytes = _mm256_shuffle_epi8(_mm256_set1_epi32(four), places);
+  return {_mm256_cmpeq_epi8(_mm256_and_si256(bytes, bit), bit)};
+}
+// As octets.h has it, with fewer instructions than compilers find.
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
+template <> inline void read_group<Type::IQ2_XS>(const uint8_t* at, Octets& out) {
+  const __m256i words[2] = {load_b(at).v, load_b(at + 32).v}, nine = _mm256_set1_epi16(511), nibble = _mm256_set1_epi8(15);
+  for (int i = 0; i < 2; i++) _mm256_storeu_si256((__m256i*)(out.index + 16 * i), _mm256_and_si256(words[i], nine));
+  __m256i seven = _mm256_packus_epi16(_mm256_srli_epi16(words[0], 9), _mm256_srli_epi16(words[1], 9));
+  seven = _mm256_permute4x64_epi64(seven, 0xd8);
+  __m256i folded = _mm256_and_si256(_mm256_xor_si256(seven, _mm256_srli_epi16(seven, 4)), nibble);
+  const __m256i odd = _mm256_set_epi64x((int64_t)0x0080800080000080, (int64_t)0x8000008000808000, (int64_t)0x0080800080000080,
+                                        (int64_t)0x8000008000808000);
+  _mm256_storeu_si256((__m256i*)out.signs, _mm256_or_si256(seven, _mm256_shuffle_epi8(odd, folded)));
+  __m128i scales = _mm_loadl_epi64((const __m128i*)(at + 64)), low = _mm_set1_epi8(15);
+  __m128i steps = _mm_unpacklo_epi8(_mm_and_si128(scales, low), _mm_and_si128(_mm_srli_epi16(scales, 4), low));
+  _mm_storeu_si128((__m128i*)out.steps, _mm_or_si128(_mm_add_epi8(steps, steps), _mm_set1_epi8(1)));
+}
+static inline B32 negative_where(B32 a, B32 mask) { return {_mm256_sub_epi8(_mm256_xor_si256(a.v, mask.v), mask.v)}; }
+static inline B32 two_less_where(B32 a, B32 mask) { return {_mm256_add_epi8(a.v, _mm256_add_epi8(mask.v, mask.v))}; }
+static inline B32 byte_b(int8_t x) { return {_mm256_set1_epi8(x)}; }
+static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
+  int64_t eight;
+  memcpy(&eight, p, 8);
+  return {_mm256_set1_epi64x(eight)};
+}
+static inline W16 first_twice(W16 a) { return {_mm256_unpacklo_epi32(a.v, a.v)}; }  // rows 0 0 1 1 4 4 5 5
+static inline W16 last_twice(W16 a) { return {_mm256_unpackhi_epi32(a.v, a.v)}; }   // rows 2 2 3 3 6 6 7 7
+static inline I8 sums_of_two(I8 a, I8 b) { return {_mm256_hadd_epi32(a.v, b.v)}; }
+
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline F8 e4m3_column(B32 a) {
+  __m256i top = j == 3 ? a.v : _mm256_slli_epi32(a.v, 24 - 8 * j);
+  return {_mm256_castsi256_ps(_mm256_and_si256(_mm256_srai_epi32(top, 4), _mm256_set1_epi32((int)0x87f00000)))};
+}
+static inline void e4m3_columns(B32 a, F8 columns[4]) {  // all four of them: two at a time as bfloats
+  const __m256i bits = _mm256_set1_epi16((short)0x87f0), high = _mm256_set1_epi32((int)0xffff0000);
+  __m256i odd = _mm256_and_si256(_mm256_srai_epi16(a.v, 4), bits);
+  __m256i even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 4), bits);
+  columns[0] = {_mm256_castsi256_ps(_mm256_slli_epi32(even, 16))};
+  columns[1] = {_mm256_castsi256_ps(_mm256_slli_epi32(odd, 16))};
+  columns[2] = {_mm256_castsi256_ps(_mm256_and_si256(even, high))};
+  columns[3] = {_mm256_castsi256_ps(_mm256_and_si256(odd, high))};
+}
 static inline B32 magnitude(B32 a) { return {_mm256_abs_epi8(a.v)}; }
 static inline B32 with_sign(B32 a, B32 sign) { return {_mm256_sign_epi8(a.v, sign.v)}; }
 static inline W16 dot_unsigned(B32 a, B32 b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }  // unsigned a, signed b

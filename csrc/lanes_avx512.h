@@ -85,8 +85,41 @@ static inline Bytes either(Bytes a, Bytes b) { return {_mm512_or_si512(a.v, b.v)
 static inline Bytes look_up(const int8_t table[16], Bytes a) {
   return {_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i*)table)), a.v)};
 }
+template <int j> static inline Floats e4m3_column(Bytes a) {
+  __m512i top = j == 3 ? a.v : _mm512_slli_epi32(a.v, 24 - 8 * j);
+  return {_mm512_castsi512_ps(_mm512_and_si512(_mm512_srai_epi32(top, 4), _mm512_set1_epi32((int)0x87f00000)))};
+}
+static inline void e4m3_columns(Bytes a, Floats columns[4]) {
+  columns[0] = e4m3_column<0>(a);
+  columns[1] = e4m3_column<1>(a);
+  columns[2] = e4m3_column<2>(a);
+  columns[3] = e4m3_column<3>(a);
+}
 constexpr int RAISED_BY = 128;  // codes with a sign: the first factor of these products has none
 static inline Bytes raised(Bytes a) { return {_mm512_xor_si512(a.v, _mm512_set1_epi8((char)0x80))}; }
+static inline Bytes two_of_eight(B32 a, B32 b) { return {_mm512_inserti64x4(_mm512_castsi256_si512(a.v), b.v, 1)}; }
+// For octets.h, as in lanes_avx2.h.
+static inline Bytes eights(const uint8_t* table, At index) {
+  return two_of_eight(eights_at(table, (const uint16_t*)index.p), eights_at(table, (const uint16_t*)index.q));
+}
+static inline Bytes fours_of(const uint8_t* table, At index) {
+  return two_of_eight(fours_at(table, (const uint16_t*)index.p), fours_at(table, (const uint16_t*)index.q));
+}
+static inline Bytes sign_bytes(At bits) { return two_of_eight(bits_as_bytes(bits.p), bits_as_bytes(bits.q)); }
+static inline Bytes every_eight(const int8_t* p) {
+  int64_t eight;
+  memcpy(&eight, p, 8);
+  return {_mm512_set1_epi64(eight)};
+}
+static inline Bytes negative_where(Bytes a, Bytes mask) { return {_mm512_sub_epi8(_mm512_xor_si512(a.v, mask.v), mask.v)}; }
+static inline Bytes two_less_where(Bytes a, Bytes mask) { return {_mm512_add_epi8(a.v, _mm512_add_epi8(mask.v, mask.v))}; }
+static inline Words first_twice(Words a) { return {_mm512_unpacklo_epi32(a.v, a.v)}; }
+static inline Words last_twice(Words a) { return {_mm512_unpackhi_epi32(a.v, a.v)}; }
+static inline Ints sums_of_two(Ints a, Ints b) {
+  __m512 x = _mm512_castsi512_ps(a.v), y = _mm512_castsi512_ps(b.v);
+  return {_mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(x, y, 0x88)), _mm512_castps_si512(_mm512_shuffle_ps(x, y, 0xdd)))};
+}
+static inline Ints add_dot(Ints sum, Bytes a, Bytes b) { return {_mm512_dpbusd_epi32(sum.v, a.v, b.v)}; }
 struct Fours { const int8_t* p; };  // four times four bytes of a row of activations
 static inline Fours fours(const int8_t* p) { return {p}; }
 template <int j> static inline Ints add_dot_four(Ints sum, Bytes a, Fours b) {

@@ -123,6 +123,56 @@ static inline B32 look_up(const int8_t table[16], B32 x) {
   int8x16_t t = vld1q_s8(table);
   return {vqtbl1q_s8(t, vreinterpretq_u8_s8(x.a)), vqtbl1q_s8(t, vreinterpretq_u8_s8(x.b))};
 }
+// For octets.h: entries of a table of eights or of fours, one after the other.
+static inline B32 eights_at(const uint8_t* table, const uint16_t* i) {
+  const int8_t* t = (const int8_t*)table;
+  return {vcombine_s8(vld1_s8(t + 8 * i[0]), vld1_s8(t + 8 * i[1])), vcombine_s8(vld1_s8(t + 8 * i[2]), vld1_s8(t + 8 * i[3]))};
+}
+static inline B32 fours_at(const uint8_t* table, const uint16_t* i) {
+  const int32_t* t = (const int32_t*)table;
+  const int32_t words[8] = {t[i[0]], t[i[1]], t[i[2]], t[i[3]], t[i[4]], t[i[5]], t[i[6]], t[i[7]]};
+  return {vreinterpretq_s8_s32(vld1q_s32(words)), vreinterpretq_s8_s32(vld1q_s32(words + 4))};
+}
+static inline int8x16_t bits_as_bytes_16(const uint8_t* p) {
+  const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+  return vreinterpretq_s8_u8(vtstq_u8(vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1])), bit));
+}
+static inline B32 bits_as_bytes(const uint8_t* p) { return {bits_as_bytes_16(p), bits_as_bytes_16(p + 2)}; }  // all ones where set
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
+static inline B32 negative_where(B32 x, B32 mask) {
+  return {vsubq_s8(veorq_s8(x.a, mask.a), mask.a), vsubq_s8(veorq_s8(x.b, mask.b), mask.b)};
+}
+static inline B32 two_less_where(B32 x, B32 mask) {
+  return {vaddq_s8(x.a, vaddq_s8(mask.a, mask.a)), vaddq_s8(x.b, vaddq_s8(mask.b, mask.b))};
+}
+static inline B32 byte_b(int8_t x) { return {vdupq_n_s8(x), vdupq_n_s8(x)}; }
+static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
+  int8x8_t eight = vld1_s8(p);
+  return {vcombine_s8(eight, eight), vcombine_s8(eight, eight)};
+}
+static inline int16x8_t pairs_zipped(int32x4_t x) { return vreinterpretq_s16_s32(vzip1q_s32(x, x)); }
+static inline int16x8_t pairs_zipped_high(int32x4_t x) { return vreinterpretq_s16_s32(vzip2q_s32(x, x)); }
+static inline W16 first_twice(W16 x) {  // rows 0 0 1 1 4 4 5 5
+  return {pairs_zipped(vreinterpretq_s32_s16(x.a)), pairs_zipped(vreinterpretq_s32_s16(x.b))};
+}
+static inline W16 last_twice(W16 x) {  // rows 2 2 3 3 6 6 7 7
+  return {pairs_zipped_high(vreinterpretq_s32_s16(x.a)), pairs_zipped_high(vreinterpretq_s32_s16(x.b))};
+}
+static inline I8 sums_of_two(I8 x, I8 y) { return {vpaddq_s32(x.a, y.a), vpaddq_s32(x.b, y.b)}; }
+
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline float32x4_t e4m3_column(int8x16_t x) {
+  int32x4_t top = vreinterpretq_s32_s8(x);
+  if constexpr (j < 3) top = vshlq_n_s32(top, 24 - 8 * j);
+  return vreinterpretq_f32_s32(vandq_s32(vshrq_n_s32(top, 4), vdupq_n_s32((int32_t)0x87f00000)));
+}
+template <int j> static inline F8 e4m3_column(B32 x) { return {e4m3_column<j>(x.a), e4m3_column<j>(x.b)}; }
+static inline void e4m3_columns(B32 x, F8 columns[4]) {
+  columns[0] = e4m3_column<0>(x);
+  columns[1] = e4m3_column<1>(x);
+  columns[2] = e4m3_column<2>(x);
+  columns[3] = e4m3_column<3>(x);
+}
 
 __attribute__((always_inline)) static inline void prefetch_line(const void* p) { __builtin_prefetch(p); }
 
@@ -137,6 +187,7 @@ static inline int32x4_t one_of_two(int16x8_t twice) { return vshrq_n_s32(vreinte
 static inline I8 one_of_two(W16 twice) { return {one_of_two(twice.a), one_of_two(twice.b)}; }
 struct Fours { int8x16_t v; };  // four times four bytes of a row of activations
 static inline Fours fours(const int8_t* p) { return {vld1q_s8(p)}; }
+static inline I8 add_dot(I8 sum, B32 x, B32 y) { return {vdotq_s32(sum.a, x.a, y.a), vdotq_s32(sum.b, x.b, y.b)}; }
 template <int j> static inline I8 add_dot_four(I8 sum, B32 x, Fours y) {
   return {vdotq_laneq_s32(sum.a, x.a, y.v, j), vdotq_laneq_s32(sum.b, x.b, y.v, j)};
 }

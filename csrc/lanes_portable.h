@@ -68,6 +68,32 @@ static inline B32 high_nibbles(B32 a) { B32 r; TRILENS_EACH(32, a.v[i] >> 4); }
 template <int field> static inline B32 two_bits_high(B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)((a.v[i] >> (2 * field) & 3) << 4)); }
 static inline B32 either(B32 a, B32 b) { B32 r; TRILENS_EACH(32, a.v[i] | b.v[i]); }
 static inline B32 look_up(const int8_t table[16], B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)table[a.v[i]]); }
+// For octets.h: entries of a table of eights or of fours, one after the other.
+static inline B32 eights_at(const uint8_t* table, const uint16_t* index) { B32 r; TRILENS_EACH(32, table[index[i / 8] * 8 + i % 8]); }
+static inline B32 fours_at(const uint8_t* table, const uint16_t* index) { B32 r; TRILENS_EACH(32, table[index[i / 4] * 4 + i % 4]); }
+static inline B32 bits_as_bytes(const uint8_t* p) { B32 r; TRILENS_EACH(32, p[i / 8] >> (i % 8) & 1 ? 0xff : 0); }
+template <Type type> static inline void read_group(const uint8_t* at, Octets& out) { read_octets<type>(at, out); }
+static inline B32 negative_where(B32 a, B32 mask) { B32 r; TRILENS_EACH(32, (uint8_t)(mask.v[i] ? -a.v[i] : a.v[i])); }
+static inline B32 two_less_where(B32 a, B32 mask) { B32 r; TRILENS_EACH(32, (uint8_t)(mask.v[i] ? a.v[i] - 2 : a.v[i])); }
+static inline B32 byte_b(int8_t x) { B32 r; TRILENS_EACH(32, (uint8_t)x); }
+static inline B32 eight_b(const int8_t* p) { B32 r; TRILENS_EACH(32, (uint8_t)p[i % 8]); }  // 8 bytes, four times
+static inline W16 first_twice(W16 a) { W16 r; TRILENS_EACH(16, a.v[i / 8 * 8 + i % 8 / 4 * 2 + i % 2]); }      // rows 0 0 1 1 4 4 5 5
+static inline W16 last_twice(W16 a) { W16 r; TRILENS_EACH(16, a.v[i / 8 * 8 + 4 + i % 8 / 4 * 2 + i % 2]); }   // rows 2 2 3 3 6 6 7 7
+static inline I8 sums_of_two(I8 a, I8 b) {
+  I8 r;
+  TRILENS_EACH(8, i % 4 < 2 ? a.v[i / 4 * 4 + i % 2 * 2] + a.v[i / 4 * 4 + i % 2 * 2 + 1] : b.v[i / 4 * 4 + i % 2 * 2] + b.v[i / 4 * 4 + i % 2 * 2 + 1]);
+}
+// Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
+template <int j> static inline F8 e4m3_column(B32 a) {
+  F8 r;
+  TRILENS_EACH(8, std::bit_cast<float>((uint32_t)(a.v[4 * i + j] & 128) << 24 | (uint32_t)(a.v[4 * i + j] & 127) << 20));
+}
+static inline void e4m3_columns(B32 a, F8 columns[4]) {
+  columns[0] = e4m3_column<0>(a);
+  columns[1] = e4m3_column<1>(a);
+  columns[2] = e4m3_column<2>(a);
+  columns[3] = e4m3_column<3>(a);
+}
 static inline B32 magnitude(B32 a) { B32 r; TRILENS_EACH(32, (uint8_t)((int8_t)a.v[i] < 0 ? -(int8_t)a.v[i] : a.v[i])); }
 static inline B32 with_sign(B32 a, B32 sign) {
   B32 r;

@@ -1,8 +1,10 @@
 #include "layout.h"
 
 #include <cstring>
+#include <vector>
 
 #include "half.h"
+#include "octets.h"
 
 namespace trilens {
 
@@ -32,13 +34,22 @@ static const Layout LAYOUTS[] = {
     {"NF4", 32, 18, 4, Scales::HALF, 0, NF4_TABLE},
     {"FP4", 32, 18, 4, Scales::HALF, 0, FP4_TABLE},
     {"Q8_MIN", 32, 36, 8, Scales::HALF_MIN, -128, nullptr},
+    {"F8_E4M3", 32, 36, 8, Scales::FLOATS_128, 0, nullptr},
+    {"IQ1_S", 256, 50, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ1_S), 2048},
+    {"IQ1_M", 256, 56, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ1_M), 2048},
+    {"IQ2_XXS", 256, 66, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ2_XXS), 256},
+    {"IQ2_XS", 256, 74, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ2_XS), 512},
+    {"IQ2_S", 256, 82, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ2_S), 1024},
+    {"IQ3_XXS", 256, 98, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ3_XXS), 256},
+    {"IQ3_S", 256, 110, 0, Scales::OCTETS, 0, nullptr, octet_bytes(Type::IQ3_S), 512},
 };
 
 const Layout& layout(Type type) { return LAYOUTS[(int)type]; }
-bool is_float(Type type) { return layout(type).scales == Scales::NONE; }
+bool is_float(Type type) { return layout(type).scales == Scales::NONE || type == Type::F8_E4M3; }
 
 size_t header_bytes(const Layout& l) {
   switch (l.scales) {
+    case Scales::OCTETS:
     case Scales::STEPS_16: return 16;
     case Scales::STEPS_32_MIN:
     case Scales::STEPS_16_MIN:
@@ -49,17 +60,20 @@ size_t header_bytes(const Layout& l) {
 
 static size_t scale_bytes(Scales s) {
   switch (s) {
-    case Scales::NONE: return 0;
+    case Scales::NONE:
+    case Scales::OCTETS:
+    case Scales::FLOATS_128: return 0;
     case Scales::HALF_MIN:
     case Scales::STEPS_16_MIN: return 32;
     default: return 16;
   }
 }
 
-size_t group_bytes(const Layout& l) { return 32 * l.bits + scale_bytes(l.scales); }
+size_t group_bytes(const Layout& l) { return l.scales == Scales::OCTETS ? l.group : 32 * l.bits + scale_bytes(l.scales); }
 
 size_t tile_bytes(Type type, int columns) {
   const Layout& l = layout(type);
+  if (type == Type::F8_E4M3) return (size_t)columns * 8 + (columns + 127) / 128 * 32;
   if (is_float(type)) return (size_t)columns * l.bits;  // 8 rows of bits / 8 bytes
   return columns / 32 * group_bytes(l) + (columns + 255) / 256 * header_bytes(l);
 }
@@ -232,7 +246,9 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
         memcpy(own + 128 + half * 32, &high, 4);
       }
     switch (l.scales) {
-      case Scales::NONE: break;
+      case Scales::NONE:
+      case Scales::OCTETS:
+      case Scales::FLOATS_128: break;
       case Scales::HALF_MIN: memcpy(scales + 16 + 2 * lane, &in.minimum, 2); [[fallthrough]];
       case Scales::HALF:
       case Scales::BFLOAT: memcpy(scales + 2 * lane, &in.scale, 2); break;
@@ -259,6 +275,52 @@ static void write_groups(const Layout& l, uint8_t* tile, int g, const Group* row
   }
 }
 
+// In the file, 32 columns are a float and their bytes; 128 columns have the same float.
+static void pack_bytes(uint8_t* tile, int columns, int lane, const uint8_t* row) {
+  for (int c = 0; c < columns; c += 32, row += 36) {
+    uint8_t* block = tile + (size_t)(c / 128) * (32 + 128 * 8);
+    memcpy(block + 4 * lane, row, 4);
+    for (int i = 0; i < 32; i++) block[32 + (c % 128 + i) / 4 * 32 + lane * 4 + i % 4] = row[4 + i];
+  }
+}
+
+static std::vector<uint8_t> octet_tables[(int)Type::COUNT];
+
+const uint8_t* octet_table(Type type) {
+  const auto& table = octet_tables[(int)type];
+  return table.empty() ? nullptr : table.data();
+}
+
+void set_octet_table(Type type, const uint8_t* bytes, size_t count) {
+  octet_tables[(int)type].assign(bytes, bytes + count);
+}
+
+static void pack_octets(Type type, uint8_t* tile, int columns, int lane, const uint8_t* row) {
+  const Layout& l = layout(type);
+  for (int g = 0; g < columns / 32; g++) {
+    const uint8_t* block = row + (size_t)(g / 8) * l.file_bytes;
+    uint16_t d = octet_half(type, block);
+    memcpy(tile + header_at(l, g) + 2 * lane, &d, 2);
+    write_octets(type, block, g % 8, lane, tile + group_at(l, g));
+  }
+}
+
+template <Type type> static void unpack_octets(const uint8_t* tile, int columns, int lane, float* out) {
+  const Layout& l = layout(type);
+  const int8_t* table = (const int8_t*)octet_table(type);
+  Octets octets;
+  for (int g = 0; g < columns / 32; g++) {
+    float d = f16_to_float(half_at(tile + header_at(l, g) + 2 * lane)) * octet_unit(type);
+    read_octets<type>(tile + group_at(l, g), octets);
+    for (int c = 0; c < 32; c++, out++) {
+      int at = c / 8 * 8 + octet_row(lane);
+      int code = of_fours(type) ? table[octets.index[2 * at + c / 4 % 2] * 4 + c % 4] : table[octets.index[at] * 8 + c % 8];
+      if (octets.signs[at] >> (c % 8) & 1) code = has_shift(type) ? code - 2 : -code;
+      *out = d * octets.steps[2 * lane + c / 16] * (float)code;
+    }
+  }
+}
+
 void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_stride, int n) {
   const Layout& l = layout(m.type);
   for (int row = 0; row < n; row += 8) {
@@ -269,8 +331,14 @@ void pack_rows(Matrix& m, int which, int first, const uint8_t* rows, size_t row_
       if (lanes < 8) memset(tile, 0, m.tile_size());
       for (int lane = 0; lane < lanes; lane++) {
         const uint8_t* from = rows + (row + lane) * row_stride;
-        for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, from + (size_t)c * size, size);
+        if (m.type == Type::F8_E4M3) pack_bytes(tile, m.columns, lane, from);
+        else for (int c = 0; c < m.columns; c++) memcpy(tile + ((size_t)c * 8 + lane) * size, from + (size_t)c * size, size);
       }
+      continue;
+    }
+    if (l.scales == Scales::OCTETS) {
+      if (lanes < 8) memset(tile, 0, m.tile_size());
+      for (int lane = 0; lane < lanes; lane++) pack_octets(m.type, tile, m.columns, lane, rows + (row + lane) * row_stride);
       continue;
     }
     Group groups[8] = {};  // rows that are not there stay zero
@@ -285,6 +353,30 @@ void unpack_row(const Matrix& m, int which, int row, float* out) {
   const Layout& l = layout(m.type);
   const uint8_t* tile = m.tile(which, row / 8);
   int lane = row % 8;
+  if (m.type == Type::F8_E4M3) {
+    for (int c = 0; c < m.columns; c++) {
+      const uint8_t* block = tile + (size_t)(c / 128) * (32 + 128 * 8);
+      float factor;
+      memcpy(&factor, block + 4 * lane, 4);
+      uint8_t byte = block[32 + c % 128 / 4 * 32 + lane * 4 + c % 4];
+      float size = factor * e4m3_to_float(byte & 127);
+      out[c] = byte & 128 ? -size : size;
+    }
+    return;
+  }
+  switch (m.type) {
+#define TRILENS_OCTETS(type) \
+  case Type::type: return unpack_octets<Type::type>(tile, m.columns, lane, out)
+    TRILENS_OCTETS(IQ1_S);
+    TRILENS_OCTETS(IQ1_M);
+    TRILENS_OCTETS(IQ2_XXS);
+    TRILENS_OCTETS(IQ2_XS);
+    TRILENS_OCTETS(IQ2_S);
+    TRILENS_OCTETS(IQ3_XXS);
+    TRILENS_OCTETS(IQ3_S);
+#undef TRILENS_OCTETS
+    default: break;
+  }
   if (is_float(m.type)) {
     for (int c = 0; c < m.columns; c++) {
       const uint8_t* at = tile + ((size_t)c * 8 + lane) * (l.bits / 8);

@@ -15,7 +15,10 @@
 //   The STEPS have a header before every 8 groups, a half d (and a half m) for each row:
 //                                   value = d * step * (code - offset) - m * minimum
 //
-// A tile of a float matrix is columns x 8 rows. The last tile's missing rows are zero.
+// OCTETS are codes of 8 columns at a time: octets.h says how they lie.
+//
+// A tile of a float matrix is columns x 8 rows. The last tile's missing rows are zero. FLOATS_128: before every 128
+// columns of bytes in E4M3, four columns of a row side by side, there is a float d for each row:  value = d * byte
 //
 // Products of 4-bit codes with 8-bit activations are added in 16 bits: 16 of 15 * 127 fit, 4 of 63 * 127, 2 of 128 * 127.
 #pragma once
@@ -26,18 +29,21 @@ namespace trilens {
 
 enum class Type : int32_t {
   F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS, MXFP4,
-  NVFP4, NF4, FP4, Q8_MIN, COUNT
+  NVFP4, NF4, FP4, Q8_MIN, F8_E4M3,
+  IQ1_S, IQ1_M, IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS, IQ3_S, COUNT
 };
 
-enum class Scales { NONE, HALF, BFLOAT, HALF_MIN, STEPS_32_MIN, STEPS_16, STEPS_16_MIN, FLOATS_16 };
+enum class Scales { NONE, HALF, BFLOAT, HALF_MIN, STEPS_32_MIN, STEPS_16, STEPS_16_MIN, FLOATS_16, FLOATS_128, OCTETS };
 
 struct Layout {
   const char* name;
   int file_block, file_bytes;  // columns and bytes of a block in the file
-  int bits;                    // 4, 6, 8; 16 and 32 for floats
+  int bits;                    // 4, 6, 8; 8, 16 and 32 for floats
   Scales scales;
   int offset;
   const int8_t* table;  // what a code stands for, where it is not itself
+  int group = 0;        // bytes of a group of OCTETS (octets.h)
+  int entries = 0;      // of their table
 };
 
 extern const int8_t IQ4_TABLE[16];
@@ -46,10 +52,14 @@ extern const int8_t NF4_TABLE[16];    // 112 times the value, rounded: no other 
 extern const int8_t FP4_TABLE[16];    // 120 times the value, of which only the smallest is rounded
 
 const Layout& layout(Type type);
-bool is_float(Type type);
+bool is_float(Type type);  // products read the activations' floats, not their codes
 size_t group_bytes(const Layout& l);   // of one group of 32 columns of a tile
 size_t header_bytes(const Layout& l);  // before every 8 groups
 size_t tile_bytes(Type type, int columns);
+
+// The table of an OCTETS type: `entries` of it, 8 (or 4) signed bytes each. Null until it is set.
+const uint8_t* octet_table(Type type);
+void set_octet_table(Type type, const uint8_t* bytes, size_t count);
 
 // One matrix, or a stack of `count` of them (experts, heads).
 struct Matrix {

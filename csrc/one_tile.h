@@ -26,6 +26,17 @@ static inline Words minima_of_two(At a) { return widen_u8(a.p); }
 static inline Bytes bytes(At a) { return load_b(a.p); }
 __attribute__((always_inline)) static inline void prefetch(At a) { prefetch_line(a.p); }
 
+// For octets.h; a place is one in Octets.
+template <class F> static inline At octets_of(At group, F read, Octets* room) {
+  read(group.p, room[0]);
+  return {(const uint8_t*)room};
+}
+static inline Bytes eights(const uint8_t* table, At index) { return eights_at(table, (const uint16_t*)index.p); }
+static inline Bytes fours_of(const uint8_t* table, At index) { return fours_at(table, (const uint16_t*)index.p); }
+static inline Bytes sign_bytes(At bits) { return bits_as_bytes(bits.p); }
+static inline Bytes every_byte(int8_t x) { return byte_b(x); }
+static inline Bytes every_eight(const int8_t* p) { return eight_b(p); }
+
 static inline Floats every(float x) { return all(x); }
 static inline Floats every_at(const float* p) { return all_at(p); }
 static inline Ints every_whole(int32_t x) { return all_i(x); }

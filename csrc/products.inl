@@ -73,12 +73,47 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
   for (int m = 0; m < M; m++) result[m] = acc[m];
 }
 
+// The same for octets (octets.h).
+template <class Q, int M, bool FINE>
+ALWAYS_INLINE static void octet_tile(At w, size_t ahead, const Group* const* rows, int groups, Floats* result) {
+  constexpr int P = FINE ? 2 * M : M;
+  const uint8_t* table = octet_table(Q::TYPE);
+  const Group* x[P];
+  int at[P];
+  for (int m = 0; m < M; m++) {
+    x[m] = x[P - M + m] = rows[m];
+    result[m] = every(0);
+  }
+  Floats unit = every(0);
+  Octets room[TILES_AT_ONCE];
+  for (int g = 0; g < groups; g++) {
+    if (g % 8 == 0) {
+      unit = mul(halves(w), every(octet_unit(Q::TYPE)));
+      w = w + 16;
+    }
+    for (int line = 0; line <= Q::GROUP / 64; line++) prefetch(w + (ahead + 64 * line));
+    for (int m = 0; m < M; m++) {
+      at[m] = FINE ? 2 * g : g;
+      if (FINE) at[M + m] = 2 * g + 1;
+    }
+    const At octets = octets_of(w, [](const uint8_t* from, Octets& out) { read_group<Q::TYPE>(from, out); }, room);
+    const OctetDots<Q, P> dots(octets, table, x, at);
+    for (int m = 0; m < M; m++) {
+      Floats whole = to_float(dots.total[m]);
+      if constexpr (FINE) whole = fma(to_float(dots.total[M + m]), every(1.0f / 254.0f), whole);
+      result[m] = fma(whole, mul(unit, every_at(&x[m][at[m]].scale)), result[m]);
+    }
+    w = w + Q::GROUP;
+  }
+}
+
 template <class Q, int M, bool FINE>
 ALWAYS_INLINE static void quantised_rows(At w, size_t ahead, bool both, const Activations& x, int row, int groups, float* y, size_t y_stride) {
   const Group* rows[M];
   for (int m = 0; m < M; m++) rows[m] = x.groups + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.q_stride;
   Floats result[M];
-  quantised_tile<Q, M, FINE>(w, ahead, rows, groups, result);
+  if constexpr (Q::KIND == Scales::OCTETS) octet_tile<Q, M, FINE>(w, ahead, rows, groups, result);
+  else quantised_tile<Q, M, FINE>(w, ahead, rows, groups, result);
   for (int m = 0; m < M; m++) store_rows(y + (row + m) * y_stride, result[m], both);
 }
 
@@ -110,56 +145,62 @@ static void quantised_product(const Matrix& m, int which, int t0, int t1, const 
   }
 }
 
-template <Type type> static inline Floats weights_at(At w, size_t column) {
-  if constexpr (type == Type::F32) return floats(w + column * 32);
-  else if constexpr (type == Type::F16) return halves(w + column * 16);
-  else return bfloats(w + column * 16);
+template <Type type> constexpr int COLUMN = type == Type::F32 ? 32 : type == Type::F8_E4M3 ? 8 : 16;  // bytes of a tile
+
+// Column 4n + i, where 4n is `column`.
+template <Type type, int i> ALWAYS_INLINE static Floats weights_at(At w, size_t column) {
+  const At at = w + (column + (type == Type::F8_E4M3 ? 0 : i)) * COLUMN<type>;
+  if constexpr (type == Type::F32) return floats(at);
+  else if constexpr (type == Type::F16) return halves(at);
+  else if constexpr (type == Type::BF16) return bfloats(at);
+  else return e4m3_column<i>(bytes(at));
+}
+template <Type type> ALWAYS_INLINE static void four_weights(At w, size_t column, Floats v[4]) {
+  if constexpr (type == Type::F8_E4M3) {
+    e4m3_columns(bytes(w + column * 8), v);
+  } else {
+    each_of([&](auto i) __attribute__((always_inline)) { v[i] = weights_at<type, i>(w, column); },
+            std::make_integer_sequence<int, 4>());
+  }
 }
 
 // Four sums by column modulo 4, then (0 + 1) + (2 + 3).
 template <Type type, int M>
-ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int row, int columns, float* y, size_t y_stride) {
-  const float* from[M];
+ALWAYS_INLINE static void float_sums(At w, const float* const* from, int columns, Floats* result) {
   Floats acc[4][M];
-  for (int m = 0; m < M; m++) {
-    from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
+  for (int m = 0; m < M; m++)
     for (int i = 0; i < 4; i++) acc[i][m] = every(0);
-  }
   int c = 0;
   for (; c + 4 <= columns; c += 4) {
-    prefetch(w + ((size_t)c * (type == Type::F32 ? 32 : 16) + 2048));
-    for (int i = 0; i < 4; i++) {
-      Floats v = weights_at<type>(w, c + i);
-      for (int m = 0; m < M; m++) acc[i][m] = fma(v, every_at(from[m] + c + i), acc[i][m]);
-    }
+    prefetch(w + ((size_t)c * COLUMN<type> + 2048));
+    Floats v[4];
+    four_weights<type>(w, c, v);
+    for (int i = 0; i < 4; i++)
+      for (int m = 0; m < M; m++) acc[i][m] = fma(v[i], every_at(from[m] + c + i), acc[i][m]);
   }
   each_of([&](auto i) __attribute__((always_inline)) {  // constants, so that the sums stay in registers
     if (c + i >= columns) return;
-    Floats v = weights_at<type>(w, c + i);
+    Floats v = weights_at<type, i>(w, c);
     for (int m = 0; m < M; m++) acc[i][m] = fma(v, every_at(from[m] + c + i), acc[i][m]);
   }, std::make_integer_sequence<int, 3>());
-  for (int m = 0; m < M; m++)
-    store_rows(y + (row + m) * y_stride, add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m])), both);
+  for (int m = 0; m < M; m++) result[m] = add(add(acc[0][m], acc[1][m]), add(acc[2][m], acc[3][m]));
 }
 
 // The same sums for M rows and T places in tiles, one of the four after the other: so many fit in registers that what
 // is loaded serves several products.
 template <Type type, int M, int T>
-__attribute__((noinline)) static void float_block(const At* w, const bool* both, const Activations& x, int row,
-                                                  int columns, float* y, size_t y_stride) {
+ALWAYS_INLINE static void float_block_sums(const At* w, const float* const* from, int columns, Floats* result) {
   static_assert(T <= 2);
-  const float* from[M];
-  for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
   Floats sums[M * T] = {}, last[M * T] = {};  // the loop fills them before it reads them, which GCC does not see
-  for (int first = 0; first < 4; first++) {
+  each_of([&](auto first) __attribute__((always_inline)) {
     Floats acc[M * T];
 #pragma GCC unroll 32
     for (int i = 0; i < M * T; i++) acc[i] = every(0);
-    for (int c = first; c < columns; c += 4) {
-      const Floats here = weights_at<type>(w[0], c), there = T > 1 ? weights_at<type>(w[T - 1], c) : here;
+    for (int c = 0; c + first < columns; c += 4) {
+      const Floats here = weights_at<type, first>(w[0], c), there = T > 1 ? weights_at<type, first>(w[T - 1], c) : here;
 #pragma GCC unroll 16
       for (int m = 0; m < M; m++) {
-        Floats one = every_at(from[m] + c);
+        Floats one = every_at(from[m] + c + first);
         acc[m * T] = fma(here, one, acc[m * T]);
         if constexpr (T > 1) acc[m * T + 1] = fma(there, one, acc[m * T + 1]);
       }
@@ -169,9 +210,60 @@ __attribute__((noinline)) static void float_block(const At* w, const bool* both,
       if (first == 0) sums[i] = acc[i];
       else if (first == 1) sums[i] = add(sums[i], acc[i]);
       else if (first == 2) last[i] = acc[i];
-      else store_rows(y + (row + i / T) * y_stride + i % T * 8 * TILES_AT_ONCE, add(sums[i], add(last[i], acc[i])), both[i % T]);
+      else result[i] = add(sums[i], add(last[i], acc[i]));
     }
+  }, std::make_integer_sequence<int, 4>());
+}
+
+// M rows of activations. `sums`: (places, rows, columns, result) -> the sums of these columns for M rows and T places.
+// Bytes have a factor for 128 columns: each 128 are summed by themselves. They are read as 2^-120 of their values, which
+// activations would take out of the range of floats: half of that is made up for before the sums, half behind them.
+template <Type type, int M, int T, class F>
+ALWAYS_INLINE static void float_product_of(const At* w, const bool* both, const Activations& x, int row, int columns,
+                                           float* y, size_t y_stride, F sums) {
+  const float* from[M];
+  for (int m = 0; m < M; m++) from[m] = x.f + (x.pick ? (size_t)x.pick[row + m] : (size_t)(row + m)) * x.f_stride;
+  Floats result[M * T];
+  if constexpr (type == Type::F8_E4M3) {
+    Floats part[M * T];
+    float raised[M][128];
+    for (int i = 0; i < M * T; i++) result[i] = every(0);
+    for (int c = 0; c < columns; c += 128) {
+      const int now = columns - c < 128 ? columns - c : 128;
+      const float* from_raised[M];
+      for (int m = 0; m < M; m++) {
+        from_raised[m] = raised[m];
+        for (int i = 0; i < now; i += 8) store(raised[m] + i, mul(load(from[m] + c + i), all(0x1p60f)));
+      }
+      At here[T];
+      for (int t = 0; t < T; t++) here[t] = w[t] + (size_t)(c / 128) * (32 + 128 * 8) + 32;
+      sums(here, from_raised, now, part);
+      for (int i = 0; i < M * T; i++) {
+        const Floats factor = mul(floats(w[i % T] + (size_t)(c / 128) * (32 + 128 * 8)), every(0x1p60f));
+        result[i] = fma(part[i], factor, result[i]);
+      }
+    }
+  } else {
+    sums(w, from, columns, result);
   }
+  for (int i = 0; i < M * T; i++) store_rows(y + (row + i / T) * y_stride + i % T * 8 * TILES_AT_ONCE, result[i], both[i % T]);
+}
+
+template <Type type, int M>
+ALWAYS_INLINE static void float_rows(At w, bool both, const Activations& x, int row, int columns, float* y, size_t y_stride) {
+  float_product_of<type, M, 1>(&w, &both, x, row, columns, y, y_stride, [](const At* w, const float* const* from, int columns,
+                                                                           Floats* result) __attribute__((always_inline)) {
+    float_sums<type, M>(*w, from, columns, result);
+  });
+}
+
+template <Type type, int M, int T>
+__attribute__((noinline)) static void float_block(const At* w, const bool* both, const Activations& x, int row,
+                                                  int columns, float* y, size_t y_stride) {
+  float_product_of<type, M, T>(w, both, x, row, columns, y, y_stride, [](const At* w, const float* const* from, int columns,
+                                                                         Floats* result) __attribute__((always_inline)) {
+    float_block_sums<type, M, T>(w, from, columns, result);
+  });
 }
 
 // In as few and as even passes as MOST rows at a time allow: 8 rows by at most 6 are 4 and 4.
@@ -217,10 +309,13 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
   using S = Scales;
 #define TRILENS_QUANT(type, ...) \
   case Type::type: return quantised_product<Quant<__VA_ARGS__>>(m, which, t0, t1, x, rows, y, y_stride)
+#define TRILENS_OCTETS(type) \
+  case Type::type: return quantised_product<OctetQuant<Type::type>>(m, which, t0, t1, x, rows, y, y_stride)
   switch (m.type) {
     case Type::F32: return float_product<Type::F32>(m, which, t0, t1, x, rows, y, y_stride);
     case Type::F16: return float_product<Type::F16>(m, which, t0, t1, x, rows, y, y_stride);
     case Type::BF16: return float_product<Type::BF16>(m, which, t0, t1, x, rows, y, y_stride);
+    case Type::F8_E4M3: return float_product<Type::F8_E4M3>(m, which, t0, t1, x, rows, y, y_stride);
     TRILENS_QUANT(Q4_0, 4, S::HALF, 8, Codes::PLAIN, false, 8);
     TRILENS_QUANT(Q4_1, 4, S::HALF_MIN, 0, Codes::PLAIN, false, 8);
     TRILENS_QUANT(Q5_0, 6, S::HALF, 16, Codes::PLAIN, false, 4);
@@ -238,9 +333,17 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
     TRILENS_QUANT(NF4, 4, S::HALF, 0, Codes::NF4, true, 1);
     TRILENS_QUANT(FP4, 4, S::HALF, 0, Codes::FP4, true, 1);
     TRILENS_QUANT(Q8_MIN, 8, S::HALF_MIN, 0, Codes::PLAIN, true, 1);
+    TRILENS_OCTETS(IQ1_S);
+    TRILENS_OCTETS(IQ1_M);
+    TRILENS_OCTETS(IQ2_XXS);
+    TRILENS_OCTETS(IQ2_XS);
+    TRILENS_OCTETS(IQ2_S);
+    TRILENS_OCTETS(IQ3_XXS);
+    TRILENS_OCTETS(IQ3_S);
     case Type::COUNT: break;
   }
 #undef TRILENS_QUANT
+#undef TRILENS_OCTETS
 }
 
 

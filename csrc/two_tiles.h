@@ -35,6 +35,22 @@ static inline Words every_word(int16_t x) { return {all_w(x), all_w(x)}; }
 static inline Words every_pair(int32_t two) { return {pair_w(two), pair_w(two)}; }
 static inline Bytes every_four(const int8_t* p) { return {four_b(p), four_b(p)}; }
 
+// For octets.h.
+static inline Bytes eights(const uint8_t* table, At index) {
+  return {eights_at(table, (const uint16_t*)index.p), eights_at(table, (const uint16_t*)index.q)};
+}
+static inline Bytes fours_of(const uint8_t* table, At index) {
+  return {fours_at(table, (const uint16_t*)index.p), fours_at(table, (const uint16_t*)index.q)};
+}
+static inline Bytes sign_bytes(At bits) { return {bits_as_bytes(bits.p), bits_as_bytes(bits.q)}; }
+static inline Bytes every_byte(int8_t x) { return {byte_b(x), byte_b(x)}; }
+static inline Bytes every_eight(const int8_t* p) { return {eight_b(p), eight_b(p)}; }
+static inline Bytes negative_where(Bytes x, Bytes mask) { return {negative_where(x.a, mask.a), negative_where(x.b, mask.b)}; }
+static inline Bytes two_less_where(Bytes x, Bytes mask) { return {two_less_where(x.a, mask.a), two_less_where(x.b, mask.b)}; }
+static inline Words first_twice(Words x) { return {first_twice(x.a), first_twice(x.b)}; }
+static inline Words last_twice(Words x) { return {last_twice(x.a), last_twice(x.b)}; }
+static inline Ints sums_of_two(Ints x, Ints y) { return {sums_of_two(x.a, y.a), sums_of_two(x.b, y.b)}; }
+
 static inline Floats fma(Floats x, Floats y, Floats z) { return {fma(x.a, y.a, z.a), fma(x.b, y.b, z.b)}; }
 static inline Floats minus_fma(Floats x, Floats y, Floats z) { return {minus_fma(x.a, y.a, z.a), minus_fma(x.b, y.b, z.b)}; }
 static inline Floats to_float(Ints x) { return {to_float(x.a), to_float(x.b)}; }
@@ -50,5 +66,12 @@ static inline Bytes high_nibbles(Bytes x) { return {high_nibbles(x.a), high_nibb
 template <int field> static inline Bytes two_bits_high(Bytes x) { return {two_bits_high<field>(x.a), two_bits_high<field>(x.b)}; }
 static inline Bytes either(Bytes x, Bytes y) { return {either(x.a, y.a), either(x.b, y.b)}; }
 static inline Bytes look_up(const int8_t table[16], Bytes x) { return {look_up(table, x.a), look_up(table, x.b)}; }
+template <int j> static inline Floats e4m3_column(Bytes x) { return {e4m3_column<j>(x.a), e4m3_column<j>(x.b)}; }
+static inline void e4m3_columns(Bytes x, Floats columns[4]) {
+  F8 a[4], b[4];
+  e4m3_columns(x.a, a);
+  e4m3_columns(x.b, b);
+  for (int i = 0; i < 4; i++) columns[i] = {a[i], b[i]};
+}
 static inline Bytes magnitude(Bytes x) { return {magnitude(x.a), magnitude(x.b)}; }
 static inline Bytes with_sign(Bytes x, Bytes sign) { return {with_sign(x.a, sign.a), with_sign(x.b, sign.b)}; }

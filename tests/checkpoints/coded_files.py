@@ -216,7 +216,31 @@ def modelopt_fp8() -> Form:
         return out, (eights.float() * scale).numpy()
 
     config = {"quant_method": "modelopt", "quant_algo": "FP8", "exclude_modules": ["lm_head"]}
-    return Form("modelopt fp8", write, config, "F8_E4M3", "F16", exact=False)
+    return Form("modelopt fp8", write, config, "F8_E4M3", "F8_E4M3", exact=False)
+
+
+def fp8(high: int, wide: int) -> Form:
+    """A scale for `high` rows and `wide` columns; 0 columns: for a row."""
+
+    def write(name: str, w: np.ndarray) -> tuple[Tensors, np.ndarray]:
+        rows, columns = w.shape
+        width = wide or columns
+        padded = np.pad(w, ((0, -rows % high), (0, -columns % width)))
+        blocks = np.abs(padded).reshape(padded.shape[0] // high, high, -1, width)
+        scales = (blocks.max((1, 3)) / 448).astype(np.float32 if wide else np.float16)
+        each = np.repeat(np.repeat(scales.astype(np.float32), high, 0)[:rows], width, 1)[:, :columns]
+        eights = (torch.from_numpy(w) / torch.from_numpy(each)).to(torch.float8_e4m3fn)
+        scale_name = "weight_scale_inv" if wide else "weight_scale"
+        out = {f"{name}.weight": eights, f"{name}.{scale_name}": torch.from_numpy(scales)}
+        return out, eights.float().numpy() * each
+
+    config: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": [high, wide]}
+    if not wide:
+        weights = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
+        config = {"quant_method": "compressed-tensors", "format": "float-quantized", "ignore": ["lm_head"]}
+        config["config_groups"] = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    native = "F16" if wide % 128 else "F8_E4M3"
+    return Form(f"fp8 {high} x {wide}" if wide else "fp8 rows", write, config, "F8_E4M3", native, exact=False)
 
 
 def mxfp4() -> Form:
@@ -316,6 +340,10 @@ FORMS = (
     nvfp4(modelopt=True),
     nvfp4(modelopt=False),
     modelopt_fp8(),
+    fp8(128, 128),
+    fp8(64, 256),
+    fp8(64, 64),
+    fp8(1, 0),
     mxfp4(),
     bitsandbytes("nf4", nested=False),
     bitsandbytes("nf4", nested=True),

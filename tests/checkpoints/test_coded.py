@@ -18,9 +18,10 @@ from trilens.checkpoints.coded_types import CODED
 from trilens.checkpoints.codes import rows_of
 from trilens.checkpoints.configured import configured
 from trilens.checkpoints.find import find
-from trilens.checkpoints.into_native import native_executor
+from trilens.checkpoints.into_native import blocks_of_bytes, native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
+from trilens.checkpoints.quantised import Rules
 from trilens.checkpoints.safetensors import SafetensorsCheckpoint, read_safetensors
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.errors import BadCheckpoint, TrilensError, UnsupportedModel
@@ -49,6 +50,33 @@ def written(form: Form, tensors: Tensors, directory: Path, **config: Any) -> Saf
 
 
 # ------------------------------------------------------------------------------------------- single matrices
+
+
+@pytest.mark.parametrize("block", [(128, 128), (64, 256), (32, 384)])
+@pytest.mark.parametrize("lead", [(), (3,)])
+def test_bytes_with_their_factors_are_the_values_for_every_layout_of_scales(
+    lead: tuple[int, ...], block: tuple[int, int], tmp_path: Path
+) -> None:
+    rows, columns = 200, 416
+    layouts: set[tuple[int, ...]] = {(), (1,), (*lead, rows), (*lead, rows, 1), (*lead, 1, 1), lead or (1, 1)}
+    layouts.add((*lead, -(-rows // block[0]), -(-columns // block[1])))
+    random = np.random.default_rng(5)
+    codes = torch.from_numpy(random.standard_normal((*lead, rows, columns), np.float32)).to(torch.float8_e4m3fn)
+    for shape in layouts:
+        scale = torch.from_numpy(np.array(random.uniform(0.001, 1, shape), np.float32))
+        save_file({"x.weight": codes, "x.weight_scale": scale}, tmp_path / "model.safetensors")
+        checkpoint = read_safetensors(tmp_path / "model.safetensors", Rules(block=block))
+        assert checkpoint.shares_scales("x.weight")
+        expected = checkpoint.read("x.weight").reshape(-1, columns)
+        factors, wide = checkpoint.factors("x.weight"), codes.float().numpy().reshape(-1, columns)
+        for first, stop in ((0, len(wide)), (8, 24), (rows - 5, rows)):
+            blocks = blocks_of_bytes(checkpoint, "x.weight", columns)(first, stop)[0]
+            each = np.repeat(factors(first, stop), 128, 1)[:, :columns]
+            assert np.array_equal(wide[first:stop] * each, expected[first:stop])
+            out = np.empty((stop - first, columns), np.float32)
+            _native.unpacked("F8_E4M3", blocks, out)
+            assert np.array_equal(out, expected[first:stop])
+        checkpoint.close()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -270,6 +298,7 @@ ONE_OF_EACH = (
     *("packed 4 group 32 sym", "packed 4 group 128 asym", "packed 8 channel None asym", "bytes 8 tensor 0 sym"),
     *("gptq 4 128 sym", "gptq 4 64 sym act", "gptq 8 64 sym act", "auto-round 4 32 asym auto_round:auto_gptq"),
     *("awq 128", "mlx 4 64", "mlx 8 64", "nvfp4 modelopt", "nvfp4 compressed", "modelopt fp8", "mxfp4 compressed"),
+    *("fp8 128 x 128", "fp8 64 x 64", "fp8 rows"),
     *("bitsandbytes nf4 nested", "bitsandbytes fp4 nested", "int8"),
 )
 

@@ -102,6 +102,12 @@ def test_every_scale_of_every_type(kind: str) -> None:
         bad_values = [(0, b"\xff")]
     elif kind == "NVFP4":
         bad_values = [(0, np.float32(v).tobytes()) for v in (np.nan, np.inf)] + [(4, b"\x7f"), (5, b"\xff")]
+    elif kind == "F8_E4M3":
+        bad_values = [(0, np.float32(v).tobytes()) for v in (np.nan, np.inf)] + [(4, b"\x7f"), (35, b"\xff")]
+    elif kind == "IQ1_M":
+        bad_values = [(54, b"\x00\x70"), (54, b"\x00\xf0")]  # with 0xc in the word before it
+        rows.reshape(8, -1, size)[:, :, 53] |= 0xC0
+        assert sound.fault_of_blocks(rows, kind) is None
     assert bad_values
     for number, (at, value) in enumerate(bad_values):
         damaged = rows.copy()

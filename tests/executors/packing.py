@@ -21,6 +21,7 @@ HALVES = {  # where a block keeps its scales
     "Q3_K": (108,),
     "Q6_K": (208,),
     **dict.fromkeys(("NF4", "FP4"), (0,)),
+    **dict.fromkeys(("IQ1_S", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), (0,)),
     "Q8_MIN": (0, 2),
 }
 # Of types that GGUF files do not have: what a code of 4 bits stands for, in whole numbers.
@@ -28,6 +29,7 @@ TABLES = {
     "NF4": (-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112),
     "FP4": (0, 1, 80, 120, 40, 60, 20, 30, 0, -1, -80, -120, -40, -60, -20, -30),
 }
+OWN_TYPES = (*TABLES, "NVFP4", "Q8_MIN", "F8_E4M3")
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 
 
@@ -51,6 +53,16 @@ def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float
         blocks[:, :, :4] = factor[..., None].view(np.uint8)
         blocks[:, :, 4:6] = rng.integers(0x40, 0x60, (*blocks.shape[:2], 2))
         return blocks.reshape(rows, -1)
+    if kind == "F8_E4M3":
+        factors = rng.uniform(0.5, 1, (rows, -(-columns // 128))).astype(np.float32) * np.float32(spread / 64)
+        blocks[:, :, :4] = np.repeat(factors, 4, 1)[:, : columns // 32, None].view(np.uint8)
+        blocks[:, :, 4:][blocks[:, :, 4:] & 127 == 127] = 0  # NaN
+        return blocks.reshape(rows, -1)
+    if kind == "IQ1_M":  # the half lies in the four highest bits of four words
+        halves = rng.uniform(0.5, 1, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2]) * spread / 8
+        four = halves.astype(np.float16).view(np.uint16)[..., None] >> np.arange(0, 16, 4, dtype=np.uint16) & 15
+        blocks[:, :, 49::2] = blocks[:, :, 49::2] & 15 | (four << 4).astype(np.uint8)
+        return blocks.reshape(rows, -1)
     for scale in (0.02, 0.02 * spread):  # the second time so that the values have the spread asked for
         for at in HALVES[kind]:
             halves = rng.uniform(0.5, 1, blocks.shape[:2]) * rng.choice([-1, 1], blocks.shape[:2]) * scale
@@ -62,7 +74,7 @@ def random_rows(kind: str, rows: int, columns: int, seed: int = 0, spread: float
 
 def values_of(kind: str, raw: np.ndarray, columns: int) -> np.ndarray:
     """What those rows stand for."""
-    if kind in TABLES or kind in ("NVFP4", "Q8_MIN"):
+    if kind in OWN_TYPES:
         return own_values(kind, raw.reshape(-1, raw.shape[-1])).reshape(-1, columns)
     return gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind]).reshape(-1, columns)
 
@@ -76,6 +88,9 @@ def own_values(kind: str, raw: np.ndarray) -> np.ndarray:
     if kind == "Q8_MIN":  # codes are kept 128 lower
         codes = blocks[..., 4:].view(np.int8).astype(np.float32) + 128
         return codes * halves(0) + halves(2)
+    if kind == "F8_E4M3":
+        values = torch.from_numpy(np.ascontiguousarray(blocks[..., 4:])).view(torch.float8_e4m3fn).float().numpy()
+        return values * np.ascontiguousarray(blocks[..., :4]).view(np.float32)
     packed = blocks[..., 6:] if kind == "NVFP4" else blocks[..., 2:]
     codes = np.concatenate((packed & 15, packed >> 4), -1)
     if kind == "NVFP4":
@@ -126,7 +141,7 @@ def rows_of(kind: str, values: np.ndarray, seed: int) -> np.ndarray:
     if kind in OWN:
         return OWN[kind](values).reshape(*values.shape[:-1], -1)
     try:
-        if kind in TABLES or kind in ("NVFP4", "Q8_MIN"):
+        if kind in OWN_TYPES:
             raise NotImplementedError
         return gguf.quants.quantize(values, gguf.GGMLQuantizationType[kind]).view(np.uint8)
     except NotImplementedError:

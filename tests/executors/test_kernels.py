@@ -14,7 +14,7 @@ from trilens.executors.native.record import CURVES
 from trilens.spec.model import Curve
 
 SETS = native.instruction_sets()
-QUANTISED = [t for t, (block, _) in native.types().items() if block > 1]
+QUANTISED = [t for t, (block, _) in native.types().items() if block > 1 and t != "F8_E4M3"]
 
 
 @pytest.mark.parametrize("kind", native.types())
@@ -114,6 +114,8 @@ def test_the_largest_codes_and_activations_do_not_overflow() -> None:
                 blocks[:, :, 0] = 120
             if kind == "NVFP4":
                 blocks[:, :, :6] = whole[:, :, :6]
+            if kind == "IQ1_M":
+                blocks[:, :, 49::2] = whole[:, :, 49::2] & 0xF0 | blocks[:, :, 49::2] & 15
             for sign in (1, -1):
                 x = np.full((1, 256), sign * 3.0, np.float32)
                 expected = x.astype(np.float64) @ values_of(kind, raw, 256).astype(np.float64).T

@@ -134,7 +134,7 @@ def compare(
     executor.engine.trace_routes(True)
     tokens = [t % spec.vocab for t in some_tokens(length, seed)]
     logits = executor.step([StepInput(executor.sequence(length), tokens)], every_row=True)
-    packed = frozenset(n for n, (own, _) in stored.items() if own not in ("F32", "F16", "BF16"))
+    packed = frozenset(n for n, (own, _) in stored.items() if own not in ("F32", "F16", "BF16", "F8_E4M3"))
     routes = taken_routes(executor)
     fine = takes_16_bits(executor)
     assert {name for name in packed if ".recurrence." in name} <= fine
@@ -194,7 +194,7 @@ def test_half_weights_stay_close_to_torch(name: str) -> None:
 def test_every_type_runs_a_whole_model(kind: str) -> None:
     alike, plain = compare(wide(), kind)
     assert alike < 2e-3
-    assert plain < 2e-2
+    assert plain < 3e-2
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -55,6 +55,7 @@ WIDTHS = {
     "index_head_dim",
 }
 BLOCKS = {"Q2_K": 256, "Q3_K": 256, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256}
+BLOCKS |= dict.fromkeys(("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S"), 256)
 TYPES = sorted(_native.types())
 NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")

@@ -94,21 +94,21 @@ class Codes:
         with np.errstate(all="ignore"):
             match native:
                 case "Q4_0":
-                    parts = [halves(self.scales), _nibbles(codes + np.uint8(8 - centre))]
+                    parts = [halves(self.scales), nibbles(codes + np.uint8(8 - centre))]
                 case "Q8_0":
                     parts = [halves(self.scales), codes - np.uint8(centre)]
                 case "Q4_1":
-                    parts = [halves(self.scales), halves(self._minima()), _nibbles(codes)]
+                    parts = [halves(self.scales), halves(self._minima()), nibbles(codes)]
                 case "Q8_MIN":
                     parts = [halves(self.scales), halves(self._minima()), codes - np.uint8(128)]
                 case "NF4" | "FP4":
-                    parts = [halves(self.scales / np.float32(LARGEST[native])), _nibbles(codes)]
+                    parts = [halves(self.scales / np.float32(LARGEST[native])), nibbles(codes)]
                 case "NVFP4":
                     of_rows = cast(Floats, self.factor)[:, None, None]
                     factor = np.broadcast_to(of_rows, (n, columns // 32, 1)).astype("<f4")
-                    parts = [factor.view(np.uint8), cast(Bytes, self.scale_bytes).reshape(n, -1, 2), _nibbles(codes)]
+                    parts = [factor.view(np.uint8), cast(Bytes, self.scale_bytes).reshape(n, -1, 2), nibbles(codes)]
                 case "MXFP4":
-                    parts = [cast(Bytes, self.scale_bytes)[..., None], _nibbles(codes)]
+                    parts = [cast(Bytes, self.scale_bytes)[..., None], nibbles(codes)]
                 case _:
                     raise ValueError(f"codes of {self.kind} have no blocks of {native}")
         return np.concatenate(parts, -1).reshape(n, -1)
@@ -124,7 +124,7 @@ class Codes:
         return -self.scales * cast(Floats, self.zeros) if self.minima is None else self.minima
 
 
-def _nibbles(codes: Bytes) -> Bytes:
+def nibbles(codes: Bytes) -> Bytes:
     """[..., 32] codes of four bits: the i-th and the (i + 16)-th in one byte."""
     return codes[..., :16] | codes[..., 16:] << np.uint8(4)
 

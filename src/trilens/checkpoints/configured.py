@@ -28,7 +28,7 @@ SHARED = 64  # values that share one of bitsandbytes' scales; 256 of those share
 
 @dataclass(frozen=True)
 class Form:
-    """How matrices are quantised: the type (as in `CODED`, or F8), columns of a group (None: the whole row; 0: all of
+    """How matrices are quantised: the type (as in `CODED`, or FP8), columns of a group (None: the whole row; 0: all of
     the matrix), and the bytes beside the codes: of each group of each row, of each column, of each matrix."""
 
     type: str
@@ -143,9 +143,9 @@ def _form(
     match method:
         case "fp8" | "fbgemm_fp8":
             if q.get("weight_block_size") is None:
-                return Form("F8", 8, None, 4)
+                return Form("F8_E4M3", 8, None, 4)
             high, wide = block
-            return Form("F8", 8, wide, 4, high=high)
+            return _fp8(wide, 4, high)
         case "mxfp4":
             return Form("MXFP4", 4, 32, 1) if ".experts." in p.name and len(p.shape) == 3 else None
         case "gptq" | "auto-round" | "auto_round" | "intel/auto-round":
@@ -170,7 +170,12 @@ def _form(
     if isinstance(groups, Mapping) and groups:
         return _of_groups(groups, str(q.get("format")), modules, width)
     algorithm = str(q.get("quant_algo", "NVFP4")).upper()
-    return Form("NVFP4", 4, 16, 1, per_matrix=8) if "FP4" in algorithm else Form("F8", 8, 0, 8)
+    return Form("NVFP4", 4, 16, 1, per_matrix=8) if "FP4" in algorithm else Form("F8_E4M3", 8, 0, 8)
+
+
+def _fp8(columns: int, per_group: float, high: int) -> Form:
+    """A scale for each block: as `scales.shared_by_128` has it."""
+    return Form("F8_E4M3" if columns % 128 == 0 else "F8", 8, columns, per_group, high=high)
 
 
 def _awq(size: int | None) -> Form:
@@ -199,8 +204,8 @@ def _of_groups(groups: Mapping[str, Any], form: str, modules: list[str], width: 
         if bits == 8:
             structure = weights.get("block_structure")
             if structure:
-                return Form("F8", 8, structure[1], width, high=structure[0])
-            return Form("F8", 8, None, width) if weights.get("strategy") == "channel" else Form("F8", 8, 0, 8)
+                return _fp8(structure[1], width, structure[0])
+            return Form("F8_E4M3", 8, None, width) if weights.get("strategy") == "channel" else Form("F8_E4M3", 8, 0, 8)
         return Form("MXFP4", 4, 32, 1) if size == 32 else Form("NVFP4", 4, 16, 1, per_matrix=8)
     packed = (chosen or {}).get("format", form) == "pack-quantized"
     symmetric = weights.get("symmetric") is not False

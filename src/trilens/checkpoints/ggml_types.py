@@ -43,7 +43,7 @@ GGML_TYPES = {
     34: GgmlType("TQ1_0", 256, 54),
     35: GgmlType("TQ2_0", 256, 66),
     39: GgmlType("MXFP4", 32, 17),
-    40: GgmlType("NVFP4", 64, 36, readable=False),  # needs a second scale, kept in another tensor
+    40: GgmlType("NVFP4", 64, 36),  # a second scale may lie in another tensor: gguf.py
     41: GgmlType("Q1_0", 128, 18, readable=False),
 }
 

@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -137,6 +138,7 @@ class GgufFile:
     alignment: int  # bytes
     metadata: Mapping[str, Any]  # int, float, bool, str or GgufArray; of a split file: the first part's
     tensors: Mapping[str, StoredTensor]
+    scales: Mapping[str, StoredTensor]  # of NVFP4 tensors, by the tensor's name: a factor for each of its matrices
     _files: Mapping[Path, OpenFile]
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
@@ -151,7 +153,22 @@ class GgufFile:
                 f"{tensor.file}: tensor {shown(name)} is {tensor.type}, a type that trilens cannot read;"
                 " choose another quantisation of this model, such as Q4_K_M or Q8_0"
             )
-        return dequantise(self.raw(name), tensor.type, tensor.shape)
+        values = dequantise(self.raw(name), tensor.type, tensor.shape)
+        if name in self.scales:
+            factors = self.factors(name)
+            values.reshape(len(factors), -1)[...] *= factors[:, None]
+        return values
+
+    def factors(self, name: str) -> "NDArray[np.float32]":
+        """What the matrices of a tensor are multiplied with, float32 [one, or one for each]."""
+        import numpy as np
+
+        from trilens.checkpoints.values import dequantise
+
+        if name not in self.scales:
+            return np.ones(1, np.float32)
+        scale = self.scales[name]
+        return dequantise(raw_bytes(self._files, scale, 0, None), scale.type, scale.shape).reshape(-1)
 
     def close(self) -> None:
         for file in self._files.values():
@@ -181,13 +198,39 @@ def read_gguf(path: Path | str) -> GgufFile:
         promised = parts[0].metadata.get("split.tensors.count", len(tensors))
         if len(parts) > 1 and promised != len(tensors):
             raise bad(parts[0].file.path, f"promises {promised} tensors in all parts, found {len(tensors)}")
+        tensors, scales = _apart(tensors)
     except BaseException:
         for part in opened:
             part.file.close()
         raise
     first = parts[0]
     files = {part.file.path: part.file for part in parts}
-    return GgufFile(first.file.path, first.version, first.alignment, first.metadata, tensors, files)
+    return GgufFile(first.file.path, first.version, first.alignment, first.metadata, tensors, scales, files)
+
+
+def _apart(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor], dict[str, StoredTensor]]:
+    """(parameters, scales of NVFP4 tensors by the tensor's name).
+
+    `X.weight` has `X.scale` or `X.weight.scale`: a number for each of its matrices, or one for all. Tensors called
+    `input_scale` are for engines that round activations.
+    """
+    parameters, scales = dict(tensors), dict[str, StoredTensor]()
+    for name, tensor in tensors.items():
+        if tensor.type != "NVFP4":
+            continue
+        for stem in (name.removesuffix(".weight"), name):
+            parameters.pop(stem + ".input_scale", None)
+            scale = parameters.pop(stem + ".scale", None)
+            if scale is None:
+                continue
+            if scale.type not in ("F32", "F16", "BF16") or prod(scale.shape) not in (1, prod(tensor.shape[:-2])):
+                raise bad(
+                    scale.file,
+                    f"{shown(scale.name)} of {scale.type} {list(scale.shape)} does not fit"
+                    f" {shown(name)} of NVFP4 {list(tensor.shape)}",
+                )
+            scales[name] = scale
+    return parameters, scales
 
 
 @dataclass(frozen=True)

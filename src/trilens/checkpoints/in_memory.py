@@ -6,6 +6,7 @@ from trilens.checkpoints.coded_types import CODED
 from trilens.decoder.weights import Parameter
 
 FLOATS = ("F32", "F16", "BF16")
+FROM_VALUES = (*FLOATS, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")  # types that values can be rounded to
 QUANTISE = {None: None, "8bit": "Q8_0", "4bit": "Q4_1"}  # of matrices that the file holds as floats
 
 
@@ -21,11 +22,13 @@ def native_type(
         if as_rows and not stored.endswith("_SCATTERED"):
             return coded.native
         return quantise or coded.otherwise
-    if quantise is not None and stored not in types and columns % 32 == 0:
+    if stored == "F8_E4M3" and quantise != "Q4_1":
+        return stored if as_rows and columns % 32 == 0 else "F16"
+    if quantise is not None and (stored not in types or stored == "F8_E4M3") and columns % 32 == 0:
         return quantise
     if quantise is not None and stored in FLOATS and columns % 32 == 0 and not p.name.endswith(".router"):
         return quantise
-    if stored in types and columns % types[stored][0] == 0:
+    if stored in types and columns % types[stored][0] == 0 and (as_rows or stored in FROM_VALUES):
         return stored
     if stored.startswith("F8") or columns % 32:
         return "F16"

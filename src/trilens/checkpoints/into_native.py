@@ -18,6 +18,8 @@ from trilens.errors import BadCheckpoint, UsageError
 from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
+    from trilens.checkpoints.gguf import GgufFile
+    from trilens.checkpoints.safetensors import SafetensorsCheckpoint
     from trilens.executors.adapter import Adapter
     from trilens.executors.native.executor import NativeExecutor, Packed, Rows
 
@@ -108,6 +110,10 @@ def _blocks_of(
 ) -> Callable[[int, int], tuple[np.ndarray, bool]]:
     """(first, stop) -> those rows of a tensor as blocks, and whether all of them are zero."""
     coded = files.coded(name)
+    if kind == "F8_E4M3":
+        return blocks_of_bytes(cast("SafetensorsCheckpoint", files.checkpoint), name, row_bytes)
+    if coded is None and kind == "NVFP4":
+        return nvfp4_blocks(cast("GgufFile", files.checkpoint), name, row_bytes)
     if coded is None:
 
         def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
@@ -125,6 +131,51 @@ def _blocks_of(
         return codes.blocks(kind), codes.all_zero()
 
     return blocks_of_codes
+
+
+def blocks_of_bytes(
+    checkpoint: SafetensorsCheckpoint, name: str, columns: int
+) -> Callable[[int, int], tuple[np.ndarray, bool]]:
+    """(first, stop) -> those rows of an FP8 matrix as blocks of 32 columns (the factor that 128 columns share, then the
+    bytes), and whether all of them are zero."""
+    factors = checkpoint.factors(name)
+
+    def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
+        raw = checkpoint.raw(name, first * columns, stop * columns)
+        codes = np.frombuffer(raw, np.uint8).reshape(stop - first, -1, 32)
+        of_128 = factors(first, stop)
+        of_32 = np.repeat(of_128, 4, axis=1)[:, : columns // 32, None]
+        zero = not of_128.any() or not (codes & np.uint8(127)).any()
+        return np.concatenate((of_32.view(np.uint8), codes), -1).reshape(stop - first, -1), zero
+
+    return blocks
+
+
+def nvfp4_blocks(checkpoint: GgufFile, name: str, row_bytes: int) -> Callable[[int, int], tuple[np.ndarray, bool]]:
+    """The same for NVFP4 of a GGUF file.
+
+    A block of 64 columns there has four scales, then four times 8 bytes: the codes of columns 0 to 7, and of 8 to 15.
+    A block in memory has a factor, two scales and the codes of 32 columns.
+    """
+    from trilens.checkpoints.codes import nibbles
+
+    shape = checkpoint.tensors[name].shape
+    factors = np.broadcast_to(checkpoint.factors(name), max(1, prod(shape[:-2])))
+
+    def blocks(first: int, stop: int) -> tuple[np.ndarray, bool]:
+        raw = checkpoint.raw(name, first * row_bytes, stop * row_bytes)
+        whole = np.frombuffer(raw, np.uint8).reshape(stop - first, -1, 36)
+        scales = whole[..., :4] & np.uint8(127)
+        scales[scales == 127] = 0  # as ggml reads what would be no number
+        pairs = whole[..., 4:].reshape(stop - first, -1, 8)
+        codes = np.concatenate((pairs & np.uint8(15), pairs >> np.uint8(4)), -1).reshape(stop - first, -1, 32)
+        of_rows = factors[np.arange(first, stop) // shape[-2]]
+        factor = np.broadcast_to(of_rows[:, None, None], (*codes.shape[:2], 1)).astype("<f4")
+        zero = not (of_rows.any() and scales.any() and (codes & np.uint8(7)).any())
+        parts = (factor.view(np.uint8), scales.reshape(stop - first, -1, 2), nibbles(codes))
+        return np.concatenate(parts, -1).reshape(stop - first, -1), zero
+
+    return blocks
 
 
 def _order(

@@ -5,7 +5,7 @@ used or listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -93,10 +93,17 @@ class ModelFiles:
         return getattr(self.checkpoint, "coded", {}).get(tensor)
 
     def as_rows(self, parameter: Parameter) -> bool:
-        """Whether the parameter's rows are rows of the file, and not its columns for example, all of one type."""
+        """Whether the parameter's rows are rows of the file, and not its columns for example, all of one type. Of FP8:
+        and can be kept with their scales."""
         stored = self.stored[parameter.name]
         one_type = len({self.checkpoint.tensors[name].type for name in stored.tensors}) == 1
+        if self.type_of(parameter) == "F8_E4M3" and not all(map(self._shares_scales, stored.tensors)):
+            return False
         return one_type and (stored.change is None or isinstance(stored.change, RowChange))
+
+    def _shares_scales(self, tensor: str) -> bool:
+        shares: Callable[[str], bool] = self.checkpoint.shares_scales  # type: ignore[attr-defined]
+        return shares(tensor)
 
     def bytes_of(self, parameter: Parameter) -> int:
         """Bytes in the file. If a tensor holds several parameters, the share of this one."""

@@ -7,7 +7,7 @@ The tensors cover the data from end to end: no holes, no overlaps. A sharded mod
 beside its shards: {"weight_map": {NAME: FILE}}. https://github.com/huggingface/safetensors
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from trilens.checkpoints.checkpoint import StoredTensor, raw_bytes
 from trilens.checkpoints.layouts import CodedTensor, find_coded
 from trilens.checkpoints.opened import OpenFile
 from trilens.checkpoints.quantised import Rules, read_rules, refuse_left_over
-from trilens.checkpoints.scales import FP8, pair_with_scales, times_scale
+from trilens.checkpoints.scales import FP8, factors_of_128, pair_with_scales, shared_by_128, times_scale
 from trilens.errors import UnsupportedModel
 from trilens.files import bad, parse_json, read_json_object, shown
 
@@ -95,6 +95,21 @@ class SafetensorsCheckpoint:
         if scale is not None:
             times_scale(values, self.read(scale), self.rules.block)
         return values
+
+    def shares_scales(self, name: str) -> bool:
+        """Whether each 128 neighbouring columns of an FP8 matrix have one scale."""
+        tensor, scale = self._tensor(name), self.scale_of.get(name)
+        if scale is None:
+            return not self.scale_of
+        return shared_by_128(tensor.shape, self.scales[scale].shape, self.rules.block)
+
+    def factors(self, name: str) -> "Callable[[int, int], NDArray[np.float32]]":
+        """The scales of an FP8 matrix with `shares_scales`: (first, stop) -> [rows, one for each 128 columns]."""
+        import numpy as np
+
+        tensor, scale = self._tensor(name), self.scale_of.get(name)
+        values = np.ones((1,), np.float32) if scale is None else self.read(scale)
+        return factors_of_128(tensor.shape, values, self.rules.block)
 
     def part(self, name: str) -> StoredTensor:
         """A tensor as it is in the files."""

@@ -7,7 +7,7 @@ As DeepSeek, Qwen, compressed-tensors and ModelOpt write it:
     X.input_scale, X.activation_scale: for engines that round activations too; not used here
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints.checkpoint import StoredTensor
@@ -62,6 +62,35 @@ def times_scale(values: "NDArray[np.float32]", scale: "NDArray[np.float32]", blo
         for matrix, factor in zip(matrices, factors, strict=True):
             for row in range(len(factor)):
                 matrix[row * rows : (row + 1) * rows] *= np.repeat(factor[row], columns)[: matrix.shape[1]]
+
+
+def shared_by_128(weight: tuple[int, ...], scale: tuple[int, ...], block_size: tuple[int, int]) -> bool:
+    """Whether columns 0 to 127 of every row share a scale, 128 to 255, and so on: the native F8_E4M3 needs that."""
+    layout = _layout(weight, scale, block_size)
+    return len(weight) > 1 and layout is not None and (layout[1][1] % 128 == 0 or layout[1][1] >= weight[-1])
+
+
+def factors_of_128(
+    weight: tuple[int, ...], scale: "NDArray[np.float32]", block_size: tuple[int, int]
+) -> "Callable[[int, int], NDArray[np.float32]]":
+    """(first, stop) -> the factors of those rows for each 128 columns, float32 [n, ceil(columns / 128)], where
+    `shared_by_128` holds. Matrices of a stack lie one behind the other."""
+    import numpy as np
+
+    layout = _layout(weight, scale.shape, block_size)
+    if layout is None:
+        raise ValueError(f"a scale of {scale.shape} does not fit a weight of {weight}")
+    shape, (high, wide) = layout
+    *lead, rows, columns = weight
+    factors = np.broadcast_to(scale.reshape(shape), (*lead, *shape[-2:])).reshape(-1, *shape[-2:])
+    of_columns = np.arange(0, columns, 128) // wide
+
+    def rows_of(first: int, stop: int) -> "NDArray[np.float32]":
+        at = np.arange(first, stop)
+        of_rows: NDArray[np.float32] = factors[at // rows, at % rows // high]
+        return of_rows[:, of_columns]
+
+    return rows_of
 
 
 def _layout(

@@ -32,6 +32,12 @@ HALVES = {
     "Q4_K": (144, (0, 2)),
     "Q5_K": (176, (0, 2)),
     "Q6_K": (210, (208,)),
+    "IQ1_S": (50, (0,)),
+    "IQ2_XXS": (66, (0,)),
+    "IQ2_XS": (74, (0,)),
+    "IQ2_S": (82, (0,)),
+    "IQ3_XXS": (98, (0,)),
+    "IQ3_S": (110, (0,)),
     "IQ4_NL": (18, (0,)),
     "IQ4_XS": (136, (0,)),
 }
@@ -57,6 +63,13 @@ def fault_of_blocks(rows: np.ndarray, kind: str) -> str | None:
             whole = flat.reshape(-1, 22)
             sound = _below(np.ascontiguousarray(whole[:, :4]).view(np.uint32), INFINITE_FLOAT)
             sound = sound and not (whole[:, 4:6] & 127 == 127).any()
+        case "F8_E4M3":  # a float, then 32 bytes, of which 127 and 255 are NaN
+            whole = flat.reshape(-1, 36)
+            sound = _below(np.ascontiguousarray(whole[:, :4]).view(np.uint32), INFINITE_FLOAT)
+            sound = sound and not (whole[:, 4:] & 127 == 127).any()
+        case "IQ1_M":  # the half's bits lie in the highest four of four words
+            words = np.ascontiguousarray(flat.reshape(-1, 56)[:, 48:]).view("<u2") >> np.uint16(12)
+            sound = _below((words << np.arange(0, 16, 4, dtype=np.uint16)).sum(-1, dtype=np.uint16), INFINITE_HALF)
         case _:
             nbytes, places = HALVES[kind]
             block = np.dtype(

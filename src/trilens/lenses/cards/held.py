@@ -22,7 +22,11 @@ from trilens.spec.model import ModelSpec
 
 FLOAT_TYPES = {4: "F32", 2: "BF16"}
 # Types of GGUF files that have kernels: a card of such a model need not load the extension to know that they stay.
-KEPT = (*FLOATS, *"Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split())
+KEPT = (
+    *FLOATS,
+    *"Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS MXFP4".split(),
+    *"IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S".split(),
+)
 
 
 def held_types(source: CardSource, quantise: str | None = None) -> dict[str, str]:

@@ -90,7 +90,7 @@ def _as_configured(config: Mapping[str, Any], spec: ModelSpec) -> WeightBytes:
 
 def spoken(form: Form) -> str:
     """INT4 with a scale for every 32"""
-    name = "FP8" if form.type == "F8" else form.type.partition("_")[0]
+    name = "FP8" if form.type.startswith("F8") else form.type.partition("_")[0]
     block = f"{form.high} x {form.group}" if form.high > 1 else f"{form.group}"
     shared = f"a scale for every {block}" if form.group else "a scale a row" if form.group is None else "one scale"
     return f"{name} with {shared}"
