@@ -20,12 +20,24 @@ void Draft::index() {
   }
 }
 
-const std::vector<int32_t>& Draft::propose(int most, double plain, double worth, double row) {
+bool Draft::pays(const Prices& prices) const {
+  return prices.plain > 0 && (always_ || spent_ - saved_ <= LOSS * elapsed_ + STAKE * prices.plain);
+}
+
+int Draft::forced(int most, const Prices& prices) const {
+  most = std::min(most, most_);
+  if (!pays(prices)) return 0;
+  int count = 0;
+  double right = forced_.right / forced_.tried, reached = right;
+  while (count < most && (always_ || reached * prices.worth > prices.row)) count++, reached *= right;
+  return count;
+}
+
+const std::vector<int32_t>& Draft::propose(int most, const Prices& prices) {
   proposed_.clear();
   match_ = 0;
-  most = std::min(most, MOST_DRAFT);
-  if (most < 1 || tokens_.size() <= GRAM) return proposed_;
-  if (!always_ && spent_ - saved_ > LOSS * elapsed_ + STAKE * plain) return proposed_;
+  most = std::min(most, most_);
+  if (most < 1 || tokens_.size() <= GRAM || !pays(prices)) return proposed_;
   index();
   const size_t end = tokens_.size();
   auto found = latest_.find(gram(end));
@@ -42,18 +54,22 @@ const std::vector<int32_t>& Draft::propose(int most, double plain, double worth,
   double right = known.right / known.tried, reached = 1;
   for (size_t at = from; (int)proposed_.size() < most; at++) {
     reached *= right;
-    if (!always_ && reached * worth <= row) break;
+    if (!always_ && reached * prices.worth <= prices.row) break;
     // behind the end it goes on with what it proposes itself: text that repeats with a short period
     proposed_.push_back(at < end ? tokens_[at] : proposed_[at - end]);
   }
   return proposed_;
 }
 
-void Draft::judged(int accepted, double cost, double saved) {
-  Record& r = record(match_);
-  r.right += accepted;
-  r.tried += accepted + (accepted < (int)proposed_.size());
-  if (r.tried > 64) r.right /= 2, r.tried /= 2;  // a text changes its nature
+void Draft::Record::add(int accepted, int proposed) {
+  right += accepted;
+  tried += accepted + (accepted < proposed);
+  if (tried > 64) right /= 2, tried /= 2;  // a text changes its nature
+}
+
+void Draft::judged(int looked_up, int proposed, int accepted, double cost, double saved) {
+  record(match_).add(std::min(accepted, looked_up), looked_up);
+  if (accepted >= looked_up) forced_.add(accepted - looked_up, proposed - looked_up);
   spent_ += cost;
   saved_ += saved;
 }

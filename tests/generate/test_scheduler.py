@@ -552,6 +552,7 @@ class Faulty(TokenWriter):
 
     def __init__(self, where: str, nth: int) -> None:
         self.where, self.left = where, nth
+        self.guides = where == "propose"
 
     def _now(self, where: str) -> None:
         if where == self.where:
@@ -576,12 +577,15 @@ class Faulty(TokenWriter):
         self.left -= self.where == "constraint"
         return 1
 
+    def propose(self, looked_up: Sequence[int], most: int) -> None:
+        self._now("propose")
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         self._now("end")
 
 
 @pytest.mark.parametrize("nth", [1, 3])
-@pytest.mark.parametrize("where", ["begin", "take", "allowed", "ahead", "end", "constraint"])
+@pytest.mark.parametrize("where", ["begin", "take", "allowed", "ahead", "propose", "end", "constraint"])
 def test_a_fault_in_any_callback_ends_its_request_alone(
     where: str, nth: int, native: Callable[..., NativeExecutor]
 ) -> None:
