@@ -19,7 +19,7 @@ from trilens.executors.executor import Proposal
 from trilens.generate.grammar import GrammarConstraint
 from trilens.generate.limits import Limits
 from trilens.generate.request import Request
-from trilens.generate.sampling import MOST_DRAFT, Sampling, Speculates
+from trilens.generate.sampling import MOST_DRAFT, Sampler, Sampling, Speculates
 from trilens.generate.scheduler import Scheduler
 from trilens.model import Model, load
 
@@ -83,6 +83,47 @@ def test_a_grammar_proposes_what_it_leaves_no_choice_about(model: Model) -> None
     assert drafts.accepted > tokens / 2 and drafts.accepted > 0.8 * drafts.proposed
     plain = load("tiny-dense", speculation=False).generate("Hello", **options)
     assert (plain.text, plain.receipt.replay) == (answer.text, answer.receipt.replay)
+
+
+@pytest.mark.parametrize("thinking", [True, 6, False])
+@pytest.mark.parametrize("stop", [(), ("4",)])
+def test_a_thinking_ends_inside_a_draft(
+    model: Model, thinking: bool | int, stop: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proposals are what will come, so that every end of a thinking and of an answer is in a draft."""
+    plain, drafting = load("tiny-dense", speculation=False), model
+    drafting._scheduler.speculates = "always"
+    tried, taken_back = 0, 0
+    original = Scheduler._take_back
+
+    def take_back(self: Scheduler, request: Request, tokens: Sequence[int]) -> None:
+        nonlocal taken_back
+        taken_back += 1
+        original(self, request, tokens)
+
+    monkeypatch.setattr(Scheduler, "_take_back", take_back)
+    for seed in range(6):
+        options: dict[str, Any] = {"temperature": 0.8, "seed": seed, "thinking": thinking, "stop": stop, "logprobs": 1}
+        schema = {"type": "object", "properties": {"sum": {"type": "integer"}}, "required": ["sum"]}
+        found = []
+        for one in (plain, drafting):
+            constraint = one.grammars.schema(schema)
+            call = one.prepare(f"What is 1{seed} plus 25?", constraint=constraint, max_tokens=30, **options)
+            call.submit()
+            request = call.request
+            assert request is not None
+            if found:
+                known = found[0].tokens
+                propose = lambda _, most, r=request, t=known: (t[len(r.tokens) : len(r.tokens) + most], 0)  # noqa: E731
+                monkeypatch.setattr(Sampler, "propose", propose)
+            while one.step(None):
+                pass
+            found.append(request)
+            one.forget()
+        assert (found[1].tokens, found[1].logprobs) == (found[0].tokens, found[0].logprobs)
+        assert found[1].finish == found[0].finish
+        tried += sum(step.accepted for step in found[1].steps)
+    assert tried > 20 and (taken_back > 0 or not (thinking or stop))
 
 
 class Rule:
