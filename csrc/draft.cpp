@@ -4,19 +4,19 @@
 
 namespace trilens {
 
-uint64_t Draft::gram(size_t end) const {
+uint64_t Draft::Index::hash(const std::vector<int32_t>& tokens, size_t end) const {
   uint64_t hash = 0;
-  for (int i = GRAM; i > 0; i--) hash = (hash ^ (uint32_t)tokens_[end - i]) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
+  for (int i = gram; i > 0; i--) hash = (hash ^ (uint32_t)tokens[end - i]) * 0x9E3779B97F4A7C15ull, hash ^= hash >> 29;
   return hash;
 }
 
 // Every place but the last is entered: the last one is what is looked for.
-void Draft::index() {
-  for (size_t end = before_.size(); end < tokens_.size(); end++) {
-    before_.push_back(-1);
-    if (end < GRAM) continue;
-    auto [at, fresh] = latest_.try_emplace(gram(end), (int32_t)end);
-    if (!fresh) before_[end] = at->second, at->second = (int32_t)end;
+void Draft::Index::reach(const std::vector<int32_t>& tokens) {
+  for (size_t end = before.size(); end < tokens.size(); end++) {
+    before.push_back(-1);
+    if (end < (size_t)gram) continue;
+    auto [at, fresh] = latest.try_emplace(hash(tokens, end), (int32_t)end);
+    if (!fresh) before[end] = at->second, at->second = (int32_t)end;
   }
 }
 
@@ -33,23 +33,33 @@ int Draft::forced(int most, const Prices& prices) const {
   return count;
 }
 
-const std::vector<int32_t>& Draft::propose(int most, const Prices& prices) {
-  proposed_.clear();
+// Where the tokens that the last ones match ended; `match_` is how many are equal. They may be fewer than a run: another
+// one can have its hash.
+size_t Draft::longest_match(Index& index) {
+  index.reach(tokens_);
   match_ = 0;
-  most = std::min(most, most_);
-  if (most < 1 || tokens_.size() <= GRAM || !pays(prices)) return proposed_;
-  index();
   const size_t end = tokens_.size();
-  auto found = latest_.find(gram(end));
-  if (found == latest_.end()) return proposed_;
+  if (end < (size_t)index.gram) return 0;
+  auto found = index.latest.find(index.hash(tokens_, end));
   size_t from = 0;
-  int32_t place = found->second;
-  for (int i = 0; i < CANDIDATES && place >= 0 && match_ < LONGEST; i++, place = before_[place]) {
+  int32_t place = found == index.latest.end() ? -1 : found->second;
+  for (int i = 0; i < CANDIDATES && place >= 0 && match_ < LONGEST; i++, place = index.before[place]) {
     int equal = 0;
     while (equal < LONGEST && equal < place && tokens_[place - 1 - equal] == tokens_[end - 1 - equal]) equal++;
     if (equal > match_) match_ = equal, from = place;
   }
-  if (match_ < GRAM) return proposed_;  // another gram with the same hash
+  return from;
+}
+
+const std::vector<int32_t>& Draft::propose(int most, const Prices& prices) {
+  proposed_.clear();
+  match_ = 0;
+  most = std::min(most, most_);
+  if (most < 1 || !pays(prices)) return proposed_;
+  const size_t end = tokens_.size();
+  size_t from = longest_match(long_);
+  if (match_ < LONG) from = longest_match(short_);
+  if (match_ < SHORT) return proposed_;
   const Record& known = record(match_);
   double right = known.right / known.tried, reached = 1;
   for (size_t at = from; (int)proposed_.size() < most; at++) {

@@ -40,9 +40,9 @@ class Draft {
   void judged(int looked_up, int proposed, int accepted, double cost, double saved);
 
  private:
-  static constexpr int GRAM = 3;         // tokens that have to be equal
-  static constexpr int LONGEST = 32;     // equal tokens that are counted
-  static constexpr int CANDIDATES = 8;   // earlier places that are compared, the latest first
+  static constexpr int LONG = 6, SHORT = 2;  // tokens that have to be equal; the short ones are tried where the long fail
+  static constexpr int LONGEST = 32;         // equal tokens that are counted
+  static constexpr int CANDIDATES = 8;       // earlier places that are compared, the latest first
   static constexpr double LOSS = 0.01;   // of a request's time that drafts may lose
   static constexpr double STAKE = 0.3;   // of a step, that they may lose before there was any time
 
@@ -51,19 +51,27 @@ class Draft {
     void add(int accepted, int proposed);
   };
 
+  // Where each run of `gram` tokens ended.
+  struct Index {
+    int gram;
+    std::unordered_map<uint64_t, int32_t> latest{};  // by the run's hash: where it ended last
+    std::vector<int32_t> before{};                   // of each place: where the same run ended before that
+
+    uint64_t hash(const std::vector<int32_t>& tokens, size_t end) const;
+    void reach(const std::vector<int32_t>& tokens);
+  };
+
   bool pays(const Prices& prices) const;
-  uint64_t gram(size_t end) const;
-  Record& record(int match) { return records_[match < 4 ? 0 : match < 8 ? 1 : 2]; }
-  void index();
+  Record& record(int match) { return records_[match < 3 ? 0 : match < 4 ? 1 : match < 8 ? 2 : 3]; }
+  size_t longest_match(Index& index);
 
   std::vector<int32_t> tokens_, proposed_;
-  std::unordered_map<uint64_t, int32_t> latest_;  // by the hash of GRAM tokens: where they ended last
-  std::vector<int32_t> before_;                   // of each place: where the same tokens ended before that
+  Index long_{LONG}, short_{SHORT};
   const int most_;
   const bool always_;
   int match_ = 0;
-  Record records_[3] = {{0.8, 2}, {1.2, 2}, {1.7, 2}};  // begun with a guess of 40, 60 and 85 %
-  Record forced_ = {1.9, 2};                            // the grammar's tokens could be written in other pieces
+  Record records_[4] = {{0.9, 3}, {1.2, 3}, {1.8, 3}, {2.55, 3}};  // begun with a guess of 30, 40, 60 and 85 %
+  Record forced_ = {1.9, 2};  // the grammar's tokens could be written in other pieces
   Prices prices_;
   double elapsed_ = 0, spent_ = 0, saved_ = 0;          // seconds
 };
