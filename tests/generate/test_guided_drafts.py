@@ -74,6 +74,16 @@ def test_looking_ahead_is_right_and_changes_nothing(model: Model, number: int) -
                     at += 1
 
 
+def test_a_text_that_begins_the_answer_makes_what_was_known_ahead_void(model: Model) -> None:
+    letter = model.text.tokenizer.encode("a", special=False)
+    looking, plain = model.grammars.regex("aab"), model.grammars.regex("aab")
+    assert looking.ahead(letter, 0).tokens == letter
+    for constraint in (looking, plain):
+        constraint.begin("a")
+        constraint.take(letter[0])
+    assert np.array_equal(looking.allowed(), plain.allowed())
+
+
 def test_a_grammar_proposes_what_it_leaves_no_choice_about(model: Model) -> None:
     schema = {"const": {"measurements": ["temperature", "pressure"], "unit": "kelvin"}}
     model._scheduler.speculates = "always"

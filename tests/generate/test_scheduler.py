@@ -174,7 +174,7 @@ def test_a_writer_ends_its_request_and_nothing_more_is_computed(tiny_executor: T
 def test_tokens_from_outside_are_like_a_prompt_that_held_them(
     name: str, native: Callable[[str], NativeExecutor]
 ) -> None:
-    scheduler = Scheduler(native(name))
+    scheduler = Scheduler(native(name), speculates=False)  # a step draws one token
     put = scheduler.submit(prompt(9), GREEDY, most(20), NONE, Interrupting(4, (11, 12, 13)))
     tokens = all_tokens(scheduler, put)
     assert tokens[4:7] == [11, 12, 13] and len(tokens) == 20

@@ -249,10 +249,11 @@ class GrammarConstraint:
 
     def allowed(self) -> np.ndarray:
         if self._allowed is None:
-            self._allowed = np.empty(self._words, np.uint32)
-            self._compute(self._matcher, self._allowed)
+            words = np.empty(self._words, np.uint32)
+            _compute(self._matcher, words)
             if self._matcher.is_error():
                 raise RequestRefused(f"the schema cannot be followed: {_first_line(self._matcher.get_error())}")
+            self._allowed = words
         return self._allowed
 
     def take(self, token: int) -> None:
@@ -272,7 +273,7 @@ class GrammarConstraint:
             for token in some:
                 if matcher.is_stopped() or not matcher.try_consume_tokens([token]):
                     return
-                self._compute(matcher, allowed[len(tokens)])
+                _compute(matcher, allowed[len(tokens)])
                 if matcher.is_error():
                     return
                 tokens.append(token)
@@ -289,17 +290,19 @@ class GrammarConstraint:
         self._ahead = Proposal(tokens, found, allowed[: len(tokens)])
         return self._ahead
 
-    def _compute(self, matcher: Any, words: np.ndarray) -> None:
-        matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
-
     def begin(self, text: str) -> None:
         self._matcher.try_consume_tokens(self._encode(text))
-        self._allowed = None
+        self._allowed, self._ahead = None, self._ahead._replace(tokens=())
 
     @property
     def complete(self) -> bool:
         """Whether what was written so far is whole."""
         return bool(self._matcher.is_accepting())
+
+
+def _compute(matcher: Any, words: np.ndarray) -> None:
+    """Write what is allowed next into these words."""
+    matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
 
 
 class _Vocabulary:
