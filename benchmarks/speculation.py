@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+from typing import Any
 
 import trilens
 from trilens.model import Model
@@ -47,20 +48,40 @@ between May and September. The work took six summers. When the harbour was opene
 twelve boats to fifty, and the town hall, the school and the lighthouse were paid for with the harbour's fees.
 Today the fleet has gone to the larger port of Varnes, and the harbour of Lindholm is used by sailing boats
 and by the ferry, which crosses the sound four times a day in summer and once a day in winter."""
-# (prompt, raw): a small model copies as a continuation of a text what it would not copy when it is asked to
-QUESTIONS = {
-    "copy JSON": (3 * (LIST + "\n\n") + LIST[: len(LIST) // 6], True),
-    "copy code": (3 * (CODE + "\n\n") + CODE[: len(CODE) // 6], True),
-    "question from a text": (f"{TEXT}\n\nWhere did the blocks come from, and what was paid for with the fees?", False),
-    "summary": (f"{TEXT}\n\nSummarise this text in three sentences.", False),
-    "list": ("List ten animals that live in the sea, one on each line.", False),
-    "chat": ("I have a free weekend and like walking. What would you suggest?", False),
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "harbour": {"type": "string", "maxLength": 30},
+        "built_in": {"type": "integer", "minimum": 1000, "maximum": 2100},
+        "engineer": {
+            "type": "object",
+            "properties": {"first_name": {"type": "string"}, "last_name": {"type": "string"}},
+            "required": ["first_name", "last_name"],
+        },
+        "boats": {"type": "integer", "minimum": 0, "maximum": 500},
+        "used_by": {"type": "array", "items": {"enum": ["fishing boats", "sailing boats", "ferry"]}, "maxItems": 3},
+    },
+    "required": ["harbour", "built_in", "engineer", "boats", "used_by"],
+}
+# (prompt, raw, schema): a small model copies as a continuation of a text what it would not copy when it is asked to
+QUESTIONS: dict[str, tuple[str, bool, dict[str, Any] | None]] = {
+    "copy JSON": (3 * (LIST + "\n\n") + LIST[: len(LIST) // 6], True, None),
+    "copy code": (3 * (CODE + "\n\n") + CODE[: len(CODE) // 6], True, None),
+    "question from a text": (
+        f"{TEXT}\n\nWhere did the blocks come from, and what was paid for with the fees?",
+        False,
+        None,
+    ),
+    "summary": (f"{TEXT}\n\nSummarise this text in three sentences.", False, None),
+    "schema": (f"{TEXT}\n\nWrite the facts about the harbour as JSON.", False, SCHEMA),
+    "list": ("List ten animals that live in the sea, one on each line.", False, None),
+    "chat": ("I have a free weekend and like walking. What would you suggest?", False, None),
 }
 
 
-def ask(model: Model, question: str, raw: bool, tokens: int) -> tuple[float, str, str]:
+def ask(model: Model, question: str, raw: bool, schema: dict[str, Any] | None, tokens: int) -> tuple[float, str, str]:
     model.forget()
-    receipt = model.generate(question, raw=raw, temperature=0, max_tokens=tokens).receipt
+    receipt = model.generate(question, raw=raw, temperature=0, max_tokens=tokens, schema=schema).receipt
     d, tokens = receipt.drafts, receipt.tokens.completion
     return receipt.work.decode.tokens_per_second, receipt.replay, f"{d.accepted} of {d.proposed}, {tokens} tokens"
 
@@ -73,11 +94,11 @@ def main() -> None:
     options = parser.parse_args()
     plain, drafting = trilens.load(options.model, speculation=False), trilens.load(options.model)
     print(f"{'question':22} {'without':>8} {'with':>8}  best  median  right drafts")
-    for kind, (question, raw) in QUESTIONS.items():
+    for kind, question in QUESTIONS.items():
         without, having, drafts = [], [], ""
         for turn in range(options.rounds + 1):
             first, second = (plain, drafting) if turn % 2 else (drafting, plain)
-            one, other = ask(first, question, raw, options.tokens), ask(second, question, raw, options.tokens)
+            one, other = ask(first, *question, options.tokens), ask(second, *question, options.tokens)
             if one[1] != other[1]:
                 raise SystemExit(f"{kind}: the answers differ")
             if turn == 0:

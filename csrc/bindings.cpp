@@ -226,9 +226,13 @@ NB_MODULE(_native, m) {
         return s.choose(logits.data(), (int)logits.size());
       })
       .def("note", &Sampler::note)
-      .def("speculate", [](Sampler& s, Row<int32_t> tokens, bool always) {
-        s.draft = std::make_unique<Draft>(std::vector<int32_t>(tokens.data(), tokens.data() + tokens.size()), always);
+      .def("speculate", [](Sampler& s, Row<int32_t> tokens, int most, bool always) {
+        s.draft = std::make_unique<Draft>(std::vector<int32_t>(tokens.data(), tokens.data() + tokens.size()), most, always);
       }, "propose what followed the same tokens earlier; `tokens` come before all that is drawn or noted")
+      .def("propose", [](Sampler& s, int most) {
+        if (!s.draft) return std::make_tuple(std::vector<int32_t>(), 0);
+        return std::make_tuple(s.draft->propose(most, s.draft->prices()), s.draft->forced(most, s.draft->prices()));
+      }, "the tokens that pay at the last step's prices, and how many that a grammar leaves no choice about would")
       .def("bias", &Sampler::bias)
       .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
       .def_rw("alternatives", &Sampler::alternatives)
@@ -305,11 +309,24 @@ NB_MODULE(_native, m) {
         e.step(feeds, all, to);
       })
       .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<std::vector<int32_t>> tokens,
-                       std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, std::vector<int> look, double ahead) {
+                       std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, std::vector<int> look,
+                       std::vector<std::optional<std::tuple<std::vector<int32_t>, int, Rows<uint32_t>>>> given, double ahead) {
         std::vector<Feed> feeds;
-        for (size_t i = 0; i < sequences.size(); i++)
+        std::vector<Proposal> proposals(sequences.size());
+        for (size_t i = 0; i < sequences.size(); i++) {
           feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(),
                            samplers[i].value_or(nullptr), most[i], look[i]});
+          if (!given[i]) continue;
+          auto& [proposed, looked_up, allowed] = *given[i];
+          if (allowed.shape(0) != proposed.size() || looked_up > (int)proposed.size() || !samplers[i] || most[i] != 1)
+            throw Refused("a proposal of " + std::to_string(proposed.size()) + " tokens does not fit its feed");
+          proposals[i] = {proposed, looked_up, {}};
+          for (size_t row = 0; row < proposed.size(); row++) {
+            const uint32_t* words = allowed.data() + row * allowed.shape(1);
+            proposals[i].allowed.emplace_back(words, words + allowed.shape(1));
+          }
+          feeds.back().proposal = &proposals[i];
+        }
         Drawn drawn;
         {
           Outside outside;

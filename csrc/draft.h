@@ -1,4 +1,5 @@
 // Speculation by prompt lookup: where a sequence's last tokens stood earlier in it, what followed them there is proposed.
+// Behind these may come tokens that a grammar leaves no choice about; the caller knows the grammar.
 //
 // A draft changes no answer. The step computes the proposed tokens behind the last one, and the sampler draws at each place
 // what it would have drawn there anyway: a proposal that equals the drawn token saves a step, and the rest is taken back.
@@ -11,44 +12,67 @@
 
 namespace trilens {
 
-constexpr int MOST_DRAFT = 8;  // tokens proposed at a time
+// Seconds of a step in which each sequence draws.
+struct Prices {
+  double plain = 0;  // of the whole step without proposed tokens; 0: not known yet
+  double worth = 0;  // what a token saves that need not be drawn in a step of its own
+  double row = 0;    // what a proposed token costs
+};
 
 class Draft {
  public:
-  // `always`: propose whatever it costs.
-  Draft(std::vector<int32_t> prompt, bool always) : tokens_(std::move(prompt)), always_(always) {}
+  // At most `most` tokens are proposed at a time. `always`: propose whatever it costs.
+  Draft(std::vector<int32_t> prompt, int most, bool always) : tokens_(std::move(prompt)), most_(most), always_(always) {}
 
   void add(int32_t token) { tokens_.push_back(token); }
   void forget_last() { tokens_.pop_back(); }  // since the last proposal
 
-  // At most `most` tokens, as many as pay: `plain` seconds is what a step takes without them, `worth` what a token saves
-  // that need not be drawn in a step of its own, and `row` what a proposed token costs. Nothing where earlier drafts have
-  // cost more than they saved.
-  const std::vector<int32_t>& propose(int most, double plain, double worth, double row);
+  // At most `most` tokens, as many as pay. Nothing where earlier drafts have cost more than they saved.
+  const std::vector<int32_t>& propose(int most, const Prices& prices);
+  // How many tokens pay, at most `most`, of those that a grammar leaves no choice about.
+  int forced(int most, const Prices& prices) const;
 
-  void passed(double seconds) { elapsed_ += seconds; }
-  // What became of the last proposal: the first `accepted` tokens were right.
-  void judged(int accepted, double cost, double saved);
+  // A step is over in which it drew. Later proposals may be asked for with its prices, which are kept.
+  void passed(double seconds, const Prices& prices) { elapsed_ += seconds, prices_ = prices; }
+  const Prices& prices() const { return prices_; }
+  // What became of a proposal: of its `proposed` tokens, the first `looked_up` of which were looked up, the first
+  // `accepted` were right.
+  void judged(int looked_up, int proposed, int accepted, double cost, double saved);
 
  private:
-  static constexpr int GRAM = 3;         // tokens that have to be equal
-  static constexpr int LONGEST = 32;     // equal tokens that are counted
-  static constexpr int CANDIDATES = 8;   // earlier places that are compared, the latest first
+  static constexpr int LONG = 6, SHORT = 2;  // tokens that have to be equal; the short ones are tried where the long fail
+  static constexpr int LONGEST = 32;         // equal tokens that are counted
+  static constexpr int CANDIDATES = 8;       // earlier places that are compared, the latest first
   static constexpr double LOSS = 0.01;   // of a request's time that drafts may lose
   static constexpr double STAKE = 0.3;   // of a step, that they may lose before there was any time
 
-  struct Record { double right, tried; };  // of proposed tokens, as many as came up to the first wrong one
+  struct Record {  // of proposed tokens, as many as came up to the first wrong one
+    double right, tried;
+    void add(int accepted, int proposed);
+  };
 
-  uint64_t gram(size_t end) const;
-  Record& record(int match) { return records_[match < 4 ? 0 : match < 8 ? 1 : 2]; }
-  void index();
+  // Where each run of `gram` tokens ended.
+  struct Index {
+    int gram;
+    std::unordered_map<uint64_t, int32_t> latest{};  // by the run's hash: where it ended last
+    std::vector<int32_t> before{};                   // of each place: where the same run ended before that
+
+    uint64_t hash(const std::vector<int32_t>& tokens, size_t end) const;
+    void reach(const std::vector<int32_t>& tokens);
+  };
+
+  bool pays(const Prices& prices) const;
+  Record& record(int match) { return records_[match < 3 ? 0 : match < 4 ? 1 : match < 8 ? 2 : 3]; }
+  size_t longest_match(Index& index);
 
   std::vector<int32_t> tokens_, proposed_;
-  std::unordered_map<uint64_t, int32_t> latest_;  // by the hash of GRAM tokens: where they ended last
-  std::vector<int32_t> before_;                   // of each place: where the same tokens ended before that
+  Index long_{LONG}, short_{SHORT};
+  const int most_;
   const bool always_;
   int match_ = 0;
-  Record records_[3] = {{0.8, 2}, {1.2, 2}, {1.7, 2}};  // begun with a guess of 40, 60 and 85 %
+  Record records_[4] = {{0.9, 3}, {1.2, 3}, {1.8, 3}, {2.55, 3}};  // begun with a guess of 30, 40, 60 and 85 %
+  Record forced_ = {1.9, 2};  // the grammar's tokens could be written in other pieces
+  Prices prices_;
   double elapsed_ = 0, spent_ = 0, saved_ = 0;          // seconds
 };
 

@@ -307,7 +307,7 @@ bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) 
   if (paces_.size() <= feeds.size()) paces_.resize(feeds.size() + 1);
   const Pace& pace = paces_[feeds.size()];
   if (drafted_.size() < feeds.size()) drafted_.resize(feeds.size());
-  const int states = pool->fixed_floats ? std::max(1, (int)(MOST_TRIED / (pool->fixed_floats * sizeof(float)))) : MOST_DRAFT;
+  const int states = pool->fixed_floats ? std::max(1, (int)(MOST_TRIED / (pool->fixed_floats * sizeof(float)))) : most_rows_;
   int room = std::min(most_rows_, MOST_LOGITS) - (int)feeds.size();
   for (size_t f = 0; f < feeds.size(); f++) {
     Feed& feed = feeds[f];
@@ -319,13 +319,16 @@ bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) 
     for (const auto* tables : {&s.ropes, &s.scales})
       for (const auto& table : *tables) most = std::min(most, table->positions - s.length - 1);
     if (feed.sampler->drawn < 2) continue;  // the first step shows what one takes without drafts
-    const auto& proposed = feed.sampler->draft->propose(most, pace.plain, pace.plain / (double)feeds.size(), pace.row > 0 ? pace.row : pace.plain / 8);
-    if (proposed.empty()) continue;
+    const Proposal* given = feed.proposal;
+    const auto& proposed = given ? given->tokens : feed.sampler->draft->propose(most, pace.prices(feeds.size()));
+    const int count = std::min(most, (int)proposed.size());
+    if (count < 1) continue;
     auto& tokens = drafted_[f];
     tokens.assign(1, feed.tokens[0]);
-    for (int32_t token : proposed) tokens.push_back(token);
+    tokens.insert(tokens.end(), proposed.begin(), proposed.begin() + count);
     feed.tokens = tokens.data();
-    feed.draft = (int)proposed.size();
+    feed.draft = count;
+    feed.looked_up = given ? std::min(count, given->looked_up) : count;
     feed.count = feed.draft + 1;
     room -= feed.draft;
   }
@@ -343,12 +346,12 @@ void Engine::judge(std::vector<Feed>& feeds, double seconds) {
   else mean(pace.plain, seconds);
   for (Feed& feed : feeds) {
     Draft* draft = feed.sampler->draft.get();
-    if (draft) draft->passed(seconds);
+    if (draft) draft->passed(seconds, pace.prices(feeds.size()));
     if (!feed.draft) continue;
     int right = (int)feed.drawn.size() - (feed.sampler->chosen >= 0);
     Sequence& s = *feed.sequence;
     if (right < feed.draft) s.take_back(feed.draft - right);
-    draft->judged(right, extra * feed.draft, right * pace.plain / (double)feeds.size());
+    draft->judged(feed.looked_up, feed.draft, right, extra * feed.draft, right * pace.plain / (double)feeds.size());
   }
 }
 
@@ -374,6 +377,7 @@ void Engine::sub_step(std::vector<Feed>& feeds, float*& out) {
       size_t proposed = feed.count - feed.draft + feed.drawn.size();
       feed.drawn.push_back(sampler->chosen);
       feed.stopped = (int)proposed == feed.count || feed.tokens[proposed] != sampler->chosen || sampler->is_end(sampler->chosen);
+      if (!feed.stopped && feed.proposal) sampler->allow(feed.proposal->allowed[feed.drawn.size() - 1]);
     } catch (const Refused& refused) {  // a fault of one request, not of the step
       sampler->chosen = -1;
       sampler->fault = refused.what();

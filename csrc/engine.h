@@ -44,6 +44,13 @@ struct Weights {
   std::vector<std::vector<LowRank>> adapters;  // of each: what it adds to each parameter
 };
 
+// Tokens that the caller proposes for a feed, and the words (see `Sampler::allow`) of what is allowed behind each of them.
+struct Proposal {
+  std::vector<int32_t> tokens;
+  int looked_up = 0;  // so many at the beginning are from the sampler's own draft
+  std::vector<std::vector<uint32_t>> allowed;
+};
+
 struct Feed {
   Sequence* sequence;
   const int32_t* tokens;
@@ -52,7 +59,9 @@ struct Feed {
   Sampler* sampler = nullptr;  // draws from these logits, which then are not handed out
   int most = 1;                // tokens it may draw, one after the other, before somebody has to look at them
   int look = 0;                // proposed tokens that may go beyond these: somebody looks at them, and may take them back
+  const Proposal* proposal = nullptr;  // null: the sampler's draft proposes
   int draft = 0;               // of the tokens, so many at the end are proposed
+  int looked_up = 0;           // of these, so many from the sampler's draft
   std::vector<int32_t> drawn{};  // by this step: behind the last token, and behind each proposed one as long as they were right
   bool stopped = false;        // behind a proposal that was wrong, or an end
 };
@@ -67,7 +76,8 @@ struct Drawn {
 // Seconds of steps that draw a token for each of so many sequences and nothing else.
 struct Pace {
   double plain = 0;  // without drafts; 0: not known yet
-  double row = 0;    // what a proposed token adds
+  double row = 0;    // what a proposed token adds; 0: not known yet
+  Prices prices(size_t sequences) const { return {plain, plain / (double)sequences, row > 0 ? row : plain / 8}; }
 };
 
 struct Counts {

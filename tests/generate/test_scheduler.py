@@ -174,7 +174,7 @@ def test_a_writer_ends_its_request_and_nothing_more_is_computed(tiny_executor: T
 def test_tokens_from_outside_are_like_a_prompt_that_held_them(
     name: str, native: Callable[[str], NativeExecutor]
 ) -> None:
-    scheduler = Scheduler(native(name))
+    scheduler = Scheduler(native(name), speculates=False)  # a step draws one token
     put = scheduler.submit(prompt(9), GREEDY, most(20), NONE, Interrupting(4, (11, 12, 13)))
     tokens = all_tokens(scheduler, put)
     assert tokens[4:7] == [11, 12, 13] and len(tokens) == 20
@@ -552,6 +552,7 @@ class Faulty(TokenWriter):
 
     def __init__(self, where: str, nth: int) -> None:
         self.where, self.left = where, nth
+        self.guides = where == "propose"
 
     def _now(self, where: str) -> None:
         if where == self.where:
@@ -576,12 +577,15 @@ class Faulty(TokenWriter):
         self.left -= self.where == "constraint"
         return 1
 
+    def propose(self, looked_up: Sequence[int], most: int) -> None:
+        self._now("propose")
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         self._now("end")
 
 
 @pytest.mark.parametrize("nth", [1, 3])
-@pytest.mark.parametrize("where", ["begin", "take", "allowed", "ahead", "end", "constraint"])
+@pytest.mark.parametrize("where", ["begin", "take", "allowed", "ahead", "propose", "end", "constraint"])
 def test_a_fault_in_any_callback_ends_its_request_alone(
     where: str, nth: int, native: Callable[..., NativeExecutor]
 ) -> None:

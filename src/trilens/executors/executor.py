@@ -132,12 +132,22 @@ class CachedSequence(Protocol):
         ...
 
 
+class Proposal(NamedTuple):
+    """Tokens that a step may compute behind a feed's own. `allowed`: [tokens, words] uint32; bit i of a row: whether
+    token i may be drawn behind this one. The first `looked_up` came from the sampler's own draft, the others from a
+    grammar."""
+
+    tokens: Sequence[int]
+    looked_up: int
+    allowed: np.ndarray
+
+
 @dataclass(slots=True)
 class StepInput:
     """Tokens to append to one sequence in a step, and whether the logits behind the last of them are wanted, or a
     token that `sampler` (see `generate.sampling`) draws from them; it may draw `max_draws` before
     somebody has to look. Beyond these it may draw `max_drafted` from a draft, which `CachedSequence.take_back` and the
-    sampler can undo."""
+    sampler can undo: from `proposal`, and without one from what the sampler proposes by itself."""
 
     sequence: CachedSequence
     tokens: Sequence[int]
@@ -145,6 +155,7 @@ class StepInput:
     sampler: Any = None
     max_draws: int = 1
     max_drafted: int = 0
+    proposal: Proposal | None = None
 
 
 class StepOutput(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from trilens.errors import RequestRefused
+from trilens.executors.executor import Proposal
 from trilens.generate.ends import ANY, EndsBarred, also, without
 from trilens.generate.limits import Limits
 from trilens.generate.request import UNREAD, Finish
@@ -41,6 +42,11 @@ class Constraint(Protocol):
 
     def take(self, token: int) -> None:
         """The token that came."""
+        ...
+
+    def ahead(self, looked_up: Sequence[int], most: int) -> Proposal:
+        """Those of the tokens `looked_up` that may come; behind them, up to `most` in all, tokens that the rules leave
+        no choice about."""
         ...
 
     def begin(self, text: str) -> None:
@@ -98,6 +104,7 @@ class AnswerWriter:
         """
         self._constraint = constraint
         self._breaks = MOST_BREAKS
+        self._free_words: np.ndarray | None = None
         self._barred = barred
         self.counts = TokenCounts()
         self.tokens = 0
@@ -161,12 +168,20 @@ class AnswerWriter:
         out, unless nothing else is allowed. None: as before."""
         if self._finished:
             return None
-        allowed = None if self._constraint is None else self._constraint.allowed()
-        if allowed is not None and not self._constrained:
-            allowed = without(np.full_like(allowed, ANY), self._end_ids)
-        elif allowed is not None and (breaks := self._line_breaks()):
-            allowed = also(allowed, breaks)
+        allowed = None
+        if self._constraint is not None and not self._constrained:
+            allowed = self._free(self._constraint)
+        elif self._constraint is not None:
+            allowed = self._constraint.allowed()
+            if breaks := self._line_breaks():
+                allowed = also(allowed, breaks)
         return allowed if self._barred is None else self._barred.rest(allowed, self.tokens)
+
+    def _free(self, constraint: Constraint) -> np.ndarray:
+        """What is allowed before a constrained answer."""
+        if self._free_words is None:
+            self._free_words = without(np.full_like(constraint.allowed(), ANY), self._end_ids)
+        return self._free_words
 
     @property
     def _constrained(self) -> bool:
@@ -233,10 +248,32 @@ class AnswerWriter:
             most = min(most, self._barred.min_tokens - self.tokens)
         return max(1, most)
 
+    @property
+    def guides(self) -> bool:
+        return self._constraint is not None
+
+    def propose(self, looked_up: Sequence[int], most: int) -> Proposal | None:
+        """See `Writer.propose`. A thinking before a constrained answer may end inside the draft. The tokens behind its
+        end are taken back, because `allowed` is something else there."""
+        constraint = self._constraint
+        if constraint is None or self._line_breaks():
+            return None
+        if self._constrained:
+            ahead = constraint.ahead(looked_up, most)
+        else:
+            allowed = np.broadcast_to(free := self._free(constraint), (len(looked_up), len(free)))
+            ahead = Proposal(looked_up, len(looked_up), allowed)
+        if self._barred is not None and len(ahead.tokens):
+            left = [self._barred.rest(words, self.tokens + n) for n, words in enumerate(ahead.allowed, 1)]
+            ahead = ahead._replace(allowed=np.stack(left))
+        return ahead if len(ahead.tokens) else None
+
     def draftable(self) -> int:
-        """See `Writer.draftable`: none where what is allowed changes with every token."""
-        if self._constraint is not None or self.close_now:
+        """See `Writer.draftable`."""
+        if self.close_now:
             return 0
+        if self._constraint is not None:
+            return UNREAD  # `propose` says what is allowed behind each
         if self._barred is not None and self.tokens < self._barred.min_tokens:
             return self._barred.min_tokens - self.tokens - 1
         return UNREAD

@@ -26,6 +26,13 @@ def also(allowed: np.ndarray, tokens: Iterable[int]) -> np.ndarray:
     return more
 
 
+def only(allowed: np.ndarray) -> int | None:
+    """The one token that is allowed; None where there are others too."""
+    words = np.flatnonzero(allowed)
+    word = int(allowed[words[0]]) if len(words) == 1 else 0
+    return None if word & (word - 1) or not word else 32 * int(words[0]) + word.bit_length() - 1
+
+
 @dataclass(frozen=True)
 class EndsBarred:
     """`always` may never come, and `ends` not among an answer's first `min_tokens` tokens. `words` of 32 tokens make up

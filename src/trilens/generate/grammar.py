@@ -12,7 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from trilens.errors import RequestRefused, UsageError
+from trilens.executors.executor import Proposal
 from trilens.generate.answer import Calls
+from trilens.generate.ends import only
 from trilens.generate.schema import Path, dotted, followed, inner
 
 MOST_SCHEMA = 64 * 1024  # characters
@@ -241,25 +243,66 @@ class GrammarConstraint:
         self.calls: Calls = calls
         self._encode = encode
         self._matcher = matcher
-        self._allowed = np.zeros(words, np.uint32)
+        self._words = words
+        self._allowed: np.ndarray | None = None  # None: not computed yet
+        self._ahead = Proposal((), 0, np.empty((0, words), np.uint32))  # behind the tokens taken so far
 
     def allowed(self) -> np.ndarray:
-        self._matcher.unsafe_compute_mask_ptr(self._allowed.ctypes.data, self._allowed.nbytes)
-        if self._matcher.is_error():
-            raise RequestRefused(f"the schema cannot be followed: {_first_line(self._matcher.get_error())}")
+        if self._allowed is None:
+            words = np.empty(self._words, np.uint32)
+            _compute(self._matcher, words)
+            if self._matcher.is_error():
+                raise RequestRefused(f"the schema cannot be followed: {_first_line(self._matcher.get_error())}")
+            self._allowed = words
         return self._allowed
 
     def take(self, token: int) -> None:
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
+        tokens, _, allowed = self._ahead
+        known = len(tokens) > 0 and tokens[0] == token
+        self._allowed = allowed[0] if known else None
+        self._ahead = Proposal(tokens[1:], 0, allowed[1:]) if known else self._ahead._replace(tokens=())
+
+    def ahead(self, looked_up: Sequence[int], most: int) -> Proposal:
+        matcher = self._matcher.deep_copy()  # it would keep an error
+        allowed = np.empty((max(len(looked_up), most), self._words), np.uint32)
+        tokens = list[int]()
+
+        def follow(some: Sequence[int]) -> None:
+            for token in some:
+                if matcher.is_stopped() or not matcher.try_consume_tokens([token]):
+                    return
+                _compute(matcher, allowed[len(tokens)])
+                if matcher.is_error():
+                    return
+                tokens.append(token)
+
+        follow(looked_up)
+        found = len(tokens)
+        if found < most and not matcher.is_stopped():
+            follow(matcher.deep_copy().compute_ff_tokens()[: most - found])
+        if len(tokens) < most and matcher.is_stopped() and not matcher.is_error():
+            last = allowed[len(tokens) - 1] if tokens else self.allowed()
+            if (end := only(last)) is not None:
+                allowed[len(tokens)] = last
+                tokens.append(end)
+        self._ahead = Proposal(tokens, found, allowed[: len(tokens)])
+        return self._ahead
 
     def begin(self, text: str) -> None:
         self._matcher.try_consume_tokens(self._encode(text))
+        self._allowed, self._ahead = None, self._ahead._replace(tokens=())
 
     @property
     def complete(self) -> bool:
         """Whether what was written so far is whole."""
         return bool(self._matcher.is_accepting())
+
+
+def _compute(matcher: Any, words: np.ndarray) -> None:
+    """Write what is allowed next into these words."""
+    matcher.unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
 
 
 class _Vocabulary:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from trilens.executors.executor import CachedSequence
+from trilens.executors.executor import CachedSequence, Proposal
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import Origin
 from trilens.generate.sampling import Sampler
@@ -22,6 +22,11 @@ Finish = Literal["stop", "stop_string", "length", "context", "cancelled"]
 
 class Writer(Protocol):
     """Receives a request's tokens. It gets each token as soon as it is drawn, and decides how to continue."""
+
+    @property
+    def guides(self) -> bool:
+        """Whether what may come changes with each token: a draft then needs `propose`."""
+        ...
 
     def begin(self) -> Sequence[int]:
         """Tokens that stand before anything is drawn."""
@@ -46,6 +51,12 @@ class Writer(Protocol):
         taken back."""
         ...
 
+    def propose(self, looked_up: Sequence[int], most: int) -> Proposal | None:
+        """The tokens `looked_up`, as far as they are allowed; behind them, up to `most` in all, tokens that a grammar
+        leaves no choice about. None: no draft. If `allowed` is something else once one of them has been taken, the
+        tokens behind it are taken back."""
+        ...
+
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         """No more tokens come."""
         ...
@@ -53,6 +64,8 @@ class Writer(Protocol):
 
 class TokenWriter:
     """The simplest writer: it keeps the tokens themselves."""
+
+    guides: bool = False
 
     def begin(self) -> Sequence[int]:
         return ()
@@ -68,6 +81,9 @@ class TokenWriter:
 
     def draftable(self) -> int:
         return UNREAD
+
+    def propose(self, looked_up: Sequence[int], most: int) -> Proposal | None:
+        return None
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         pass

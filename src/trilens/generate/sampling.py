@@ -15,6 +15,7 @@ import numpy as np
 from trilens.errors import RequestRefused, shown
 
 MOST_ALTERNATIVES = 20
+MOST_DRAFT = 8  # tokens that a step may draw beside one
 Speculates = bool | Literal["always"]  # True: where it saves time
 _WORD = (1 << 64) - 1
 
@@ -92,7 +93,7 @@ class Sampler:
             np.asarray(prompt if o.repetition_penalty != 1.0 else (), np.int32),
         )
         if speculates:
-            self.inner.speculate(np.asarray(prompt, np.int32), speculates == "always")
+            self.inner.speculate(np.asarray(prompt, np.int32), MOST_DRAFT, speculates == "always")
         for token, added in o.logit_bias.items():
             self.inner.bias(token, float(added))
         if o.logprobs is not None:
@@ -117,6 +118,12 @@ class Sampler:
     def allow(self, words: np.ndarray) -> None:
         """uint32; bit i of all of them: whether token i may be chosen next. It holds until it is set again."""
         self.inner.allow(words)
+
+    def propose(self, most: int) -> tuple[list[int], int]:
+        """Tokens, at most `most`, that followed the same ones earlier, as many as save time; and how many tokens would
+        save time that a grammar leaves no choice about."""
+        found: tuple[list[int], int] = self.inner.propose(most)
+        return found
 
     def undo(self, tokens: Sequence[int]) -> None:
         """Forget the last tokens that were chosen."""

@@ -25,13 +25,12 @@ from trilens.executors.executor import PAGE, Executor, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import PrefixCache, chain, link
 from trilens.generate.request import UNREAD, Beginning, Finish, Request, StepRecord, Times, TokenWriter, Writer
-from trilens.generate.sampling import Sampler, Sampling, Speculates
+from trilens.generate.sampling import MOST_DRAFT, Sampler, Sampling, Speculates
 from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
 SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
-MOST_DRAFT = 8  # tokens that a step may draw beside one: MOST_DRAFT in csrc/draft.h
 MOST_AHEAD = PAGE  # tokens that are drawn before they are looked at: memory is taken for all of these
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
@@ -462,6 +461,7 @@ class Scheduler:
         self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
     ) -> None:
         """One forward pass, or several. An interruption ends the requests of this step, and only those."""
+        fed, feeds = self._proposed(fed, feeds)
         if not fed:
             return
         try:
@@ -494,6 +494,24 @@ class Scheduler:
                 for other in fed:
                     self._fail(other, interruption)
                 return
+
+    def _proposed(self, fed: list[Request], feeds: list[StepInput]) -> tuple[list[Request], list[StepInput]]:
+        """The same with drafts for those whose writers know what is allowed behind each token, unless a prompt is in
+        the step. A request whose writer fails at that is left out."""
+        guided = [feed.max_drafted > 0 and request.writer.guides for request, feed in zip(fed, feeds, strict=True)]
+        if True not in guided:
+            return fed, feeds
+        decoding = all(len(feed.tokens) == 1 for feed in feeds)
+        for request, feed in zip(compress(fed, guided), compress(feeds, guided), strict=True):
+            try:
+                looked_up, forced = request.sampler.propose(feed.max_drafted) if decoding else ([], 0)
+                if looked_up or forced:
+                    feed.proposal = request.writer.propose(looked_up, forced)
+            except Exception as fault:
+                self._fail(request, fault)
+            feed.max_drafted = 0 if feed.proposal is None else len(feed.proposal.tokens)
+        still = [request.finish is None for request in fed]
+        return list(compress(fed, still)), list(compress(feeds, still))
 
     def _scored(self, request: Request, feed: StepInput) -> StepOutput:
         """A step of one request that reads the logits behind every token of its."""
@@ -533,17 +551,21 @@ class Scheduler:
         if request.fired is not None and request.fed > len(request.fired):
             request.fired += request.sequence.routes(len(request.fired)).tolist()
         undoable = record[-1].accepted
-        for behind, token in zip(range(len(tokens) - 1, -1, -1), tokens, strict=True):
-            if not self._append(request, token, tokens[len(tokens) - behind :], undoable):
+        used = () if feed.proposal is None else feed.proposal.allowed
+        for n, token in enumerate(tokens):
+            if not self._append(request, token, tokens[n + 1 :], undoable, used[n] if n < len(used) else None):
                 break
         if request.finish is None and request.fed // PAGE > request.kept:
             self._offer(request)
         if request.finish is None and not request.limits.total and not request.prompting:
             self._end(request, "length")  # nothing but the prompt was wanted
 
-    def _append(self, request: Request, token: int, behind: Sequence[int], undoable: int) -> bool:
-        """A token that was drawn, and what its writer makes of it. The tokens `behind` it were drawn too. If they are
-        no more than `undoable`, they can be taken back. Whether they still count."""
+    def _append(
+        self, request: Request, token: int, behind: Sequence[int], undoable: int, used: np.ndarray | None
+    ) -> bool:
+        """A token that was drawn, and what its writer makes of it. The tokens `behind` it were drawn too, the first of
+        them among those that `used` allows. If they are no more than `undoable`, they can be taken back. Whether they
+        still count."""
         request.tokens.append(token)
         if request.sampler.options.logprobs is not None:
             request.logprobs[len(request.tokens) - 1] = request.sampler.take_report()
@@ -555,7 +577,8 @@ class Scheduler:
             ends = "stop"
         elif ends is None and len(request.tokens) >= request.limits.total:
             ends = "context" if request.limits.context_bound else "length"
-        if behind and len(behind) <= undoable and (ends is not None or put):
+        follow = ends is None and not put and (used is None or allowed is None or np.array_equal(allowed, used))
+        if behind and len(behind) <= undoable and not follow:
             self._take_back(request, behind)
         if ends is not None:
             self._end(request, ends)
@@ -564,7 +587,7 @@ class Scheduler:
             self._put(request, put)
         if allowed is not None:
             request.sampler.allow(allowed)
-        return not put
+        return follow
 
     def _take_back(self, request: Request, tokens: Sequence[int]) -> None:
         """The last tokens of a draft are not wanted: all is as if they had not been accepted."""

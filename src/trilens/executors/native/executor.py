@@ -439,6 +439,7 @@ class NativeExecutor:
             samplers,
             [f.max_draws for f in batch],
             [f.max_drafted for f in batch],
+            [f.proposal for f in batch],
             ahead,
         )
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
