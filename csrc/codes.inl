@@ -8,10 +8,11 @@ constexpr const int8_t* table_of(Codes codes) {
   return codes == Codes::IQ4 ? IQ4_TABLE : codes == Codes::NF4 ? NF4_TABLE : codes == Codes::FP4 ? FP4_TABLE : MXFP4_TABLE;
 }
 
-template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_> struct Quant {
+// `one_step`: both steps of a group are the same number.
+template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_, bool one_step = false> struct Quant {
   static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
   static constexpr Scales KIND = kind;
-  static constexpr bool SIGNED = signed_;
+  static constexpr bool SIGNED = signed_, ONE_STEP = one_step;
   static constexpr bool STEPS = kind == Scales::STEPS_16 || kind == Scales::STEPS_16_MIN || kind == Scales::STEPS_32_MIN;
   static constexpr int CODES = 32 * bits;
   static constexpr int GROUP = CODES + (kind == Scales::HALF_MIN || kind == Scales::STEPS_16_MIN ? 32 : 16);
@@ -27,7 +28,7 @@ template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int ru
   }
 };
 
-template <class Q> constexpr bool TWO_STEPS = Q::KIND == Scales::STEPS_16 || Q::KIND == Scales::STEPS_16_MIN;
+template <class Q> constexpr bool TWO_STEPS = (Q::KIND == Scales::STEPS_16 || Q::KIND == Scales::STEPS_16_MIN) && !Q::ONE_STEP;
 
 // The steps of a group's columns 0 to 15 and 16 to 31, and what is taken off each code, times them; 1 where the group has
 // one scale. Each number twice, for products of pairs.

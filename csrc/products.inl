@@ -28,8 +28,9 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
       if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
       if constexpr (Q::KIND == Scales::HALF_MIN && Q::BITS == 8) least = fma(d, every(128), least);  // codes from -128
     }
-    // exact: a half times a whole number below 64
-    const Floats unit = Q::KIND == Scales::STEPS_32_MIN ? mul(d, small_numbers(s)) : d;
+    Floats unit = d;  // exact below: a half times a whole number of six bits and a sign
+    if constexpr (Q::KIND == Scales::STEPS_32_MIN) unit = mul(d, small_numbers(s));
+    if constexpr (Q::ONE_STEP) unit = mul(d, to_float(dot(steps_of_two(s), every_pair(1))));  // the first of each two
     Floats minima = every(0);
     Words minima_16 = every_word(0);
     if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, small_numbers(s + 8));
@@ -327,7 +328,7 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
     TRILENS_QUANT(Q5_K, 6, S::STEPS_32_MIN, 0, Codes::PLAIN, false, 4);
     TRILENS_QUANT(Q6_K, 6, S::STEPS_16, 32, Codes::PLAIN, false, 2);
     TRILENS_QUANT(IQ4_NL, 4, S::HALF, 0, Codes::IQ4, true, 1);
-    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1);
+    TRILENS_QUANT(IQ4_XS, 4, S::STEPS_16, 0, Codes::IQ4, true, 1, true);
     TRILENS_QUANT(MXFP4, 4, S::BFLOAT, 12, Codes::MXFP4, false, 4);
     TRILENS_QUANT(NVFP4, 4, S::FLOATS_16, 12, Codes::MXFP4, false, 4);
     TRILENS_QUANT(NF4, 4, S::HALF, 0, Codes::NF4, true, 1);
