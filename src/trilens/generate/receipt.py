@@ -445,8 +445,9 @@ def _phase(name: str, p: Phase) -> str:
     shares = ((p.bandwidth_share, "bandwidth"), (p.arithmetic_share, "arithmetic"))
     reached = " and ".join(f"{share:.0%} of the {what}" for share, what in shares if share is not None)
     experts = f" · {p.distinct_experts} experts fired" if p.distinct_experts else ""
+    count = f"{p.tokens} token{'s' * (p.tokens != 1)}"
     return (
-        f"{name:8} {p.tokens} tokens in {p.seconds:.2f} s · {p.tokens_per_second:.1f} tok/s · {flop(p.flops)} · "
+        f"{name:8} {count} in {p.seconds:.2f} s · {p.tokens_per_second:.1f} tok/s · {flop(p.flops)} · "
         f"{data(p.weight_bytes)} weights and {data(p.kv_bytes)} KV read{experts}{' · ' + reached if reached else ''}"
     )
 

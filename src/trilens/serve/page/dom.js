@@ -24,6 +24,9 @@ export function make(tag, properties = {}, ...children) {
 /** Words in which `this` is code. @param {string} words @returns {(string | Node)[]} */
 export const withCode = (words) => words.split("`").map((part, i) => (i % 2 ? make("code", {}, part) : part));
 
+/** The lines of a receipt; one that wraps goes on below its words. @param {string} text */
+export const lined = (text) => text.split(/(?<=\n)/).map((line) => make("span", {}, line));
+
 /** A link to a file of the code that runs here. @param {string} path */
 export const codeLink = (path) => make("a", { class: "to-code", href: path.replace("src/trilens/", "code/"), target: "_blank", rel: "noopener" }, path);
 

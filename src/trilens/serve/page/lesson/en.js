@@ -12,7 +12,7 @@ export const EN = {
   dense_intro: "In a dense model every weight takes part in every token. That makes its cost easy to predict: you can work it out with a pencil.",
   path: "One path for every token",
   path_words: "A token passes through the same layers in the same order, whatever it means. Two different questions with equally many tokens should therefore cost exactly the same. Ask both and compare.",
-  question_a: "First question", question_b: "Second question", prompt_tokens: "tokens in the prompt", prompt_operations: "operations for the prompt", weights_read: "weights read",
+  question_a: "First question", question_b: "Second question", prompt_tokens: "prompt tokens", prompt_operations: "prompt operations", weights_read: "weights read",
   same_work: "Different questions, the same work: {n} operations for {tokens} tokens, not one more or less.", other_work: "The work is not the same.",
   lengths_differ: "These questions have {a} and {b} tokens. Choose two of the same length to compare them.",
   products: "Three matrix products, by hand",

@@ -79,7 +79,7 @@ class Row {
     const name = `${this.model.id} · ${say(this.thinking ? "thinking_on" : "thinking_off")}`;
     const parameters = `${count(total)} / ${count(active)}`;
     if (!this.all) return [name, "", "", "", "", parameters];
-    const right = make("span", { class: "share" }, make("i", { style: { "--share": this.right / this.all } }), say("right_of", { right: this.right, done: this.done, all: this.all }));
+    const right = make("span", { class: "share" }, make("i", { style: { "--share": this.right / this.all } }), make("span", {}, say("right_of", { right: this.right, done: this.done, all: this.all })));
     return [name, right, count(this.thought), count(this.answered), this.done ? count(Math.round(this.flops / this.done)) : "", parameters];
   }
 }

@@ -1,5 +1,5 @@
 // What every step is made of: a title, its words, a button that runs it, and rows of numbers.
-import { codeLink, make, withCode } from "../dom.js";
+import { codeLink, lined, make, withCode } from "../dom.js";
 import { fill, language } from "../words/words.js";
 import { EN } from "./en.js";
 import { KO } from "./ko.js";
@@ -73,4 +73,4 @@ export function compared(rows, lens) {
 export const code = (...paths) => make("p", { class: "where" }, say("code"), " ", ...paths.flatMap((path, i) => [i ? ", " : "", codeLink(path)]));
 
 /** The receipt of a run, as in a conversation. @param {import("./run.js").Run} run @param {string} line */
-export const receipt = (run, line) => make("details", { class: "receipt" }, make("summary", {}, line), make("pre", { tabindex: "0", dir: "ltr" }, run.receiptText));
+export const receipt = (run, line) => make("details", { class: "receipt" }, make("summary", {}, line), make("pre", { tabindex: "0", dir: "ltr" }, ...lined(run.receiptText)));

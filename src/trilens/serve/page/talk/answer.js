@@ -1,6 +1,6 @@
 // One answer, while it is written and afterwards: its thinking folded away and counted, its text as Markdown, its calls of
 // tools, its receipt.
-import { make } from "../dom.js";
+import { lined, make } from "../dom.js";
 import { answerNow, chat } from "../api.js";
 import { showMarkdown } from "../text/markdown.js";
 import { colour, inWords, noteThinking } from "../colour.js";
@@ -168,7 +168,7 @@ export class Answer {
     this._end.replaceChildren(...notes.map((note) => make("p", { class: "note" }, note)));
     if (!this.receipt) return;
     const summary = make("summary", {}, make("span", { class: "hidden" }, `${t("receipt")}: `), receiptLine(this.receipt));
-    this._end.append(make("details", { class: "receipt" }, summary, make("pre", { tabindex: "0", dir: "ltr" }, this.receiptText)));
+    this._end.append(make("details", { class: "receipt" }, summary, make("pre", { tabindex: "0", dir: "ltr" }, ...lined(this.receiptText))));
   }
 }
 

@@ -46,7 +46,7 @@ export const EN = {
   predicted: "predicted {p50} ({range}), measured {measured}", between: "{a} to {b}",
   heat_dense: "{model} has no router: every weight fires for every token, in all {layers} layers.", heat_engine: "{model} runs on an engine, which does not say which experts fire.",
   heat_empty: "{model}: {experts} experts in each of {layers} layers. Ask something, and they light up here.",
-  heat_token: "Token {at} of {all}: red fires now, green fired before, brighter the more often. {fired} of {experts} experts fired so far.",
+  heat_token: "Token {at} of {all}: red fires now, green fired before, the stronger the colour, the more often. {fired} of {experts} experts fired so far.",
   // the next token
   next_title: "The next token", next_words: "A model gives every token of its vocabulary a probability, and the sampler draws one. Temperature sharpens or flattens the bars; top‑p leaves out the unlikely ones.",
   next_prompt: "Question", next_look: "Look", next_again: "This is a run of its own: {line}", next_token: "Tokens of the answer", next_gone: "never drawn",

@@ -41,7 +41,7 @@ export const KO = {
   predicted: "예측 {p50}({range}), 실측 {measured}", between: "{a}~{b}",
   heat_dense: "{model}에는 라우터가 없습니다. {layers}개 층의 모든 가중치가 모든 토큰에 쓰입니다.", heat_engine: "{model} 모델은 외부 엔진에서 실행됩니다. 엔진은 어떤 전문가가 쓰였는지 알려 주지 않습니다.",
   heat_empty: "{model}: {layers}개 층마다 전문가가 {experts}개씩 있습니다. 질문을 하면 쓰인 전문가가 여기에 켜집니다.",
-  heat_token: "토큰 {at}/{all}: 빨강은 지금, 초록은 앞에서 쓰인 전문가입니다. 자주 쓰일수록 밝습니다. 지금까지 전문가 {experts}개 가운데 {fired}개가 쓰였습니다.",
+  heat_token: "토큰 {at}/{all}: 빨강은 지금, 초록은 앞에서 쓰인 전문가입니다. 자주 쓰일수록 색이 진합니다. 지금까지 전문가 {experts}개 가운데 {fired}개가 쓰였습니다.",
   next_title: "다음 토큰", next_words: "모델은 어휘의 모든 토큰에 확률을 매기고, 그중 하나를 뽑습니다. 온도를 바꾸면 막대가 뾰족해지거나 평평해지고, top‑p를 낮추면 확률이 낮은 토큰이 빠집니다.",
   next_prompt: "질문", next_look: "들여다보기", next_again: "이 그림을 위해 따로 실행했습니다: {line}", next_token: "답의 토큰", next_gone: "뽑히지 않음",
   next_scope: "이 자리에서 확률이 높은 토큰 20개입니다. 온도 {temperature}, top‑p {top_p}에서는 그중 {kept}개가 뽑힐 수 있습니다.", next_none: "외부 엔진에서 실행되는 모델이라 확률을 볼 수 없습니다.",
