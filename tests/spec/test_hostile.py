@@ -89,6 +89,26 @@ def test_published_configurations() -> None:
     assert tried > 4000 and 100 < accepted < tried
 
 
+LISTED: dict[str, object] = {
+    "lists": [[]] * 100,
+    "nulls": [None] * 100,
+    "numbers beyond a float": [10**400] * 100,
+    "numbers that differ": [float(n) for n in range(100)],
+    "a digit that is no number": "²",
+}
+
+
+def test_lists_texts_and_mappings_that_hold_something_else() -> None:
+    tried = 0
+    for config in readable():
+        for name, value in config.items():
+            if isinstance(value, list | str | Mapping):
+                for what, hostile in LISTED.items():
+                    tried += 1
+                    read(f"{name} = {what}", (name,), {**config, name: hostile})
+    assert tried > 2000
+
+
 def test_without_asserts() -> None:
     """The same under `python -O`, in a process of its own: whatever ends it shows in how it ends."""
     program = "from tests.spec.test_hostile import read_all; print(*read_all(40))"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.families_plain import STEP_3_5
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.executors.accountant import count_parameters, kv_bytes, token_cost
 from trilens.spec.huggingface import read_config, read_config_file
@@ -141,3 +142,17 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(LLAMA_31_8B))
     assert read_config_file(path) == read_config(LLAMA_31_8B)
+
+
+def test_thetas_of_step_are_stated_once_or_layer_by_layer() -> None:
+    def thetas(value: object) -> list[float]:
+        mixers = [layer.mixer for layer in read_config({**STEP_3_5, "rope_theta": value}).spec.layers]
+        return [mixer.rope.theta for mixer in mixers if isinstance(mixer, Attention) and mixer.rope is not None]
+
+    assert thetas([50000.0, 10000.0, 50000.0, 10000.0]) == [50000.0, 10000.0, 50000.0, 10000.0]
+    assert thetas(70000.0) == [70000.0] * 4
+    assert thetas(None) == [10000.0] * 4
+    with pytest.raises(BadCheckpoint, match=r"rope_theta is .*; expected a list of 4 numbers"):
+        thetas([50000.0, 10000.0])
+    with pytest.raises(BadCheckpoint, match=r"rope_theta is .*; expected the same number for all layers of a type"):
+        thetas([50000.0, 10000.0, 50000.0, 20000.0])

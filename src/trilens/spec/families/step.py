@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import exp
+from typing import Any
 
 from trilens.spec.families.parts import (
     activation,
@@ -17,7 +18,7 @@ from trilens.spec.families.parts import (
     ropes_by_type,
 )
 from trilens.spec.families.routed import expert_count
-from trilens.spec.keys import Keys
+from trilens.spec.keys import LARGEST, Keys
 from trilens.spec.model import AttentionGate, Curve, Dense, FeedForward, Glu, ModelSpec, Rope, Routed, Router, Scoring
 
 
@@ -70,8 +71,6 @@ STEP_OTHERS = (
     "per_layer_config num_local_experts swiglu_limits swiglu_limits_shared moe_layers_enum mlp_layer_types use_mfa "
     "output_router_logits"
 ).split()
-
-
 SCALING = (
     "factor low_freq_factor high_freq_factor original_max_position_embeddings beta_fast beta_slow rope_type type alpha "
     "short_factor long_factor attention_factor mscale mscale_all_dim truncate"
@@ -80,13 +79,14 @@ SCALING = (
 
 def _ropes_by_layer(k: Keys, types: tuple[str, ...], context: int) -> Callable[[int], Rope]:
     """By type (transformers 5), or a theta and a share of each head that turns, listed for each layer."""
-    thetas, shares = k.raw("rope_theta"), k.raw("partial_rotary_factors")
-    if isinstance(thetas, list) or isinstance(shares, list):
-        scaling, by_type = k.values.get("rope_scaling"), {}
-        for i, kind in reversed(list(enumerate(types))):
-            theta = thetas[i] if isinstance(thetas, list) and i < len(thetas) else 10000.0
-            share = shares[i] if isinstance(shares, list) and i < len(shares) else 1.0
-            plain = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": share}
+    if isinstance(k.raw("rope_theta"), list) or isinstance(k.raw("partial_rotary_factors"), list):
+        thetas, shares = _by_type(k, "rope_theta", types, 10000.0), _by_type(k, "partial_rotary_factors", types, 1.0)
+        scaling = k.raw("rope_scaling")
+        if scaling is not None and not isinstance(scaling, Mapping):
+            raise k.wrong("rope_scaling", scaling, "a mapping")
+        by_type = {}
+        for kind, theta in thetas.items():
+            plain = {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": shares[kind]}
             by_type[kind] = {**plain, **scaling} if scaling and kind == "full_attention" else plain
         names = ("rope_theta", "partial_rotary_factors", "rope_scaling")
         at = {kind: f"rope_parameters.{kind}." for kind in by_type}
@@ -105,14 +105,21 @@ def _ropes_by_layer(k: Keys, types: tuple[str, ...], context: int) -> Callable[[
     return lambda i: ropes[types[i]]
 
 
+def _by_type(k: Keys, name: str, types: tuple[str, ...], usual: float) -> dict[str, Any]:
+    """A number for each type of layer, which is stated layer by layer or once for all."""
+    value = k.raw(name)
+    listed = value if isinstance(value, list) else [usual if value is None else value] * len(types)
+    found: dict[str, Any] = {}
+    for kind, number in zip(types, listed, strict=False):
+        if found.setdefault(kind, number) != number:
+            raise k.wrong(name, value, "the same number for all layers of a type")
+    if len(listed) < len(types):
+        raise k.wrong(name, value, f"a list of {len(types)} numbers")
+    return found
+
+
 def _bounded_experts(k: Keys, count: int) -> Callable[[int], FeedForward]:
-    routed = k.raw("moe_layers_enum")
-    if isinstance(routed, str):
-        routed = [int(i) for i in routed.split(",") if i.strip().isdigit()]
-    kinds = k.texts("mlp_layer_types", count)
-    sparse = set(routed) if isinstance(routed, list) else set(range(3, count))
-    if kinds is not None:
-        sparse = {i for i, kind in enumerate(kinds) if kind == "sparse"}
+    sparse = _routed_layers(k, count)
     chosen, scale = k.integer("num_experts_per_tok"), k.positive("moe_router_scaling_factor", 1.0)
     router = Router(expert_count(k), chosen, Scoring.SIGMOID, renormalise=True, scale=scale, correction_bias=True)
     bounds, shared_bounds = (_bounds(k, name, count) for name in ("swiglu_limits", "swiglu_limits_shared"))
@@ -128,14 +135,30 @@ def _bounded_experts(k: Keys, count: int) -> Callable[[int], FeedForward]:
     return feed_forward
 
 
+def _routed_layers(k: Keys, count: int) -> set[int]:
+    """The layers with experts: all from the fourth on, unless the configuration names them."""
+    if (kinds := k.texts("mlp_layer_types", count)) is not None:
+        return {i for i, kind in enumerate(kinds) if kind == "sparse"}
+    named = k.raw("moe_layers_enum")
+    if isinstance(named, str):
+        numbers = [part.strip() for part in named.split(",") if part.strip()]
+        if not all(number.isdecimal() for number in numbers):
+            raise k.wrong("moe_layers_enum", named, "numbers of layers with commas between them")
+        return {i for i in range(count) if str(i) in numbers}
+    listed = k.integers("moe_layers_enum")
+    return set(range(3, count)) if listed is None else set(listed)
+
+
 def _bounds(k: Keys, name: str, count: int) -> list[float]:
     """One bound for each layer; 0 where there is none."""
     listed = k.raw(name)
     if listed is None:
         return [0.0] * count
     numbers = [0.0 if bound is None else bound for bound in listed] if isinstance(listed, list) else []
-    if len(numbers) < count or any(isinstance(n, bool) or not isinstance(n, int | float) or n < 0 for n in numbers):
-        raise k.wrong(name, listed, f"a list of {count} numbers from 0 on")
+    if len(numbers) < count or any(
+        isinstance(n, bool) or not isinstance(n, int | float) or not 0 <= n <= LARGEST for n in numbers
+    ):
+        raise k.wrong(name, listed, f"a list of {count} numbers from 0 to {LARGEST:g}")
     return [float(n) for n in numbers]
 
 
