@@ -81,6 +81,25 @@ TINY: dict[str, Callable[[], t.PretrainedConfig]] = {
 }
 
 
+def longcat() -> t.LongcatFlashConfig:
+    return t.LongcatFlashConfig(
+        vocab_size=131,
+        hidden_size=42,
+        num_layers=2,
+        num_attention_heads=6,
+        ffn_hidden_size=50,
+        expert_ffn_hidden_size=22,
+        q_lora_rank=18,
+        kv_lora_rank=16,
+        qk_nope_head_dim=12,
+        qk_rope_head_dim=8,
+        v_head_dim=14,
+        n_routed_experts=9,
+        zero_expert_num=4,
+        moe_topk=2,
+    )
+
+
 def allocated(config: t.PretrainedConfig) -> int:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
@@ -122,22 +141,7 @@ def test_block_sparse_layers_of_minimax() -> None:
 
 def test_experts_without_weights_of_longcat() -> None:
     """transformers allocates gates for them, which the published files do not have."""
-    config = t.LongcatFlashConfig(
-        vocab_size=131,
-        hidden_size=42,
-        num_layers=2,
-        num_attention_heads=6,
-        ffn_hidden_size=50,
-        expert_ffn_hidden_size=22,
-        q_lora_rank=18,
-        kv_lora_rank=16,
-        qk_nope_head_dim=12,
-        qk_rope_head_dim=8,
-        v_head_dim=14,
-        n_routed_experts=9,
-        zero_expert_num=4,
-        moe_topk=2,
-    )
+    config = longcat()
     found = counted(config.to_dict(), "tiny")
     assert found is not None and found.note
     assert found.total == allocated(config) - 2 * 4 * 2 * 22 * 42
@@ -147,6 +151,25 @@ def test_experts_without_weights_of_longcat() -> None:
 def test_a_configuration_that_contradicts_itself_is_not_counted(kind: str) -> None:
     assert counted({"model_type": kind, "hidden_size": "wide", "vocab_size": 7}, "x") is None
     assert counted({"model_type": "mamba9"}, "x") is None
+
+
+CONTRADICTIONS: list[tuple[dict[str, Any], str, object]] = [
+    ({**V4, "model_type": "deepseek_v4"}, "num_experts_per_tok", 10),
+    ({**V4, "model_type": "deepseek_v4"}, "num_hash_layers", 6),
+    ({**V4, "model_type": "deepseek_v4"}, "compress_ratios", [0, 128, 4, 4, 5]),
+    ({**M3, "model_type": "minimax_m3"}, "num_experts_per_tok", 10),
+    ({**M3, "model_type": "minimax_m3"}, "moe_layer_freq", [0, 1, 1, 2]),
+    ({**M3, "model_type": "minimax_m3"}, "sparse_attention_config", {"sparse_attention_freq": [0, 0, 1, -1]}),
+    (TINY["gemma3n_text"]().to_dict(), "num_kv_shared_layers", 5),
+    (longcat().to_dict(), "moe_topk", 10),
+]
+
+
+@pytest.mark.parametrize(("config", "name", "value"), CONTRADICTIONS)
+def test_numbers_that_contradict_each_other_are_not_counted(config: dict[str, Any], name: str, value: object) -> None:
+    config = {"n_shared_experts": 1, **config}
+    assert counted(config, "x") is not None
+    assert counted({**config, name: value}, "x") is None
 
 
 @pytest.mark.parametrize("name", ["deepseek-v4-flash", "deepseek-v4-pro", "minimax-m3"])

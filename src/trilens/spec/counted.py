@@ -57,6 +57,12 @@ def _tables(k: Keys, vocab: int, width: int) -> tuple[int, int]:
     return 2 * vocab * width, (vocab - 1) * width
 
 
+def _experts(k: Keys, experts: str, chosen: str) -> tuple[int, int]:
+    """The experts of a layer, and how many of them a token fires."""
+    many = k.integer(experts, most=MOST_EXPERTS)
+    return many, k.integer(chosen, most=many)
+
+
 RATIOS = {"sliding_attention": 0, "compressed_sparse_attention": 4, "heavily_compressed_attention": 128}
 
 
@@ -69,9 +75,9 @@ def deepseek_v4(k: Keys) -> Counted:
     heads, dim, q_rank = k.integer("num_attention_heads"), k.integer("head_dim"), k.integer("q_lora_rank")
     groups, out_rank = k.integer("o_groups"), k.integer("o_lora_rank")
     index_heads, index_dim = k.integer("index_n_heads"), k.integer("index_head_dim")
-    experts, chosen = k.integer("n_routed_experts", most=MOST_EXPERTS), k.integer("num_experts_per_tok")
+    experts, chosen = _experts(k, "n_routed_experts", "num_experts_per_tok")
     expert = 3 * k.integer("moe_intermediate_size") * width
-    streams, by_table = k.integer("hc_mult"), k.integer("num_hash_layers", 0, least=0)
+    streams, by_table = k.integer("hc_mult"), k.integer("num_hash_layers", 0, least=0, most=layers)
     ratios = k.integers("compress_ratios", layers) or ()
     if (kinds := k.texts("layer_types", layers)) is not None:  # as transformers saves it again
         ratios = tuple(RATIOS.get(kind, -1) for kind in kinds)
@@ -114,8 +120,8 @@ def minimax_m3(k: Keys) -> Counted:
     rules.renamed({"sparse_num_index_heads": "index_n_heads", "sparse_index_dim": "index_head_dim"})
     index_heads, index_dim = rules.integer("index_n_heads", 4), rules.integer("index_head_dim", 128)
     sparse, routed = _many(rules, "sparse_attention_freq", layers), _many(k, "moe_layer_freq", layers)
-    experts = k.integer("num_local_experts", most=MOST_EXPERTS)
-    chosen, expert = k.integer("num_experts_per_tok"), 3 * k.integer("intermediate_size") * width
+    experts, chosen = _experts(k, "num_local_experts", "num_experts_per_tok")
+    expert = 3 * k.integer("intermediate_size") * width
     shared = 3 * k.integer("shared_intermediate_size") * k.integer("n_shared_experts", 1) * width
     attention = 2 * (heads + kv_heads) * dim * width + 2 * dim
     index = (index_heads + 1) * index_dim * width + 2 * index_dim
@@ -137,7 +143,11 @@ def minimax_m3(k: Keys) -> Counted:
 def _many(k: Keys, name: str, layers: int) -> int:
     """How many layers a list of zeros and ones names; all of them where it is not there."""
     listed = k.integers(name, layers)
-    return layers if listed is None else sum(listed)
+    if listed is None:
+        return layers
+    if set(listed) - {0, 1}:
+        raise k.wrong(name, list(listed), f"0 or 1 for each of {layers} layers")
+    return sum(listed)
 
 
 def gemma3n(k: Keys) -> Counted:
@@ -151,7 +161,7 @@ def gemma3n(k: Keys) -> Counted:
     heads, kv_heads = k.integer("num_attention_heads", 8), k.integer("num_key_value_heads", 2)
     dim, rank = k.integer("head_dim", 256), k.integer("laurel_rank", 64)
     streams, rows = k.integer("altup_num_inputs", 4), k.integer("hidden_size_per_layer_input", 256)
-    own = layers - k.integer("num_kv_shared_layers", 15, least=0)
+    own = layers - k.integer("num_kv_shared_layers", 15, least=0, most=layers)
     second = k.integer("vocab_size_per_layer_input", 262144) * layers * rows
     k.assume(tie_word_embeddings=True)
     attention = 2 * heads * dim * width + dim
@@ -183,8 +193,8 @@ def longcat_flash(k: Keys) -> Counted:
     width, vocab, layers = k.integer("hidden_size"), k.integer("vocab_size"), k.integer("num_layers")
     heads, q_rank, kv_rank = k.integer("num_attention_heads"), k.integer("q_lora_rank"), k.integer("kv_lora_rank")
     nope, rope, value = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim"), k.integer("v_head_dim")
-    experts, idle = k.integer("n_routed_experts", most=MOST_EXPERTS), k.integer("zero_expert_num", 0, least=0)
-    chosen, expert = k.integer("moe_topk"), 3 * k.integer("expert_ffn_hidden_size") * width
+    experts, chosen = _experts(k, "n_routed_experts", "moe_topk")
+    idle, expert = k.integer("zero_expert_num", 0, least=0), 3 * k.integer("expert_ffn_hidden_size") * width
     attention = q_rank * (width + 1) + heads * (nope + rope) * q_rank + (kv_rank + rope) * width + kv_rank
     attention += heads * (nope + value) * kv_rank + width * heads * value
     router = (experts + idle) * (width + 1)
