@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.executors.packing import native_executor as packed
+from tests.executors.tiny import plain, random_tensors
 from tests.families import prompt
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
@@ -160,6 +163,16 @@ class Interrupting(TokenWriter):
 
     def end(self, finish: Finish, unread: deque[Any]) -> None:
         unread.append(finish)
+
+
+def test_each_piece_of_a_scored_prompt_reads_the_weights_once() -> None:
+    spec = replace(plain(), vocab=140_000)  # so wide that the engine takes the fewest rows of logits at a time
+    executor = packed(spec, random_tensors(spec), "F32", threads=1)
+    scheduler = Scheduler(executor)
+    request = scheduler.submit(range(1, 101), Sampling(), Limits(1, 1), NONE, scored=0)
+    while request.finish is None:
+        scheduler.step()
+    assert sum(step.passes for step in request.steps) == executor.engine.counts()["passes"] > 1
 
 
 def test_a_writer_ends_its_request_and_nothing_more_is_computed(tiny_executor: Tiny) -> None:

@@ -30,7 +30,7 @@ from trilens.generate.scores import PromptScores
 
 STEP_ROWS = 256  # tokens in one step: as many as share one reading of the weights
 LEAST_ROWS = 64  # of these, so many are open to prompts however slow the machine is: fewer waste the reading of weights
-SCORED_ROWS = 64  # of a prompt whose every token's logits are read: a vocabulary is wide
+SCORED_ROWS = 32  # of a prompt whose every token's logits are read: a pass of the engine, however wide a vocabulary is
 MOST_AHEAD = PAGE  # tokens that are drawn before they are looked at: memory is taken for all of these
 STEP_SECONDS = 0.1  # that a step with pieces of prompts may take; what comes meanwhile waits for so long
 OLDEST = 8  # the prompt that came first gets at least one row in so many, however many shorter ones come
