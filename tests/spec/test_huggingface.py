@@ -144,6 +144,11 @@ def test_a_config_survives_json(tmp_path: Path) -> None:
     assert read_config_file(path) == read_config(LLAMA_31_8B)
 
 
+def test_bounds_of_step_belong_to_silu() -> None:
+    with pytest.raises(UnsupportedModel, match="hidden_act 'gelu' is not supported"):
+        read_config({**STEP_3_5, "hidden_act": "gelu"})
+
+
 def test_thetas_of_step_are_stated_once_or_layer_by_layer() -> None:
     def thetas(value: object) -> list[float]:
         mixers = [layer.mixer for layer in read_config({**STEP_3_5, "rope_theta": value}).spec.layers]

@@ -87,7 +87,7 @@ class Looks:
 
 def _local(loop: Serving) -> Model:
     if not isinstance(loop.model, Model):
-        raise FieldRefused("model", f"{loop.name} runs on an engine, which shows nothing of its inside")
+        raise FieldRefused("model", f"{loop.name} runs on an engine, which does not show what happens inside")
     return loop.model
 
 

@@ -17,9 +17,9 @@ from trilens.spec.keys import MOST_EXPERTS, Keys
 
 @dataclass(frozen=True)
 class Counted:
-    """`total`: every weight and persistent buffer. `resting`: of experts that do not fire for a token. `looked_up`: of
-    tables of which a token takes one row, but for that row. `head`: of the matrix that makes the logits. `note`: what
-    a reader has to know of these numbers."""
+    """`total`: every weight and persistent buffer. `resting`: those of experts that do not fire for a token.
+    `looked_up`: those of tables from which a token takes one row, without that row. `head`: those of the matrix that
+    computes the logits. `note`: what a reader has to know about these numbers."""
 
     total: int
     resting: int

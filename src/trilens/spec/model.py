@@ -514,8 +514,8 @@ Mixer = SingleMixer | SideBySide
 
 @dataclass(frozen=True)
 class Glu:
-    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides, `gate_clamp` the gate instead,
-    where its bound is another one; `slope` is silu's x * sigmoid(slope x)."""
+    """curve(gate) * (up + up_offset); `clamp` bounds gate above and up on both sides; `gate_clamp` is the gate's
+    bound where it differs from `clamp`; `slope` is silu's x * sigmoid(slope x)."""
 
     curve: Curve
     clamp: float | None = None

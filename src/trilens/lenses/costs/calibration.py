@@ -1,5 +1,5 @@
 """What the predictor has learned from calls on this machine: measured divided by predicted seconds, the length of
-thinking, and how alike the experts of several tokens are.
+thinking, and how much the experts of several tokens overlap.
 
 One readable JSON file in the user's cache directory, by model, executor and threads; the last `KEPT` of each. A file
 that cannot be read counts as empty and never makes a call fail.

@@ -37,8 +37,7 @@ class Kind:
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
     key-value head), for experts (experts, chosen), for a convolution (taps), for a recurrence (rows of a head's state,
-    products with it, bytes of it, and whether its rule
-    is the delta rule and has a decay for each row), else nothing.
+    products with it, bytes of it, and whether its rule is the delta rule and has a decay for each row), else nothing.
     """
 
     op: Op

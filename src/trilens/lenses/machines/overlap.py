@@ -1,4 +1,4 @@
-"""How alike the experts of several tokens are, counted on a loaded model.
+"""How much the experts of several tokens overlap, counted on a loaded model.
 
 It is a property of the weights and the texts, not of the machine. A step reads each expert that fires once, for however
 many tokens it fires, so this decides what a batch costs.
@@ -19,9 +19,10 @@ SEQUENCES, PROMPT, STEPS = 4, 64, 8  # of a trace
 
 @dataclass(frozen=True)
 class Overlap:
-    """n tokens fire as many experts as n ** exponent independent ones would, which is `distinct_experts` of the
-    accountant: `text` for tokens of one text, `texts` for one token of each of several. 1: independent; 0: all tokens
-    have the same experts. The defaults are what published batches show (`overlap` in `costs.json`)."""
+    """Exponents: n tokens fire as many experts as n ** exponent independent tokens would (`distinct_experts` of the
+    accountant). `text` is for tokens of one text, `texts` for one token of each of several texts. 1: the tokens are
+    independent; 0: all tokens have the same experts. The defaults are what published batches show (`overlap` in
+    `costs.json`)."""
 
     text: float = 0.8
     texts: float = 0.8
@@ -66,7 +67,7 @@ def traced(executor: NativeExecutor) -> Overlap | None:
 
 
 def _exponent(experts: float, chosen: float, tokens: int, fired: float) -> float:
-    """With all experts firing, more cannot be told than that the tokens are as good as independent."""
+    """1 if all experts fired: then nothing shows that the tokens are not independent."""
     if tokens < 2 or chosen >= experts or fired >= experts:
         return 1.0
     independent = math.log1p(-fired / experts) / math.log1p(-chosen / experts)

@@ -124,6 +124,8 @@ def _bounded_experts(k: Keys, count: int) -> Callable[[int], FeedForward]:
     router = Router(expert_count(k), chosen, Scoring.SIGMOID, renormalise=True, scale=scale, correction_bias=True)
     bounds, shared_bounds = (_bounds(k, name, count) for name in ("swiglu_limits", "swiglu_limits_shared"))
     curve, bias = activation(k), k.flag("mlp_bias", False)
+    if curve is not Curve.SILU and any((*bounds, *shared_bounds)):
+        raise k.unknown("hidden_act", k.raw("hidden_act"))
     width, shared, dense = (k.integer(n) for n in ("moe_intermediate_size", "share_expert_dim", "intermediate_size"))
 
     def feed_forward(i: int) -> FeedForward:
@@ -163,8 +165,8 @@ def _bounds(k: Keys, name: str, count: int) -> list[float]:
 
 
 def _bounded(curve: Curve, bound: float) -> Glu:
-    """What leaves the curve is bounded above. silu grows where it is positive, so what enters it is, by the number that
-    silu turns into the bound."""
+    """The result of silu has an upper bound. silu increases where it is positive, so a bound on its input does the
+    same: the number that silu maps to the bound."""
     if not bound:
         return Glu(curve)
     low, high = bound, bound + 1.0
