@@ -51,7 +51,7 @@ class Looks:
         check_head(model.spec, request.layer, request.head)
         ids, texts = await _encoded(loop, request)
         seen = await self._run(loop, lambda: head_attention(model, ids, request.layer, request.head, loop.adapter))
-        weights = [[round(float(share), 4) for share in row[: i + 1]] for i, row in enumerate(seen.weights)]
+        weights = [row[: i + 1] for i, row in enumerate(seen.weights.astype(float).round(4).tolist())]
         where = {"layer": request.layer, "head": request.head}
         return {"model": loop.name, **where, "tokens": texts, "weights": weights, "cost": _cost(seen.cost)}
 

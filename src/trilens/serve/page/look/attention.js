@@ -50,8 +50,11 @@ export class AttentionOf {
   /** @param {any} asked */
   async run(asked) {
     if (!this.able) return;
+    if (asked !== this.asked) this.weights = []; // they were of another text
     this.asked = asked;
-    const told = await attentionOf({ ...asked, layer: Number(this.layer.value), head: Number(this.head.value) });
+    const [layer, head] = [Number(this.layer.value), Number(this.head.value)];
+    const told = await attentionOf({ ...asked, layer, head });
+    if (asked !== this.asked || layer !== Number(this.layer.value) || head !== Number(this.head.value)) return; // something else was chosen meanwhile
     this.weights = told.weights;
     this.line.textContent = costOf(told.cost);
   }
