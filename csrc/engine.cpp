@@ -184,10 +184,11 @@ void Engine::ready() {
   reach_wanted(1);
 }
 
-// Buffers behind the last layer have rows for the tokens whose logits are wanted. A vocabulary is wide, so they grow with use.
+// Buffers behind the last layer have rows for the tokens whose logits are wanted. A vocabulary is wide, so they grow with use;
+// the logit lens has one row with the logits of all layers.
 void Engine::reach_wanted(size_t rows) {
   if (rows <= most_wanted_) return;
-  most_wanted_ = std::min((rows + 7) / 8 * 8, (size_t)most_rows_);
+  most_wanted_ = rows == 1 ? 1 : std::min((rows + 7) / 8 * 8, (size_t)most_rows_);
   for (size_t b = 0; b < widths_.size(); b++) {
     if (!buffer_wanted_[b]) continue;
     buffers_[b].resize(most_wanted_ * widths_[b] + 8);

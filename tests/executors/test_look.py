@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -190,3 +192,27 @@ def test_a_long_text_takes_several_passes() -> None:
         one, several = whole.look(view, tokens), pieces.look(view, tokens)
         assert list(one.passes) == [100] and list(several.passes) == [16] * 6 + [4]
         assert np.array_equal(one.values, several.values)
+
+
+MEMORY = """
+import resource
+from dataclasses import replace
+from tests.executors.packing import native_executor
+from tests.executors.tiny import SILU, Dense, Full, Positions, attention, layer, model, random_tensors
+from trilens.decoder.look import LogitLens
+
+layers = [layer(attention(Positions(i, 2, 16, 16, Full())), Dense(96, SILU)) for i in range(24)]
+spec = replace(model(layers), vocab=150_000)
+executor = native_executor(spec, random_tensors(spec), "F32", threads=1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+executor.look(LogitLens(), list(range(1, 20)))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the peak of memory has another unit")
+def test_the_lens_has_memory_for_one_row() -> None:
+    """All layers' logits are 14 MB. A few buffers of that size are used, not eight rows of each."""
+    done = subprocess.run([sys.executable, "-c", MEMORY], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) < 100 * 1024  # KiB
