@@ -49,8 +49,9 @@ def step3p5(k: Keys) -> ModelSpec:
         )
     more = k.integer("num_sliding_attention_heads", heads if other is None else other.integer("num_attention_heads"))
     changed = {str(i): {"num_attention_heads": more} for i, there in enumerate(windowed) if there}
-    if k.raw("per_layer_config"):  # as transformers saves it again
-        repeated(k, {"per_layer_config": changed})
+    again = k.raw("per_layer_config")  # as transformers saves it
+    if again and again != changed:
+        raise k.wrong("per_layer_config", again, f"{more} num_attention_heads in each layer with a window")
     bias, context = k.flag("attention_bias", False), k.length("max_position_embeddings")
     spec = decoder_only(
         k,
