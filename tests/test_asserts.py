@@ -16,9 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "src" / "trilens"
 # file -> (number of asserts, why they hold)
 REVIEWED = {
     "model.py": (1, "files that were loaded have a spec, so their card is a whole one"),
-    "checkpoints/changes.py": (5, "the rows of names name these changes for families with such layers only"),
+    "checkpoints/changes.py": (6, "the rows of names name these changes for families with such layers only"),
     "decoder/attention.py": (2, "decoder_weights makes these weights from the same fields of the same spec"),
-    "decoder/ffn.py": (1, "decoder_weights makes a gate for each feed-forward with a glu"),
+    "decoder/ffn.py": (
+        2,
+        "decoder_weights makes a gate for each feed-forward with a glu, and the numbers of a learned curve",
+    ),
     "decoder/look.py": (1, "trials/inside.py has checked that the layer has attention"),
     "executors/accountant.py": (
         17,
