@@ -59,6 +59,22 @@ M3: dict[str, Any] = {
         "sparse_attention_freq": [0, 0, 1, 1],
     },
 }
+LONGCAT: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 42,
+    "num_layers": 2,
+    "num_attention_heads": 6,
+    "ffn_hidden_size": 50,
+    "expert_ffn_hidden_size": 22,
+    "q_lora_rank": 18,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 14,
+    "n_routed_experts": 9,
+    "zero_expert_num": 4,
+    "moe_topk": 2,
+}
 TINY: dict[str, Callable[[], t.PretrainedConfig]] = {
     "deepseek_v4": lambda: t.DeepseekV4Config(**V4),
     "deepseek_v4, tied": lambda: t.DeepseekV4Config(**{**V4, "num_hash_layers": 0, "tie_word_embeddings": True}),
@@ -79,25 +95,6 @@ TINY: dict[str, Callable[[], t.PretrainedConfig]] = {
         activation_sparsity_pattern=[0.0] * 4,
     ),
 }
-
-
-def longcat() -> t.LongcatFlashConfig:
-    return t.LongcatFlashConfig(
-        vocab_size=131,
-        hidden_size=42,
-        num_layers=2,
-        num_attention_heads=6,
-        ffn_hidden_size=50,
-        expert_ffn_hidden_size=22,
-        q_lora_rank=18,
-        kv_lora_rank=16,
-        qk_nope_head_dim=12,
-        qk_rope_head_dim=8,
-        v_head_dim=14,
-        n_routed_experts=9,
-        zero_expert_num=4,
-        moe_topk=2,
-    )
 
 
 def allocated(config: t.PretrainedConfig) -> int:
@@ -139,9 +136,9 @@ def test_block_sparse_layers_of_minimax() -> None:
     assert found.resting == 3 * 7 * 3 * 22 * 42
 
 
-def test_experts_without_weights_of_longcat() -> None:
+def test_experts_without_weights_of_t.LongcatFlashConfig(**LONGCAT) -> None:
     """transformers allocates gates for them, which the published files do not have."""
-    config = longcat()
+    config = t.LongcatFlashConfig(**LONGCAT)
     found = counted(config.to_dict(), "tiny")
     assert found is not None and found.note
     assert found.total == allocated(config) - 2 * 4 * 2 * 22 * 42
@@ -161,7 +158,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str, object]] = [
     ({**M3, "model_type": "minimax_m3"}, "moe_layer_freq", [0, 1, 1, 2]),
     ({**M3, "model_type": "minimax_m3"}, "sparse_attention_config", {"sparse_attention_freq": [0, 0, 1, -1]}),
     (TINY["gemma3n_text"]().to_dict(), "num_kv_shared_layers", 5),
-    (longcat().to_dict(), "moe_topk", 10),
+    (t.LongcatFlashConfig(**LONGCAT).to_dict(), "moe_topk", 10),
 ]
 
 
@@ -170,6 +167,39 @@ def test_numbers_that_contradict_each_other_are_not_counted(config: dict[str, An
     config = {"n_shared_experts": 1, **config}
     assert counted(config, "x") is not None
     assert counted({**config, name: value}, "x") is None
+
+
+GOOD: dict[str, Callable[[], dict[str, Any]]] = {
+    "deepseek_v4": lambda: {**V4, "n_shared_experts": 1},
+    "minimax_m3": lambda: M3,
+    "gemma3n": lambda: TINY["gemma3n_text"]().to_dict(),
+    "longcat_flash": lambda: LONGCAT,
+}
+ODD = (None, "8", -1, 0, True, 0.5, float("nan"), float("inf"), 10**30, 10**7, 101, {}, [], ["a"] * 5, [None] * 5)
+ODD_LISTS = ([-5] * 5, [7] * 5, [2**24] * 5, [10**30] * 5)
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_odd_values_are_not_counted_or_make_sense(kind: str) -> None:
+    """Every key of a configuration, nested ones too, with every odd value, and without the key."""
+    good = {**json.loads(json.dumps(GOOD[kind]())), "model_type": kind}
+    assert counted(good, "x") is not None
+    places = [(good, key) for key in good if key != "model_type"]
+    places += [(inner, key) for inner in good.values() if isinstance(inner, dict) for key in inner]
+    for holder, key in places:
+        kept = holder.pop(key)
+        values = [*ODD, *(ODD_LISTS if isinstance(kept, list) else ())]
+        for value in [..., *values]:
+            if value is not ...:
+                holder[key] = value
+            found = counted(good, "x")
+            if found is None:
+                continue
+            assert key not in ("moe_layer_freq", "sparse_attention_freq") or value in (..., None), (key, value)
+            assert 0 <= found.resting < found.total and 0 <= found.looked_up < found.total, (key, value, found)
+            assert 0 < found.active <= found.active_with_embeddings <= found.total, (key, value, found)
+            assert 0 < found.head < found.total, (key, value, found)
+        holder[key] = kept
 
 
 @pytest.mark.parametrize("name", ["deepseek-v4-flash", "deepseek-v4-pro", "minimax-m3"])

@@ -161,7 +161,7 @@ def gemma3n(k: Keys) -> Counted:
     heads, kv_heads = k.integer("num_attention_heads", 8), k.integer("num_key_value_heads", 2)
     dim, rank = k.integer("head_dim", 256), k.integer("laurel_rank", 64)
     streams, rows = k.integer("altup_num_inputs", 4), k.integer("hidden_size_per_layer_input", 256)
-    own = layers - k.integer("num_kv_shared_layers", 15, least=0, most=layers)
+    own = layers - k.integer("num_kv_shared_layers", 15, least=0, most=layers - 1)
     second = k.integer("vocab_size_per_layer_input", 262144) * layers * rows
     k.assume(tie_word_embeddings=True)
     attention = 2 * heads * dim * width + dim
