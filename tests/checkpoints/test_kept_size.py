@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -153,3 +155,20 @@ def test_a_scale_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
     writer.close()
     with pytest.raises(BadCheckpoint, match=r"'x.scale' of F32 \[3\] does not fit 'x.weight' of NVFP4 \[8, 64\]"):
         read_gguf(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("run", [native_executor, torch_executor])
+@pytest.mark.parametrize("factor", [np.nan, np.inf, -np.inf, 0.0])
+def test_a_damaged_scale_of_nvfp4_is_one_error_and_no_warning(
+    factor: float, run: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = gguf.GGUFWriter.add_tensor
+
+    def damaged(writer: gguf.GGUFWriter, name: str, values: np.ndarray, **options: Any) -> None:
+        add(writer, name, np.full_like(values, factor) if name == "blk.1.attn_q.scale" else values, **options)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", damaged)
+    files = open_model(find(str(model_of("NVFP4", tmp_path / "model.gguf"))))
+    with pytest.raises(BadCheckpoint, match=r"'blk\.1\.attn_q\.weight' .*(not finite|is zero everywhere)"):
+        run(files)
+    files.checkpoint.close()

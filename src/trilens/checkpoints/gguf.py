@@ -145,6 +145,8 @@ class GgufFile:
         return raw_bytes(self._files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
+        import numpy as np
+
         from trilens.checkpoints.values import can_read, dequantise
 
         tensor = self._tensor(name)
@@ -156,7 +158,8 @@ class GgufFile:
         values = dequantise(self.raw(name), tensor.type, tensor.shape)
         if name in self.scales:
             factors = self.factors(name)
-            values.reshape(len(factors), -1)[...] *= factors[:, None]
+            with np.errstate(all="ignore"):  # what is not finite is found by who uses the values
+                values.reshape(len(factors), -1)[...] *= factors[:, None]
         return values
 
     def factors(self, name: str) -> "NDArray[np.float32]":
