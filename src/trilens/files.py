@@ -32,6 +32,11 @@ def bad(path: Path, fault: str) -> BadCheckpoint:
     return BadCheckpoint(f"{text if text.isprintable() else repr(text)}: {fault}")
 
 
+def exists(path: Path) -> bool:
+    """Whether there is such a file or directory. `Path.exists` raises for a name that is too long."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
 def open_regular(path: Path) -> tuple[int, int]:
     """(file descriptor, size in bytes) of a regular file. The caller closes it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from trilens.errors import UnsupportedModel, UsageError
 from trilens.generate.options import HostedOptions, LoadOptions
 from trilens.lenses.cards.card import card
 from trilens.lenses.layout import spaced
+from trilens.serve.registry import served_name
 from trilens.units import flop
 
 
@@ -54,7 +56,46 @@ def test_errors_are_one_line(
     assert said in shown and shown.count("\n") == 1
 
 
+NAME = "x" * 300  # longer than a file's name may be
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (f"card {NAME}/a", 5),
+        (f"card tiny-dense --adapter a={NAME}", 5),
+        (f"plan tiny-dense --adapter a={NAME}", 5),
+        (f"run hi --model tiny-dense --adapter a={NAME}", 5),
+        (f"serve tiny-dense --adapter a={NAME}", 5),
+        (f"serve ./{NAME}", 5),
+        (f"quantise {NAME}/a --to Q8_0 -o a.gguf", 5),
+        (f"quantise tiny-dense --to Q8_0 -o {NAME}.gguf", 2),
+    ],
+)
+def test_a_name_that_no_file_can_have(
+    words: str, code: int, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == code
+    shown = capsys.readouterr().err
+    assert "bug" not in shown and shown.count("\n") == 1
+    assert served_name(f"{NAME}/a") == f"{NAME}/a"
+
+
 class TestCards:
+    @pytest.mark.parametrize("kind", ["safetensors", "gguf"])
+    def test_a_file_without_matrices_is_refused(
+        self, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = tmp_path / f"adapter_model.{kind}"
+        if kind == "gguf":
+            path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 0))
+        else:
+            path.write_bytes(struct.pack("<Q", 2) + b"{}")
+        assert main(["card", "tiny-dense", "--adapter", f"poet={path}"]) == 4
+        shown = capsys.readouterr().err
+        assert str(path) in shown and shown.count("\n") == 1 and "bug" not in shown
+
     def test_an_adapter_is_counted_by_its_matrices(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         adapter = tiny_lora(0)
         path = adapter.save(tmp_path / "poet")

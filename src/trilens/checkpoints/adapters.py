@@ -39,9 +39,9 @@ from trilens.checkpoints.changes import (
 from trilens.checkpoints.lora_config import LoraConfig, read_lora_config
 from trilens.checkpoints.rows import Row
 from trilens.decoder.weights import Parameter, adaptable, decoder_weights
-from trilens.errors import ModelNotFound, UnsupportedModel
+from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
 from trilens.executors.adapter import Adapter, LowRank
-from trilens.files import bad, shown
+from trilens.files import bad, exists, shown
 from trilens.spec.model import GatedRecurrence
 
 if TYPE_CHECKING:
@@ -106,7 +106,8 @@ def adapter_parameters(path: Path) -> int:
 
         checkpoint, pattern = read_safetensors(file), PEFT_NAME
     try:
-        pairs = list(_pairs(checkpoint, pattern))
+        if not (pairs := list(_pairs(checkpoint, pattern))):
+            raise _empty(checkpoint)
         return sum(math.prod(checkpoint.tensors[name].shape) for pair in pairs for name in (pair.down, pair.up))
     finally:
         checkpoint.close()
@@ -123,7 +124,7 @@ def _file(path: Path) -> Path:
 def _there(path: Path) -> Path:
     """The GGUF file, or the directory in PEFT's layout; a file in that stands for it. Raises ModelNotFound."""
     path = path.expanduser()
-    if not path.exists():
+    if not exists(path):
         raise ModelNotFound(f"{path}: no such adapter; {EXPECTED}")
     return path if path.is_dir() or path.suffix.lower() == ".gguf" else path.parent
 
@@ -196,8 +197,12 @@ def _adapter(
                 raise bad(checkpoint.path, f"tensor {shown(pair.up)} changes {parameter.name}, as another one does")
             matrices[parameter.name] = _low_rank(checkpoint, pair, parameter, change, config)
     if not matrices:
-        raise bad(checkpoint.path, "contains no LoRA tensors; download it again")
+        raise _empty(checkpoint)
     return Adapter(name, matrices)
+
+
+def _empty(checkpoint: Checkpoint) -> BadCheckpoint:
+    return bad(checkpoint.path, "contains no LoRA tensors; download it again")
 
 
 def _pairs(checkpoint: Checkpoint, pattern: re.Pattern[str]) -> Iterator[Pair]:

@@ -5,14 +5,13 @@ A path that exists always wins. The hub's ids are `org/name`, and `org/name:file
 """
 
 import difflib
-import os
 import re
 from pathlib import Path
 
 from trilens.checkpoints.held import Held, held_as
 from trilens.checkpoints.local import Found, at_path, listing
 from trilens.errors import ModelNotFound, UsageError
-from trilens.files import shown
+from trilens.files import exists, shown
 from trilens.spec.catalog import HUB_ID, CatalogEntry, entries, lookup
 from trilens.spec.catalog.meaning import meaning
 
@@ -58,7 +57,7 @@ def _meant(name: str) -> Path | Held | CatalogEntry | re.Match[str]:
     a hub id. Raises ModelNotFound otherwise.
     """
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
-    if name and os.path.exists(path):  # noqa: PTH110  # Path.exists raises for a name that is too long
+    if name and exists(path):
         return path
     held = held_as(name)
     if held is not None:

@@ -10,6 +10,7 @@ import click
 from trilens.checkpoints.find import check_name
 from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, AdapterPath, Number, options
 from trilens.errors import ModelNotFound, UsageError
+from trilens.files import exists
 
 
 class _WithEngineOptions(click.Command):
@@ -183,7 +184,7 @@ def _by_model(models: tuple[str, ...], adapters: tuple[tuple[str, str], ...]) ->
             model = served[0]
         if model not in found:
             raise UsageError(f"--adapter {called}={path}: which model is it for? Write {served[0]}:{name}={path}")
-        if not Path(path).expanduser().exists():
+        if not exists(Path(path).expanduser()):
             raise ModelNotFound(f"--adapter {called}={path}: no such file or directory")
         if name in found[model]:
             raise UsageError(f"--adapter {called}={path}: {model} has two adapters of that name; rename one")

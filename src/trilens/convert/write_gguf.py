@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from trilens.checkpoints.load import read_spec
 from trilens.convert.file_types import FILE_TYPES, WHOLE, Facts, choose_types
 from trilens.errors import UnsupportedModel, UsageError
 from trilens.executors.native.extension import _native
-from trilens.files import bad, shown
+from trilens.files import bad, exists, shown
 from trilens.spec.model import ModelSpec
 
 NATIVE = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
@@ -63,7 +63,7 @@ def quantise(
     `progress` is called with (values written, values in all). The file appears only when it is complete. Raises
     UsageError for a file that exists or cannot be written, UnsupportedModel, BadCheckpoint.
     """
-    if out.exists():
+    if exists(out):
         raise UsageError(f"{out}: already exists; give the name of a new file")
     if found.kind == "gguf":
         checkpoint = read_gguf(found.path)
@@ -163,7 +163,8 @@ def _write(
     except OSError as problem:
         raise UsageError(f"{out}: cannot be written ({problem.strerror or problem})") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it hides no other error
+            partial.unlink(missing_ok=True)
     before = sum(_bytes(source.shapes[name], source.types[name]) for name in kinds)
     counts: dict[str, int] = {}
     for kind in kinds.values():

@@ -18,6 +18,7 @@ from trilens import system
 from trilens.checkpoints.adapters import adapter_bytes
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
+from trilens.files import exists
 from trilens.model import Model, load
 from trilens.serve.local_loop import LocalLoop
 from trilens.serve.loop import EngineLoop, Serving, ShuttingDown
@@ -186,7 +187,7 @@ class ModelRegistry:
 
 def served_name(source: str) -> str:
     path = Path(source)
-    if not path.exists():
+    if not exists(path):
         return source
     name = path.resolve().name
     return re.sub(r"\.gguf$", "", name, flags=re.IGNORECASE)

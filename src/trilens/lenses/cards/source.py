@@ -13,7 +13,7 @@ from trilens.checkpoints.held import held_as
 from trilens.checkpoints.load import read_spec
 from trilens.checkpoints.safetensors import config_name
 from trilens.errors import BadCheckpoint, ModelNotFound, UnsupportedModel
-from trilens.files import read_json_object
+from trilens.files import exists, read_json_object
 from trilens.spec.catalog import HUB_ID, CatalogEntry, lookup, of_hub
 from trilens.spec.huggingface import read_config
 from trilens.spec.model import Reading
@@ -45,7 +45,7 @@ def card_source(name: str | Found, *, offline: bool) -> CardSource:
     """The source for the card of `name`: files on this disk or from the hub, else the catalog."""
     if isinstance(name, Found):
         return _from_files(str(name.path), name, None)
-    if not os.path.exists(Path(name).expanduser()):  # noqa: PTH110  # Path.exists raises for a name that is too long
+    if not exists(Path(name).expanduser()):
         held = held_as(name)
         if held is not None:
             return _from_files(name, held.found, None)
@@ -71,7 +71,7 @@ class UnreadSource:
 
 def unread_source(name: str | Found, *, offline: bool) -> UnreadSource | None:
     """Where `card_source` says that a model is not supported: what is here of it; None where that is nothing."""
-    at_hand = isinstance(name, Found) or os.path.exists(Path(name).expanduser())  # noqa: PTH110
+    at_hand = isinstance(name, Found) or exists(Path(name).expanduser())
     entry = None if at_hand else lookup(str(name))
     if entry is not None and entry.config is not None:
         inference = stated_inference(entry.inference)
