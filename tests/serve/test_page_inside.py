@@ -85,6 +85,32 @@ def test_a_refusal_is_shown(page: Any) -> None:
     assert page.inner_text("#inside .fault") == ""
 
 
+@pytest.mark.parametrize("path", ["logit_lens", "attention"])
+def test_nothing_of_another_text_stays_beside_a_refusal(page: Any, path: str) -> None:
+    look(page)
+    busy = json.dumps({"error": {"message": "busy"}})
+    page.route(f"**/v1/trilens/{path}", lambda route: route.fulfill(status=429, body=busy))
+    page.locator("#inside textarea").fill("1")
+    page.locator("#inside .main").click()
+    until(page, "document.querySelector('#inside .fault').textContent.includes('busy')")
+    assert page.locator("#inside .token").count() == 0 and not page.locator("#inside .layers").is_visible()
+    page.unroute(f"**/v1/trilens/{path}")
+    page.locator("#inside .main").click()
+    until(page, "document.querySelectorAll('#inside .token').length")
+    assert page.locator("#inside .bars").is_visible() and page.locator("#inside .layers").is_visible()
+
+
+def test_enter_twice_is_one_look(page: Any) -> None:
+    look(page)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/logit_lens" in request.url else None)
+    page.locator("#inside textarea").evaluate(
+        "(field) => [1, 2].forEach(() => field.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter'})))"
+    )
+    until(page, "document.querySelectorAll('#inside .token').length")
+    assert len(asked) == 1
+
+
 def test_layers_without_attention_cannot_be_chosen(page: Any) -> None:
     """A hybrid model as the server would list it, and one without any attention."""
     listed = page.request.get(page.url + "v1/models").json()

@@ -52,9 +52,9 @@ export class AttentionOf {
     if (!this.able) return;
     if (asked !== this.asked) this.weights = []; // they were of another text
     this.asked = asked;
-    const [layer, head] = [Number(this.layer.value), Number(this.head.value)];
-    const told = await attentionOf({ ...asked, layer, head });
-    if (asked !== this.asked || layer !== Number(this.layer.value) || head !== Number(this.head.value)) return; // something else was chosen meanwhile
+    const [layer, head] = [this.layer.value, this.head.value];
+    const told = await attentionOf({ ...asked, layer: Number(layer), head: Number(head) });
+    if (asked !== this.asked || layer !== this.layer.value || head !== this.head.value) return; // chosen anew meanwhile
     this.weights = told.weights;
     this.line.textContent = costOf(told.cost);
   }

@@ -70,16 +70,18 @@ export class Inside {
   /** @param {Event} event */
   async _look(event) {
     event.preventDefault();
+    if (this.button.disabled) return; // Enter sends the form all the same
     const model = this.model;
     const messages = this.taken ?? [{ role: "user", content: this.field.value }];
+    this._clear(); // what is there belongs to another text
     await this._try(async () => {
       this.asked = { model: model.id, messages };
       const told = await this.lens.run(this.asked);
       if (model !== this.model) return;
-      this.tokens = told.tokens;
-      this.at = told.position;
       await this.attention.run(this.asked);
       if (model !== this.model) return;
+      this.tokens = told.tokens;
+      this.at = told.position;
       this.views.hidden = this.choose.hidden = false;
       this.row.replaceChildren(...this.tokens.map((token, i) => make("button", { type: "button", class: "token", onclick: () => this._choose(i) }, shown(token))));
       this._draw();
