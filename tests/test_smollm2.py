@@ -84,7 +84,7 @@ def test_a_conversation_reuses_its_prefix(model: Model) -> None:
 
 
 def test_the_receipt_counts_what_was_done(model: Model) -> None:
-    fresh = trilens.model.Model(model.name, model.files, model.executor, model.text)
+    fresh = trilens.model.Model(model.name, model.files, model.executor, model.text, speculation=False)
     receipt = fresh.generate("What is the capital of France?", temperature=0).receipt
     prompt = len(
         model.text.encode("What is the capital of France?", Strategy(None, "off"), raw=False, variables={}).ids

@@ -17,11 +17,12 @@ class PackedOps(TorchOps):
 
     def __init__(self, executor: TorchExecutor, tokens: Tensor) -> None:
         self.executor = executor
+        self.tensors = executor.tensors
         self.count, self.length = tokens.shape
         self.tokens = tokens.flatten()
         self.positions = torch.arange(self.length).repeat(self.count)
         self.rows = None
-        self.adapted = []
+        self.all_adapted = self.wanted_adapted = self.adapted = []
         self.routes = []
         self._angles = {}
         self._kv: dict[int, tuple[Tensor, Tensor]] = {}

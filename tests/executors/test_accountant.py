@@ -115,12 +115,9 @@ def test_the_dense_feed_forward_is_a_plain_gated_module() -> None:
 
     weights = {"gate": gate.weight, "up": up.weight, "down": down.weight}
 
-    class Bare:
-        tensors = weights
-
     ops = TorchOps.__new__(TorchOps)
-    ops.adapted = []
-    ops.executor = Bare()  # type: ignore[assignment]  # the operation needs the tensors and nothing else
+    ops.all_adapted = ops.adapted = []
+    ops.tensors = dict(weights)  # the operation needs these and nothing else
     linears = (LinearWeights(Parameter(n, tuple(w.shape)), None) for n, w in weights.items())
     ours = dense_ffn(ops, 0, Dense(d_ffn, Glu(Curve.SILU)), DenseWeights(*linears), x)
     assert torch.equal(ours, module())

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -206,6 +207,22 @@ class TestCalibration:
         known = calibration("a model")
         assert len(known.decode) == runs.KEPT and known.decode[-1] == 1.29
         assert known.thinking["on"][-1] == 29 and calibration("another") == Calibration()
+
+    @pytest.mark.parametrize("proposed", [0, 7, 20, 31])
+    def test_a_call_with_drafts_teaches_as_well(
+        self, proposed: int, tiny_directory: Callable[[str], Path], machine: Machine
+    ) -> None:
+        """Ten steps, whose rows are their own and those that were proposed; they took twice what was forecast."""
+        own = runner_for(tiny_directory("qwen3"), machine)
+        rows = [1 + proposed // 10 + (i < proposed % 10) for i in range(10)]
+        seconds = 2 * sum(own.step_seconds([Span(100 + 12 // 2, n, n)]) for n in rows)
+        decode = SimpleNamespace(steps=10, tokens=12, seconds=seconds)
+        receipt = SimpleNamespace(
+            tokens=SimpleNamespace(prompt=100, cached=100),
+            work=SimpleNamespace(decode=decode, prefill=None),
+            drafts=SimpleNamespace(proposed=proposed),
+        )
+        assert runs.ratios(own, receipt) == {"decode": pytest.approx(2)}  # type: ignore[arg-type]
 
     def test_a_damaged_file_counts_as_empty(self) -> None:
         runs.add("a model", {"decode": 1.5})

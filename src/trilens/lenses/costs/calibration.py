@@ -61,9 +61,11 @@ def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
     t, decode, prefill = receipt.tokens, receipt.work.decode, receipt.work.prefill
     if t.prompt - t.cached >= LEAST_PROMPT:
         found["prefill"] = prefill.seconds / runner.first_token_seconds(t.prompt, t.cached)
-    if decode.steps >= LEAST_STEPS and decode.steps == decode.tokens:
-        middle = t.prompt + decode.steps // 2
-        found["decode"] = decode.seconds / decode.steps / runner.step_seconds([Span(middle, 1)])
+    if decode.steps >= LEAST_STEPS:
+        middle = t.prompt + decode.tokens // 2
+        rows, more = divmod(decode.steps + receipt.drafts.proposed, decode.steps)  # of a step, and steps with one more
+        less, few = (runner.step_seconds([Span(middle, n, n)]) for n in (rows, rows + 1))
+        found["decode"] = decode.seconds / (less * (decode.steps - more) + few * more)
     return found
 
 
