@@ -1,25 +1,19 @@
 """How long the page takes in Chromium: the first view, each step of the lesson, a look inside.
 
-python benchmarks/page.py [--repeats 5] [--write]      --write: into docs/page.md. Needs Chromium and playwright.
+python -m benchmarks.page [--repeats 5] [--write]      --write: into docs/page.md. Needs Chromium and playwright.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from benchmarks.served import chromium, serving
+from playwright.sync_api import Browser, Page
 
 from trilens import system
 
@@ -50,24 +44,6 @@ CLICKED = """([button, changed, attribute, value]) => new Promise((done) => {
   }).observe(place, {attributes: true});
   document.querySelector(button).click();
 })"""
-
-
-@contextmanager
-def serving(models: list[str]) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "trilens", "serve", *models, "--port", str(port)])
-    try:
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        server.terminate()
-        server.wait(60)
 
 
 def opened(browser: Browser, url: str) -> tuple[Page, int, dict[str, float]]:
@@ -127,15 +103,12 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     times: dict[str, list[float]] = defaultdict(list)
-    with serving(["tiny-dense", "tiny-routed"]) as url, sync_playwright() as driver:
-        found = shutil.which("chromium") or shutil.which("google-chrome")
-        browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+    with serving(["tiny-dense", "tiny-routed"]) as url, chromium() as browser:
         measured(browser, url)  # the models are loaded now
         for _ in range(given.repeats):
             own, took = measured(browser, url)
             for name, seconds in took.items():
                 times[name].append(seconds)
-        browser.close()
     made = table(own, times)
     print(made)
     for name, all_ in times.items():

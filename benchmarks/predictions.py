@@ -38,22 +38,22 @@ def run_file(path: Path) -> dict[str, Any]:
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
     from trilens.checkpoints.load import open_model
-    from trilens.lenses.costs.predict import layouts_of, runner_of
+    from trilens.lenses.costs.predict import measurables_of, runner_of
     from trilens.lenses.machines.machine import measured
     from trilens.lenses.machines.overlap import traced
 
     files = open_model(find(str(path)))
     executor = native_executor(files)
     files.checkpoint.close()
-    layouts = layouts_of(executor.program, executor.types, executor.activations)
+    wanted = measurables_of(executor.program, executor.types, executor.activations)
     overlap = traced(executor)  # of other tokens than those measured, and no time is taken
     cases = []
     for context in CONTEXTS:
-        machine = measured(executor.threads, layouts, anew=True)
+        machine = measured(executor.threads, wanted, anew=True)
         for _ in range(TRIES):
             if not machine.disturbed:
                 break
-            machine = measured(executor.threads, layouts, anew=True)
+            machine = measured(executor.threads, wanted, anew=True)
         runner = runner_of(executor, machine, overlap)
         for batch in BATCHES:
             first, token = take(executor, context, batch)

@@ -1,19 +1,17 @@
 """Pictures of the page with real answers -> docs/page-*.png. Needs Chromium and playwright.
 
-python benchmarks/screenshots.py [--models tiny-routed tiny-dense smollm2]
+python -m benchmarks.screenshots [--models tiny-routed tiny-dense smollm2]
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from playwright.sync_api import Page, ViewportSize, sync_playwright
+from benchmarks.served import chromium, serving
+from playwright.sync_api import Page, ViewportSize
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SIZE: ViewportSize = {"width": 1200, "height": 760}
@@ -66,33 +64,17 @@ def main() -> None:
     given = parser.parse_args()
     for model in given.models:  # so that the receipts have predictions
         subprocess.run([sys.executable, "-m", "trilens", "plan", model], check=True, stdout=subprocess.DEVNULL)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-m", "trilens", "serve", *given.models, "--port", str(port)])
-    try:
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        with sync_playwright() as driver:
-            found = shutil.which("chromium") or shutil.which("google-chrome")
-            browser = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-            for scheme in ("light", "dark"):
-                context = browser.new_context(
-                    viewport=SIZE,
-                    color_scheme=scheme,  # type: ignore[arg-type]
-                )
-                page = context.new_page()
-                page.goto(f"http://127.0.0.1:{port}/")
-                page.wait_for_selector("#switch label")
-                take(page, scheme)
-                context.close()
-            browser.close()
-    finally:
-        server.terminate()
-        server.wait(60)
+    with serving(given.models) as url, chromium() as browser:
+        for scheme in ("light", "dark"):
+            context = browser.new_context(
+                viewport=SIZE,
+                color_scheme=scheme,  # type: ignore[arg-type]
+            )
+            page = context.new_page()
+            page.goto(url)
+            page.wait_for_selector("#switch label")
+            take(page, scheme)
+            context.close()
 
 
 if __name__ == "__main__":

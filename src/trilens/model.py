@@ -83,7 +83,7 @@ def load(
       computed again after a restart. Prompts can be read from these files.
     - `trust_control_tokens`: interpret control tokens in messages as if the chat template had written them.
       Otherwise they are text.
-    - `speculation`: compute tokens ahead that stood behind the same text earlier, where that saves time. It changes no
+    - `speculation`: compute tokens ahead that followed the same text earlier, where that saves time. It changes no
       token of any answer.
     - `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF file. A call chooses one with
       `adapter`.

@@ -70,7 +70,7 @@ def test_a_disturbed_one_is_marked_and_replaced_by_the_next_quiet_one(
     clock.share, clock.readings = 1.0, (2e10,)
     again = measured(2, (), say=said.append)
     assert not again.disturbed and not kept(2).disturbed  # type: ignore[union-attr]
-    assert set(again.layouts) >= set(first.layouts)
+    assert set(again.measurables) >= set(first.measurables)
 
 
 def test_what_is_measured_later_can_be_disturbed_too(clock: Clock) -> None:

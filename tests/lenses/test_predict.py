@@ -24,7 +24,7 @@ from trilens.lenses.cards.source import card_source
 from trilens.lenses.costs import calibration as runs
 from trilens.lenses.costs.calibration import Calibration, calibration
 from trilens.lenses.costs.forecast import CALIBRATED, UNCALIBRATED, on_this_machine, thinking_length
-from trilens.lenses.costs.predict import Runner, cut, flops, layouts_of, runner
+from trilens.lenses.costs.predict import Runner, cut, flops, measurables_of, runner
 from trilens.lenses.machines.machine import Layout, Machine, Rule, kept, measured
 from trilens.lenses.machines.rates import Speed
 from trilens.lenses.memory.job import Job
@@ -293,7 +293,7 @@ class TestCalibration:
 def test_what_has_to_be_measured(tiny_directory: Callable[[str], Path]) -> None:
     spec = read_spec(find(str(tiny_directory("qwen3 moe")))).spec
     types = {p.name: "Q8_0" for ins in fuse(record(spec)).instructions for p in ins.parameters if p is not None}
-    wanted = layouts_of(fuse(record(spec)), types, "16bit")
+    wanted = measurables_of(fuse(record(spec)), types, "16bit")
     assert set(wanted) == {Layout("Q8_0", "16bit", routed=False), Layout("Q8_0", "16bit", routed=True)}
 
 
@@ -311,7 +311,7 @@ def test_rules_of_recurrences_have_to_be_measured(
 ) -> None:
     spec = read_spec(find(str(tiny_directory(family)))).spec
     types = {p.name: "Q8_0" for ins in fuse(record(spec)).instructions for p in ins.parameters if p is not None}
-    wanted = [at for at in layouts_of(fuse(record(spec)), types, "8bit") if isinstance(at, Rule)]
+    wanted = [at for at in measurables_of(fuse(record(spec)), types, "8bit") if isinstance(at, Rule)]
     assert set(wanted) == rules and machine.missing(wanted, "f16") == []
     speeds = {name: speed for name, speed in machine.speeds.items() if not name.startswith("recur/")}
     assert replace(machine, speeds=speeds).missing(wanted, "f16") == ["recurrence"] * len(rules)

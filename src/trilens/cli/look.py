@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trilens.cli.inputs import prompt_text, text_of
-from trilens.cli.options import THREADS, AdapterPath, Number, Rate, ThinkingWord
+from trilens.cli.options import COUNTED_ADAPTERS, THREADS, Number, Rate, ThinkingWord
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
@@ -27,14 +27,7 @@ from trilens.text.strategy import as_thinking
     help="Number of tokens that a token attends to, itself included.",
 )
 @click.option("--kv-type", default="f16", show_default=True, help="Number format of the KV cache.")
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    type=AdapterPath(),
-    metavar="NAME=PATH",
-    help="Count this LoRA adapter too. May be repeated.",
-)
+@COUNTED_ADAPTERS
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def card(
@@ -136,14 +129,7 @@ def compare(
     metavar="TOKENS",
     help="Tokens that a step yields on average with speculative decoding.",
 )
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    type=AdapterPath(),
-    metavar="NAME=PATH",
-    help="Count the memory of this LoRA adapter too. May be repeated.",
-)
+@COUNTED_ADAPTERS
 @click.option("--offline", is_flag=True, help="Use only files on this disk.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def plan(model: str, as_json: bool, adapters: tuple[tuple[str, str], ...], **options: Any) -> None:

@@ -123,6 +123,14 @@ TRUST = click.option(
     is_flag=True,
     help="Interpret control tokens in prompts and messages instead of treating them as text.",
 )
+COUNTED_ADAPTERS = click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    type=AdapterPath(),
+    metavar="NAME=PATH",
+    help="Count this LoRA adapter too. May be repeated.",
+)
 THREADS = click.option(
     "--threads",
     type=click.IntRange(1, 1024),
@@ -131,7 +139,8 @@ THREADS = click.option(
 SPECULATION = click.option(
     "--speculation/--no-speculation",
     default=True,
-    help="Compute tokens ahead that stood behind the same text earlier. It changes no answer. Default: where it pays.",
+    help="Compute tokens ahead that followed the same text earlier, or that a schema forces. It changes no answer. "
+    "Default: where it pays.",
 )
 MODEL = options(
     click.option(

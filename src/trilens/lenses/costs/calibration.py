@@ -63,9 +63,9 @@ def ratios(runner: Runner, receipt: Receipt) -> dict[str, float]:
         found["prefill"] = prefill.seconds / runner.first_token_seconds(t.prompt, t.cached)
     if decode.steps >= LEAST_STEPS:
         middle = t.prompt + decode.tokens // 2
-        rows, more = divmod(decode.steps + receipt.drafts.proposed, decode.steps)  # of a step, and steps with one more
-        less, few = (runner.step_seconds([Span(middle, n, n)]) for n in (rows, rows + 1))
-        found["decode"] = decode.seconds / (less * (decode.steps - more) + few * more)
+        rows, longer = divmod(decode.steps + receipt.drafts.proposed, decode.steps)  # `longer` steps have a row more
+        short, long = (runner.step_seconds([Span(middle, n, n)]) for n in (rows, rows + 1))
+        found["decode"] = decode.seconds / (short * (decode.steps - longer) + long * longer)
     return found
 
 

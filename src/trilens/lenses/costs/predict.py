@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from trilens.executors.accountant import Span, distinct_experts, fixed_bytes, visible_pairs
 from trilens.executors.native.program import Instruction, Op, Program
+from trilens.lenses.costs.costs import costs
 from trilens.lenses.machines.machine import Layout, Machine, Measurable, Rule
 from trilens.lenses.machines.made_up import PAGE
 from trilens.lenses.machines.overlap import Overlap
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 PIECE = 256  # rows that the engine takes at once
 FITS, FULL = 0.6, 1.2  # of the processor's cache: what a step reads stays in it, or all comes from memory
-USUAL_OVERLAP = Overlap()
 FLOATS = ("F32", "F16", "BF16")
 KV_BYTES = {"f32": 4, "f16": 2, "8bit": 1}
 MATRICES = {Op.LINEAR: (0,), Op.LINEARS: (0, 2, 4), Op.GLU_LINEAR: (0, 2), Op.HEAD_LINEAR: (0,), Op.EXPERTS: (0, 2, 4)}
@@ -60,7 +60,7 @@ class Runner:
     activations: str
     kv: str
     machine: Machine
-    overlap: Overlap = USUAL_OVERLAP
+    overlap: Overlap
     adapter_numbers: int = 0  # of the matrices of the adapter that the calls use
 
     def step_seconds(self, spans: Sequence[Span]) -> float:
@@ -173,10 +173,12 @@ def runner(
     kv: str = "f16",
     overlap: Overlap | None = None,
 ) -> Runner:
-    """`program` fused, `types` what `held_types` says, `overlap` what was counted on the model, if it was."""
+    """`program` fused, `types` what `held_types` says, `overlap` what was counted on the model; without it, what
+    published batches show."""
     kinds = Counter(_kind(ins, types, program.caches) for ins in program.instructions)
     token = sum(c.width for c in program.caches) * KV_BYTES[kv]
-    return Runner(kinds, packed_bytes, token, fixed_bytes(spec), activations, kv, machine, overlap or USUAL_OVERLAP)
+    overlap = overlap or Overlap(costs().overlap, costs().overlap)
+    return Runner(kinds, packed_bytes, token, fixed_bytes(spec), activations, kv, machine, overlap)
 
 
 def runner_of(executor: NativeExecutor, machine: Machine, overlap: Overlap | None = None) -> Runner:
@@ -193,7 +195,7 @@ def runner_of(executor: NativeExecutor, machine: Machine, overlap: Overlap | Non
     )
 
 
-def layouts_of(program: Program, types: Mapping[str, str], activations: str) -> list[Measurable]:
+def measurables_of(program: Program, types: Mapping[str, str], activations: str) -> list[Measurable]:
     """What has to be measured before such a program can be predicted."""
     wanted: dict[Measurable, None] = {}
     for ins in program.instructions:

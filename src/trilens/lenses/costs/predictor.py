@@ -13,7 +13,7 @@ from trilens.executors.native.executor import NativeExecutor
 from trilens.generate.receipt import Ceiling, Predicted, Prediction, Receipt
 from trilens.lenses.costs.calibration import Calibration, add, calibration, key_of, ratios
 from trilens.lenses.costs.forecast import Interval, corrected, thinking_length
-from trilens.lenses.costs.predict import Runner, layouts_of, runner_of
+from trilens.lenses.costs.predict import Runner, measurables_of, runner_of
 from trilens.lenses.machines.machine import Machine, kept
 
 LEARNING = 0.003  # of the calls' own seconds, that files are read and written for
@@ -92,7 +92,7 @@ class Predictor:
         self._length = cache(lambda word: thinking_length(word, known))
         if self._runner is None:
             machine = kept(executor.threads)
-            wanted = layouts_of(executor.program, executor.types, executor.activations)
+            wanted = measurables_of(executor.program, executor.types, executor.activations)
             if machine is not None and not machine.missing(wanted, executor.kv):
                 self._runner = run = runner_of(executor, machine, known.overlap)
                 self._ceiling = ceiling(machine)

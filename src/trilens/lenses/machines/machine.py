@@ -93,8 +93,8 @@ class Machine:
     disturbed: str = ""
 
     @property
-    def layouts(self) -> list[Measurable]:
-        """Those that were measured, and the rules of recurrences."""
+    def measurables(self) -> list[Measurable]:
+        """What was measured."""
         names = [name.split("/") for name in self.speeds if name.endswith("/cached")]
         layouts = [Layout(name[1], name[2], name[0] == "experts") for name in names if name[0] in ("linear", "experts")]
         rules = [Rule(delta, rows) for delta in (False, True) for rows in (False, True)]
@@ -172,7 +172,7 @@ def measured(
     machine = None if anew else kept(threads, say=say)
     if machine is not None and machine.disturbed and _is_quiet(threads):
         say(f"this machine was measured while it was disturbed ({machine.disturbed}); it is quiet now")
-        wanted, machine = (*wanted, *machine.layouts), None
+        wanted, machine = (*wanted, *machine.measurables), None
     if machine is None:
         say("measuring this machine once; about two seconds")
         machine = _base(threads)

@@ -21,11 +21,10 @@ SEQUENCES, PROMPT, STEPS = 4, 64, 8  # of a trace
 class Overlap:
     """Exponents: n tokens fire as many experts as n ** exponent independent tokens would (`distinct_experts` of the
     accountant). `text` is for tokens of one text, `texts` for one token of each of several texts. 1: the tokens are
-    independent; 0: all tokens have the same experts. The defaults are what published batches show (`overlap` in
-    `costs.json`)."""
+    independent; 0: all tokens have the same experts."""
 
-    text: float = 0.8
-    texts: float = 0.8
+    text: float
+    texts: float
 
     def independent(self, lengths: Sequence[int]) -> float:
         """The number of independent tokens that fire as many experts as texts with so many tokens each."""
@@ -34,17 +33,18 @@ class Overlap:
 
 
 def traced(executor: NativeExecutor) -> Overlap | None:
-    """Counted in a prompt and in steps of a batch with different texts; None for a model without experts."""
+    """Counted in a prompt and in steps of a batch with different texts; None for a model without experts, or one whose
+    context is too short for two tokens and these steps."""
     from trilens.executors.executor import StepInput
 
     routers = [routed.router for _, routed in executor.spec.routed_layers()]
-    if not routers:
+    length = min(PROMPT, executor.spec.context - STEPS)
+    if not routers or length < 3:
         return None
     experts, chosen = (
         sum(counts) / len(routers) for counts in zip(*((r.experts, r.chosen) for r in routers), strict=True)
     )
     vocab = executor.spec.vocab
-    length = min(PROMPT, executor.spec.context - STEPS)
     sequences = [executor.sequence(length + STEPS) for _ in range(SEQUENCES)]
 
     def fired(feeds: list[tuple[NativeSequence, list[int]]]) -> float:
@@ -68,7 +68,7 @@ def traced(executor: NativeExecutor) -> Overlap | None:
 
 def _exponent(experts: float, chosen: float, tokens: int, fired: float) -> float:
     """1 if all experts fired: then nothing shows that the tokens are not independent."""
-    if tokens < 2 or chosen >= experts or fired >= experts:
+    if chosen >= experts or fired >= experts:
         return 1.0
     independent = math.log1p(-fired / experts) / math.log1p(-chosen / experts)
     return min(1.0, max(0.0, math.log(max(1.0, independent)) / math.log(tokens)))

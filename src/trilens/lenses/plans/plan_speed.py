@@ -72,7 +72,7 @@ def _here(
     from trilens.executors.native.fuse import fuse
     from trilens.executors.native.record import record
     from trilens.lenses.cards.held import held_types
-    from trilens.lenses.costs.predict import layouts_of, runner
+    from trilens.lenses.costs.predict import measurables_of, runner
     from trilens.lenses.machines.machine import measured
     from trilens.lenses.memory.own_memory import SMALL
 
@@ -81,7 +81,7 @@ def _here(
     types = held_types(source, None if quantise == "own" else quantise)
     program = fuse(record(spec))
     activations = "16bit" if count_parameters(spec).total < SMALL else "8bit"
-    machine = measured(threads, layouts_of(program, types, activations), job.key_type, say=say)
+    machine = measured(threads, measurables_of(program, types, activations), job.key_type, say=say)
     known = calibration(key_of(source.title, machine.threads, activations, job.key_type, weight_bytes))
     run = runner(
         *(spec, program, types, weight_bytes, machine),
