@@ -200,6 +200,27 @@ class TestWritingSystems:
                         run.locator("button").first.click()
                         until(page, "![...document.querySelectorAll('.run button')].some((one) => one.disabled)")
                 assert wide(page, 320) == [], chapter
+                for name in page.locator(".chapter-body:not([hidden]) .wide-table tbody tr > :first-child").all():
+                    assert name.evaluate("(e) => e.offsetHeight") < 110, name.inner_text()  # four lines
+
+    @pytest.mark.parametrize("locale", LOCALES)
+    def test_the_cards_of_models_hold_what_is_in_them(self, page: Any, locale: str) -> None:
+        """At any width: a name is one line, and nothing reaches beyond its card."""
+        if locale != "en-US":
+            page.click("#language")
+        show(page, "lens")
+        for width in (*range(360, 1500, 95), 1200):
+            page.set_viewport_size({"width": width, "height": 800})
+            cramped = page.locator(".disc").evaluate_all(
+                """(all) => all.filter((card) => {
+                  const right = card.getBoundingClientRect().right;
+                  const inside = [...card.querySelectorAll('*')].every((e) => e.getBoundingClientRect().right <= right);
+                  const name = document.createRange();
+                  name.selectNodeContents(card.querySelector('b'));
+                  return !inside || name.getClientRects().length > 1;
+                }).map((card) => card.innerText)"""
+            )
+            assert cramped == [], width
 
     @pytest.mark.slow
     def test_reduced_motion(self, browser: Any, server: Served) -> None:
