@@ -136,6 +136,32 @@ class TestScreenReaders:
                 show(page, view)
                 assert self.axe(page, ["color-contrast", "html-has-lang", "label", "button-name"]) == [], view
 
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_the_experts_bars_stand_out(self, browser: Any, server: Served, scheme: str) -> None:
+        """WCAG 2.2, 1.4.11: 3 to 1 between a part of a graphic and what is beside it."""
+        with opened(browser, server.url, color_scheme=scheme) as page:
+            show(page, "lesson")
+            page.click(".chapter[href='#lesson/moe']")
+            page.locator("#step-router .run button").first.click()
+            until(page, "document.querySelector('#step-router .run').dataset.runs === '1'")
+            ratios = page.evaluate(
+                """() => {
+                  const pen = new OffscreenCanvas(1, 1).getContext('2d', {willReadFrequently: true});
+                  const light = (colour) => {
+                    pen.fillStyle = colour;
+                    pen.fillRect(0, 0, 1, 1);
+                    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((n) => n / 255)
+                      .map((n) => n <= 0.04045 ? n / 12.92 : ((n + 0.055) / 1.055) ** 2.4);
+                    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+                  };
+                  const behind = light(getComputedStyle(document.body).backgroundColor);
+                  return [...document.querySelectorAll('.load .bars i')]
+                    .map((bar) => light(getComputedStyle(bar).backgroundColor))
+                    .map((own) => Math.max(own, behind) / Math.min(own, behind));
+                }"""
+            )
+            assert len(ratios) == 8 and min(ratios) >= 3, ratios
+
     def test_what_a_screen_reader_is_told(self, page: Any) -> None:
         """The tree that a reader gets: the parts have roles and names, and an answer is announced when it is whole."""
         ask(page, "What is 12 plus 30?")
