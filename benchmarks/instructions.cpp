@@ -6,7 +6,7 @@
 #include <cstring>
 #include <vector>
 
-#include "../csrc/kernels.h"
+#include "../csrc/kernel_sets.h"
 
 using namespace trilens;
 
@@ -14,8 +14,8 @@ constexpr int OUTPUTS = 16, COLUMNS = 512;
 
 int main(int, char** given) {
   const Kernels* kernels = nullptr;
-  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), neon_kernels(), &portable_kernels})
-    if (k && !strcmp(k->name, given[1])) kernels = k;
+  for (const Kernels* k : kernel_sets())
+    if (!strcmp(k->name, given[1])) kernels = k;
   int type = 0;
   while (type < (int)Type::COUNT && strcmp(layout((Type)type).name, given[2])) type++;
   if (!kernels || type == (int)Type::COUNT) return 1;

@@ -48,7 +48,7 @@ ends in floats.
 def program(kernels: str, compiler: list[str], folder: Path) -> Path:
     """instructions.cpp with the kernels it needs. Raises CalledProcessError."""
     folder.mkdir()
-    sources = [*(ROOT / "csrc").glob("kernels_*.cpp"), ROOT / "csrc/layout.cpp", ROOT / "csrc/system.cpp"]
+    sources = [*(ROOT / "csrc").glob("kernel*.cpp"), ROOT / "csrc/layout.cpp", ROOT / "csrc/system.cpp"]
 
     def compiled(source: Path) -> str:
         own = [*SETS[kernels][1], *AS_WRITTEN] if source.stem == f"kernels_{kernels}" else []

@@ -18,6 +18,7 @@
 
 #include "quantise.h"
 #include "engine.h"
+#include "kernel_sets.h"
 #include "machine.h"
 #include "octets.h"
 #include "system.h"

@@ -1,18 +1,12 @@
 #include <cstring>
 
 #include "engine_parts.h"
+#include "kernel_sets.h"
 #include "system.h"
 
 namespace trilens {
 
 using Clock = std::chrono::steady_clock;
-
-std::vector<const Kernels*> kernel_sets() {
-  std::vector<const Kernels*> sets;
-  for (const Kernels* k : {avx512_kernels(), avx2_kernels(), neon_kernels(), &portable_kernels})
-    if (k) sets.push_back(k);
-  return sets;
-}
 
 static const Kernels& choose_kernels(const std::string& name) {
   std::string names;

@@ -87,8 +87,6 @@ struct Counts {
   uint64_t steps = 0, passes = 0, tokens = 0;  // a pass reads the weights once, for up to `most_rows` tokens
 };
 
-std::vector<const Kernels*> kernel_sets();  // what this processor can run, the fastest first
-
 class Engine : private Work {
  public:
   Engine(std::vector<Instruction> program, std::vector<Numbers> numbers, std::vector<int> widths, std::vector<bool> wanted,

@@ -121,9 +121,10 @@ struct Kernels {
 };
 
 extern const Kernels portable_kernels;
-// Null where the processor or the compiler has none.
-const Kernels* avx2_kernels();
-const Kernels* avx512_kernels();
-const Kernels* neon_kernels();
+// Null where the compiler has none. These are constants because their files are compiled for a processor that may not be
+// the one here: no code of theirs, not even what would fill a table at start, may run before the processor was asked.
+extern const Kernels* const avx2_kernels;
+extern const Kernels* const avx512_kernels;
+extern const Kernels* const neon_kernels;
 
 }  // namespace trilens

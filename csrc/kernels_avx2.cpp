@@ -2,7 +2,6 @@
 // library that the linker could share with other files may be instantiated here.
 #include "kernels.h"
 #include "octets.h"
-#include "system.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -39,17 +38,14 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 using Widest = Eight;
 using narrow::SUMS_OF_FOURS;
 #include "kernels.inl"
-static const Kernels kernels = table("avx2");
+static constinit const Kernels kernels = table("avx2");
 }  // namespace avx2
 
-const Kernels* avx2_kernels() {
-  static const bool have = has_avx2();
-  return have ? &avx2::kernels : nullptr;
-}
+constinit const Kernels* const avx2_kernels = &avx2::kernels;
 
 }  // namespace trilens
 #else
 namespace trilens {
-const Kernels* avx2_kernels() { return nullptr; }
+constinit const Kernels* const avx2_kernels = nullptr;
 }  // namespace trilens
 #endif

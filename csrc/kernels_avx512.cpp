@@ -3,7 +3,6 @@
 // be instantiated here.
 #include "kernels.h"
 #include "octets.h"
-#include "system.h"
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -43,17 +42,14 @@ using Widest = wide::Sixteen;
 using narrow::SUMS_OF_FOURS;
 template <> inline wide::Floats filled<wide::Floats>(float x) { return wide::every(x); }
 #include "kernels.inl"
-static const Kernels kernels = table("avx512");
+static constinit const Kernels kernels = table("avx512");
 }  // namespace avx512
 
-const Kernels* avx512_kernels() {
-  static const bool have = has_avx512();
-  return have ? &avx512::kernels : nullptr;
-}
+constinit const Kernels* const avx512_kernels = &avx512::kernels;
 
 }  // namespace trilens
 #else
 namespace trilens {
-const Kernels* avx512_kernels() { return nullptr; }
+constinit const Kernels* const avx512_kernels = nullptr;
 }  // namespace trilens
 #endif

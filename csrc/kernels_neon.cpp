@@ -2,7 +2,6 @@
 // standard library that the linker could share with other files may be instantiated here.
 #include "kernels.h"
 #include "octets.h"
-#include "system.h"
 
 #if defined(__aarch64__) && defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
@@ -23,17 +22,14 @@ namespace neon {
 #include "eight.h"
 using Widest = Eight;
 #include "kernels.inl"
-static const Kernels kernels = table("neon");
+static constinit const Kernels kernels = table("neon");
 }  // namespace neon
 
-const Kernels* neon_kernels() {
-  static const bool have = has_dot_products();
-  return have ? &neon::kernels : nullptr;
-}
+constinit const Kernels* const neon_kernels = &neon::kernels;
 
 }  // namespace trilens
 #else
 namespace trilens {
-const Kernels* neon_kernels() { return nullptr; }
+constinit const Kernels* const neon_kernels = nullptr;
 }  // namespace trilens
 #endif
