@@ -112,6 +112,7 @@ class TestShares:
         fresh = Model(routed.name, routed.files, routed.executor, routed.text)
         receipt = fresh.generate(QUESTION, **OPTIONS).receipt
         assert receipt.work.decode.bandwidth_share is None and receipt.prediction.token is None
+        assert receipt.prediction.measured_on is None
         assert "not measured" in receipt.prediction.source and "bandwidth" not in receipt.as_text()
 
 
@@ -120,7 +121,7 @@ class TestPrediction:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("TRILENS_CACHE", str(tmp_path))
-        measured(1, [Layout("BF16", "8bit", False), Layout("BF16", "8bit", True)])
+        machine = measured(1, [Layout("BF16", "8bit", False), Layout("BF16", "8bit", True)])
         receipt = trilens.load("tiny-routed", threads=1).generate(QUESTION, **OPTIONS).receipt
         first, token, thinking = (
             receipt.prediction.first_token,
@@ -131,6 +132,7 @@ class TestPrediction:
         assert 0 < first.p10 < first.p50 < first.p90 and 0 < token.p10 < token.p50 < token.p90
         assert first.measured == receipt.work.prefill.seconds and thinking.measured == receipt.tokens.thinking
         assert token.measured == receipt.work.decode.seconds / receipt.work.decode.tokens
+        assert (receipt.prediction.measured_on, receipt.prediction.runs) == (machine.date, 0)
         text = receipt.as_text()
         assert "\nforecast " in text and "% of the bandwidth" in text
         assert json.loads(json.dumps(receipt.as_dict()))["prediction"]["token"]["p50"] == token.p50

@@ -48,7 +48,11 @@ def ask(page: Any, question: str) -> None:
     page.fill("#question", question)
     page.press("#question", "Enter")
     until(page, f"document.querySelectorAll('.answer').length > {before}")
-    page.wait_for_selector("#send:not([hidden])")
+    answered(page)
+
+
+def answered(page: Any) -> None:
+    until(page, "!document.querySelector('#send').hidden")
 
 
 def line(page: Any, selector: str) -> str:
@@ -56,12 +60,19 @@ def line(page: Any, selector: str) -> str:
     return str(page.inner_text(selector)).replace("\u00a0", " ")
 
 
+# Two frames: a turn's text is skipped (`content-visibility: auto`), and reads as empty, until one frame has seen it.
+DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
+
+
 def until(page: Any, condition: str, seconds: float = 30.0) -> None:
-    """Playwright's own way would need eval, which the page's policy forbids. `seconds` only bounds a hang."""
+    """Until a condition holds and what it says is drawn. Playwright's own way would need eval, which the page's policy
+    forbids. `seconds` only bounds a hang.
+    """
     end = time.monotonic() + seconds
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
         page.wait_for_timeout(20)
+    page.evaluate(DRAWN)
 
 
 def fulfilled(body: str) -> Callable[[Any], None]:

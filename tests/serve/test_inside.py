@@ -32,8 +32,9 @@ PATHS = ("attention", "logit_lens")
 NEEDED: dict[str, dict[str, int]] = {"attention": {"layer": 1, "head": 2}, "logit_lens": {}}
 
 
-def look(server: Served, path: str, **body: Any) -> httpx.Response:
-    return httpx.post(f"{server.url}/v1/trilens/{path}", json={"model": "tiny-routed", **NEEDED[path], **body})
+def look(server: Served, path: str, timeout: float = 60, **body: Any) -> httpx.Response:
+    body = {"model": "tiny-routed", **NEEDED[path], **body}
+    return httpx.post(f"{server.url}/v1/trilens/{path}", json=body, timeout=timeout)
 
 
 def refusal(answer: httpx.Response, status: int = 400) -> tuple[str, str]:
@@ -201,6 +202,31 @@ def test_not_more_wait_than_there_is_room_for(server: Served, monkeypatch: pytes
         assert httpx.post(f"{server.url}/v1/chat/completions", json=chat).status_code == 200
         hold.set()
         assert sorted(one.result().status_code for one in asked) == [200] * 3 + [429] * 3
+
+
+def test_one_that_nobody_waits_for_keeps_its_place_until_it_ends(
+    server: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_of(server)
+    began, hold, real = threading.Event(), threading.Event(), inside.head_attention
+
+    def held(*given: Any) -> Any:
+        began.set()
+        assert hold.wait(60)
+        return real(*given)
+
+    monkeypatch.setattr(inside, "head_attention", held)
+    monkeypatch.setattr(inside, "WAITING", 0)
+    with ThreadPoolExecutor(1) as threads:
+        left = threads.submit(look, server, "attention", prompt="1", timeout=1)
+        assert began.wait(60)
+        with pytest.raises(httpx.ReadTimeout):
+            left.result()
+        assert look(server, "attention", prompt="1").status_code == 429
+        hold.set()
+        while (again := look(server, "attention", prompt="1").status_code) == 429:
+            pass
+        assert again == 200
 
 
 def test_the_code_can_be_read(server: Served) -> None:

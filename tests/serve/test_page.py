@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2 as httpx
 
-from tests.serve.browser import answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
+from tests.serve.browser import answered, answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
 from tests.serve.conftest import Served, served
 from tests.serve.engines import fake, serving
 from trilens.serve.guard import Rules
@@ -119,7 +119,7 @@ class TestConversation:
         page.wait_for_selector("#stop:not([hidden])")
         until(page, "document.querySelector('.prose').textContent === 'so far'")
         page.keyboard.press("Escape")
-        page.wait_for_selector("#send:not([hidden])")
+        answered(page)
         assert page.inner_text(".prose") == "so far" and "Stopped." in page.inner_text(".answer")
 
     def test_answer_now_is_asked_of_the_server(self, page: Any) -> None:
@@ -147,7 +147,7 @@ class TestConversation:
         until(page, "document.querySelector('.prose').textContent === 'an answer'")
         assert page.is_visible("#stop") and page.is_hidden("#now")
         page.click("#stop")
-        page.wait_for_selector("#send:not([hidden])")
+        answered(page)
 
     def test_a_hostile_answer_stays_text(self, page: Any) -> None:
         body = stream([chunk(reasoning_content="<img src=x onerror='window.hit=7'>"), chunk(content=HOSTILE)])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.browser import answers, ask, hold, needs_chromium, opened, until
+from tests.serve.browser import answered, answers, ask, hold, needs_chromium, opened, until
 from tests.serve.conftest import Served, served
 
 ROOT = Path(__file__).parents[2]
@@ -82,7 +82,7 @@ class TestKeyboard:
         assert page.locator(".said").count() == 0 and page.input_value("#question") == "안녕하세"
         page.evaluate(press, ["question", {}])
         page.wait_for_selector(".said")
-        page.wait_for_selector("#send:not([hidden])")
+        answered(page)
         show(page, "compare")
         page.fill("#both", "안녕하세")
         for event in COMPOSING:

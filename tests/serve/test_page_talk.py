@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.serve.browser import answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
+from tests.serve.browser import answered, answers, ask, chunk, fulfilled, hold, line, needs_chromium, stream, until
 
 pytestmark = needs_chromium
 
@@ -66,7 +66,7 @@ def reload(page: Any) -> None:
 
 
 def said(page: Any) -> list[str]:
-    texts: list[str] = page.locator(".said, .prose").all_inner_texts()
+    texts: list[str] = page.locator(".said, .prose").all_text_contents()
     return texts
 
 
@@ -175,7 +175,7 @@ class TestTurns:
         page.fill(".editing textarea", "What is 5 plus 6?")
         page.press(".editing textarea", "Enter")
         until(page, "document.querySelector('.prose')?.textContent === '11'")
-        page.wait_for_selector("#send:not([hidden])")
+        answered(page)
         assert said(page) == ["What is 5 plus 6?", "11"]
         assert page.locator(".user .branches").inner_text().split()[1] == "2/2"
         page.get_by_label("Previous branch").click()
@@ -323,7 +323,7 @@ class TestWithoutAnAnswer:
         page.fill("#question", "What is 12 plus 30?")
         page.press("#question", "Enter")
         until(page, "document.querySelector('.prose')?.textContent === '42'")
-        page.wait_for_selector("#send:not([hidden])")
+        answered(page)
         assert [m["content"] for m in asked[0]["messages"]] == ["What is 12 plus 30?"]
         until(page, f"({RECEIPTS}).then((receipts) => receipts.length === 1)")
         assert page.locator(".user .branches").inner_text().split()[1] == "2/2"

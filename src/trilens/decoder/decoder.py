@@ -64,7 +64,7 @@ def residuals(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> Iterator[T]
 
 
 def logits(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T:
-    """[rows wanted, vocab]: what the final norm and the head make of rows behind a layer."""
+    """[rows wanted, vocab]: what the final norm and the head make of rows after a layer."""
     with ops.at(Part.HEAD):
         x = ops.norm(ops.last_rows(x), spec.final_norm, w.final_norm)
         y = _scaled(ops, ops.linear(x, w.head), spec.head.scale)

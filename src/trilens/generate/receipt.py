@@ -113,13 +113,16 @@ class Predicted:
 @dataclass(frozen=True)
 class Prediction:
     """What was known before the call: seconds to the first token, seconds for each token after it, and tokens of
-    thinking. None if there was nothing to predict, or nothing to predict from; `source` says which.
+    thinking. None if there was nothing to predict, or nothing to predict from; `source` says which. `measured_on`: the
+    date of the machine's measurements behind it, and `runs` the model's own calls. None and 0 if there are none.
     """
 
     first_token: Predicted | None
     token: Predicted | None
     thinking_tokens: Predicted | None
     source: str
+    measured_on: str | None = None
+    runs: int = 0
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -41,7 +41,7 @@ class Looks:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(1, "look")
-        self._here = 0
+        self._asked: list[Future[Any]] = []
 
     async def attention(self, loop: Serving, request: AttentionRequest) -> dict[str, Any]:
         """Each token's text, and for each its weights on itself and the tokens before it. Raises Busy, TimeIsUp,
@@ -71,18 +71,19 @@ class Looks:
         return {"model": loop.name, "position": position, "tokens": texts, "layers": layers, "cost": _cost(seen.cost)}
 
     async def _run(self, loop: Serving, look: Callable[[], T]) -> T:
-        if self._here > WAITING:
+        # One that nobody waits for any more counts until the thread is free of it.
+        self._asked = [one for one in self._asked if not one.done()]
+        if len(self._asked) > WAITING:
             raise Busy(f"{WAITING} looks wait for another one, the maximum; try again in a moment")
-        self._here += 1
+        asked = self._threads.submit(look)
+        self._asked.append(asked)
         try:
             async with asyncio.timeout(loop.seconds) as limit:
-                return await asyncio.get_running_loop().run_in_executor(self._threads, look)
+                return await asyncio.wrap_future(asked)
         except TimeoutError:
             if not limit.expired():
                 raise
             raise TimeIsUp(f"the look took longer than {loop.seconds:g} s, which is the maximum") from None
-        finally:
-            self._here -= 1
 
 
 def _local(loop: Serving) -> Model:

@@ -75,7 +75,7 @@ class Predictor:
         source = (
             f"this machine's kernels, measured on {run.machine.date}, and {runs} run{'s' * (runs != 1)} of this model"
         )
-        return Prediction(first, token, thinking, source)
+        return Prediction(first, token, thinking, source, run.machine.date, runs)
 
     def _learn(self, executor: NativeExecutor, receipt: Receipt) -> None:
         """Times from a call that ran by itself, where this machine was measured for its model; lengths from each."""

@@ -130,12 +130,11 @@ export class LensView {
       [t("thinking"), prediction.thinking_tokens, (/** @type {number} */ n) => tokens(Math.round(n))],
     ].filter(([, known]) => known);
     const charts = intervals(rows.map(([name, known, say]) => ({ name, ...known, say })));
-    return place.replaceChildren(...charts, make("p", { class: "words" }, ...withCode(sourceOf(prediction.source))));
+    return place.replaceChildren(...charts, make("p", { class: "words" }, ...withCode(sourceOf(prediction))));
   }
 }
 
-/** Where a prediction is from, as the server says it, in the reader's language. @param {string} said */
-function sourceOf(said) {
-  const [, date, runs] = /measured on ([\d-]+), and (\d+) run/.exec(said) ?? [];
-  return date ? t("measured_on", { date, runs }) : t("not_measured");
+/** What a prediction stands on, in the reader's language. @param {{measured_on: string | null, runs: number}} prediction */
+function sourceOf({ measured_on, runs }) {
+  return measured_on ? t("measured_on", { date: measured_on, runs }) : t("not_measured");
 }

@@ -7,6 +7,6 @@ export const EN = {
   attention: "Attention of a head", attention_words: "For each token, a head spreads its attention over the tokens up to it: the stronger a colour, the more that token adds to the one you chose.",
   layer: "Layer", head: "Head", no_heads: "{layer}: no attention", no_attention: "{model} has no attention: its layers carry a state from token to token.", share: "{at}. {token}", sink: "to no token (sink)",
   others: "{n} others", map: "Attention of layer {layer}, head {head}: a row for each token, a column for each token before it. {token} looks most at {most}, with {share}.",
-  lens: "Logit lens", lens_words: "If the model stopped behind a layer, these are the tokens that it would expect next: you see at which layer the prediction appears.",
+  lens: "Logit lens", lens_words: "If the model stopped after a layer, these are the tokens that it would expect next: you see at which layer the prediction appears.",
   lens_of: "What comes after {token}? The text goes on with {next}.", lens_last: "What comes after {token}, the last token?",
 };

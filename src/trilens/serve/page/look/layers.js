@@ -1,4 +1,4 @@
-// The logit lens: what the model would expect next if it stopped behind a layer.
+// The logit lens: what the model would expect next if it stopped after a layer.
 import { logitLens } from "../api.js";
 import { codeLink, make } from "../dom.js";
 import { share } from "../units.js";
