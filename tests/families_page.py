@@ -85,14 +85,13 @@ LIMITS = {
         "the native executor runs it as far as every position is chosen, to 2048 tokens in the published models; the "
         "torch executor has no such limit; the multi-token prediction layer is not used",
     ),
-    "apertus": "GGUF: not read, because the numbers of its curve are no tensors there",
     "step-3.7": "text only: no images; the multi-token prediction layers are not used",
     "step-3.5": "the same decoder with its publisher's keys; the multi-token prediction layers are not used",
     "exaone 4 without windows": "GGUF: models with windows are not tested",
     "command-r+": "llama.cpp normalises heads only in files of 64 layers or more, so it was not compared",
     "falcon 7B": "models with ALiBi are not supported",
-    "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; the multi-token "
-    "prediction layers are not used",
+    "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; of a GGUF file as "
+    "many as it says, as in llama.cpp; the multi-token prediction layers are not used",
     "mimo 7B": "transformers does not have it: tested by the arithmetic of Qwen2; the layers that predict further "
     "tokens are not used",
     "minicpm": "transformers does not have it: tested by the arithmetic of Granite",
@@ -100,7 +99,10 @@ LIMITS = {
     "ling 1.5": "transformers does not have it: tested by the arithmetic of Granite with experts",
     "ling 2": "transformers does not have it: tested by the arithmetic of Sarvam, whose files have the same names; the "
     "multi-token prediction layers are not used",
-    "bitnet": "unquantised files only; the published one has packed weights and is refused",
+    "bitnet": "unquantised safetensors only; the published one has packed weights and is refused; llama.cpp knows the "
+    "first models of this kind, with silu, and GGUF files are read like that",
+    "minicpm 3": "GGUF has no keys for its factors: every model of the family has the same",
+    "mellum 2": "llama.cpp takes the theta of full attention for windows too; trilens reads a theta for each",
 }
 
 
@@ -194,9 +196,13 @@ def seen(a: Attention | LatentAttention) -> list[str]:
 
 
 def gguf_of(name: str) -> str:
-    own = [m for m in MODELS if m.family.removeprefix("gguf: ") == name.removesuffix(" (text)")]
+    own = [m for m in MODELS if _plain(m.family) == _plain(name)]
     confirmed = any(str(m) not in UNCONFIRMED for m in own)
     return f"{own[0].architecture}{' ✓' if confirmed else ''}" if own else ""
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("gguf: ").removesuffix(" (text)")
 
 
 def measure(name: str) -> str:

@@ -41,6 +41,7 @@ from transformers import (
 
 from tests import families as f
 from tests import families_plain as plain
+from tests import gguf_listed as listed
 from tests import gguf_recurrent as recurrent
 from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
 
@@ -183,7 +184,7 @@ ONLY_HERE = [
         ),
     ),
 ]
-ONLY_HERE += recurrent.FAMILIES
+ONLY_HERE += recurrent.FAMILIES + listed.FAMILIES
 ONLY_HERE += [
     plain.row("gguf: seed-oss", t.SeedOssConfig, head_dim=12),
     plain.row("gguf: arcee", t.ArceeConfig),
@@ -335,6 +336,22 @@ MODELS = [
     Gguf("gpt-neox", "gptneox"),
     Gguf("gpt-neox, one branch after the other", "gptneox"),
     Gguf("gguf: phi-2", "phi2"),
+    Gguf("apertus", "apertus"),
+    Gguf("gguf: exaone moe", "exaone-moe"),
+    Gguf("gguf: mimo v2", "mimo2"),
+    Gguf("gguf: step-3.7", "step35"),
+    Gguf("gguf: step-3.5", "step35"),
+    Gguf("gguf: laguna", "laguna"),
+    Gguf("gguf: mellum 2", "mellum"),
+    Gguf("gguf: granite with windows", "granite_swa"),
+    Gguf("gguf: hunyuan 3", "hy_v3"),
+    Gguf("gguf: dbrx", "dbrx"),
+    Gguf("gguf: glm-4 9B", "chatglm"),
+    Gguf("ling 1.5", "bailingmoe"),
+    Gguf("gguf: bitnet", "bitnet"),
+    Gguf("gguf: minicpm 3", "minicpm3"),
+    Gguf("gguf: deepseek v3.2", "deepseek32"),
+    Gguf("gguf: glm-5", "glm-dsa"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
@@ -356,7 +373,10 @@ CENTRED = (
     "gptneox",
     "phi2",
 )
-PERMUTED = ("arcee", "minicpm", "olmo", "llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid")
+PERMUTED = (
+    *("arcee", "minicpm", "olmo", "llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid"),
+    "granite_swa",
+)
 PLUS_ONE = ("nemotron", "gemma", "gemma2", "gemma3")
 
 
@@ -367,6 +387,7 @@ def text_config(directory: Path) -> dict[str, Any]:
     if "layers_block_type" in config:
         config.setdefault("num_hidden_layers", len(config["layers_block_type"]))
     usual = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+    usual |= {"d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
     config |= {usual[key]: value for key, value in config.items() if key in usual}
     if config["model_type"] in ("gpt2", "gpt_bigcode", "falcon"):
         config.setdefault("max_position_embeddings", config.get("n_positions", 2048))
@@ -391,8 +412,12 @@ def write(
     else:
         write_tokenizer(writer, source, template)
     layers = config["num_hidden_layers"]
-    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), layers)
-    for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
+    known_as = listed.NAMED_AS.get(arch, arch)
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == known_as), layers)
+    tensors = load_file(source / "model.safetensors")
+    if arch == "apertus":
+        listed.curve(writer, tensors, layers)
+    for name, tensor in changed(tensors, config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
         floats = ("ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_a", "ssm_d", "ssm_norm.weight", ".bias")
@@ -422,6 +447,9 @@ def write_tokenizer(w: gguf.GGUFWriter, source: Path, template: Callable[[str], 
 
 
 def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[str, Any]) -> None:
+    if arch in listed.ARCHITECTURES:
+        listed.write_keys(w, c, arch)
+        return
     layers, heads = c["num_hidden_layers"], c["num_attention_heads"]
     head_dim = c.get("head_dim") or c["hidden_size"] // heads
     kv_heads = c.get("num_key_value_heads") or heads
@@ -642,11 +670,14 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             tensor = neighbouring(tensor, kv_heads)
         if arch in PLUS_ONE and name.endswith("norm.weight"):
             tensor = tensor + 1
-        out |= (recurrent.one if arch in recurrent.ARCHITECTURES else one)(name, tensor, c, arch, options)
+        module = next((m for m in (recurrent, listed) if arch in m.ARCHITECTURES), None)
+        out |= (one if module is None else module.one)(name, tensor, c, arch, options)
     out = stacked(out)
     rope = c.get("rope_parameters") or {}
     if rope.get("rope_type") == "llama3":
         out["rope_freqs.weight"] = llama3_divisors(c, rope)
+    if rope.get("full_attention", {}).get("rope_type") == "llama3":
+        out["rope_freqs.weight"] = llama3_divisors(c, rope["full_attention"])
     if rope.get("rope_type") == "longrope":
         out["rope_factors_long.weight"] = torch.tensor(rope["long_factor"])
         out["rope_factors_short.weight"] = torch.tensor(rope["short_factor"])
@@ -756,9 +787,14 @@ def neighbouring(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def llama3_divisors(c: dict[str, Any], rope: dict[str, Any]) -> torch.Tensor:
+    """One for each pair of a head; where a part of it turns, ones behind that part's."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{k: c[k] for k in c if k != "model_type"}), "cpu")
+    head = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    dim = int(head * rope.get("partial_rotary_factor", 1.0))
+    whole = {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
+    context = c["max_position_embeddings"]
+    config = LlamaConfig(head_dim=dim, rope_parameters=whole, max_position_embeddings=context)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2).float() / dim))
-    return plain / scaled
+    return torch.cat((plain / scaled, torch.ones((head - dim) // 2)))
