@@ -68,7 +68,7 @@ LIMITS = {
     "deepseek v2 lite": "llama.cpp accepts these queries only in files of 26 or 27 layers, so it was not compared",
     "deepseek v3": "the multi-token prediction layer is not used",
     "glm-4.5": "the multi-token prediction layer is not used",
-    "mistral large 3": "the publisher's own format, params.json, works for cards only; GGUF: not tested",
+    "mistral large 3": "the publisher's own format, params.json, works for cards only",
     "lfm2 moe": "GGUF: llama.cpp does not scale the router's weights",
     "kimi k2": "also covers the text part of Kimi K2.5",
     "qwen3-next": "also covers Qwen3-Coder-Next; the multi-token prediction layer is not used",
@@ -87,7 +87,8 @@ LIMITS = {
     ),
     "step-3.7": "text only: no images; the multi-token prediction layers are not used",
     "step-3.5": "the same decoder with its publisher's keys; the multi-token prediction layers are not used",
-    "exaone 4 without windows": "GGUF: models with windows are not tested",
+    "bamba": "GGUF: files in which a part of each head turns are not read",
+    "exaone 4": "llama.cpp knows windows only in files of 64 layers",
     "command-r+": "llama.cpp normalises heads only in files of 64 layers or more, so it was not compared",
     "falcon 7B": "models with ALiBi are not supported",
     "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; of a GGUF file as "

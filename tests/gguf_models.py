@@ -171,6 +171,17 @@ ONLY_HERE = [
             conv_L_cache=4,
         ),
     ),
+    Family(
+        "gguf: mistral large 3",
+        lambda: t.Mistral4Config(
+            **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
+            rope_parameters=YARN(
+                mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0, llama_4_scaling_beta=0.3
+            ),
+        ),
+        model=t.Mistral4ForCausalLM,
+        edge=64,
+    ),
     Family("gguf: glm-4.7-flash", lambda: Glm4MoeLiteConfig(**{**DEEPSEEK, "n_group": 1, "topk_group": 1})),
     Family(
         "gguf: glm-4.5",
@@ -225,6 +236,25 @@ ONLY_HERE += [
         head_dim=12,
         route_scale=1.5,
         mup_enabled=True,
+    ),
+    plain.row("gguf: internlm 3", t.InternLM3Config, head_dim=12),
+    plain.row("gguf: solar open", t.SolarOpenConfig, **plain.ROUTED, head_dim=12),
+    plain.row(
+        "gguf: sarvam 30B",
+        t.SarvamMoEConfig,
+        **plain.ROUTED,
+        n_shared_experts=1,
+        head_dim=8,
+        first_k_dense_replace=1,
+    ),
+    # llama.cpp knows windows only in files of 64 layers
+    plain.row(
+        "gguf: exaone 4",
+        t.Exaone4Config,
+        edge=12,
+        num_hidden_layers=64,
+        sliding_window=12,
+        layer_types=[*["sliding_attention"] * 3, "full_attention"] * 16,
     ),
     plain.row("gguf: nemotron 4", t.NemotronConfig, of=plain.CENTRED),
     plain.row("gguf: falcon 7B", t.FalconConfig, of=plain.FALCON),
@@ -283,6 +313,7 @@ MODELS = [
     Gguf("gguf: deepseek v3", "deepseek2", {"one kv_b": True}),
     Gguf("gguf: kimi k2", "deepseek2"),
     Gguf("gguf: glm-4.7-flash", "deepseek2"),
+    Gguf("gguf: mistral large 3", "deepseek2"),
     Gguf("gguf: glm-4.5", "glm4moe"),
     Gguf("gguf: gpt-oss", "gpt-oss"),
     Gguf("gguf: llama 4 scout", "llama4"),
@@ -296,6 +327,7 @@ MODELS = [
     Gguf("gguf: granite 4 h", "granitehybrid"),
     Gguf("gguf: granite 4 h with experts", "granitehybrid"),
     Gguf("gguf: nemotron-h", "nemotron_h"),
+    Gguf("gguf: nemotron-3 nano", "nemotron_h_moe"),
     Gguf("gguf: nemotron-3 super", "nemotron_h_moe"),
     Gguf("gguf: falcon-h1", "falcon-h1"),
     Gguf("gguf: falcon-h1 without a norm", "falcon-h1"),
@@ -336,6 +368,19 @@ MODELS = [
     Gguf("gpt-neox", "gptneox"),
     Gguf("gpt-neox, one branch after the other", "gptneox"),
     Gguf("gguf: phi-2", "phi2"),
+    Gguf("llama 3", "llama"),
+    Gguf("iquest-coder", "llama"),
+    Gguf("gguf: internlm 3", "llama"),
+    Gguf("qwen2-vl", "qwen2vl"),
+    Gguf("gemma 4 12B (unified)", "gemma4"),
+    Gguf("gguf: solar open", "glm4moe"),
+    Gguf("glm-4.1v", "glm4"),
+    Gguf("glm-4.5v", "glm4moe"),
+    Gguf("gguf: sarvam 30B", "bailingmoe2"),
+    Gguf("granite moe, a shared expert", "granitemoe"),
+    Gguf("falcon 11B", "falcon"),
+    Gguf("youtu", "deepseek2"),
+    Gguf("gguf: exaone 4", "exaone4"),
     Gguf("apertus", "apertus"),
     Gguf("gguf: exaone moe", "exaone-moe"),
     Gguf("gguf: mimo v2", "mimo2"),
@@ -511,6 +556,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_rope_scaling_attn_factors(whole.get("short_mscale") or longrope_factor(c, whole))
     if "llama_4_scaling_beta" in whole:
         w.add_attn_temperature_scale(whole["llama_4_scaling_beta"])
+        if arch == "deepseek2":
+            w.add_attn_temperature_length(whole["original_max_position_embeddings"])
     if (
         arch in ("gemma2", "gemma3", "gemma4", "gpt-oss")
         or (arch == "olmo2" and c.get("sliding_window"))
@@ -579,8 +626,13 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_weights_scale(c["route_scale"])
         w.add_expert_weights_norm(True)
     if arch in ("afmoe", "bailingmoe2", "deepseek2", "dots1", "glm4moe", "lfm2moe", "minimax-m2"):
-        sigmoid = c["model_type"] != "deepseek_v2"
+        sigmoid = c["model_type"] not in ("deepseek_v2", "mistral4")
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
+    if c.get("shared_intermediate_size") and arch == "granitemoe":
+        w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
+    if arch == "exaone4" and c.get("sliding_window"):
+        w.add_sliding_window(c["sliding_window"])
+        w.add_sliding_window_pattern([kind == "sliding_attention" for kind in c["layer_types"]])
     if arch == "deepseek2":
         deepseek_keys(w, c, options)
 
@@ -621,6 +673,10 @@ def deepseek_keys(w: gguf.GGUFWriter, c: dict[str, Any], options: dict[str, Any]
     head, value = c["qk_nope_head_dim"] + c["qk_rope_head_dim"], c["v_head_dim"]
     w.add_kv_lora_rank(c["kv_lora_rank"])
     w.add_rope_dimension_count(c["qk_rope_head_dim"])
+    if not c.get("n_routed_experts"):
+        w.add_leading_dense_block_count(c["num_hidden_layers"])
+        w.add_expert_feed_forward_length(c["intermediate_size"])
+        w.add_expert_shared_count(0)
     if c.get("q_lora_rank"):
         w.add_q_lora_rank(c["q_lora_rank"])
     if c.get("n_group", 1) > 1:
@@ -708,6 +764,11 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
         if "down_proj" in name:
             return {base + "down_exps.weight": right}
         return {base + "gate_exps.weight": right.chunk(2, 1)[0], base + "up_exps.weight": right.chunk(2, 1)[1]}
+    if arch == "deepseek2" and name.endswith("experts.gate_up_proj"):
+        gate, up = tensor.chunk(2, 1)
+        return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if arch == "deepseek2" and name.endswith("experts.down_proj"):
+        return {f"blk.{layer}.ffn_down_exps.weight": tensor}
     if arch == "deepseek2" and name.endswith("kv_b_proj.weight") and not options:
         by_head = tensor.view(c["num_attention_heads"], c["qk_nope_head_dim"] + c["v_head_dim"], -1)
         k_b, v_b = by_head.split((c["qk_nope_head_dim"], c["v_head_dim"]), 1)
@@ -734,6 +795,13 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
             return {f"blk.{layer}.ffn_down_exps.weight": right}
         gate, up = right.chunk(2, 1)
         return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if arch == "granitemoe" and "shared_mlp.input_linear" in name:
+        gate, up = tensor.chunk(2)
+        return {f"blk.{layer}.ffn_gate_shexp.weight": gate, f"blk.{layer}.ffn_up_shexp.weight": up}
+    if arch == "granitemoe" and "shared_mlp" in name:
+        return {f"blk.{layer}.ffn_down_shexp.weight": tensor}
+    if arch == "glm4" and rope_sections(c) and any(part in name for part in (".q_proj.", ".k_proj.")):
+        return {name: halves(tensor, c)}
     if arch == "granitemoe" and "input_linear" in name:
         gate, up = tensor.chunk(2, 1)
         return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
@@ -742,6 +810,18 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
     if "e_score_correction_bias" in name or name.endswith("expert_bias"):
         return {f"blk.{layer}.exp_probs_b.bias": tensor.reshape(-1)}
     return {name: tensor}
+
+
+def rope_sections(c: dict[str, Any]) -> list[int]:
+    return (c.get("rope_parameters") or {}).get("mrope_section") or []
+
+
+def halves(tensor: torch.Tensor, c: dict[str, Any]) -> torch.Tensor:
+    """The rows of each head that turn: first those with even numbers, then the others."""
+    dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    turned = int(dim * c["rope_parameters"].get("partial_rotary_factor", 1.0))
+    order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, dim)]
+    return tensor.view(-1, dim, *tensor.shape[1:])[:, order].reshape(tensor.shape)
 
 
 def by_part(tensor: torch.Tensor, c: dict[str, Any], arch: str) -> Tensors:

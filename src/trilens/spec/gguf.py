@@ -92,7 +92,7 @@ REPEATED = frozenset(
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
-    "use_parallel_residual attention.indexer.types attention.rope_pattern "
+    "use_parallel_residual attention.indexer.types attention.rope_pattern attention.temperature_length "
     "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
@@ -365,10 +365,19 @@ def _olmoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "olmoe"
 
 
+def _granite_moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+    if not (shared := own.get("expert_shared_feed_forward_length")):
+        return "granitemoe"
+    config["shared_intermediate_size"] = shared
+    return "granitemoeshared"
+
+
 def _glm4moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
     turned_part(config, own)
     config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
     config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in source.shapes
+    config.setdefault("first_k_dense_replace", 0)
     # the layers that predict further tokens are counted as blocks
     config["num_hidden_layers"] -= config.get("num_nextn_predict_layers", 0)
     return "glm4_moe"
@@ -542,7 +551,7 @@ ARCHITECTURES: dict[str, Read] = {
     "olmo2": _olmo2,
     "olmoe": _olmoe,
     "granite": biased("granite"),
-    "granitemoe": biased("granitemoe"),
+    "granitemoe": _granite_moe,
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,

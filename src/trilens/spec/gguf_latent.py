@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from trilens.errors import BadCheckpoint
 from trilens.spec.gguf_ordinary import Config, Read, Source, layers_with, without_predictors
 
 SIGMOID = 2  # of expert_gating_func
@@ -21,13 +22,30 @@ def _deepseek2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config.setdefault("topk_group", 1)
     config.setdefault("first_k_dense_replace", 0)
     config.setdefault("routed_scaling_factor", 1.0)
+    if not own.get("expert_count"):
+        return _youtu(config)
     rules = config.get("rope_scaling")
     if rules and own.get("rope.scaling.yarn_log_multiplier"):
         rules["mscale"] = rules["mscale_all_dim"] = round(10 * own["rope.scaling.yarn_log_multiplier"], 6)
     if own.get("expert_gating_func", 1) == SIGMOID:
         config.setdefault("norm_topk_prob", False)
         return "deepseek_v3"
-    return "deepseek_v2"
+    original = own.get("rope.scaling.original_context_length")
+    if own.get("attention.temperature_length", original) != original:
+        raise BadCheckpoint(
+            f"attention.temperature_length is {own['attention.temperature_length']}; "
+            f"expected rope.scaling.original_context_length, {original}"
+        )
+    return "mistral4" if config.get("norm_topk_prob") else "deepseek_v2"
+
+
+def _youtu(config: Config) -> str:
+    """The same without experts, whose numbers the file states all the same."""
+    for name in (
+        "n_group topk_group first_k_dense_replace routed_scaling_factor moe_intermediate_size n_shared_experts".split()
+    ):
+        config.pop(name, None)
+    return "youtu"
 
 
 def _minicpm3(config: Config, own: Mapping[str, Any], source: Source) -> str:

@@ -151,6 +151,8 @@ def _seed_oss(config: Config, own: Mapping[str, Any], source: Source) -> str:
 def _glm4(config: Config, own: Mapping[str, Any], source: Source) -> str:
     turned_part(config, own)
     config["attention_bias"] = has_bias(source)
+    sections = own.get("rope.dimension_sections")  # of models that see; their rows are in the order of halves
+    config["rope_interleave"] = not (isinstance(sections, Sequence) and any(sections))
     return "glm4"
 
 
@@ -289,8 +291,12 @@ def _olmo(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 def _falcon(config: Config, own: Mapping[str, Any], source: Source) -> str:
     _centred(config, "layer_norm_epsilon")
-    config["new_decoder_architecture"] = "blk.0.attn_norm_2.weight" in source.shapes
-    config["num_kv_heads"] = config.pop("num_key_value_heads", config["num_attention_heads"])
+    heads = config["num_attention_heads"]
+    kv_heads = config["num_kv_heads"] = config.pop("num_key_value_heads", heads)
+    two_norms = "blk.0.attn_norm_2.weight" in source.shapes
+    config["new_decoder_architecture"] = two_norms or kv_heads not in (1, heads)
+    if config["new_decoder_architecture"]:
+        config["num_ln_in_parallel_attn"] = 2 if two_norms else 1
     config["bias"] = has_bias(source)
     return "falcon"
 
