@@ -40,7 +40,8 @@ A row is a tiny random model in which every mechanism of its family is switched 
   torch executor gets the prompt whole, seven tokens at a time, and one by one. The prompt is longer than the window and
   the original context if there is one, and has 311 tokens if the family carries a state.
 - **GGUF** is llama.cpp's name for the architecture. Files with its names, keys and layouts give the same logits. A tick
-  means that llama.cpp itself reads the same file and agrees.
+  means that llama.cpp itself reads the same file and agrees. "unknown" means that llama.cpp has no such architecture.
+  An empty cell is another form of a row above or below, or was not tested.
 - **Limits** are what a user of the family has to know.
 
 """
@@ -105,6 +106,13 @@ LIMITS = {
     "minicpm 3": "GGUF has no keys for its factors: every model of the family has the same",
     "mellum 2": "llama.cpp takes the theta of full attention for windows too; trilens reads a theta for each",
 }
+
+
+# llama.cpp of November 2026 has neither an architecture for them nor a converter.
+UNKNOWN = (
+    *("code world model", "ministral 8B", "helium", "hyperclova x", "mimo 7B", "opt", "flexolmo"),
+    *("a.x k1", "sarvam 105B"),
+)
 
 
 def page(measured: dict[str, str]) -> str:
@@ -199,7 +207,9 @@ def seen(a: Attention | LatentAttention) -> list[str]:
 def gguf_of(name: str) -> str:
     own = [m for m in MODELS if _plain(m.family) == _plain(name)]
     confirmed = any(str(m) not in UNCONFIRMED for m in own)
-    return f"{own[0].architecture}{' ✓' if confirmed else ''}" if own else ""
+    if not own:
+        return "unknown" if name in UNKNOWN else ""
+    return f"{own[0].architecture}{' ✓' if confirmed else ''}"
 
 
 def _plain(name: str) -> str:
