@@ -40,7 +40,8 @@ A row is a tiny random model in which every mechanism of its family is switched 
   torch executor gets the prompt whole, seven tokens at a time, and one by one. The prompt is longer than the window and
   the original context if there is one, and has 311 tokens if the family carries a state.
 - **GGUF** is llama.cpp's name for the architecture. Files with its names, keys and layouts give the same logits. A tick
-  means that llama.cpp itself reads the same file and agrees.
+  means that llama.cpp itself reads the same file and agrees. "unknown" means that llama.cpp has no such architecture.
+  An empty cell is another form of a row above or below, or was not tested.
 - **Limits** are what a user of the family has to know.
 
 """
@@ -68,7 +69,7 @@ LIMITS = {
     "deepseek v2 lite": "llama.cpp accepts these queries only in files of 26 or 27 layers, so it was not compared",
     "deepseek v3": "the multi-token prediction layer is not used",
     "glm-4.5": "the multi-token prediction layer is not used",
-    "mistral large 3": "the publisher's own format, params.json, works for cards only; GGUF: not tested",
+    "mistral large 3": "the publisher's own format, params.json, works for cards only",
     "lfm2 moe": "GGUF: llama.cpp does not scale the router's weights",
     "kimi k2": "also covers the text part of Kimi K2.5",
     "qwen3-next": "also covers Qwen3-Coder-Next; the multi-token prediction layer is not used",
@@ -85,14 +86,14 @@ LIMITS = {
         "the native executor runs it as far as every position is chosen, to 2048 tokens in the published models; the "
         "torch executor has no such limit; the multi-token prediction layer is not used",
     ),
-    "apertus": "GGUF: not read, because the numbers of its curve are no tensors there",
     "step-3.7": "text only: no images; the multi-token prediction layers are not used",
     "step-3.5": "the same decoder with its publisher's keys; the multi-token prediction layers are not used",
-    "exaone 4 without windows": "GGUF: models with windows are not tested",
+    "bamba": "GGUF: files in which a part of each head turns are not read",
+    "exaone 4": "llama.cpp knows windows only in files of 64 layers",
     "command-r+": "llama.cpp normalises heads only in files of 64 layers or more, so it was not compared",
     "falcon 7B": "models with ALiBi are not supported",
-    "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; the multi-token "
-    "prediction layers are not used",
+    "mimo v2": "a window sees one position more than `sliding_window_size` says, as in transformers; of a GGUF file as "
+    "many as it says, as in llama.cpp; the multi-token prediction layers are not used",
     "mimo 7B": "transformers does not have it: tested by the arithmetic of Qwen2; the layers that predict further "
     "tokens are not used",
     "minicpm": "transformers does not have it: tested by the arithmetic of Granite",
@@ -100,8 +101,18 @@ LIMITS = {
     "ling 1.5": "transformers does not have it: tested by the arithmetic of Granite with experts",
     "ling 2": "transformers does not have it: tested by the arithmetic of Sarvam, whose files have the same names; the "
     "multi-token prediction layers are not used",
-    "bitnet": "unquantised files only; the published one has packed weights and is refused",
+    "bitnet": "unquantised safetensors only; the published one has packed weights and is refused; llama.cpp knows the "
+    "first models of this kind, with silu, and GGUF files are read like that",
+    "minicpm 3": "GGUF has no keys for its factors: every model of the family has the same",
+    "mellum 2": "llama.cpp takes the theta of full attention for windows too; trilens reads a theta for each",
 }
+
+
+# llama.cpp of November 2026 has neither an architecture for them nor a converter.
+UNKNOWN = (
+    *("code world model", "ministral 8B", "helium", "hyperclova x", "mimo 7B", "opt", "flexolmo"),
+    *("a.x k1", "sarvam 105B"),
+)
 
 
 def page(measured: dict[str, str]) -> str:
@@ -194,9 +205,15 @@ def seen(a: Attention | LatentAttention) -> list[str]:
 
 
 def gguf_of(name: str) -> str:
-    own = [m for m in MODELS if m.family.removeprefix("gguf: ") == name.removesuffix(" (text)")]
+    own = [m for m in MODELS if _plain(m.family) == _plain(name)]
     confirmed = any(str(m) not in UNCONFIRMED for m in own)
-    return f"{own[0].architecture}{' ✓' if confirmed else ''}" if own else ""
+    if not own:
+        return "unknown" if name in UNKNOWN else ""
+    return f"{own[0].architecture}{' ✓' if confirmed else ''}"
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("gguf: ").removesuffix(" (text)")
 
 
 def measure(name: str) -> str:

@@ -268,6 +268,16 @@ def around_one(model: t.PreTrainedModel) -> None:
                 parameter.sub_(1)
 
 
+DBRX: dict[str, Any] = {
+    "d_model": 32,
+    "n_heads": 4,
+    "n_layers": 2,
+    "vocab_size": 131,
+    "max_seq_len": 256,
+    "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 6, "moe_top_k": 2},
+}
+DBRX_ATTENTION: dict[str, Any] = {"clip_qkv": 1.1, "kv_n_heads": 2, "rope_theta": 500.0}
+
 MORE_EXPERTS = [
     row(
         "qwen2 moe",
@@ -333,18 +343,7 @@ MORE_EXPERTS = [
             "sliding_attention": {**rope(partial_rotary_factor=0.334), "rope_theta": 100.0},
         },
     ),
-    Family(
-        "dbrx",
-        lambda: t.DbrxConfig(
-            d_model=32,
-            n_heads=4,
-            n_layers=2,
-            vocab_size=131,
-            max_seq_len=256,
-            attn_config={"clip_qkv": 1.1, "kv_n_heads": 2, "rope_theta": 500.0},
-            ffn_config={"ffn_hidden_size": 16, "moe_num_experts": 6, "moe_top_k": 2},
-        ),
-    ),
+    Family("dbrx", lambda: t.DbrxConfig(**DBRX, attn_config=DBRX_ATTENTION)),
     row(
         "laguna",
         t.LagunaConfig,

@@ -41,6 +41,7 @@ from transformers import (
 
 from tests import families as f
 from tests import families_plain as plain
+from tests import gguf_listed as listed
 from tests import gguf_recurrent as recurrent
 from tests.families import BY_NAME, DEEPSEEK, EXPERTS, GEMMA, LOCAL_EXPERTS, PLAIN_ROPE, SHARED_EXPERTS, TINY, Family
 
@@ -170,6 +171,17 @@ ONLY_HERE = [
             conv_L_cache=4,
         ),
     ),
+    Family(
+        "gguf: mistral large 3",
+        lambda: t.Mistral4Config(
+            **{**DEEPSEEK, "n_group": 1, "topk_group": 1},
+            rope_parameters=YARN(
+                mscale=1.0, mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0, llama_4_scaling_beta=0.3
+            ),
+        ),
+        model=t.Mistral4ForCausalLM,
+        edge=64,
+    ),
     Family("gguf: glm-4.7-flash", lambda: Glm4MoeLiteConfig(**{**DEEPSEEK, "n_group": 1, "topk_group": 1})),
     Family(
         "gguf: glm-4.5",
@@ -183,7 +195,7 @@ ONLY_HERE = [
         ),
     ),
 ]
-ONLY_HERE += recurrent.FAMILIES
+ONLY_HERE += recurrent.FAMILIES + listed.FAMILIES
 ONLY_HERE += [
     plain.row("gguf: seed-oss", t.SeedOssConfig, head_dim=12),
     plain.row("gguf: arcee", t.ArceeConfig),
@@ -224,6 +236,25 @@ ONLY_HERE += [
         head_dim=12,
         route_scale=1.5,
         mup_enabled=True,
+    ),
+    plain.row("gguf: internlm 3", t.InternLM3Config, head_dim=12),
+    plain.row("gguf: solar open", t.SolarOpenConfig, **plain.ROUTED, head_dim=12),
+    plain.row(
+        "gguf: sarvam 30B",
+        t.SarvamMoEConfig,
+        **plain.ROUTED,
+        n_shared_experts=1,
+        head_dim=8,
+        first_k_dense_replace=1,
+    ),
+    # llama.cpp knows windows only in files of 64 layers
+    plain.row(
+        "gguf: exaone 4",
+        t.Exaone4Config,
+        edge=12,
+        num_hidden_layers=64,
+        sliding_window=12,
+        layer_types=[*["sliding_attention"] * 3, "full_attention"] * 16,
     ),
     plain.row("gguf: nemotron 4", t.NemotronConfig, of=plain.CENTRED),
     plain.row("gguf: falcon 7B", t.FalconConfig, of=plain.FALCON),
@@ -282,6 +313,7 @@ MODELS = [
     Gguf("gguf: deepseek v3", "deepseek2", {"one kv_b": True}),
     Gguf("gguf: kimi k2", "deepseek2"),
     Gguf("gguf: glm-4.7-flash", "deepseek2"),
+    Gguf("gguf: mistral large 3", "deepseek2"),
     Gguf("gguf: glm-4.5", "glm4moe"),
     Gguf("gguf: gpt-oss", "gpt-oss"),
     Gguf("gguf: llama 4 scout", "llama4"),
@@ -295,6 +327,7 @@ MODELS = [
     Gguf("gguf: granite 4 h", "granitehybrid"),
     Gguf("gguf: granite 4 h with experts", "granitehybrid"),
     Gguf("gguf: nemotron-h", "nemotron_h"),
+    Gguf("gguf: nemotron-3 nano", "nemotron_h_moe"),
     Gguf("gguf: nemotron-3 super", "nemotron_h_moe"),
     Gguf("gguf: falcon-h1", "falcon-h1"),
     Gguf("gguf: falcon-h1 without a norm", "falcon-h1"),
@@ -335,6 +368,35 @@ MODELS = [
     Gguf("gpt-neox", "gptneox"),
     Gguf("gpt-neox, one branch after the other", "gptneox"),
     Gguf("gguf: phi-2", "phi2"),
+    Gguf("llama 3", "llama"),
+    Gguf("iquest-coder", "llama"),
+    Gguf("gguf: internlm 3", "llama"),
+    Gguf("qwen2-vl", "qwen2vl"),
+    Gguf("gemma 4 12B (unified)", "gemma4"),
+    Gguf("gguf: solar open", "glm4moe"),
+    Gguf("glm-4.1v", "glm4"),
+    Gguf("glm-4.5v", "glm4moe"),
+    Gguf("gguf: sarvam 30B", "bailingmoe2"),
+    Gguf("granite moe, a shared expert", "granitemoe"),
+    Gguf("falcon 11B", "falcon"),
+    Gguf("youtu", "deepseek2"),
+    Gguf("gguf: exaone 4", "exaone4"),
+    Gguf("apertus", "apertus"),
+    Gguf("gguf: exaone moe", "exaone-moe"),
+    Gguf("gguf: mimo v2", "mimo2"),
+    Gguf("gguf: step-3.7", "step35"),
+    Gguf("gguf: step-3.5", "step35"),
+    Gguf("gguf: laguna", "laguna"),
+    Gguf("gguf: mellum 2", "mellum"),
+    Gguf("gguf: granite with windows", "granite_swa"),
+    Gguf("gguf: hunyuan 3", "hy_v3"),
+    Gguf("gguf: dbrx", "dbrx"),
+    Gguf("gguf: glm-4 9B", "chatglm"),
+    Gguf("ling 1.5", "bailingmoe"),
+    Gguf("gguf: bitnet", "bitnet"),
+    Gguf("gguf: minicpm 3", "minicpm3"),
+    Gguf("gguf: deepseek v3.2", "deepseek32"),
+    Gguf("gguf: glm-5", "glm-dsa"),
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
@@ -356,7 +418,10 @@ CENTRED = (
     "gptneox",
     "phi2",
 )
-PERMUTED = ("arcee", "minicpm", "olmo", "llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid")
+PERMUTED = (
+    *("arcee", "minicpm", "olmo", "llama", "mistral3", "smollm3", "granite", "granitemoe", "granitehybrid"),
+    "granite_swa",
+)
 PLUS_ONE = ("nemotron", "gemma", "gemma2", "gemma3")
 
 
@@ -367,6 +432,7 @@ def text_config(directory: Path) -> dict[str, Any]:
     if "layers_block_type" in config:
         config.setdefault("num_hidden_layers", len(config["layers_block_type"]))
     usual = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads"}
+    usual |= {"d_model": "hidden_size", "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads"}
     config |= {usual[key]: value for key, value in config.items() if key in usual}
     if config["model_type"] in ("gpt2", "gpt_bigcode", "falcon"):
         config.setdefault("max_position_embeddings", config.get("n_positions", 2048))
@@ -391,8 +457,12 @@ def write(
     else:
         write_tokenizer(writer, source, template)
     layers = config["num_hidden_layers"]
-    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == arch), layers)
-    for name, tensor in changed(load_file(source / "model.safetensors"), config, arch, model.options).items():
+    known_as = listed.NAMED_AS.get(arch, arch)
+    names = gguf.get_tensor_name_map(next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == known_as), layers)
+    tensors = load_file(source / "model.safetensors")
+    if arch == "apertus":
+        listed.curve(writer, tensors, layers)
+    for name, tensor in changed(tensors, config, arch, model.options).items():
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
         floats = ("ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_a", "ssm_d", "ssm_norm.weight", ".bias")
@@ -422,6 +492,9 @@ def write_tokenizer(w: gguf.GGUFWriter, source: Path, template: Callable[[str], 
 
 
 def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[str, Any]) -> None:
+    if arch in listed.ARCHITECTURES:
+        listed.write_keys(w, c, arch)
+        return
     layers, heads = c["num_hidden_layers"], c["num_attention_heads"]
     head_dim = c.get("head_dim") or c["hidden_size"] // heads
     kv_heads = c.get("num_key_value_heads") or heads
@@ -483,6 +556,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_rope_scaling_attn_factors(whole.get("short_mscale") or longrope_factor(c, whole))
     if "llama_4_scaling_beta" in whole:
         w.add_attn_temperature_scale(whole["llama_4_scaling_beta"])
+        if arch == "deepseek2":
+            w.add_attn_temperature_length(whole["original_max_position_embeddings"])
     if (
         arch in ("gemma2", "gemma3", "gemma4", "gpt-oss")
         or (arch == "olmo2" and c.get("sliding_window"))
@@ -551,8 +626,13 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_weights_scale(c["route_scale"])
         w.add_expert_weights_norm(True)
     if arch in ("afmoe", "bailingmoe2", "deepseek2", "dots1", "glm4moe", "lfm2moe", "minimax-m2"):
-        sigmoid = c["model_type"] != "deepseek_v2"
+        sigmoid = c["model_type"] not in ("deepseek_v2", "mistral4")
         w.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID if sigmoid else gguf.ExpertGatingFuncType.SOFTMAX)
+    if c.get("shared_intermediate_size") and arch == "granitemoe":
+        w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
+    if arch == "exaone4" and c.get("sliding_window"):
+        w.add_sliding_window(c["sliding_window"])
+        w.add_sliding_window_pattern([kind == "sliding_attention" for kind in c["layer_types"]])
     if arch == "deepseek2":
         deepseek_keys(w, c, options)
 
@@ -593,6 +673,10 @@ def deepseek_keys(w: gguf.GGUFWriter, c: dict[str, Any], options: dict[str, Any]
     head, value = c["qk_nope_head_dim"] + c["qk_rope_head_dim"], c["v_head_dim"]
     w.add_kv_lora_rank(c["kv_lora_rank"])
     w.add_rope_dimension_count(c["qk_rope_head_dim"])
+    if not c.get("n_routed_experts"):
+        w.add_leading_dense_block_count(c["num_hidden_layers"])
+        w.add_expert_feed_forward_length(c["intermediate_size"])
+        w.add_expert_shared_count(0)
     if c.get("q_lora_rank"):
         w.add_q_lora_rank(c["q_lora_rank"])
     if c.get("n_group", 1) > 1:
@@ -642,11 +726,14 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             tensor = neighbouring(tensor, kv_heads)
         if arch in PLUS_ONE and name.endswith("norm.weight"):
             tensor = tensor + 1
-        out |= (recurrent.one if arch in recurrent.ARCHITECTURES else one)(name, tensor, c, arch, options)
+        module = next((m for m in (recurrent, listed) if arch in m.ARCHITECTURES), None)
+        out |= (one if module is None else module.one)(name, tensor, c, arch, options)
     out = stacked(out)
     rope = c.get("rope_parameters") or {}
     if rope.get("rope_type") == "llama3":
         out["rope_freqs.weight"] = llama3_divisors(c, rope)
+    if rope.get("full_attention", {}).get("rope_type") == "llama3":
+        out["rope_freqs.weight"] = llama3_divisors(c, rope["full_attention"])
     if rope.get("rope_type") == "longrope":
         out["rope_factors_long.weight"] = torch.tensor(rope["long_factor"])
         out["rope_factors_short.weight"] = torch.tensor(rope["short_factor"])
@@ -677,6 +764,11 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
         if "down_proj" in name:
             return {base + "down_exps.weight": right}
         return {base + "gate_exps.weight": right.chunk(2, 1)[0], base + "up_exps.weight": right.chunk(2, 1)[1]}
+    if arch == "deepseek2" and name.endswith("experts.gate_up_proj"):
+        gate, up = tensor.chunk(2, 1)
+        return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if arch == "deepseek2" and name.endswith("experts.down_proj"):
+        return {f"blk.{layer}.ffn_down_exps.weight": tensor}
     if arch == "deepseek2" and name.endswith("kv_b_proj.weight") and not options:
         by_head = tensor.view(c["num_attention_heads"], c["qk_nope_head_dim"] + c["v_head_dim"], -1)
         k_b, v_b = by_head.split((c["qk_nope_head_dim"], c["v_head_dim"]), 1)
@@ -703,6 +795,13 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
             return {f"blk.{layer}.ffn_down_exps.weight": right}
         gate, up = right.chunk(2, 1)
         return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
+    if arch == "granitemoe" and "shared_mlp.input_linear" in name:
+        gate, up = tensor.chunk(2)
+        return {f"blk.{layer}.ffn_gate_shexp.weight": gate, f"blk.{layer}.ffn_up_shexp.weight": up}
+    if arch == "granitemoe" and "shared_mlp" in name:
+        return {f"blk.{layer}.ffn_down_shexp.weight": tensor}
+    if arch == "glm4" and rope_sections(c) and any(part in name for part in (".q_proj.", ".k_proj.")):
+        return {name: halves(tensor, c)}
     if arch == "granitemoe" and "input_linear" in name:
         gate, up = tensor.chunk(2, 1)
         return {f"blk.{layer}.ffn_gate_exps.weight": gate, f"blk.{layer}.ffn_up_exps.weight": up}
@@ -711,6 +810,18 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
     if "e_score_correction_bias" in name or name.endswith("expert_bias"):
         return {f"blk.{layer}.exp_probs_b.bias": tensor.reshape(-1)}
     return {name: tensor}
+
+
+def rope_sections(c: dict[str, Any]) -> list[int]:
+    return (c.get("rope_parameters") or {}).get("mrope_section") or []
+
+
+def halves(tensor: torch.Tensor, c: dict[str, Any]) -> torch.Tensor:
+    """The rows of each head that turn: first those with even numbers, then the others."""
+    dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    turned = int(dim * c["rope_parameters"].get("partial_rotary_factor", 1.0))
+    order = [*range(0, turned, 2), *range(1, turned, 2), *range(turned, dim)]
+    return tensor.view(-1, dim, *tensor.shape[1:])[:, order].reshape(tensor.shape)
 
 
 def by_part(tensor: torch.Tensor, c: dict[str, Any], arch: str) -> Tensors:
@@ -756,9 +867,14 @@ def neighbouring(tensor: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def llama3_divisors(c: dict[str, Any], rope: dict[str, Any]) -> torch.Tensor:
+    """One for each pair of a head; where a part of it turns, ones behind that part's."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    dim = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](LlamaConfig(**{k: c[k] for k in c if k != "model_type"}), "cpu")
+    head = c.get("head_dim") or c["hidden_size"] // c["num_attention_heads"]
+    dim = int(head * rope.get("partial_rotary_factor", 1.0))
+    whole = {key: value for key, value in rope.items() if key != "partial_rotary_factor"}
+    context = c["max_position_embeddings"]
+    config = LlamaConfig(head_dim=dim, rope_parameters=whole, max_position_embeddings=context)
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, "cpu")
     plain = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2).float() / dim))
-    return plain / scaled
+    return torch.cat((plain / scaled, torch.ones((head - dim) // 2)))

@@ -97,6 +97,14 @@ FAMILIES = [
         repair=slowly_forgotten,
     ),
     Family(
+        "gguf: nemotron-3 nano",
+        lambda: NemotronHConfig(
+            **NEMOTRON, **NEMOTRON_EXPERTS, hybrid_override_pattern="MEM*EM", n_shared_experts=1, moe_latent_size=None
+        ),
+        edge=CARRIED,
+        repair=slowly_forgotten,
+    ),
+    Family(
         "gguf: nemotron-3 super",
         lambda: NemotronHConfig(
             **NEMOTRON, **NEMOTRON_EXPERTS, hybrid_override_pattern="MEM*EM", moe_latent_size=20, n_shared_experts=1
@@ -237,7 +245,8 @@ def _mamba_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str) -> None:
         w.add_feed_forward_length([c["moe_intermediate_size"] if kind == "moe" else 0 for kind in kinds])
         w.add_expert_shared_feed_forward_length(c["moe_shared_expert_intermediate_size"])
         w.add_expert_group_count(c["n_group"])
-        w.add_moe_latent_size(c["moe_latent_size"])
+        if c.get("moe_latent_size"):
+            w.add_moe_latent_size(c["moe_latent_size"])
 
 
 def _mamba_tensor(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str) -> Tensors:

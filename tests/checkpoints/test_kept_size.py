@@ -103,6 +103,7 @@ def test_a_file_of_one_type(kind: str, tmp_path: Path) -> None:
         assert set(held.values()) == {"Q8_0"}
         assert grown is not None and f"matrices of {kind.replace('_', ' ')} are held as Q8_0" in grown.said[0]
         assert grown.bytes == executor.weight_bytes
+        assert set(executor.converted) == set(held) and set(executor.converted.values()) == {f"{kind} to Q8_0"}
     else:
         assert set(held.values()) == {kind} and grown is None
         if kind.startswith(KEEP_THEIR_SIZE):

@@ -120,3 +120,35 @@ def test_hostile_numbers(architecture: str, value: Any) -> None:
         except (BadCheckpoint, UnsupportedModel) as refusal:
             said = str(refusal)
             assert said.startswith("m.gguf: ") and "\n" not in said and architecture in said, (key, said)
+
+
+STEP: dict[str, Any] = {
+    **{name.replace("llama.", "step35."): v for name, v in LLAMA.items()},
+    "general.architecture": "step35",
+    "step35.attention.head_count": (4, 6, 4),
+    "step35.attention.key_length": 16,
+    "step35.attention.sliding_window": 16,
+    "step35.attention.sliding_window_pattern": (False, True, False),
+    "step35.expert_count": 8,
+    "step35.expert_used_count": 2,
+    "step35.expert_feed_forward_length": 32,
+    "step35.expert_shared_feed_forward_length": 32,
+    "step35.expert_weights_norm": True,
+}
+
+
+def test_query_heads_layer_by_layer() -> None:
+    spec = read_gguf_metadata(STEP, SOURCE, "m.gguf").spec
+    assert [layer.mixer.heads for layer in spec.layers] == [4, 6, 4]  # type: ignore[union-attr]
+    with pytest.raises(BadCheckpoint, match=r"attention\.head_count"):
+        read_gguf_metadata({**STEP, "step35.attention.head_count": (4, 6, 5)}, SOURCE, "m.gguf")
+    with pytest.raises(BadCheckpoint, match=r"attention\.head_count"):
+        read_gguf_metadata({**STEP, "step35.attention.head_count": (4, 6)}, SOURCE, "m.gguf")
+
+
+def test_a_curve_of_another_slope_is_refused() -> None:
+    keys = {name.replace("llama.", "apertus."): v for name, v in LLAMA.items()} | {"general.architecture": "apertus"}
+    slopes = {"xielu.beta": (0.5, 0.5, 0.5), "xielu.eps": (-1e-6,) * 3}
+    assert read_gguf_metadata({**keys, **slopes}, SOURCE, "m.gguf").unread == ()
+    with pytest.raises(UnsupportedModel, match=r"xielu\.beta"):
+        read_gguf_metadata({**keys, "xielu.beta": (0.5, 0.25, 0.5)}, SOURCE, "m.gguf")

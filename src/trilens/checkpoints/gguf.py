@@ -25,6 +25,7 @@ from trilens.checkpoints.ggml_types import GGML_TYPES, REMOVED
 from trilens.checkpoints.opened import OpenFile
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import bad, shown
+from trilens.spec.families.parts import MOST_LAYERS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +51,9 @@ READ_AHEAD = 1 << 20  # bytes of the header that are read at once
 LONGEST_STRING = 100_000_000  # bytes; chat templates in use have 30,000
 DEEPEST = 4  # arrays in arrays; no file in use goes beyond 1
 
+# Numbers for each layer that are parameters of the model. Each becomes a tensor, KEY[layer].
+NUMBERS_OF_LAYERS = ("xielu.alpha_p", "xielu.alpha_n")
+
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 
 
@@ -61,7 +65,8 @@ class GgufArray(Sequence[Any]):
     """
 
     def __init__(self, path: Path, kind: int, count: int, start: int, end: int) -> None:
-        self._path, self._kind, self._count, self._start, self._end = path, kind, count, start, end
+        self.path, self.start = path, start  # of its first item
+        self._kind, self._count, self._end = kind, count, end
         self._items: tuple[Any, ...] | None = None
 
     @property
@@ -94,14 +99,14 @@ class GgufArray(Sequence[Any]):
 
     def _read(self) -> tuple[Any, ...]:
         if self._items is None:
-            file = OpenFile(self._path)
+            file = OpenFile(self.path)
             try:
-                data = file.read(self._start, self._end - self._start)
+                data = file.read(self.start, self._end - self.start)
                 self._items, _ = _items(data, 0, self._kind, self._count)
             except UnicodeDecodeError:
-                raise bad(self._path, "a string in an array of its metadata is not UTF-8; download it again") from None
+                raise bad(self.path, "a string in an array of its metadata is not UTF-8; download it again") from None
             except (struct.error, KeyError) as error:
-                raise bad(self._path, f"changed while it was being read ({error}); start again") from None
+                raise bad(self.path, f"changed while it was being read ({error}); start again") from None
             finally:
                 file.close()
         return self._items
@@ -201,7 +206,7 @@ def read_gguf(path: Path | str) -> GgufFile:
         promised = parts[0].metadata.get("split.tensors.count", len(tensors))
         if len(parts) > 1 and promised != len(tensors):
             raise bad(parts[0].file.path, f"promises {promised} tensors in all parts, found {len(tensors)}")
-        tensors, scales = _apart(tensors)
+        tensors, scales = _apart(tensors | _numbers_of_layers(parts[0].metadata))
     except BaseException:
         for part in opened:
             part.file.close()
@@ -234,6 +239,17 @@ def _apart(tensors: Mapping[str, StoredTensor]) -> tuple[dict[str, StoredTensor]
                 )
             scales[name] = scale
     return parameters, scales
+
+
+def _numbers_of_layers(metadata: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    found: dict[str, StoredTensor] = {}
+    for key in NUMBERS_OF_LAYERS:
+        numbers = metadata.get(key)
+        if isinstance(numbers, GgufArray) and numbers.item_type == "float32" and len(numbers) <= MOST_LAYERS:
+            for layer in range(len(numbers)):
+                name = f"{key}[{layer}]"
+                found[name] = StoredTensor(name, (1,), "F32", numbers.path, numbers.start + 4 * layer, 4)
+    return found
 
 
 @dataclass(frozen=True)

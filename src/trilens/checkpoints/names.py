@@ -488,12 +488,38 @@ GGUF_GATED = _rows("""
     layers.{i}.attention.gate            blk.{i}.attn_gate.weight
 """)
 
+# A curve's learned numbers are in the metadata.
+GGUF_CURVE = _rows("""
+    layers.{i}.feed_forward.rise         xielu.alpha_p[{i}]                        softplus
+    layers.{i}.feed_forward.fall         xielu.alpha_n[{i}]                        softplus_above_slope
+""")
+
+GGUF_INNER_NORMS = _rows("""
+    layers.{i}.attention.out_norm        blk.{i}.attn_sub_norm.weight
+    layers.{i}.feed_forward.inner_norm   blk.{i}.ffn_sub_norm.weight
+""")
+
+GGUF_NORM_BEHIND_OUTPUT = _rows("""
+    layers.{i}.feed_forward_in           blk.{i}.attn_output_norm.weight
+""")
+
+GGUF_INDEX = _rows("""
+    layers.{i}.attention.index.q         blk.{i}.indexer.attn_q_b.weight
+    layers.{i}.attention.index.k         blk.{i}.indexer.attn_k.weight
+    layers.{i}.attention.index.k_norm    blk.{i}.indexer.k_norm.weight
+    layers.{i}.attention.index.weights   blk.{i}.indexer.proj.weight
+""")
+
 BY_ARCHITECTURE = {
-    "afmoe": GGUF_GATED + GGUF,
+    **dict.fromkeys(("afmoe", "laguna", "step35"), GGUF_GATED + GGUF),
+    "apertus": GGUF_CURVE + GGUF,
+    "bitnet": GGUF_INNER_NORMS + GGUF,
+    "dbrx": GGUF_NORM_BEHIND_OUTPUT + GGUF,
+    **dict.fromkeys(("deepseek32", "glm-dsa"), GGUF_INDEX + GGUF),
     "falcon": GGUF_TWO_NORMS + GGUF,
     **dict.fromkeys(("gpt2", "starcoder"), GGUF_POSITIONS + GGUF),
     "command-r": GGUF_NORMS_OF_EACH_HEAD + GGUF,
-    **dict.fromkeys(("phi3", "glm4"), GGUF_FUSED_UP + GGUF),
+    **dict.fromkeys(("phi3", "glm4", "chatglm"), GGUF_FUSED_UP + GGUF),
     "qwen2moe": GGUF_SHARED_GATE + GGUF,
     "stablelm": GGUF_NORMS_OF_EACH_HEAD + GGUF,
     **dict.fromkeys(("lfm2", "lfm2moe"), GGUF_EMBEDDING_NORM + GGUF),
@@ -503,7 +529,10 @@ BY_ARCHITECTURE = {
     **dict.fromkeys(("nemotron_h", "nemotron_h_moe"), GGUF_NEMOTRON + GGUF_MAMBA + GGUF),
     "kimi-linear": GGUF_KIMI + GGUF,
     **dict.fromkeys(
-        ("llama", "mistral3", "smollm3", "granite", "granitemoe", "arcee", "internlm2", "minicpm", "olmo"),
+        (
+            *("llama", "mistral3", "smollm3", "granite", "granitemoe", "granite_swa"),
+            *("arcee", "bailingmoe", "internlm2", "minicpm", "olmo"),
+        ),
         GGUF_NEIGHBOURING_PAIRS + GGUF,
     ),
 }

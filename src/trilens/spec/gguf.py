@@ -12,7 +12,18 @@ from typing import Any
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.spec.bounds import check
 from trilens.spec.families.parts import MOST_LAYERS
-from trilens.spec.gguf_ordinary import ORDINARY, Config, Read, biased, named, turned_part
+from trilens.spec.gguf_latent import LATENT
+from trilens.spec.gguf_listed import LISTED
+from trilens.spec.gguf_ordinary import (
+    ORDINARY,
+    Config,
+    Read,
+    biased,
+    kinds_of_layers,
+    layers_with,
+    named,
+    turned_part,
+)
 from trilens.spec.gguf_ordinary import Source as Source
 from trilens.spec.huggingface import FAMILIES
 from trilens.spec.keys import Keys
@@ -34,6 +45,10 @@ COMMON = {
     "attention.shared_kv_layers": "num_kv_shared_layers",
     "attention.scale": "attention_multiplier",
     "attention.clamp_kqv": "clip_qkv",
+    "attention.value_scale": "attention_value_scale",
+    "attention.indexer.head_count": "index_n_heads",
+    "attention.indexer.key_length": "index_head_dim",
+    "attention.indexer.top_k": "index_topk",
     "attention.q_lora_rank": "q_lora_rank",
     "attention.kv_lora_rank": "kv_lora_rank",
     "attention.temperature_scale": "rope_scaling.llama_4_scaling_beta",
@@ -54,6 +69,9 @@ COMMON = {
     "expert_group_used_count": "topk_group",
     "shortconv.l_cache": "conv_L_cache",
     "moe_latent_size": "moe_latent_size",
+    "moe_every_n_layers": "moe_every_n_layer",
+    "swiglu_clamp_exp": "swiglu_limits",
+    "swiglu_clamp_shexp": "swiglu_limits_shared",
     "kda.head_dim": "linear_head_dim",
     "nextn_predict_layers": "num_nextn_predict_layers",
     "rope.freq_base": "rope_theta",
@@ -61,6 +79,7 @@ COMMON = {
     "rope.scaling.type": "rope_scaling.rope_type",
     "rope.scaling.factor": "rope_scaling.factor",
     "rope.scaling.original_context_length": "rope_scaling.original_max_position_embeddings",
+    "rope.scaling.yarn_attn_factor": "rope_scaling.attention_factor",
     "rope.scaling.yarn_beta_fast": "rope_scaling.beta_fast",
     "rope.scaling.yarn_beta_slow": "rope_scaling.beta_slow",
     "vocab_size": "vocab_size",
@@ -73,7 +92,7 @@ REPEATED = frozenset(
     "attention.value_length_swa attention.sliding_window_pattern rope.dimension_count rope.dimension_count_swa "
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
-    "use_parallel_residual "
+    "use_parallel_residual attention.indexer.types attention.rope_pattern attention.temperature_length "
     "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
@@ -125,6 +144,30 @@ COMPUTED = {
     "rope_parameters.full_attention.rope_theta": "rope.freq_base",
     "rope_parameters.full_attention.partial_rotary_factor": "rope.dimension_count",
     "rope_parameters.sliding_attention.rope_theta": "rope.freq_base_swa",
+    "rope_parameters.sliding_attention.partial_rotary_factor": "rope.dimension_count_swa",
+    **{
+        f"rope_parameters.full_attention.{ours.removeprefix('rope_scaling.')}": theirs
+        for theirs, ours in COMMON.items()
+        if ours.startswith("rope_scaling.")
+    },
+    "num_sliding_attention_heads": "attention.head_count",
+    "num_attention_heads_per_layer": "attention.head_count",
+    "swa_num_key_value_heads": "attention.head_count_kv",
+    "swa_rope_theta": "rope.freq_base_swa",
+    "share_expert_dim": "expert_shared_feed_forward_length",
+    "moe_router_scaling_factor": "expert_weights_scale",
+    "moe_routed_scaling_factor": "expert_weights_scale",
+    "norm_expert_weight": "expert_weights_norm",
+    "num_shared_experts": "expert_shared_count",
+    "indexer_types": "attention.indexer.types",
+    "layer_rope_theta": "attention.rope_pattern",
+    "attn_config": "attention.head_count_kv",
+    "attn_config.kv_n_heads": "attention.head_count_kv",
+    "attn_config.rope_theta": "rope.freq_base",
+    "attn_config.clip_qkv": "attention.clamp_kqv",
+    "ffn_config.ffn_hidden_size": "feed_forward_length",
+    "ffn_config.moe_num_experts": "expert_count",
+    "ffn_config.moe_top_k": "expert_used_count",
     "rope_parameters": "rope.scaling.type",
     "rope_scaling": "rope.scaling.type",
     "rope_scaling.attention_factor": "rope.scaling.attn_factor",
@@ -147,6 +190,10 @@ COMPUTED_WITH = {
     "ssm.inner_size",
     "ssm.time_step_rank",
 }
+# Architectures whose layers have different numbers of query heads.
+HEADS_BY_LAYER = ("laguna", "step35")
+# Keys of the model that do not begin with its architecture.
+WITHOUT_PREFIX = ("xielu.",)
 # Keys of tools that made the file. Those of other names, such as a publisher's own, say nothing of the model either.
 BESIDE_THE_MODEL = ("general.", "tokenizer.", "split.", "quantize.", "GGUF.", "imatrix.")
 
@@ -166,7 +213,9 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
     }
     stated = Keys(own, where, f"{arch}.")
     for name in COMPUTED_WITH & own.keys():
-        stated.integer(name, least=0)
+        if not (name == "attention.head_count" and arch in HEADS_BY_LAYER and isinstance(own[name], tuple)):
+            stated.integer(name, least=0)
+    beside = {name: value for name, value in metadata.items() if name.startswith(WITHOUT_PREFIX)}
     own.setdefault("vocab_size", _vocabulary(metadata, source, where))
     config: dict[str, Any] = {}
     unread: list[str] = []
@@ -179,11 +228,11 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
         unread = [name for name in unread if name != f"{arch}.rope.scale_linear"]
     if own.get("rope.scaling.attn_factor", 1.0) != 1.0 and "rope_factors_long.weight" not in source.shapes:
         unread.append(f"{arch}.rope.scaling.attn_factor")
-    others = [name for name in metadata if not name.startswith((arch + ".", *BESIDE_THE_MODEL))]
+    others = [name for name in metadata if not name.startswith((arch + ".", *WITHOUT_PREFIX, *BESIDE_THE_MODEL))]
     config["tie_word_embeddings"] = "output.weight" not in source.shapes
     try:
         _repair_rope(config, own, source, arch)
-        family = ARCHITECTURES[arch](config, own, source)
+        family = ARCHITECTURES[arch](config, {**own, **beside}, source)
     except (BadCheckpoint, UnsupportedModel) as problem:
         raise type(problem)(f"{where}: {arch}: {problem}") from None
     except KeyError as problem:
@@ -199,6 +248,7 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
         unread=tuple(unread + [n for n in telling if n != "head_dim"]),
         ignored=tuple(empty + others),
         defaults=keys.all_defaults(),
+        factors=keys.factors,
     )
 
 
@@ -269,7 +319,7 @@ def _gemma_scale(config: Config, largest: int) -> None:
 
 
 def _gemma4(config: Config, own: Mapping[str, Any], source: Source) -> str:
-    config["layer_types"] = _types(own, config["num_hidden_layers"])
+    config["layer_types"] = kinds_of_layers(own, config["num_hidden_layers"])
     sliding = [kind == "sliding_attention" for kind in config["layer_types"]]
     config["global_head_dim"] = config["head_dim"]
     config["head_dim"] = own.get("attention.key_length_swa", config["head_dim"])
@@ -306,7 +356,7 @@ def _gemma4(config: Config, own: Mapping[str, Any], source: Source) -> str:
 def _olmo2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     if not config.get("sliding_window"):
         return "olmo2"
-    config["layer_types"] = _types(own, config["num_hidden_layers"])
+    config["layer_types"] = kinds_of_layers(own, config["num_hidden_layers"])
     return "olmo3"
 
 
@@ -315,30 +365,19 @@ def _olmoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
     return "olmoe"
 
 
-def _deepseek2(config: Config, own: Mapping[str, Any], source: Source) -> str:
-    """Latent attention in the absorbed form, or in the older one, where a single matrix holds both halves."""
-    rope = own["rope.dimension_count"]
-    config["qk_rope_head_dim"] = rope
-    config["qk_nope_head_dim"] = own.get("attention.key_length_mla", own.get("attention.key_length", 0)) - rope
-    config["v_head_dim"] = own.get("attention.value_length_mla", own.get("attention.value_length"))
-    config.setdefault("q_lora_rank", None)
-    config.setdefault("n_group", 1)
-    config.setdefault("topk_group", 1)
-    config.setdefault("first_k_dense_replace", 0)
-    config.setdefault("routed_scaling_factor", 1.0)
-    rules = config.get("rope_scaling")
-    if rules and own.get("rope.scaling.yarn_log_multiplier"):
-        rules["mscale"] = rules["mscale_all_dim"] = round(10 * own["rope.scaling.yarn_log_multiplier"], 6)
-    if own.get("expert_gating_func", 1) == SIGMOID:
-        config.setdefault("norm_topk_prob", False)
-        return "deepseek_v3"
-    return "deepseek_v2"
+def _granite_moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
+    if not (shared := own.get("expert_shared_feed_forward_length")):
+        return "granitemoe"
+    config["shared_intermediate_size"] = shared
+    return "granitemoeshared"
 
 
 def _glm4moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
     turned_part(config, own)
     config["attention_bias"] = "blk.0.attn_q.bias" in source.shapes
     config["use_qk_norm"] = "blk.0.attn_q_norm.weight" in source.shapes
+    config.setdefault("first_k_dense_replace", 0)
     # the layers that predict further tokens are counted as blocks
     config["num_hidden_layers"] -= config.get("num_nextn_predict_layers", 0)
     return "glm4_moe"
@@ -388,7 +427,7 @@ def _gated_delta(family: str, *, tiled: bool) -> Read:
         turned_part(config, own)
         # the layers that predict further tokens are counted as blocks
         config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
-        recurrent = _layers_with(config, source, "ssm_a")
+        recurrent = layers_with(config, source, "ssm_a")
         config["layer_types"] = ["linear_attention" if there else "full_attention" for there in recurrent]
         config["linear_conv_kernel_dim"] = own["ssm.conv_kernel"]
         config["linear_key_head_dim"] = own["ssm.state_size"]
@@ -400,7 +439,7 @@ def _gated_delta(family: str, *, tiled: bool) -> Read:
         if config.get("num_experts"):
             shared = own.get("expert_shared_feed_forward_length", config["moe_intermediate_size"])
             config["shared_expert_intermediate_size"] = shared
-            routed = _layers_with(config, source, "ffn_gate_inp.weight")
+            routed = layers_with(config, source, "ffn_gate_inp.weight")
             config["mlp_only_layers"] = [i for i, there in enumerate(routed) if not there]
             config.setdefault("norm_topk_prob", True)
         return family
@@ -410,7 +449,7 @@ def _gated_delta(family: str, *, tiled: bool) -> Read:
 
 def _granite_hybrid(config: Config, own: Mapping[str, Any], source: Source) -> str:
     """Granite 4 and Bamba: a layer with a rate is Mamba-2; whether attention has positions is said by a rope's key."""
-    recurrent = _layers_with(config, source, "ssm_a")
+    recurrent = layers_with(config, source, "ssm_a")
     config["layer_types"] = ["mamba" if there else "attention" for there in recurrent]
     config["num_key_value_heads"] = _most(config["num_key_value_heads"])
     config["attention_bias"] = any(name.endswith("attn_q.bias") for name in source.shapes)
@@ -444,7 +483,7 @@ def _nemotron_h(config: Config, own: Mapping[str, Any], source: Source) -> str:
     """One block per layer; its tensors show which one."""
     config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
     marks = {"mamba": "ssm_a", "attention": "attn_q.weight", "moe": "ffn_gate_inp.weight", "mlp": "ffn_up.weight"}
-    there = {kind: _layers_with(config, source, tensor) for kind, tensor in marks.items()}
+    there = {kind: layers_with(config, source, tensor) for kind, tensor in marks.items()}
     count = len(there["mamba"])
     config["layers_block_type"] = [next((k for k in marks if there[k][i]), None) for i in range(count)]
     config["num_key_value_heads"] = _most(config["num_key_value_heads"])
@@ -473,7 +512,7 @@ def _kimi_linear(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config.pop("head_dim", None)
     config["num_key_value_heads"] = config["linear_num_heads"] = config["num_attention_heads"]
     config["linear_conv_kernel_dim"] = own["ssm.conv_kernel"]
-    full = _layers_with(config, source, "attn_kv_a_mqa.weight")
+    full = layers_with(config, source, "attn_kv_a_mqa.weight")
     config["layer_types"] = ["full_attention" if there else "linear_attention" for there in full]
     config.setdefault("norm_topk_prob", True)
     config.setdefault("n_group", 1)
@@ -487,14 +526,6 @@ def _most(by_layer: Any) -> Any:
     return max(by_layer) if numbers and by_layer else by_layer
 
 
-def _layers_with(config: Config, source: Source, tensor: str) -> list[bool]:
-    """Of each layer: whether it has such a tensor."""
-    layers = config["num_hidden_layers"]
-    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
-        return []  # the family says what is wrong with that
-    return [f"blk.{i}.{tensor}" in source.shapes for i in range(layers)]
-
-
 def _share(own: Mapping[str, Any], of: str, by: str) -> int:
     whole, parts = own[of], own[by]
     if parts < 1 or whole % parts:
@@ -502,10 +533,10 @@ def _share(own: Mapping[str, Any], of: str, by: str) -> int:
     return int(whole // parts)
 
 
-SIGMOID = 2  # of expert_gating_func
-
 ARCHITECTURES: dict[str, Read] = {
     **ORDINARY,
+    **LISTED,
+    **LATENT,
     "llama": _llama,
     "mistral3": _mistral3,
     "qwen2": named("qwen2"),
@@ -520,8 +551,7 @@ ARCHITECTURES: dict[str, Read] = {
     "olmo2": _olmo2,
     "olmoe": _olmoe,
     "granite": biased("granite"),
-    "granitemoe": biased("granitemoe"),
-    "deepseek2": _deepseek2,
+    "granitemoe": _granite_moe,
     "glm4moe": _glm4moe,
     "gpt-oss": _gpt_oss,
     "llama4": _llama4,
@@ -536,14 +566,6 @@ ARCHITECTURES: dict[str, Read] = {
     "lfm2": _lfm2,
     "lfm2moe": _lfm2,
 }
-
-
-def _types(own: Mapping[str, Any], count: int) -> list[str]:
-    """`sliding_window_pattern`, a flag for each layer, as names."""
-    pattern = own.get("attention.sliding_window_pattern")
-    if pattern is None or isinstance(pattern, int) or len(pattern) < count:
-        raise BadCheckpoint("attention.sliding_window_pattern is missing or too short; expected a flag for each layer")
-    return ["sliding_attention" if flag else "full_attention" for flag in list(pattern)[:count]]
 
 
 def _repair_rope(config: Config, own: Mapping[str, Any], source: Source, arch: str) -> None:

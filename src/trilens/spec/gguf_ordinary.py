@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.spec.families.parts import MOST_LAYERS
+
 
 @dataclass(frozen=True)
 class Source:
@@ -50,6 +53,96 @@ def turned_part(config: Config, own: Mapping[str, Any]) -> None:
     config["partial_rotary_factor"] = own.get("rope.dimension_count", head) / head
 
 
+def kinds_of_layers(own: Mapping[str, Any], count: int) -> list[str]:
+    """`sliding_window_pattern`, a flag for each layer, as names."""
+    pattern = own.get("attention.sliding_window_pattern")
+    if pattern is None or isinstance(pattern, int) or len(pattern) < count:
+        raise BadCheckpoint("attention.sliding_window_pattern is missing or too short; expected a flag for each layer")
+    return ["sliding_attention" if flag else "full_attention" for flag in list(pattern)[:count]]
+
+
+def layers_with(config: Config, source: Source, tensor: str) -> list[bool]:
+    """Of each layer: whether it has such a tensor."""
+    layers = config["num_hidden_layers"]
+    if type(layers) is not int or not 0 < layers <= MOST_LAYERS:
+        return []  # the family says what is wrong with that
+    return [f"blk.{i}.{tensor}" in source.shapes for i in range(layers)]
+
+
+def routed_layers(config: Config, source: Source) -> list[str]:
+    """Of each layer whether it has a router, as transformers names it."""
+    return ["sparse" if there else "dense" for there in layers_with(config, source, "ffn_gate_inp.weight")]
+
+
+def without_predictors(config: Config) -> None:
+    """The layers that predict further tokens are counted as blocks."""
+    config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)
+
+
+def _apertus(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    if (slope := own.get("xielu.beta")) is not None and {*_listed(slope)} != {0.5}:
+        raise UnsupportedModel(f"xielu.beta is {sorted({*_listed(slope)})[:3]}; supported: 0.5 for every layer")
+    config["attention_bias"] = has_bias(source)
+    return "apertus"
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def _glm(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    turned_part(config, own)
+    config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    config["attention_bias"] = has_bias(source)
+    return "glm"
+
+
+def _bailingmoe(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config.setdefault("head_dim", own.get("rope.dimension_count"))
+    config["use_qkv_bias"] = has_bias(source)
+    config["num_shared_experts"] = config.pop("n_shared_experts", 0)
+    config.setdefault("norm_topk_prob", False)
+    if config.pop("routed_scaling_factor", 1.0) != 1.0:
+        raise UnsupportedModel("expert_weights_scale other than 1 is not supported in such files")
+    return "bailing_moe"
+
+
+def _bitnet(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["hidden_act"] = "silu"  # as in the first models of this kind, the only ones that such files hold
+    config["attention_bias"] = has_bias(source)
+    return "bitnet"
+
+
+def _dbrx(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config.pop("rms_norm_eps", None)  # 1e-5 in all of them
+    config["attn_config"] = {
+        "clip_qkv": config.pop("clip_qkv", None),
+        "kv_n_heads": config.pop("num_key_value_heads", config["num_attention_heads"]),
+        "rope_theta": config.pop("rope_theta", 10000.0),
+    }
+    config["ffn_config"] = {
+        "ffn_hidden_size": config.pop("intermediate_size"),
+        "moe_num_experts": config.pop("num_experts"),
+        "moe_top_k": config.pop("num_experts_per_tok"),
+    }
+    return "dbrx"
+
+
+def _hy_v3(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    without_predictors(config)
+    config["mlp_layer_types"] = routed_layers(config, source)
+    config["attention_bias"] = has_bias(source)
+    shared = own.get("expert_shared_feed_forward_length", config["moe_intermediate_size"])
+    config["num_shared_experts"], rest = divmod(shared, config["moe_intermediate_size"])
+    if rest:
+        raise BadCheckpoint(
+            f"expert_shared_feed_forward_length is {shared}; expected a multiple of expert_feed_forward_length, "
+            f"{config['moe_intermediate_size']}"
+        )
+    config.setdefault("routed_scaling_factor", 1.0)
+    return "hy_v3"
+
+
 def _seed_oss(config: Config, own: Mapping[str, Any], source: Source) -> str:
     config["attention_bias"], config["attention_out_bias"] = has_bias(source), has_bias(source, "attn_output")
     return "seed_oss"
@@ -58,6 +151,8 @@ def _seed_oss(config: Config, own: Mapping[str, Any], source: Source) -> str:
 def _glm4(config: Config, own: Mapping[str, Any], source: Source) -> str:
     turned_part(config, own)
     config["attention_bias"] = has_bias(source)
+    sections = own.get("rope.dimension_sections")  # of models that see; their rows are in the order of halves
+    config["rope_interleave"] = not (isinstance(sections, Sequence) and any(sections))
     return "glm4"
 
 
@@ -111,7 +206,7 @@ def _ernie_moe(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 def _bailingmoe2(config: Config, own: Mapping[str, Any], source: Source) -> str:
     turned_part(config, own)
-    config["num_hidden_layers"] -= config.pop("num_nextn_predict_layers", 0)  # counted as blocks
+    without_predictors(config)
     config["use_qkv_bias"] = has_bias(source)
     return "bailing_moe_v2"
 
@@ -196,8 +291,12 @@ def _olmo(config: Config, own: Mapping[str, Any], source: Source) -> str:
 
 def _falcon(config: Config, own: Mapping[str, Any], source: Source) -> str:
     _centred(config, "layer_norm_epsilon")
-    config["new_decoder_architecture"] = "blk.0.attn_norm_2.weight" in source.shapes
-    config["num_kv_heads"] = config.pop("num_key_value_heads", config["num_attention_heads"])
+    heads = config["num_attention_heads"]
+    kv_heads = config["num_kv_heads"] = config.pop("num_key_value_heads", heads)
+    two_norms = "blk.0.attn_norm_2.weight" in source.shapes
+    config["new_decoder_architecture"] = two_norms or kv_heads not in (1, heads)
+    if config["new_decoder_architecture"]:
+        config["num_ln_in_parallel_attn"] = 2 if two_norms else 1
     config["bias"] = has_bias(source)
     return "falcon"
 
@@ -214,10 +313,15 @@ def _with_table(family: str) -> Read:
 
 ORDINARY: dict[str, Read] = {
     "afmoe": _afmoe,
+    "apertus": _apertus,
     "arcee": biased("arcee"),
+    "bailingmoe": _bailingmoe,
     "bailingmoe2": _bailingmoe2,
+    "bitnet": _bitnet,
+    "chatglm": _glm,
     "command-r": _command("cohere"),
     "cohere2": _command("cohere2"),
+    "dbrx": _dbrx,
     "dots1": _dots1,
     "ernie4_5": _ernie,
     "ernie4_5-moe": _ernie_moe,
@@ -230,6 +334,7 @@ ORDINARY: dict[str, Read] = {
     "gptneox": _gptneox,
     "hunyuan-dense": named("hunyuan_v1_dense"),
     "hunyuan-moe": _hunyuan_moe,
+    "hy_v3": _hy_v3,
     "internlm2": named("llama"),
     "jais2": _jais2,
     "minicpm": _minicpm,

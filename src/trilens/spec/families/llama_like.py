@@ -123,9 +123,11 @@ def windows_turned(k: Keys, family: str, **options: Any) -> ModelSpec:
 
 
 def partly_turned(k: Keys, family: str, **options: Any) -> ModelSpec:
-    """Neighbouring numbers of each head turned together; of some families half of them."""
+    """Neighbouring numbers of each head turned together; of some families half of them. A GGUF file may have them in
+    another order."""
+    neighbours = k.flag("rope_interleave", True)
     dim = stated_head_dim(k, k.integer("hidden_size"), k.integer("num_attention_heads"))
-    rope: Rope = read_rope(k, dim, k.length("max_position_embeddings", 2048), interleaved=True)
+    rope: Rope = read_rope(k, dim, k.length("max_position_embeddings", 2048), interleaved=neighbours)
     return decoder_only(k, family, rope=lambda i: rope, **options)
 
 
