@@ -517,7 +517,8 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
 
 #include "recurrence.inl"
 
-static Kernels table(const char* name) {
+// A constant: code of an instruction set must not run before the processor has been asked for it.
+static constexpr Kernels table(const char* name) {
   return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, activate, clip, softcap, rope, store_kv,
           attend, merge, finish, route, recur};
 }

@@ -39,7 +39,7 @@ static void product(const Matrix& m, int which, int t0, int t1, const Activation
 using Widest = Eight;
 using narrow::SUMS_OF_FOURS;
 #include "kernels.inl"
-static const Kernels kernels = table("avx2");
+static constexpr Kernels kernels = table("avx2");
 }  // namespace avx2
 
 const Kernels* avx2_kernels() {

@@ -43,7 +43,7 @@ using Widest = wide::Sixteen;
 using narrow::SUMS_OF_FOURS;
 template <> inline wide::Floats filled<wide::Floats>(float x) { return wide::every(x); }
 #include "kernels.inl"
-static const Kernels kernels = table("avx512");
+static constexpr Kernels kernels = table("avx512");
 }  // namespace avx512
 
 const Kernels* avx512_kernels() {

@@ -23,7 +23,7 @@ namespace neon {
 #include "eight.h"
 using Widest = Eight;
 #include "kernels.inl"
-static const Kernels kernels = table("neon");
+static constexpr Kernels kernels = table("neon");
 }  // namespace neon
 
 const Kernels* neon_kernels() {

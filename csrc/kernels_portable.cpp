@@ -21,6 +21,6 @@ using Widest = Eight;
 #include "kernels.inl"
 }  // namespace portable
 
-const Kernels portable_kernels = portable::table("portable");
+constinit const Kernels portable_kernels = portable::table("portable");
 
 }  // namespace trilens
