@@ -413,6 +413,9 @@ NB_MODULE(_native, m) {
                                   v.data(), decay.data(), beta.data(), q.shape(1), k.shape(1), v.shape(1), decay.shape(1), 1,
                                   v.shape(1), y.data(), scratch.data()});
   });
+  m.def("above", [](const std::string& kernels, float deviations, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
+    kernels_named(kernels).above(x.data(), deviations, y.data(), (int)x.size());
+  });
   m.def("softcap", [](const std::string& kernels, float cap, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
     kernels_named(kernels).softcap(x.data(), cap, y.data(), (int)x.size());
   });

@@ -64,6 +64,16 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
         need(divides((int)parameters[s.param[0]].row.size(), s.width), "a row of factors has another length");
         break;
       case Op::GLU: need(divides(s.input_width, s.width), "a gate does not share out its row"); break;
+      case Op::RESIZED:
+        need(divides(s.i[0], s.width) && s.input_width == s.width && s.width / s.i[0] <= widths[s.in[1]],
+             "parts do not share out a row");
+        break;
+      case Op::MIX: {
+        need(divides(s.i[0], s.input_width), "parts do not share out a row");
+        int part = s.input_width / s.i[0];
+        need(divides(part, s.width) && (int64_t)(s.width / part) * s.i[0] <= widths[s.in[1]], "weights do not fit their parts");
+        break;
+      }
       case Op::LINEAR:
       case Op::LINEARS:
         for (int k = 0; k < 3; k++) {

@@ -403,6 +403,7 @@ int Engine::begin(int phase) {
   if (s.op == Op::EXPERTS) cost *= s.i[0];
   if (s.op == Op::CONVOLVE) cost *= s.i[1] + (s.i[2] >= 0 ? 4 : 0);
   if (s.op == Op::ROUTE || s.op == Op::WRITE_KV || s.op == Op::GLU || s.op == Op::SOFTCAP || s.op == Op::ACTIVATE) cost *= 4;
+  if (s.op == Op::MIX) cost *= s.i[0];
   row_chunk_ = std::max(1, 8192 / cost);
   if ((long)n * cost <= 16384) row_chunk_ = n;
   return (n + row_chunk_ - 1) / row_chunk_;

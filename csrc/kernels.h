@@ -109,6 +109,8 @@ struct Kernels {
   void (*activate)(const float* x, float* y, int n, Curve curve);
   void (*clip)(const float* a, float least, float most, float* y, int n);
   void (*softcap)(const float* a, float cap, float* y, int n);
+  float (*mean_square)(const float* a, int n);
+  void (*above)(const float* a, float deviations, float* y, int n);  // y = max(a - mean - deviations * deviation, 0)
   void (*rope)(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos, const float* sin);
   void (*store_kv)(const float* k, int n, KV kind, uint8_t* out, size_t step, float* scale);
   // one span of one row set, blocks first_block..blocks_end with blocks[0] the first; out[r * out_stride ..] weighted values, partial[r]

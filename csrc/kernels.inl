@@ -160,6 +160,14 @@ static inline float row_sum(const float* x, int n) {
   return sum(acc);
 }
 
+static float mean_square(const float* x, int n) {
+  F8 acc = zero();
+  int i = 0;
+  for (; i + 8 <= n; i += 8) acc = fma(load(x + i), load(x + i), acc);
+  if (i < n) acc = fma(load_some(x + i, n - i), load_some(x + i, n - i), acc);
+  return sum(acc) / (float)n;
+}
+
 static void norm(const float* x, float* y, int columns, int groups, bool centred, float eps, const float* weight,
                  const float* bias) {
   int n = columns / groups;
@@ -170,11 +178,7 @@ static void norm(const float* x, float* y, int columns, int groups, bool centred
       each(x, y, n, [&](auto v) { return sub(v, filled<decltype(v)>(mean)); });
       from = y;
     }
-    F8 acc = zero();
-    int i = 0;
-    for (; i + 8 <= n; i += 8) acc = fma(load(from + i), load(from + i), acc);
-    if (i < n) acc = fma(load_some(from + i, n - i), load_some(from + i, n - i), acc);
-    float r = 1.0f / std::sqrt(sum(acc) / (float)n + eps);
+    float r = 1.0f / std::sqrt(mean_square(from, n) + eps);
     if (weight) each(from, weight, y, n, [&](auto v, auto w) { return mul(mul(v, filled<decltype(v)>(r)), w); });
     else each(from, y, n, [&](auto v) { return mul(v, filled<decltype(v)>(r)); });
     if (bias) each(y, bias, y, n, [](auto v, auto b) { return add(v, b); });
@@ -214,6 +218,13 @@ static void clip(const float* a, float least, float most, float* y, int n) {
 }
 static void softcap(const float* a, float cap, float* y, int n) {
   each(a, y, n, [&](auto v) { return mul(tanh_of(div(v, filled<decltype(v)>(cap))), filled<decltype(v)>(cap)); });
+}
+
+static void above(const float* a, float deviations, float* y, int n) {
+  float mean = row_sum(a, n) / (float)n;
+  each(a, y, n, [&](auto v) { return sub(v, filled<decltype(v)>(mean)); });
+  float least = deviations * std::sqrt(mean_square(y, n));
+  each(y, y, n, [&](auto v) { return larger(sub(v, filled<decltype(v)>(least)), filled<decltype(v)>(0.0f)); });
 }
 
 static void rope(const float* x, float* y, int heads, int width, int dim, bool interleaved, const float* cos,
@@ -518,6 +529,7 @@ static void route(const float* logits, float* scratch, int32_t* ids, float* weig
 #include "recurrence.inl"
 
 static constexpr Kernels table(const char* name) {
-  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, activate, clip, softcap, rope, store_kv,
+  return {name, product, quantise, norm, glu, add_rows, scale_row, multiply, fused_add, multiply_add, activate, clip, softcap,
+          mean_square, above, rope, store_kv,
           attend, merge, finish, route, recur};
 }

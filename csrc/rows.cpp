@@ -40,9 +40,14 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
   for (int r = first; r < end; r++) {
     float* y = buffer(s.out[0], r, s.width);
     const float* x = s.in[0] < 0 ? nullptr : buffer(s.in[0], r, s.input_width);
-    const float* other = s.in[1] < 0 || s.op == Op::EXPERTS || s.op == Op::JOIN ? nullptr : buffer(s.in[1], r, s.width);
+    const float* other = s.op == Op::ADD || s.op == Op::GLU ? buffer(s.in[1], r, s.width) : nullptr;
     switch (s.op) {
-      case Op::EMBED: unpack_row(parameters_[s.param[0]].matrix, 0, s.i[0] ? tokens_[r].position : tokens_[r].id, y); break;
+      case Op::EMBED: {
+        const Matrix& table = parameters_[s.param[0]].matrix;
+        int at = s.i[0] ? tokens_[r].position : tokens_[r].id;
+        unpack_row(table, 0, at < table.rows ? at : 0, y);  // a second table may have no row for the last tokens
+        break;
+      }
       case Op::LAST_ROWS: memcpy(y, buffer(s.in[0], wanted_rows_[r], s.width), s.width * sizeof(float)); break;
       case Op::NORM: k_.norm(x, y, s.width, s.i[0], s.i[1], n.f[0], row_of(s.param[0]), row_of(s.param[1])); break;
       case Op::ROPE: {
@@ -84,6 +89,25 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
         if (s.input_width == s.width) k_.glu(x, other, y, s.width, {(Curve)s.i[0], n.f[0], n.f[1], n.f[2], n.f[3]});
         else gate_parts(k_, x, s.input_width, (Curve)s.i[0], other, y, s.width / s.input_width);
         break;
+      case Op::ABOVE: k_.above(x, n.f[0], y, s.width); break;
+      case Op::RESIZED: {
+        int parts = s.i[0], part = s.width / parts;
+        float size = std::sqrt(k_.mean_square(buffer(s.in[1], r, part), part));
+        for (int p = 0; p < parts; p++) {
+          float own = std::sqrt(std::max(k_.mean_square(x + p * part, part), n.f[0]));
+          k_.scale(x + p * part, size / own, y + p * part, part);
+        }
+        break;
+      }
+      case Op::MIX: {
+        int parts = s.i[0], part = s.input_width / parts, made = s.width / part;
+        const float* weights = buffer(s.in[1], r, made * parts);
+        for (int i = 0; i < made; i++, weights += parts, y += part) {
+          k_.scale(x, weights[0], y, part);
+          for (int p = 1; p < parts; p++) k_.fused_add(x + p * part, weights[p], y, part);
+        }
+        break;
+      }
       case Op::ACTIVATE: k_.activate(x, y, s.width, (Curve)s.i[0]); break;
       case Op::EXPERTS: {  // the chosen experts' results, in order of rank
         int chosen = s.i[0];

@@ -53,6 +53,7 @@ LIMITS = {
     "qwen2 windows": "GGUF has no key for the windows",
     "gemma 2": "GGUF has no key for the scale of attention, so it is derived in the same way as in llama.cpp",
     "gemma 3": "text only: no images; GGUF as for Gemma 2",
+    "gemma 3n (text)": "text only: no images, no sounds; llama.cpp gives other logits than the model's authors",
     "gemma 4 26B-A4B": "text only: no images",
     "gemma 4 E2B": "text only: no images, no sounds",
     "gemma 4 12B (unified)": "text only: no images, no sounds",
@@ -139,16 +140,19 @@ def mechanisms(spec: ModelSpec) -> list[str]:
     """What the spec has beside the plain decoder, in words, each once."""
     found: dict[str, None] = {"positions from a table": None} if spec.learned_positions else {}
     found |= {"norms that take the mean away": None} if spec.final_norm.centred else {}
+    found |= {f"{spec.streams.count} residual streams": None} if spec.streams else {}
     for layer in spec.layers:
         found |= {"branches in parallel": None} if layer.parallel else {}
         found |= {"layers with a mixer or a feed-forward only": None} if layer.mixer is None else {}
         for mixer in layer.mixers:
             found |= dict.fromkeys(of_mixer(mixer))
         found |= {"two mixers in parallel": None} if len(layer.mixers) == 2 else {}
+        found |= {"a branch of low rank": None} if layer.low_rank else {}
         match layer.feed_forward:
             case None:
                 pass
-            case Dense(glu=glu):
+            case Dense(glu=glu, threshold=threshold):
+                found |= {"sparse gates": None} if threshold is not None else {}
                 found |= {"no gate": None} if isinstance(glu, Curve) else {}
                 found |= {"a curve with learned numbers": None} if isinstance(glu, LearnedCurve) else {}
             case Routed(router=router, shared=shared):

@@ -22,6 +22,7 @@ from transformers import (
     DeepseekV2Config,
     DeepseekV3Config,
     Gemma2Config,
+    Gemma3nTextConfig,
     Gemma3TextConfig,
     Glm4MoeConfig,
     Glm4MoeLiteConfig,
@@ -195,6 +196,19 @@ ONLY_HERE = [
         ),
     ),
 ]
+ONLY_HERE += [
+    Family(  # llama.cpp knows these widths, that ten layers are sparse and that the first twenty write caches
+        "gguf: gemma 3n",
+        lambda: Gemma3nTextConfig(
+            **{**GEMMA, "num_hidden_layers": 25, "intermediate_size": 512},
+            num_kv_shared_layers=5,
+            vocab_size_per_layer_input=131,
+            final_logit_softcapping=5.0,
+        ),
+        edge=24,
+        repair=f._queries_of_usual_size,
+    )
+]
 ONLY_HERE += recurrent.FAMILIES + listed.FAMILIES
 ONLY_HERE += [
     plain.row("gguf: seed-oss", t.SeedOssConfig, head_dim=12),
@@ -298,6 +312,7 @@ MODELS = [
     Gguf("gguf: phi-3.5-moe", "phimoe"),
     Gguf("gguf: gemma 2", "gemma2"),
     Gguf("gguf: gemma 3", "gemma3"),
+    Gguf("gguf: gemma 3n", "gemma3n"),
     Gguf("gemma 4 31B", "gemma4"),
     Gguf("gemma 4 E2B", "gemma4"),
     Gguf("gemma 4 26B-A4B", "gemma4"),
@@ -400,6 +415,7 @@ MODELS = [
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
+    "gemma 3n (gemma3n)": "llama.cpp gives other logits than the model's authors, for a reason that is not known yet",
     "command-r+ (command-r)": "llama.cpp normalises heads only in files of 64 layers or more",
     "phi-3.5-moe (phimoe)": "llama.cpp routes by a softmax over all experts, the model's authors by sparsemixer",
     "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
@@ -466,6 +482,7 @@ def write(
         known = name if name.startswith(("blk.", "rope_")) else names.get_name(name, (".weight", ".bias"))
         assert known is not None, f"llama.cpp has no name for {name}"
         floats = ("ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_a", "ssm_d", "ssm_norm.weight", ".bias")
+        floats += ("altup_correct_coef.weight", "altup_predict_coef.weight")
         keep = wide or tensor.dim() < 2 or ".ssm_conv1d" in known or known.endswith(floats)
         writer.add_tensor(known, tensor.contiguous().float().numpy().astype(np.float32 if keep else np.float16))
     writer.write_header_to_file()
@@ -559,7 +576,7 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         if arch == "deepseek2":
             w.add_attn_temperature_length(whole["original_max_position_embeddings"])
     if (
-        arch in ("gemma2", "gemma3", "gemma4", "gpt-oss")
+        arch in ("gemma2", "gemma3", "gemma3n", "gemma4", "gpt-oss")
         or (arch == "olmo2" and c.get("sliding_window"))
         or arch == "cohere2"
     ):
@@ -605,6 +622,8 @@ def write_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str, options: dict[s
         w.add_expert_used_count(c["moe_topk"][0] if isinstance(c["moe_topk"], list) else c["moe_topk"])
     elif c.get("moe_intermediate_size") or arch in ("gpt-oss", "minimax-m2"):
         w.add_expert_feed_forward_length(c.get("moe_intermediate_size") or c["intermediate_size"])
+    if arch == "gemma3n":
+        gemma3n_keys(w, c)
     if arch == "gemma4":
         gemma4_keys(w, c)
     if arch in recurrent.ARCHITECTURES:
@@ -643,6 +662,17 @@ def adjusted_width(c: dict[str, Any]) -> int:
         return int(c["intermediate_size"])
     width, step = int(c["block_ffn_dim_multiplier"] * int(2 * c["intermediate_size"] / 3)), c["block_multiple_of"]
     return int(step * ((width + step - 1) // step))
+
+
+def gemma3n_keys(w: gguf.GGUFWriter, c: dict[str, Any]) -> None:
+    normal = torch.distributions.Normal(0, 1)
+    w.add_altup_active_idx(c["altup_active_idx"])
+    w.add_altup_num_inputs(c["altup_num_inputs"])
+    w.add_embedding_length_per_layer_input(c["hidden_size_per_layer_input"])
+    w.add_shared_kv_layers(c["num_kv_shared_layers"])
+    w.add_activation_sparsity_scale([float(normal.icdf(torch.tensor(s))) for s in c["activation_sparsity_pattern"]])
+    w.add_sliding_window_pattern([t == "sliding_attention" for t in c["layer_types"]])
+    w.add_rope_freq_base_swa(c["rope_parameters"]["sliding_attention"]["rope_theta"])
 
 
 def gemma4_keys(w: gguf.GGUFWriter, c: dict[str, Any]) -> None:
@@ -714,6 +744,7 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
             "embed_tokens",
             "norm",
             "per_layer",
+            "altup",
             "embedding_norm",
             "final_layernorm",
         )
@@ -737,6 +768,11 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
     if rope.get("rope_type") == "longrope":
         out["rope_factors_long.weight"] = torch.tensor(rope["long_factor"])
         out["rope_factors_short.weight"] = torch.tensor(rope["short_factor"])
+    if arch == "gemma3n":  # the files have keys and values for layers that read another's
+        for i in range(c["num_hidden_layers"] - c["num_kv_shared_layers"], c["num_hidden_layers"]):
+            for part in ("k", "v"):
+                out[f"blk.{i}.attn_{part}.weight"] = torch.ones(kv_heads * c["head_dim"], c["hidden_size"])
+            out[f"blk.{i}.attn_k_norm.weight"] = torch.ones(c["head_dim"])
     if arch == "gemma4":
         dim = next(iter(c["per_layer_config"].values()))["head_dim"]
         turned = int(dim * rope["full_attention"]["partial_rotary_factor"] / 2)
@@ -773,6 +809,8 @@ def one(name: str, tensor: torch.Tensor, c: dict[str, Any], arch: str, options: 
         by_head = tensor.view(c["num_attention_heads"], c["qk_nope_head_dim"] + c["v_head_dim"], -1)
         k_b, v_b = by_head.split((c["qk_nope_head_dim"], c["v_head_dim"]), 1)
         return {f"blk.{layer}.attn_k_b.weight": k_b.transpose(1, 2), f"blk.{layer}.attn_v_b.weight": v_b}
+    if arch == "gemma3n" and name.endswith("_scale"):
+        return {name + ".weight": tensor}
     if arch == "gemma4":
         if name.endswith("router.scale"):
             return {f"blk.{layer}.ffn_gate_inp.scale": tensor}
@@ -838,7 +876,7 @@ def by_part(tensor: torch.Tensor, c: dict[str, Any], arch: str) -> Tensors:
 
 
 def stacked(tensors: Tensors) -> Tensors:
-    """Experts one by one as one tensor a layer."""
+    """Experts one by one as one tensor a layer, and what else comes one by one."""
     parts = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down", "w1": "gate", "w3": "up", "w2": "down"}
     out: Tensors = {}
     pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
@@ -848,6 +886,10 @@ def stacked(tensors: Tensors) -> Tensors:
             layer = name.split(".")[2]
             place = f"blk.{layer}.attn_{whole[-11]}_norm.weight"
             pieces.setdefault(place, []).append((int(number), tensor))
+            continue
+        if name.startswith("model.altup_"):  # a matrix for each stream
+            base, number, _ = name.rsplit(".", 2)
+            pieces.setdefault(base + ".weight", []).append((int(number), tensor))
             continue
         head, found, tail = name.partition(".experts.")
         if found and tail[0].isdigit():

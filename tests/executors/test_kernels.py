@@ -163,6 +163,20 @@ def test_functions_are_close_to_the_real_ones_and_the_same_bits_everywhere() -> 
         assert np.allclose(y, 30 * np.tanh(wide / 30), atol=2e-5)
 
 
+@pytest.mark.parametrize("columns", [1, 7, 64, 1001])
+def test_what_lies_above_a_threshold_is_precise_and_the_same_bits_in_every_set(columns: int) -> None:
+    x = np.random.default_rng(columns).standard_normal(columns).astype(np.float32) * 3 + 2
+    for deviations in (-0.5, 0.0, 1.6448536):
+        wide = x.astype(np.float64)
+        expected, results = np.maximum(wide - wide.mean() - deviations * wide.std(), 0), []
+        for kernels in SETS:
+            y = np.empty_like(x)
+            native.above(kernels, deviations, x, y)
+            assert np.abs(y - expected).max() < 5e-6
+            results.append(y.view(np.uint32))
+        assert all(np.array_equal(results[0], r) for r in results)
+
+
 def test_halves_are_rounded_as_numpy_rounds_them() -> None:
     every = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
     every = every[np.isfinite(every)]

@@ -24,7 +24,8 @@ from trilens.spec.model import ModelSpec, Router
 
 LENGTH = 150  # past every window, chunk and page edge
 # What is rounded stays in a recurrent state, and its gates and squares multiply it.
-ALLOWED = {"recurrent": 4.0}  # times the bounds of the other models
+# what is carried, and what is cut off at a threshold, multiply roundings
+ALLOWED = {"recurrent": 4.0, "streamed": 4.0}  # times the bounds of the other models
 
 
 def some_tokens(n: int, seed: int = 1) -> list[int]:

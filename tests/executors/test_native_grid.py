@@ -32,6 +32,7 @@ WIDTHS = {
     "moe_intermediate_size",
     "shared_intermediate_size",
     "hidden_size_per_layer_input",
+    "laurel_rank",
     "head_dim",
     "global_head_dim",
     "query_pre_attn_scalar",
@@ -61,6 +62,7 @@ NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
 FAR = 3e-2  # from torch without rounding, with eight bits
 GATED = 5e-2  # a convolution's gates and a recurrence's multiply rounded rows, and so add up their rounding
+SEVERAL = 1.2e-1  # several residual rows: what is rounded in one is mixed into all, layer after layer
 UNTRAINED = 6e-2  # over all types and families of random weights, where a few single ones are beyond 3 %
 
 Directory = Callable[[str], Path]
@@ -101,7 +103,8 @@ def test_every_family_at_four_bits_and_in_halves(name: str, tiny_directory: Dire
     assert sum(own == "Q4_0" for own, _ in stored.values()) >= 0.75 * len(stored)
     alike, plain = compare(spec, "Q4_0", activations="16bit", length=40)
     assert alike < 1e-2 and plain < 2e-3
-    assert compare(spec, "Q4_0", length=40)[1] < (GATED if has(spec, ShortConvolution, GatedRecurrence) else FAR)
+    far = SEVERAL if spec.streams else GATED if has(spec, ShortConvolution, GatedRecurrence) else FAR
+    assert compare(spec, "Q4_0", length=40)[1] < far
     eight_bits_are_rounded_as_torch_rounds_them(spec)
     assert compare(spec, "F16", length=40)[1] < 2e-3
 

@@ -136,7 +136,7 @@ def test_a_replay_of_the_program_gives_the_torch_executors_logits(toy: ctypes.CD
         replays.append(np.concatenate([replay.step(tokens[:PREFILL])] + [replay.step([t]) for t in tokens[PREFILL:]]))
     assert np.array_equal(replays[0], replays[1])
     # squares and carried states multiply what float32 rounds off
-    assert np.abs(replays[0] - expected).max() < (1e-4 if name == "recurrent" else 1e-5)
+    assert np.abs(replays[0] - expected).max() < (1e-4 if name in ("recurrent", "streamed") else 1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

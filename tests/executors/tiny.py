@@ -24,6 +24,7 @@ from trilens.spec.model import (
     LatentAttention,
     Layer,
     LearnedCurve,
+    LowRankBranch,
     Mask,
     Mixer,
     ModelSpec,
@@ -45,6 +46,7 @@ from trilens.spec.model import (
     SoftplusDecay,
     State,
     StateTensor,
+    Streams,
     Window,
     YarnScaling,
     recurrent_state,
@@ -145,6 +147,27 @@ def per_layer() -> ModelSpec:
     return model(
         [layer(attention(Positions(i, 2, 16, 16, Full())), Dense(96, SILU), per_layer_input=extra) for i in range(2)],
         per_layer_table=PerLayerTable(VOCAB, 32, 5.0, 0.125, 0.7, NORM),
+    )
+
+
+def streamed() -> ModelSpec:
+    """Several residual rows a token, a branch of low rank beside attention, gates above a threshold, a second table
+    without rows for the last tokens, whose rows go to all streams but the first."""
+    cache, extra = Positions(0, 2, 16, 16, Full()), PerLayerInput(32, Glu(Curve.GELU_TANH), NORM, row_weight=True)
+    low_rank = LowRankBranch(8, NORM, 2**-0.5)
+    return model(
+        [
+            layer(
+                attention(cache, writes=i == 0),
+                Dense(96, Glu(Curve.GELU_TANH), threshold=threshold),
+                mixer_out=NORM,
+                per_layer_input=extra,
+                low_rank=low_rank,
+            )
+            for i, threshold in enumerate((1.6, 0.3, None))
+        ],
+        per_layer_table=PerLayerTable(VOCAB - 40, 32, 5.0, 0.125, 0.7, NORM),
+        streams=Streams(3, NORM, 1e-5),
     )
 
 
@@ -271,7 +294,7 @@ def parallel() -> ModelSpec:
     )
 
 
-MODELS = {f.__name__: f for f in (plain, windowed, parallel, per_layer, routed, latent, convolved, recurrent)}
+MODELS = {f.__name__: f for f in (plain, windowed, parallel, per_layer, streamed, routed, latent, convolved, recurrent)}
 
 
 def wide() -> ModelSpec:

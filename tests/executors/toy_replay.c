@@ -5,7 +5,8 @@
 #include <string.h>
 
 enum { EMBED, LAST_ROWS, LINEAR, HEAD_LINEAR, NORM, ROPE, SCALE_BY_POSITION, CLIP, SLICE, JOIN, ADD, MUL, SCALE,
-       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, RECUR, ACTIVATE };
+       SOFTCAP, GLU, WRITE_KV, ATTEND, ROUTE, EXPERTS, CONVOLVE, RECUR, ACTIVATE,
+       ABOVE, RESIZED, MIX };
 
 typedef struct { int op, wanted, part, layer, width, in_width, out[3], in[5], param[6], i[8]; } instruction;
 typedef struct { const float *data; int rows, cols, size; } parameter;  /* rows x cols: of one matrix of a stack */
@@ -39,6 +40,13 @@ static void matvec(float *y, const float *x, const parameter *w, int which, cons
     for (int c = 0; c < w->cols; c++) sum += (double)row[c] * x[c];
     y[r] = (float)sum + (bias ? bias->data[(size_t)which * w->rows + r] : 0);
   }
+}
+
+static double mean_square(const float *x, int n, double *mean) {
+  double sum = 0, square = 0;
+  for (int c = 0; c < n; c++) sum += x[c], square += (double)x[c] * x[c];
+  *mean = sum / n;
+  return square / n;
 }
 
 static int first_visible(int kind, int size, int at) {
@@ -168,7 +176,11 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
       float *y = s->out[0] < 0 ? NULL : buffers[s->out[0]] + (size_t)row * width;
       const float *x = s->in[0] < 0 ? NULL : buffers[s->in[0]] + (size_t)row * in_width;
       switch (s->op) {
-        case EMBED: memcpy(y, p[0]->data + (size_t)(s->i[0] ? at : tokens[row]) * width, 4 * width); break;
+        case EMBED: {
+          int of = s->i[0] ? at : tokens[row];
+          memcpy(y, p[0]->data + (size_t)(of < p[0]->rows ? of : 0) * width, 4 * width);
+          break;
+        }
         case LAST_ROWS: memcpy(y, x, 4 * width); break;
         case LINEAR: matvec(y, x, p[0], 0, p[1]); break;
         case HEAD_LINEAR:
@@ -219,6 +231,27 @@ void replay(const instruction *program, const float (*numbers)[4], int length, c
         case MUL: for (int c = 0; c < width; c++) y[c] = x[c] * p[0]->data[c / (width / p[0]->size)]; break;
         case SCALE: for (int c = 0; c < width; c++) y[c] = x[c] * f[0]; break;
         case SOFTCAP: for (int c = 0; c < width; c++) y[c] = f[0] * tanhf(x[c] / f[0]); break;
+        case ABOVE: {
+          double mean, size = mean_square(x, width, &mean);
+          for (int c = 0; c < width; c++) y[c] = (float)fmax(x[c] - mean - f[0] * sqrt(size - mean * mean), 0);
+          break;
+        }
+        case RESIZED:
+          for (int g = 0, part = width / s->i[0]; g < s->i[0]; g++) {
+            double mean, like = mean_square(buffers[s->in[1]] + (size_t)row * part, part, &mean);
+            double own = fmax(mean_square(x + g * part, part, &mean), f[0]);
+            for (int c = 0; c < part; c++) y[g * part + c] = (float)(x[g * part + c] * sqrt(like / own));
+          }
+          break;
+        case MIX: {
+          int parts = s->i[0], part = in_width / parts, made = width / part;
+          const float *weights = buffers[s->in[1]] + (size_t)row * made * parts;
+          memset(y, 0, 4 * width);
+          for (int o = 0; o < made; o++)
+            for (int g = 0; g < parts; g++)
+              for (int c = 0; c < part; c++) y[o * part + c] += weights[o * parts + g] * x[g * part + c];
+          break;
+        }
         case GLU:
           for (int c = 0; c < width; c++)
             y[c] = glu(s->i[0], f, x[c / (width / in_width)], buffers[s->in[1]][(size_t)row * width + c]);

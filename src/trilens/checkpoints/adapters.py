@@ -274,6 +274,11 @@ def _places(
             f"{path}: tensor {shown(pair.down)} changes the matrices of experts, which trilens cannot apply; merge the "
             "adapter into the model, and load that"
         )
+    if re.sub(r"\.\d+\.", ".{e}.", tensor, count=1) in table:
+        raise UnsupportedModel(
+            f"{path}: tensor {shown(pair.down)} changes one of several matrices that are held as one, which trilens "
+            "cannot apply; merge the adapter into the model, and load that"
+        )
     if any(row.ours == "embedding" for row in rows):
         raise UnsupportedModel(f"{path}: tensor {shown(pair.down)} changes an embedding, which trilens cannot apply")
     for pattern, reason in names.LEFT_OUT.items():

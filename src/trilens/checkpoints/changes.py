@@ -321,6 +321,10 @@ def root_of_width(spec: ModelSpec, layer: Layer, ours: str) -> Change:
     return Times(spec.width**-0.5)
 
 
+def over_width(spec: ModelSpec, layer: Layer, ours: str) -> Change:
+    return Times(1 / spec.width)
+
+
 CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
     f.__name__: f
     for f in (
@@ -353,6 +357,7 @@ CHANGES: dict[str, Callable[[ModelSpec, Layer, str], Change]] = {
         latent_up,
         plus_one,
         root_of_width,
+        over_width,
     )
 }
 

@@ -99,6 +99,19 @@ GEMMA_NORMS = _rows("""
     layers.{i}.attention.k_norm          model.layers.{i}.self_attn.k_norm.weight                    plus_one
 """)
 
+GEMMA3N = _rows("""
+    streams.into                         model.altup_projections.{e}.weight
+    streams.out_of                       model.altup_unembed_projections.{e}.weight
+    layers.{i}.streams.norm              model.layers.{i}.altup.router_norm.weight                   over_width
+    layers.{i}.streams.router            model.layers.{i}.altup.modality_router.weight
+    layers.{i}.streams.predict           model.layers.{i}.altup.prediction_coefs.weight
+    layers.{i}.streams.correct           model.layers.{i}.altup.correction_coefs.weight
+    layers.{i}.per_layer_input.row       model.layers.{i}.altup.correct_output_scale
+    layers.{i}.low_rank.down             model.layers.{i}.laurel.linear_left.weight
+    layers.{i}.low_rank.up               model.layers.{i}.laurel.linear_right.weight
+    layers.{i}.low_rank.norm             model.layers.{i}.laurel.post_laurel_norm.weight
+""")
+
 GEMMA4 = _rows("""
     layers.{i}.feed_forward.dense.gate   model.layers.{i}.mlp.gate_proj.weight
     layers.{i}.feed_forward.dense.up     model.layers.{i}.mlp.up_proj.weight
@@ -510,6 +523,19 @@ GGUF_INDEX = _rows("""
     layers.{i}.attention.index.weights   blk.{i}.indexer.proj.weight
 """)
 
+GGUF_STREAMS = _rows("""
+    streams.into                         altup_proj.weight
+    streams.out_of                       altup_unembd_proj.weight
+    layers.{i}.streams.norm              blk.{i}.altup_router_norm.weight          over_width
+    layers.{i}.streams.router            blk.{i}.altup_router.weight
+    layers.{i}.streams.predict           blk.{i}.altup_predict_coef.weight
+    layers.{i}.streams.correct           blk.{i}.altup_correct_coef.weight
+    layers.{i}.per_layer_input.row       blk.{i}.altup_correct_scale.weight
+    layers.{i}.low_rank.down             blk.{i}.laurel_l.weight
+    layers.{i}.low_rank.up               blk.{i}.laurel_r.weight
+    layers.{i}.low_rank.norm             blk.{i}.laurel_post_norm.weight
+""")
+
 BY_ARCHITECTURE = {
     **dict.fromkeys(("afmoe", "laguna", "step35"), GGUF_GATED + GGUF),
     "apertus": GGUF_CURVE + GGUF,
@@ -517,6 +543,7 @@ BY_ARCHITECTURE = {
     "dbrx": GGUF_NORM_BEHIND_OUTPUT + GGUF,
     **dict.fromkeys(("deepseek32", "glm-dsa"), GGUF_INDEX + GGUF),
     "falcon": GGUF_TWO_NORMS + GGUF,
+    "gemma3n": GGUF_STREAMS + GGUF,
     **dict.fromkeys(("gpt2", "starcoder"), GGUF_POSITIONS + GGUF),
     "command-r": GGUF_NORMS_OF_EACH_HEAD + GGUF,
     **dict.fromkeys(("phi3", "glm4", "chatglm"), GGUF_FUSED_UP + GGUF),
@@ -540,6 +567,7 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     **FAMILY_NAMES,
     "gemma2": GEMMA_NORMS,
     "gemma3": GEMMA_NORMS,
+    "gemma3n": GEMMA3N,
     "gemma4": GEMMA4,
     "mixtral": BLOCK_SPARSE,
     "minimax_m2": BLOCK_SPARSE,

@@ -9,6 +9,7 @@ from trilens.decoder.convolution import short_convolution
 from trilens.decoder.ffn import beside_ffn, dense_ffn, routed_ffn
 from trilens.decoder.ops import Ops, Part, R, T
 from trilens.decoder.recurrence import gated_recurrence
+from trilens.decoder.streams import corrected, merged, predicted, spread, with_others_raised
 from trilens.decoder.weights import (
     AttentionWeights,
     BesideWeights,
@@ -17,6 +18,7 @@ from trilens.decoder.weights import (
     GatedRecurrenceWeights,
     LatentAttentionWeights,
     LayerWeights,
+    LowRankBranchWeights,
     MixerWeights,
     NormWeights,
     PerLayerInputWeights,
@@ -31,6 +33,7 @@ from trilens.spec.model import (
     GatedRecurrence,
     LatentAttention,
     Layer,
+    LowRankBranch,
     Mixer,
     ModelSpec,
     Norm,
@@ -57,31 +60,57 @@ def residuals(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> Iterator[T]
         if w.positions is not None:
             x = ops.add(x, ops.embed_position(w.positions))
         rows = _per_layer_rows(ops, spec, w, x)
+    if spec.streams is not None and w.streams is not None:
+        x = spread(ops, spec.streams, w.streams, x)
     yield x
     for i, (layer, weights) in enumerate(zip(spec.layers, w.layers, strict=True)):
-        x = _layer(ops, i, layer, weights, x, rows)
+        x = _layer(ops, i, spec, layer, weights, x, rows)
         yield x
 
 
 def logits(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T:
     """[rows wanted, vocab]: what the final norm and the head make of rows after a layer."""
     with ops.at(Part.HEAD):
-        x = ops.norm(ops.last_rows(x), spec.final_norm, w.final_norm)
+        x = ops.last_rows(x)
+        if spec.streams is not None and w.streams is not None:
+            x = merged(ops, spec.streams, w.streams, x, spec.width)
+        x = ops.norm(x, spec.final_norm, w.final_norm)
         y = _scaled(ops, ops.linear(x, w.head), spec.head.scale)
         return y if spec.head.softcap is None else ops.softcap(y, spec.head.softcap)
 
 
-def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
+def _layer(ops: Ops[T, R], i: int, spec: ModelSpec, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
+    streams = spec.streams
+    if streams is not None and w.streams is not None:
+        x, first = predicted(ops, i, streams, w.streams, x, spec.width)
+        x = corrected(ops, i, streams, w.streams, x, first, _branches(ops, i, layer, w, first))
+    else:
+        x = _branches(ops, i, layer, w, x)
+    with ops.at(Part.FEED_FORWARD, i):
+        if layer.per_layer_input is not None and w.per_layer_input is not None and rows is not None:
+            read = x if streams is None else ops.slice(x, 1, 0, spec.width)
+            y = _per_layer_input(ops, i, layer.per_layer_input, w.per_layer_input, read, rows)
+            x = ops.add(x, y) if streams is None else with_others_raised(ops, streams, x, y, spec.width)
+        return x if w.scalar is None else ops.mul(x, w.scalar)
+
+
+def _branches(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T) -> T:
+    """The residual branches of a layer, added to x one after the other, or in parallel."""
     read = None  # by a feed-forward in parallel
     if layer.mixer is not None and w.mixer is not None:
         with ops.at(Part.PROJECTIONS, i):
             y = _normed(ops, x, layer.mixer_in, w.mixer_in)
+            low_rank = None
+            if layer.low_rank is not None and w.low_rank is not None:
+                low_rank = _low_rank_branch(ops, layer.low_rank, w.low_rank, y)
         if layer.parallel:
             read = y if layer.feed_forward_in is None else x
         y = _mixed(ops, i, layer.mixer, w.mixer, y)
         with ops.at(Part.PROJECTIONS, i):
             y = _normed(ops, y, layer.mixer_out, w.mixer_out)
             x = ops.add(x, _scaled(ops, y, layer.residual_scale))
+            if layer.low_rank is not None and low_rank is not None:
+                x = ops.scale(ops.add(x, low_rank), layer.low_rank.scale)
     if layer.feed_forward is not None and w.feed_forward is not None:
         with ops.at(Part.FEED_FORWARD, i):
             y = _normed(ops, x if read is None else read, layer.feed_forward_in, w.feed_forward_in)
@@ -97,10 +126,11 @@ def _layer(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, rows: T 
         with ops.at(Part.FEED_FORWARD, i):
             y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
             x = ops.add(x, _scaled(ops, y, layer.residual_scale))
-    with ops.at(Part.FEED_FORWARD, i):
-        if layer.per_layer_input is not None and w.per_layer_input is not None and rows is not None:
-            x = _per_layer_input(ops, i, layer.per_layer_input, w.per_layer_input, x, rows)
-        return x if w.scalar is None else ops.mul(x, w.scalar)
+    return x
+
+
+def _low_rank_branch(ops: Ops[T, R], branch: LowRankBranch, w: LowRankBranchWeights, x: T) -> T:
+    return ops.add(x, ops.norm(ops.linear(ops.linear(x, w.down), w.up), branch.norm, w.norm))
 
 
 def _mixed(ops: Ops[T, R], i: int, mixer: Mixer, w: MixerWeights, x: T) -> T:
@@ -133,9 +163,10 @@ def _per_layer_rows(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) ->
 
 
 def _per_layer_input(ops: Ops[T, R], i: int, p: PerLayerInput, w: PerLayerInputWeights, x: T, rows: T) -> T:
+    """What the branch adds."""
     own = ops.slice(rows, 1, i * p.width, (i + 1) * p.width)
-    y = ops.linear(ops.glu(ops.linear(x, w.gate), own, p.glu), w.out)
-    return ops.add(x, ops.norm(y, p.norm, w.norm))
+    gate = ops.linear(x if w.row is None else ops.mul(x, w.row), w.gate)
+    return ops.norm(ops.linear(ops.glu(gate, own, p.glu), w.out), p.norm, w.norm)
 
 
 def _normed(ops: Ops[T, R], x: T, norm: Norm | None, w: NormWeights | None) -> T:

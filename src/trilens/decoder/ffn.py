@@ -15,7 +15,8 @@ def dense_ffn(ops: Ops[T, R], layer: int, ffn: Dense, w: DenseWeights, x: T) -> 
         match ffn.glu:
             case Glu() as glu:
                 assert w.gate is not None
-                y = ops.glu(ops.linear(x, w.gate), ops.linear(x, w.up), glu)
+                gate, up = ops.linear(x, w.gate), ops.linear(x, w.up)
+                y = ops.glu(gate if ffn.threshold is None else ops.above(gate, ffn.threshold), up, glu)
             case Curve() as curve:
                 y = ops.activate(ops.linear(x, w.up), curve)
             case LearnedCurve(slope):

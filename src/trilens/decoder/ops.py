@@ -39,6 +39,7 @@ class Part(StrEnum):
     RECURRENCE = "recurrence"
     FEED_FORWARD = "feed_forward"
     ROUTER = "router"
+    STREAMS = "residual_streams"
     HEAD = "head"
 
 
@@ -51,7 +52,7 @@ class Ops(Protocol[T, R]):
 
     # ---- in and out
     def embed(self, table: Parameter) -> T:
-        """[N, width]: the row of `table` of each token of the step."""
+        """[N, width]: the row of `table` of each token of the step; its first where it has none for the token."""
         ...
 
     def embed_position(self, table: Parameter) -> T:
@@ -116,6 +117,19 @@ class Ops(Protocol[T, R]):
 
     def activate(self, x: T, curve: Curve) -> T:
         """curve(x), number by number."""
+        ...
+
+    def above(self, x: T, deviations: float) -> T:
+        """max(x - mean - deviations * standard deviation, 0), both of the row itself."""
+        ...
+
+    def resized(self, x: T, like: T, least: float) -> T:
+        """Each of equal parts of x, as wide as `like`, times a number that makes it as large as `like`: the root of
+        like's mean square by the root of its own, which counts as `least` at the least."""
+        ...
+
+    def mix(self, x: T, weights: T, parts: int) -> T:
+        """Part i of the result is the sum over p of weights[i * parts + p] * part p of x, of `parts` equal parts."""
         ...
 
     # ---- attention

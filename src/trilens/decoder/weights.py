@@ -18,6 +18,7 @@ from trilens.spec.model import (
     LatentAttention,
     Layer,
     LearnedCurve,
+    LowRankBranch,
     Mixer,
     ModelSpec,
     Norm,
@@ -27,6 +28,7 @@ from trilens.spec.model import (
     Routed,
     ShortConvolution,
     SideBySide,
+    Streams,
 )
 
 
@@ -177,9 +179,35 @@ class BesideWeights:
 
 @dataclass(frozen=True)
 class PerLayerInputWeights:
+    row: Parameter | None
     gate: LinearWeights
     out: LinearWeights
     norm: NormWeights
+
+
+@dataclass(frozen=True)
+class LowRankBranchWeights:
+    down: LinearWeights
+    up: LinearWeights
+    norm: NormWeights
+
+
+@dataclass(frozen=True)
+class LayerStreamsWeights:
+    """`router` [S, D] and its norm, `predict` [S * S, S], `correct` [S, S]: for S streams."""
+
+    norm: NormWeights
+    router: LinearWeights
+    predict: LinearWeights
+    correct: LinearWeights
+
+
+@dataclass(frozen=True)
+class StreamsWeights:
+    """`into` and `out_of` [S - 1, D, D]: a matrix for each stream but the first."""
+
+    into: Parameter
+    out_of: Parameter
 
 
 @dataclass(frozen=True)
@@ -199,6 +227,8 @@ class LayerWeights:
     feed_forward_out: NormWeights | None
     per_layer_input: PerLayerInputWeights | None
     scalar: Parameter | None
+    low_rank: LowRankBranchWeights | None
+    streams: LayerStreamsWeights | None
 
 
 @dataclass(frozen=True)
@@ -206,6 +236,7 @@ class DecoderWeights:
     embedding: Parameter
     positions: Parameter | None
     per_layer_table: PerLayerTableWeights | None
+    streams: StreamsWeights | None
     layers: tuple[LayerWeights, ...]
     final_norm: NormWeights
     head: LinearWeights
@@ -220,7 +251,8 @@ def decoder_weights(spec: ModelSpec) -> DecoderWeights:
         embedding=embedding,
         positions=Parameter("positions", (spec.learned_positions, spec.width)) if spec.learned_positions else None,
         per_layer_table=_per_layer_table(spec.per_layer_table, spec.width, len(spec.layers)),
-        layers=tuple(_layer(f"layers.{i}.", layer, spec.width) for i, layer in enumerate(spec.layers)),
+        streams=_streams(spec.streams, spec.width),
+        layers=tuple(_layer(f"layers.{i}.", layer, spec.width, spec.streams) for i, layer in enumerate(spec.layers)),
         final_norm=_norm("final_norm", spec.final_norm, spec.width),
         head=LinearWeights(head, head_bias),
     )
@@ -256,6 +288,8 @@ def adaptable(weights: DecoderWeights) -> dict[str, Parameter]:
             found[node.weight.name] = node.weight
         if isinstance(node, LatentAttentionWeights):
             found.update({p.name: p for p in (node.k_up, node.v_up)})
+        if isinstance(node, StreamsWeights):
+            found.update({p.name: p for p in (node.into, node.out_of)})
         if isinstance(node, tuple):
             for child in node:
                 walk(child)
@@ -265,11 +299,12 @@ def adaptable(weights: DecoderWeights) -> dict[str, Parameter]:
                     walk(getattr(node, f.name))
 
     walk(weights.per_layer_table)
+    walk(weights.streams)
     walk(weights.layers)
     return found
 
 
-def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
+def _layer(at: str, layer: Layer, width: int, streams: Streams | None) -> LayerWeights:
     return LayerWeights(
         mixer=None if layer.mixer is None else _mixer(at, layer.mixer, width),
         feed_forward=None
@@ -281,6 +316,8 @@ def _layer(at: str, layer: Layer, width: int) -> LayerWeights:
         feed_forward_out=_optional_norm(at + "feed_forward_out", layer.feed_forward_out, width),
         per_layer_input=_per_layer_input(at + "per_layer_input.", layer.per_layer_input, width),
         scalar=Parameter(at + "scalar", (1,)) if layer.scalar else None,
+        low_rank=_low_rank(at + "low_rank.", layer.low_rank, width),
+        streams=_layer_streams(at + "streams.", streams, width),
     )
 
 
@@ -442,10 +479,39 @@ def _per_layer_input(at: str, p: PerLayerInput | None, width: int) -> PerLayerIn
     if p is None:
         return None
     return PerLayerInputWeights(
+        row=Parameter(at + "row", (width,)) if p.row_weight else None,
         gate=_linear(at + "gate", p.width, width, False),
         out=_linear(at + "out", width, p.width, False),
         norm=_norm(at + "norm", p.norm, width),
     )
+
+
+def _low_rank(at: str, branch: LowRankBranch | None, width: int) -> LowRankBranchWeights | None:
+    if branch is None:
+        return None
+    return LowRankBranchWeights(
+        down=_linear(at + "down", branch.rank, width, False),
+        up=_linear(at + "up", width, branch.rank, False),
+        norm=_norm(at + "norm", branch.norm, width),
+    )
+
+
+def _layer_streams(at: str, s: Streams | None, width: int) -> LayerStreamsWeights | None:
+    if s is None:
+        return None
+    return LayerStreamsWeights(
+        norm=_norm(at + "norm", s.norm, width),
+        router=_linear(at + "router", s.count, width, False),
+        predict=_linear(at + "predict", s.count**2, s.count, False),
+        correct=_linear(at + "correct", s.count, s.count, False),
+    )
+
+
+def _streams(s: Streams | None, width: int) -> StreamsWeights | None:
+    if s is None:
+        return None
+    shape = (s.count - 1, width, width)
+    return StreamsWeights(into=Parameter("streams.into", shape), out_of=Parameter("streams.out_of", shape))
 
 
 def _per_layer_table(p: PerLayerTable | None, width: int, layers: int) -> PerLayerTableWeights | None:

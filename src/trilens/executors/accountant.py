@@ -340,7 +340,8 @@ class _Accountant:
     def head_linear(self, x: _Rows, weight: Parameter) -> _Rows:
         heads, out, inner = weight.shape
         assert x.width == heads * inner, f"{weight.name} takes {heads * inner} columns, not {x.width}"
-        self._touch(weight, weight.size)
+        if x.rows:
+            self._touch(weight, weight.size)
         self._flops(2 * x.rows * heads * out * inner)
         self._adapt(x, weight)
         return _Rows(x.rows, heads * out)
@@ -400,6 +401,19 @@ class _Accountant:
 
     def activate(self, x: _Rows, curve: Curve) -> _Rows:
         return x
+
+    def above(self, x: _Rows, deviations: float) -> _Rows:
+        return x
+
+    def resized(self, x: _Rows, like: _Rows, least: float) -> _Rows:
+        assert x.rows == like.rows and x.width % like.width == 0
+        return x
+
+    def mix(self, x: _Rows, weights: _Rows, parts: int) -> _Rows:
+        assert x.rows == weights.rows and x.width % parts == 0 and weights.width % parts == 0
+        made = weights.width // parts
+        self._flops(2 * x.rows * made * x.width)
+        return _Rows(x.rows, made * (x.width // parts))
 
     def write_kv(self, cache: Positions, k: _Rows, v: _Rows | None) -> None:
         self._cost.kv_elements_written += k.rows * cache.width

@@ -423,7 +423,8 @@ class TorchOps:
 
     # ---- in and out
     def embed(self, table: Parameter) -> Tensor:
-        return F.embedding(self.tokens, self._weight(table))
+        tokens = self.tokens.where(self.tokens < table.shape[0], 0)
+        return F.embedding(tokens, self._weight(table))
 
     def embed_position(self, table: Parameter) -> Tensor:
         return F.embedding(self.positions, self._weight(table))
@@ -534,6 +535,17 @@ class TorchOps:
 
     def activate(self, x: Tensor, curve: Curve) -> Tensor:
         return _curve(x, curve)
+
+    def above(self, x: Tensor, deviations: float) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        return F.relu(centred - deviations * _size(centred))
+
+    def resized(self, x: Tensor, like: Tensor, least: float) -> Tensor:
+        parts = _parts(x, x.shape[-1] // like.shape[-1])
+        return (parts * (_size(like)[..., None] / _size(parts).clamp(min=least**0.5))).flatten(-2)
+
+    def mix(self, x: Tensor, weights: Tensor, parts: int) -> Tensor:
+        return (_parts(weights, weights.shape[-1] // parts) @ _parts(x, parts)).flatten(-2)
 
     # ---- attention
     def write_kv(self, cache: Positions, k: Tensor, v: Tensor | None) -> None:
@@ -703,6 +715,11 @@ def _curve(x: Tensor, curve: Curve) -> Tensor:
         case Curve.BEND:
             below = x.clamp(max=0)
             return torch.expm1(below) - below
+
+
+def _size(x: Tensor) -> Tensor:
+    """The root of each row's mean square."""
+    return x.square().mean(-1, keepdim=True).sqrt()
 
 
 def _head_linear(x: Tensor, w_Hoi: Tensor) -> Tensor:

@@ -36,6 +36,8 @@ def check(spec: ModelSpec, k: Keys) -> None:
     if spec.per_layer_table is not None:
         table = spec.per_layer_table
         _row(table.width * len(spec.layers), "hidden_size_per_layer_input", table.width, k)
+    if spec.streams is not None:
+        _row(spec.streams.count * spec.width, "altup_num_inputs", spec.streams.count, k)
     if spec.vocab < 2:
         raise k.wrong("vocab_size", spec.vocab, "at least 2 tokens")
 

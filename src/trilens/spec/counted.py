@@ -150,41 +150,6 @@ def _many(k: Keys, name: str, layers: int) -> int:
     return sum(listed)
 
 
-def gemma3n(k: Keys) -> Counted:
-    """Gemma 3n: four residual streams, of which a layer computes one and predicts the others; a branch of low rank
-    beside attention; a second table with a row for each layer."""
-    width, vocab, layers = (
-        k.integer("hidden_size", 2048),
-        k.integer("vocab_size", 262400),
-        k.integer("num_hidden_layers", 35),
-    )
-    heads, kv_heads = k.integer("num_attention_heads", 8), k.integer("num_key_value_heads", 2)
-    dim, rank = k.integer("head_dim", 256), k.integer("laurel_rank", 64)
-    streams, rows = k.integer("altup_num_inputs", 4), k.integer("hidden_size_per_layer_input", 256)
-    own = layers - k.integer("num_kv_shared_layers", 15, least=0, most=layers - 1)
-    second = k.integer("vocab_size_per_layer_input", 262144) * layers * rows
-    k.assume(tie_word_embeddings=True)
-    attention = 2 * heads * dim * width + dim
-    keys = 2 * kv_heads * dim * width + dim
-    beside = 2 * rank * width + width
-    mixing = streams**2 + streams**3 + streams * width + 2 * width
-    per_layer = 2 * rows * width + width
-    joined = layers * rows * width + rows + 2 * (streams - 1) * width * width
-    ends, looked_up = _tables(k, vocab, width)
-    return Counted(
-        total=layers * (attention + beside + mixing + per_layer + 4 * width)
-        + own * keys
-        + sum(3 * n * width for n in k.for_each("intermediate_size", layers, 16384))
-        + joined
-        + second
-        + width
-        + ends,
-        resting=0,
-        looked_up=looked_up + second - layers * rows,
-        head=vocab * width,
-    )
-
-
 def longcat_flash(k: Keys) -> Counted:
     """LongCat-Flash: two latent attentions and two dense feed-forwards in a layer, and experts on a branch around them,
     some of which only hand their input on."""
@@ -216,7 +181,5 @@ COUNTED: dict[str, Callable[[Keys], Counted]] = {
     "minimax_m3": minimax_m3,
     "minimax_m3_vl": minimax_m3,
     "minimax_m3_vl_text": minimax_m3,
-    "gemma3n": gemma3n,
-    "gemma3n_text": gemma3n,
     "longcat_flash": longcat_flash,
 }

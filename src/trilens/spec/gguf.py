@@ -7,6 +7,7 @@ What GGUF says by the presence of a tensor instead of a key (a tied head, biases
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 from trilens.errors import BadCheckpoint, UnsupportedModel
@@ -74,6 +75,8 @@ COMMON = {
     "swiglu_clamp_shexp": "swiglu_limits_shared",
     "kda.head_dim": "linear_head_dim",
     "nextn_predict_layers": "num_nextn_predict_layers",
+    "altup.active_idx": "altup_active_idx",
+    "altup.num_inputs": "altup_num_inputs",
     "rope.freq_base": "rope_theta",
     "rope.freq_base_swa": "rope_local_base_freq",
     "rope.scaling.type": "rope_scaling.rope_type",
@@ -93,6 +96,7 @@ REPEATED = frozenset(
     "rope.scaling.finetuned rope.scaling.attn_factor rope.scaling.yarn_log_multiplier expert_gating_func "
     "expert_shared_feed_forward_length attention.causal full_attention_interval attention.recurrent_layers "
     "use_parallel_residual attention.indexer.types attention.rope_pattern attention.temperature_length "
+    "activation_sparsity_scale "
     "rope.dimension_sections ssm.conv_kernel ssm.inner_size ssm.state_size ssm.time_step_rank ssm.group_count".split()
 )
 # config.json's names whose values are computed here -> the key that they are computed from.
@@ -110,6 +114,7 @@ COMPUTED = {
     "top_k_experts": "expert_used_count",
     "expert_intermediate_size": "expert_feed_forward_length",
     "layer_types": "attention.sliding_window_pattern",
+    "activation_sparsity_pattern": "activation_sparsity_scale",
     "mamba_d_conv": "ssm.conv_kernel",
     "conv_kernel": "ssm.conv_kernel",
     "mamba_d_state": "ssm.state_size",
@@ -316,6 +321,14 @@ def _gemma_scale(config: Config, largest: int) -> None:
     config["query_pre_attn_scalar"] = (
         config["hidden_size"] // config["num_attention_heads"] if whole else config.get("head_dim", 256)
     )
+
+
+def _gemma3n(config: Config, own: Mapping[str, Any], source: Source) -> str:
+    config["layer_types"] = kinds_of_layers(own, config["num_hidden_layers"])
+    config["activation_sparsity_pattern"] = [NormalDist().cdf(scale) for scale in own["activation_sparsity_scale"]]
+    config["laurel_rank"] = source.shapes["blk.0.laurel_l.weight"][0]
+    config["vocab_size_per_layer_input"] = source.shapes["per_layer_token_embd.weight"][0]
+    return "gemma3n_text"
 
 
 def _gemma4(config: Config, own: Mapping[str, Any], source: Source) -> str:
@@ -546,6 +559,7 @@ ARCHITECTURES: dict[str, Read] = {
     "phimoe": _phimoe,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "gemma3n": _gemma3n,
     "gemma4": _gemma4,
     "smollm3": biased("smollm3"),
     "olmo2": _olmo2,

@@ -67,6 +67,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "granite": dense.granite,
     "gemma2": gemma.gemma2,
     "gemma3_text": gemma.gemma3,
+    "gemma3n_text": gemma.gemma3n,
     "gemma4_text": gemma.gemma4,
     "gemma4_unified_text": gemma.gemma4,
     "mixtral": routed.mixtral,
@@ -163,6 +164,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
 # Models that also see or hear: the text decoder lies in `text_config`, and this is its family where that names none.
 AROUND_TEXT = {
     "gemma3": "gemma3_text",
+    "gemma3n": "gemma3n_text",
     "gemma4": "gemma4_text",
     "gemma4_unified": "gemma4_unified_text",
     "mistral3": "mistral",

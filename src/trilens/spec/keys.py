@@ -100,6 +100,17 @@ class Keys:
             raise self.wrong(name, value, f"a list of {length} numbers from 1e-06 to 1e+30")
         return tuple(float(v) for v in value)
 
+    def numbers(self, name: str, length: int, *, least: float, most: float) -> tuple[float, ...] | None:
+        """A list of `length` numbers within their bounds."""
+        value = self.raw(name)
+        if value is None:
+            return None
+        if not isinstance(value, list | tuple) or len(value) < length:
+            raise self.wrong(name, value, f"a list of {length} numbers")
+        if any(isinstance(v, bool) or not isinstance(v, int | float) or not least <= v <= most for v in value):
+            raise self.wrong(name, value, f"a list of {length} numbers from {least:g} to {most:g}")
+        return tuple(float(v) for v in value[:length])
+
     def integers(self, name: str, length: int | None = None) -> tuple[int, ...] | None:
         """A list of whole numbers, `length` of them where that is given; true and false count as 1 and 0."""
         value = self.raw(name)

@@ -544,13 +544,19 @@ class LearnedCurve:
 class Dense:
     """Every token through every weight: gate, up and down, each D by `width`.
 
-    Where `glu` is a curve there is no gate: down(curve(up(x))). `inner_norm` stands before down.
+    Where `glu` is a curve there is no gate: down(curve(up(x))). `inner_norm` stands before down. `threshold`: of the
+    gate's row only what lies above its mean plus so many standard deviations passes, less that.
     """
 
     width: int
     glu: Glu | Curve | LearnedCurve
     bias: bool = False
     inner_norm: Norm | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not isinstance(self.glu, Glu):
+            raise ValueError("a threshold belongs to a gate")
 
 
 class Scoring(StrEnum):
@@ -647,11 +653,26 @@ FeedForward = Dense | Routed | Beside
 
 @dataclass(frozen=True)
 class PerLayerInput:
-    """A small extra residual branch of a layer: gate D -> width, times the token's own row, width -> D, norm, add."""
+    """A small extra residual branch of a layer: gate D -> width, times the token's own row, width -> D, norm, add.
+
+    `row_weight`: what the gate reads is first multiplied by a learned row. Where there are several `Streams`, the
+    branch reads the first and is added to the others.
+    """
 
     width: int
     glu: Glu
     norm: Norm
+    row_weight: bool = False
+
+
+@dataclass(frozen=True)
+class LowRankBranch:
+    """One more branch of what the mixer reads: x + norm(up(down(x))), with `rank` numbers between the two matrices. The
+    mixer's residual sum and this are added and multiplied by `scale`."""
+
+    rank: int
+    norm: Norm
+    scale: float
 
 
 @dataclass(frozen=True)
@@ -673,6 +694,7 @@ class Layer:
     per_layer_input: PerLayerInput | None = None
     scalar: bool = False
     parallel: bool = False
+    low_rank: LowRankBranch | None = None
 
     @property
     def mixers(self) -> tuple[SingleMixer, ...]:
@@ -694,6 +716,8 @@ class Layer:
             raise ValueError("a layer without a feed-forward has no norms around one")
         if self.parallel and (self.mixer is None or self.feed_forward is None):
             raise ValueError("a layer with one branch has none in parallel")
+        if self.low_rank is not None and self.mixer is None:
+            raise ValueError("a branch of low rank stands beside a mixer")
 
 
 @dataclass(frozen=True)
@@ -709,6 +733,26 @@ class PerLayerTable:
     projection_scale: float
     join_scale: float
     norm: Norm
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Several residual rows a token, of which a layer computes the first (alternating updates, arXiv 2301.13310).
+
+    They begin as the embedding and as `count` - 1 matrices times it, each made as large as it. Before a layer
+    predict(m) mixes all of them, m = tanh(router(norm(first))), and the mixed rows are added to them. Behind it each
+    row gets what the layer changed in the first, times correct(m) + 1, with m of the layer's result. Behind the last
+    layer the others go through matrices again, are made as large as the first, and the mean of all is what the final
+    norm reads. Sizes are roots of mean squares; `least` is the smallest mean square that is divided by.
+    """
+
+    count: int
+    norm: Norm
+    least: float
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise ValueError("a single stream is the residual row itself")
 
 
 @dataclass(frozen=True)
@@ -736,6 +780,7 @@ class ModelSpec:
     embedding_scale: float = 1.0
     per_layer_table: PerLayerTable | None = None
     learned_positions: int | None = None  # rows of a table by position, added to the embedding
+    streams: Streams | None = None
 
     def __post_init__(self) -> None:
         if [state.index for state in self.states] != list(range(len(self.states))):

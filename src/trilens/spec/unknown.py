@@ -7,7 +7,6 @@ from typing import Any
 
 # The first key of a configuration (or of its text_config) that gives a part away, and that part in words.
 PARTS = {
-    "altup_num_inputs": "residual streams that predict each other (altup_num_inputs)",
     "zero_expert_num": "experts without weights (zero_expert_num)",
     "hc_mult": "hyper-connections in place of the residual",
     "compress_ratios": "compressed keys and values",

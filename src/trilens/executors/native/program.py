@@ -44,10 +44,13 @@ class Op(IntEnum):
     RECUR = 20  # q, k, v, decay, beta -> y | | which fixed tensor, heads, key heads, key dim, value dim, delta rule,
     #             vector decay, tiled heads
     ACTIVATE = 21  # x -> y | | curve
+    ABOVE = 22  # x -> y | | | deviations
+    RESIZED = 23  # x, like -> y | | parts of x as wide as like | least mean square
+    MIX = 24  # x, weights -> y | | parts of x
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
-    LINEARS = 22  # x -> up to 3 results | weight, bias of each | fine
-    GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
+    LINEARS = 25  # x -> up to 3 results | weight, bias of each | fine
+    GLU_LINEAR = 26  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
 
 
 @dataclass(frozen=True)

@@ -217,6 +217,16 @@ class _Recorder:
     def activate(self, x: _Value, curve: Curve) -> _Value:
         return self._rows(Op.ACTIVATE, x.width, (x,), (), (CURVES[curve],))
 
+    def above(self, x: _Value, deviations: float) -> _Value:
+        return self._rows(Op.ABOVE, x.width, (x,), numbers=(deviations,))
+
+    def resized(self, x: _Value, like: _Value, least: float) -> _Value:
+        return self._rows(Op.RESIZED, x.width, (x, like), (), (x.width // like.width,), (least,))
+
+    def mix(self, x: _Value, weights: _Value, parts: int) -> _Value:
+        width = weights.width // parts * (x.width // parts)
+        return self._rows(Op.MIX, width, (x, weights), (), (parts,))
+
     # ---- attention
     def write_kv(self, cache: Positions, k: _Value, v: _Value | None) -> None:
         self._write(Op.WRITE_KV, (), (k,) if v is None else (k, v), (), (self.caches.index(cache),))

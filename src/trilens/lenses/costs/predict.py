@@ -28,7 +28,8 @@ FITS, FULL = 0.6, 1.2  # of the processor's cache: what a step reads stays in it
 FLOATS = ("F32", "F16", "BF16")
 KV_BYTES = {"f32": 4, "f16": 2, "8bit": 1}
 MATRICES = {Op.LINEAR: (0,), Op.LINEARS: (0, 2, 4), Op.GLU_LINEAR: (0, 2), Op.HEAD_LINEAR: (0,), Op.EXPERTS: (0, 2, 4)}
-AS_ADD = (Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU, Op.ACTIVATE)
+AS_ADD = {Op.CLIP, Op.SLICE, Op.JOIN, Op.MUL, Op.SCALE, Op.SCALE_BY_POSITION, Op.SOFTCAP, Op.GLU, Op.ACTIVATE}
+AS_ADD |= {Op.ABOVE, Op.RESIZED}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Kind:
 
     `matrices`: (weights, layout) of each. `work`: for attention (heads, key and value numbers, query heads on one
     key-value head), for experts (experts, chosen), for a convolution (taps), for a recurrence (rows of a head's state,
-    products with it, bytes of it, and whether its rule is the delta rule and has a decay for each row), else nothing.
+    products with it, bytes of it, and whether its rule is the delta rule and has a decay for each row), for a mix
+    (parts), else nothing.
     """
 
     op: Op
@@ -124,6 +126,8 @@ class Runner:
                 computed = sum(s.new * kind.width * key_dim * speed.at(s.new) for s in spans)
                 moved = 2 * size * len(spans) / self.machine.memory_read[max(self.machine.memory_read)]
                 return fixed + max(computed, streamed * moved)
+            case Op.MIX:
+                return fixed + rows * kind.width * kind.work[0] * speeds["add"].at(rows)
             case op if op in AS_ADD:
                 return fixed + rows * kind.width * speeds["add"].at(rows)
             case _:
@@ -239,7 +243,7 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
                 assert kind.mask is not None
                 pairs = sum(visible_pairs(kind.mask, s.past, s.new) for s in spans)
                 total += count * 2 * heads * numbers * pairs
-            case Op.CONVOLVE:
+            case Op.CONVOLVE | Op.MIX:
                 total += count * 2 * own * kind.width * kind.work[0]
             case Op.RECUR:
                 key_dim, products, *_ = kind.work
@@ -265,6 +269,8 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
             return Kind(ins.op, ins.wanted, width, matrices[not gated :], (used[0].shape[0], ins.integers[0]))
         case Op.CONVOLVE:
             return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
+        case Op.MIX:
+            return Kind(ins.op, ins.wanted, ins.width, work=(ins.integers[0],))
         case Op.RECUR:
             heads, _, key_dim, value_dim, delta, vector_decay = ins.integers[1:7]
             rule = (key_dim, 2 + delta, 4 * heads * key_dim * value_dim, delta, vector_decay)

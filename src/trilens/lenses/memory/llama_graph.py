@@ -8,7 +8,7 @@ flash attention, as it has on a CPU and on GPUs unless told otherwise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trilens.spec.model import (
     Attention,
@@ -25,6 +25,7 @@ from trilens.spec.model import (
     Routed,
     ShortConvolution,
     SideBySide,
+    Streams,
 )
 
 ALIGNMENT = 32
@@ -157,12 +158,44 @@ def _graph(g: _Graph) -> Iterator[Value]:
         yield Value("per layer table", wide, ("ids",))
         yield Value("per layer projection", wide, ("x0",))
         yield Value("per layer", wide, ("per layer projection", "per layer table"), over=True)
-    for i, layer in enumerate(spec.layers):
-        yield from _layer(f"{i} ", layer, f"x{i}", f"x{i + 1}", g)
-    last = f"x{len(spec.layers)}"
-    yield Value("rows", spec.width, (last, "positions"))
+    if spec.streams is not None:
+        yield from _streamed(spec, spec.streams, g)
+        yield Value("rows", spec.width, ("merged", "positions"))
+    else:
+        for i, layer in enumerate(spec.layers):
+            yield from _layer(f"{i} ", layer, f"x{i}", f"x{i + 1}", g)
+        yield Value("rows", spec.width, (f"x{len(spec.layers)}", "positions"))
     yield Value("final norm", spec.width, ("rows",), over=True)
     yield Value("logits", spec.vocab, ("final norm",))
+
+
+def _streamed(spec: ModelSpec, s: Streams, g: _Graph) -> Iterator[Value]:
+    """Several residual rows a token: each layer's guesses, its result for the first, and all of them corrected."""
+    d, others, every = spec.width, (s.count - 1) * spec.width, s.count * spec.width
+    yield Value("repeated", others, ("x0",))
+    yield Value("other streams", others, ("repeated",))
+    yield Value("streams 0", every, ("other streams", "x0"))
+    for i, layer in enumerate(spec.layers):
+        at, x = f"{i} ", f"streams {i}"
+        yield Value(at + "turned", every, (x,))
+        yield Value(at + "guesses turned", every, (at + "turned",))
+        yield Value(at + "turned back", every, (at + "guesses turned",))
+        yield Value(at + "guesses", every, (at + "turned back", x), over=True)
+        yield from _layer(at, replace(layer, per_layer_input=None), at + "guesses", at + "result", g)
+        yield Value(at + "change", d, (at + "result", at + "guesses"), over=True)
+        yield Value(at + "changes", every, (at + "change",))
+        yield Value(at + "corrected", every, (at + "changes", at + "guesses"), over=True)
+        last = at + "corrected"
+        if layer.per_layer_input is not None:
+            yield Value(at + "per layer gate", layer.per_layer_input.width, (last, "per layer"))
+            yield Value(at + "per layer out", d, (at + "per layer gate",))
+            yield Value(at + "raised", others, (last, at + "per layer out"))
+            yield Value(f"streams {i + 1}", every, (last, at + "raised"))
+        else:
+            yield Value(f"streams {i + 1}", every, (last,), over=True)
+    last = f"streams {len(spec.layers)}"
+    yield Value("unspread", others, (last,))
+    yield Value("merged", d, (last, "unspread"))
 
 
 def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
@@ -170,6 +203,8 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
     normed = x if layer.mixer_in is None else at + "mixer in"
     if normed != x:
         yield Value(normed, d, (x,), over=True)
+    if layer.low_rank is not None:
+        yield Value(at + "low rank", d, (normed,))
     match mixer:
         case None:
             yield from _alone(at, layer, x, y, d)
@@ -193,7 +228,8 @@ def _layer(at: str, layer: Layer, x: str, y: str, g: _Graph) -> Iterator[Value]:
     if layer.feed_forward is None:
         yield Value(y, d, (at + "mixer out", x), over=True)
         return
-    yield Value(middle, d, (at + "mixer out", x), over=True)
+    beside = () if layer.low_rank is None else (at + "low rank",)
+    yield Value(middle, d, (at + "mixer out", x, *beside), over=True)
     into = middle if layer.feed_forward_in is None else at + "feed forward in"
     if into != middle:
         yield Value(into, d, (middle,), over=True)

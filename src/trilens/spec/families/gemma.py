@@ -1,10 +1,12 @@
-"""Gemma 2, 3 and 4: norms around every branch, scaled embeddings, windows; Gemma 4 also shares caches between layers,
-gives every layer its own row of a second table, or puts experts beside the dense feed-forward."""
+"""Gemma 2, 3 and 4: norms around every branch, scaled embeddings, windows; Gemma 3n and 4 also share caches between
+layers and give every layer its own row of a second table. Gemma 3n has several residual rows, Gemma 4 may put experts
+beside the dense feed-forward."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 from trilens.errors import UnsupportedModel
@@ -20,6 +22,7 @@ from trilens.spec.families.parts import (
     norms_around,
     optional_number,
     read_rope,
+    repeated,
     ropes_by_type,
 )
 from trilens.spec.keys import MOST_EXPERTS, Keys
@@ -31,16 +34,21 @@ from trilens.spec.model import (
     Glu,
     Head,
     Layer,
+    LowRankBranch,
     ModelSpec,
     Norm,
     PerLayerInput,
     PerLayerTable,
     Positions,
     QueryKeyNorm,
+    Rope,
     Routed,
     Router,
     Scoring,
+    Streams,
 )
+
+MOST_STREAMS = 64  # residual rows of a token: sixteen times what any model has
 
 # transformers' defaults; the larger Gemma 3 files state only what differs from them
 COMMON: dict[str, object] = {
@@ -97,6 +105,65 @@ def _gemma(k: Keys, family: str, types: tuple[str, ...], ropes: Mapping[str, Any
     return replace(spec, embedding_scale=spec.width**0.5, head=head)
 
 
+def gemma3n(k: Keys) -> ModelSpec:
+    """Gemma 3n: several residual rows of which a layer computes one, a branch of low rank beside attention, gates of
+    which only the largest pass; the last layers read caches written before."""
+    k.assume(**{**COMMON, "hidden_size": 2048, "intermediate_size": 16384, "num_key_value_heads": 2})
+    k.assume(num_hidden_layers=35, vocab_size=262400, max_position_embeddings=32768, sliding_window=512)
+    k.assume(hidden_size_per_layer_input=256, vocab_size_per_layer_input=262144, num_kv_shared_layers=15)
+    k.assume(laurel_rank=64, altup_num_inputs=4, final_logit_softcapping=30.0, rope_theta=1e6)
+    _causal(k)
+    repeated(k, {"altup_active_idx": 0, "altup_correct_scale": True})
+    # of training, or fixed
+    k.ignore("altup_coef_clip", "altup_lr_multiplier", "query_pre_attn_scalar", "use_bidirectional_attention")
+    width, count, norm = k.integer("hidden_size"), layer_count(k), Norm(k.number("rms_norm_eps", least=0, most=1))
+    context = k.length("max_position_embeddings")
+    types = layer_types(k, lambda i: "sliding_attention" if (i + 1) % 5 else "full_attention")
+    dim, kv_heads = k.integer("head_dim", most=WIDEST_HEAD), k.integer("num_key_value_heads")
+    local = k.number("rope_local_base_freq", 10000.0, least=1.001, most=1e12)
+    ropes = ropes_by_type(k, dict.fromkeys(types, dim), context, local_theta=lambda theta: local)
+    attention = _own_scale(k, norm, types, dict.fromkeys(types, (kv_heads, dim)), ropes)
+    curve, rows = activation(k, "hidden_activation"), k.integer("hidden_size_per_layer_input")
+    low_rank = LowRankBranch(k.integer("laurel_rank"), norm, 2**-0.5)
+    thresholds, widths = _thresholds(k, count), k.for_each("intermediate_size", count, 16384)
+    return ModelSpec(
+        family="gemma3n",
+        vocab=k.integer("vocab_size"),
+        width=width,
+        context=context,
+        states=tuple(a.cache for a in attention if a.writes),
+        final_norm=norm,
+        head=Head(k.flag("tie_word_embeddings", True), softcap=optional_number(k, "final_logit_softcapping")),
+        embedding_scale=width**0.5,
+        per_layer_table=_second_table(k.integer("vocab_size_per_layer_input"), rows, width, norm),
+        streams=Streams(k.integer("altup_num_inputs", least=2, most=MOST_STREAMS), norm, 1e-5),
+        layers=tuple(
+            Layer(
+                mixer=attention[i],
+                feed_forward=Dense(widths[i], Glu(curve), threshold=thresholds[i]),
+                mixer_in=norm,
+                mixer_out=norm,
+                feed_forward_in=norm,
+                feed_forward_out=norm,
+                per_layer_input=PerLayerInput(rows, Glu(curve), norm, row_weight=True),
+                low_rank=low_rank,
+            )
+            for i in range(count)
+        ),
+    )
+
+
+def _thresholds(k: Keys, count: int) -> list[float | None]:
+    """Of each layer: the deviations from the mean above which a normal distribution has what is left of a gate."""
+    k.assume(activation_sparsity_pattern=[0.95 if i < 10 < count else 0.0 for i in range(count)])
+    shares = k.numbers("activation_sparsity_pattern", count, least=0, most=0.999999) or ()
+    return [NormalDist().inv_cdf(share) if share else None for share in shares]
+
+
+def _second_table(vocab: int, rows: int, width: int, norm: Norm) -> PerLayerTable:
+    return PerLayerTable(vocab, rows, rows**0.5, width**-0.5, 2**-0.5, norm)
+
+
 def gemma4(k: Keys) -> ModelSpec:
     """Gemma 4: wider heads on full layers, whose key may be their value; the last layers read caches written before."""
     k.assume(**COMMON, num_hidden_layers=30, vocab_size=262144, max_position_embeddings=131072, sliding_window=512)
@@ -127,7 +194,7 @@ def gemma4(k: Keys) -> ModelSpec:
         final_norm=norm,
         head=Head(k.flag("tie_word_embeddings", True), softcap=optional_number(k, "final_logit_softcapping")),
         embedding_scale=width**0.5,
-        per_layer_table=PerLayerTable(vocab, rows, rows**0.5, width**-0.5, 2**-0.5, norm) if rows else None,
+        per_layer_table=_second_table(vocab, rows, width, norm) if rows else None,
         layers=tuple(
             Layer(
                 mixer=attention[i],
@@ -147,26 +214,31 @@ def gemma4(k: Keys) -> ModelSpec:
 def _gemma4_attention(k: Keys, norm: Norm, context: int) -> tuple[Attention, ...]:
     types = list(layer_types(k, lambda i: "sliding_attention" if (i + 1) % 6 else "full_attention"))
     types[-1] = "full_attention"  # as transformers forces it
-    heads, bias = k.integer("num_attention_heads"), k.flag("attention_bias", False)
-    shared = k.integer("num_kv_shared_layers", 0, least=0)
     key_is_value = k.flag("attention_k_eq_v", False)
     widths = {"sliding_attention": (k.integer("num_key_value_heads"), k.integer("head_dim", most=WIDEST_HEAD))}
     widths["full_attention"] = _full_layers(k, types, key_is_value)
     used = {kind: widths[kind] for kind in types}
     ropes = ropes_by_type(k, {kind: dim for kind, (_, dim) in used.items()}, context, local_theta=lambda theta: theta)
-    mask, writers, attention = masks_by_type(k, tuple(types)), len(types) - shared, list[Attention]()
-    last: dict[str, Positions] = {}
-    for i, kind in enumerate(types):
-        kv_heads, dim = widths[kind]
-        writes = i < writers
-        if writes:
-            last[kind] = Positions(i, kv_heads, dim, dim, mask(i))
-        elif kind not in last:
-            raise k.wrong("num_kv_shared_layers", shared, f"at least one layer before them that writes for {kind}")
+    return _own_scale(k, norm, types, widths, ropes, key_is_value)
+
+
+def _own_scale(
+    k: Keys,
+    norm: Norm,
+    types: Sequence[str],
+    widths: Mapping[str, tuple[int, int]],
+    ropes: Mapping[str, Rope],
+    key_is_value: bool = False,
+) -> tuple[Attention, ...]:
+    """Attention whose scores are scaled by the weights of the heads' norms; values are normalised too. `widths`:
+    key-value heads and their width, by type of layer."""
+    heads, bias = k.integer("num_attention_heads"), k.flag("attention_bias", False)
+    mask, attention = masks_by_type(k, tuple(types)), list[Attention]()
+    for i, (kind, (cache, writes)) in enumerate(zip(types, _caches(k, types, widths), strict=True)):
         attention.append(
             Attention(
                 heads=heads,
-                cache=last[kind],
+                cache=cache,
                 scale=1.0,
                 mask=mask(i),
                 rope=ropes[kind],
@@ -179,6 +251,22 @@ def _gemma4_attention(k: Keys, norm: Norm, context: int) -> tuple[Attention, ...
             )
         )
     return tuple(attention)
+
+
+def _caches(k: Keys, types: Sequence[str], widths: Mapping[str, tuple[int, int]]) -> list[tuple[Positions, bool]]:
+    """Of each layer its cache and whether it writes it: the last `num_kv_shared_layers` read the last one of their
+    type."""
+    shared = k.integer("num_kv_shared_layers", 0, least=0)
+    mask, last, caches = masks_by_type(k, tuple(types)), dict[str, Positions](), list[tuple[Positions, bool]]()
+    for i, kind in enumerate(types):
+        writes = i < len(types) - shared
+        if writes:
+            kv_heads, dim = widths[kind]
+            last[kind] = Positions(i, kv_heads, dim, dim, mask(i))
+        elif kind not in last:
+            raise k.wrong("num_kv_shared_layers", shared, f"at least one layer before them that writes for {kind}")
+        caches.append((last[kind], writes))
+    return caches
 
 
 def _full_layers(k: Keys, types: list[str], key_is_value: bool) -> tuple[int, int]:

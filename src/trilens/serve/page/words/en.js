@@ -38,7 +38,7 @@ export const EN = {
   colour_words: "{dense} of the weights fire, routers skip {routed}, thinking {reasoning}",
   // lenses
   part_total: "total", part_embedding: "embedding", part_attention_projections: "attention projections", part_attention: "attention", part_convolution: "convolution",
-  part_recurrence: "recurrence", part_feed_forward: "feed-forward", part_router: "router", part_head: "head",
+  part_recurrence: "recurrence", part_feed_forward: "feed-forward", part_router: "router", part_residual_streams: "residual streams", part_head: "head",
   router: "The router, token by token", token: "Token", flops_per_token: "Operations per token", bytes_per_token: "Bytes per token", cache_over_context: "Cache over context",
   predicted_and_measured: "Predicted and measured", cache_label: "Cache over context, {bytes} at {tokens} tokens", unknown: "unknown", fires: "fires", left_out: "left out",
   thought: "thought", can_think: "can think", sizes: "{total} weights, {active} active", no_card: "cannot be read",

@@ -33,7 +33,7 @@ export const KO = {
   thinking_medium: "중간", thinking_high: "높게", thinking_max: "최대", budget_tokens: "토큰", tokens_of_thinking: "생각에 쓸 토큰 수",
   colour_words: "가중치의 {dense}가 쓰이고, 라우터가 {routed}를 건너뜁니다. 생각 {reasoning}",
   part_total: "합계", part_embedding: "임베딩", part_attention_projections: "어텐션 투영", part_attention: "어텐션", part_convolution: "합성곱",
-  part_recurrence: "순환", part_feed_forward: "피드포워드", part_router: "라우터", part_head: "출력층",
+  part_recurrence: "순환", part_feed_forward: "피드포워드", part_router: "라우터", part_residual_streams: "잔차 스트림", part_head: "출력층",
   router: "토큰마다 라우터가 고른 전문가", token: "토큰", flops_per_token: "토큰당 연산량", bytes_per_token: "토큰당 읽는 바이트", cache_over_context: "문맥 길이에 따른 캐시 크기",
   predicted_and_measured: "예측과 실측", cache_label: "문맥 길이에 따른 캐시 크기, {tokens}토큰에서 {bytes}", unknown: "알 수 없음", fires: "쓰임", left_out: "쉼",
   thought: "생각함", can_think: "생각 가능", sizes: "가중치 {total}, 활성 {active}", no_card: "읽을 수 없음",
