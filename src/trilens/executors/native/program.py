@@ -49,6 +49,8 @@ class Op(IntEnum):
     LINEARS = 22  # x -> up to 3 results | weight, bias of each | fine
     GLU_LINEAR = 23  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
 
+    GIVEN = 24  # -> y: the rows that come with the tokens of the step
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -83,6 +85,7 @@ class Program:
     fixed: tuple[StateTensor, ...]  # the tensors of all fixed states
     ropes: tuple[Rope, ...]
     position_scales: tuple[PositionScale, ...]
+    behind: int = -1  # of the rows behind the last layer, which are kept through the step; -1: nobody wants them
 
 
 def share_buffers(program: Program) -> Program:
@@ -91,7 +94,7 @@ def share_buffers(program: Program) -> Program:
     An output never shares a buffer with the inputs of its instruction, so operations need not handle overlap.
     """
     last_use = {v: i for i, ins in enumerate(program.instructions) for v in (*ins.outputs, *ins.inputs)}
-    last_use[program.logits] = len(program.instructions)
+    last_use[program.logits] = last_use[program.behind] = len(program.instructions)
     widths: list[int] = []
     wanted: list[bool] = []
     free: list[int] = []
@@ -124,4 +127,5 @@ def share_buffers(program: Program) -> Program:
         widths=tuple(widths),
         wanted=tuple(wanted),
         logits=home[program.logits],
+        behind=home.get(program.behind, -1),
     )
