@@ -43,6 +43,7 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
     const float* other = s.in[1] < 0 || s.op == Op::EXPERTS || s.op == Op::JOIN ? nullptr : buffer(s.in[1], r, s.width);
     switch (s.op) {
       case Op::EMBED: unpack_row(parameters_[s.param[0]].matrix, 0, s.i[0] ? tokens_[r].position : tokens_[r].id, y); break;
+      case Op::GIVEN: memcpy(y, tokens_[r].row, s.width * sizeof(float)); break;
       case Op::LAST_ROWS: memcpy(y, buffer(s.in[0], wanted_rows_[r], s.width), s.width * sizeof(float)); break;
       case Op::NORM: k_.norm(x, y, s.width, s.i[0], s.i[1], n.f[0], row_of(s.param[0]), row_of(s.param[1])); break;
       case Op::ROPE: {
