@@ -182,6 +182,13 @@ NB_MODULE(_native, m) {
       .def_ro("length", &Sequence::length)
       .def_ro("request_length", &Sequence::request_length)
       .def_rw("adapter", &Sequence::adapter)
+      .def_rw("wants_behind", &Sequence::wants_behind)
+      .def_ro("behind_from", &Sequence::behind_from)
+      .def("behind", [](const Sequence& s, int first, Out<float> out) {
+        size_t at = (size_t)(first - s.behind_from) * out.shape(1);
+        if (first < s.behind_from || at + out.size() > s.behind.size()) throw Refused("no rows of that many tokens are kept");
+        std::copy_n(s.behind.data() + at, out.size(), out.data());
+      }, "rows behind the last layer, of the last step's tokens from position `first` on")
       .def_prop_ro("kv_bytes", &Sequence::kv_bytes)
       .def_prop_ro("held_bytes", &Sequence::held_bytes)
       .def_prop_ro("fixed_bytes", [](const Sequence& s) { return s.pool()->fixed_floats * sizeof(float); })
@@ -234,6 +241,11 @@ NB_MODULE(_native, m) {
         if (!s.draft) return std::make_tuple(std::vector<int32_t>(), 0);
         return std::make_tuple(s.draft->propose(most, s.draft->prices()), s.draft->forced(most, s.draft->prices()));
       }, "the tokens that pay at the last step's prices, and how many that a grammar leaves no choice about would")
+      .def("predicts", [](const Sampler& s) { return s.draft && s.draft->predicts(s.draft->prices()); },
+           "whether a token that the model's block predicts would pay")
+      .def("predicted", [](Sampler& s, double seconds) {
+        if (s.draft) s.draft->predicted(seconds);
+      }, "one was predicted, in so many seconds")
       .def("bias", &Sampler::bias)
       .def("allow", [](Sampler& s, Row<uint32_t> words) { s.allow({words.data(), words.data() + words.size()}); })
       .def_rw("alternatives", &Sampler::alternatives)
@@ -302,26 +314,33 @@ NB_MODULE(_native, m) {
       })
       .def("ready", &Engine::ready)
       .def("step", [](Engine& e, std::vector<Sequence*> sequences, std::vector<Row<int32_t>> tokens,
-                       std::vector<bool> logits, bool all, Out<float> out) {
+                       std::vector<bool> logits, bool all, Out<float> out, std::vector<Rows<float>> rows) {
         std::vector<Feed> feeds;
-        for (size_t i = 0; i < sequences.size(); i++) feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), logits[i]});
+        for (size_t i = 0; i < sequences.size(); i++) {
+          feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), logits[i]});
+          if (rows.empty()) continue;
+          if (rows.size() != sequences.size() || rows[i].shape(0) != tokens[i].size() || (int)rows[i].shape(1) != e.given_width())
+            throw Refused("the rows beside a feed's tokens do not fit them");
+          feeds.back().rows = rows[i].data();
+        }
         float* to = out.data();
         Outside outside;
         e.step(feeds, all, to);
-      })
+      }, "sequences"_a, "tokens"_a, "logits"_a, "all"_a, "out"_a, "rows"_a = std::vector<Rows<float>>())
+      .def("keep_behind", &Engine::keep_behind)
       .def("draw", [](Engine& e, std::vector<Sequence*> sequences, std::vector<std::vector<int32_t>> tokens,
                        std::vector<std::optional<Sampler*>> samplers, std::vector<int> most, std::vector<int> look,
-                       std::vector<std::optional<std::tuple<std::vector<int32_t>, int, Rows<uint32_t>>>> given, double ahead) {
+                       std::vector<std::optional<std::tuple<std::vector<int32_t>, int, Rows<uint32_t>, int>>> given, double ahead) {
         std::vector<Feed> feeds;
         std::vector<Proposal> proposals(sequences.size());
         for (size_t i = 0; i < sequences.size(); i++) {
           feeds.push_back({sequences[i], tokens[i].data(), (int)tokens[i].size(), samplers[i].has_value(),
                            samplers[i].value_or(nullptr), most[i], look[i]});
           if (!given[i]) continue;
-          auto& [proposed, looked_up, allowed] = *given[i];
-          if (allowed.shape(0) != proposed.size() || looked_up > (int)proposed.size() || !samplers[i] || most[i] != 1)
+          auto& [proposed, looked_up, allowed, predicted] = *given[i];
+          if (allowed.shape(0) != proposed.size() || looked_up + predicted > (int)proposed.size() || !samplers[i] || most[i] != 1)
             throw Refused("a proposal of " + std::to_string(proposed.size()) + " tokens does not fit its feed");
-          proposals[i] = {proposed, looked_up, {}};
+          proposals[i] = {proposed, looked_up, {}, predicted};
           for (size_t row = 0; row < proposed.size(); row++) {
             const uint32_t* words = allowed.data() + row * allowed.shape(1);
             proposals[i].allowed.emplace_back(words, words + allowed.shape(1));

@@ -128,6 +128,9 @@ class Sequence {
   mutable std::vector<uint16_t> routes;  // [length][route_width]: the experts of each token, layer after layer, by rank
   int route_width = 0;
   FixedStates fixed;
+  bool wants_behind = false;  // rows behind the last layer, of the tokens of the last step
+  std::vector<float> behind;
+  int behind_from = 0;        // the position of the first of them
 
   bool grow(int tokens);  // pages for the next tokens, its own where they were shared; false and nothing taken: there are none
   bool rewind(int to);

@@ -77,9 +77,21 @@ void Draft::Record::add(int accepted, int proposed) {
   if (tried > 64) right /= 2, tried /= 2;  // a text changes its nature
 }
 
-void Draft::judged(int looked_up, int proposed, int accepted, double cost, double saved) {
-  record(match_).add(std::min(accepted, looked_up), looked_up);
-  if (accepted >= looked_up) forced_.add(accepted - looked_up, proposed - looked_up);
+bool Draft::predicts(const Prices& prices) const {
+  const double right = predicted_.right / predicted_.tried;
+  return pays(prices) && (always_ || right * prices.worth > prices.row + predicting_);
+}
+
+void Draft::predicted(double seconds) {
+  predicting_ += (seconds - predicting_) / (predicting_ > 0 ? 8 : 1);
+  spent_ += seconds;
+}
+
+void Draft::judged(int looked_up, int predicted, int proposed, int accepted, double cost, double saved) {
+  const int sought = looked_up + predicted;
+  if (predicted) predicted_.add(std::min(accepted, predicted), predicted);
+  else record(match_).add(std::min(accepted, looked_up), looked_up);
+  if (accepted >= sought) forced_.add(accepted - sought, proposed - sought);
   spent_ += cost;
   saved_ += saved;
 }

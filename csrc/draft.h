@@ -1,4 +1,5 @@
 // Speculation by prompt lookup: where a sequence's last tokens stood earlier in it, what followed them there is proposed.
+// Where they did not, the caller may have a token that the model's own block for multi-token prediction expects.
 // Behind these may come tokens that a grammar leaves no choice about; the caller knows the grammar.
 //
 // A draft changes no answer. The step computes the proposed tokens behind the last one, and the sampler draws at each place
@@ -32,12 +33,16 @@ class Draft {
   // How many tokens pay, at most `most`, of those that a grammar leaves no choice about.
   int forced(int most, const Prices& prices) const;
 
+  // Whether a token that the model's block predicts would pay, and what it took to predict one.
+  bool predicts(const Prices& prices) const;
+  void predicted(double seconds);
+
   // A step is over in which it drew. Later proposals may be asked for with its prices, which are kept.
   void passed(double seconds, const Prices& prices) { elapsed_ += seconds, prices_ = prices; }
   const Prices& prices() const { return prices_; }
-  // What became of a proposal: of its `proposed` tokens, the first `looked_up` of which were looked up, the first
-  // `accepted` were right.
-  void judged(int looked_up, int proposed, int accepted, double cost, double saved);
+  // What became of a proposal: of its `proposed` tokens, the first `looked_up` of which were looked up, or the first
+  // `predicted` were predicted, the first `accepted` were right.
+  void judged(int looked_up, int predicted, int proposed, int accepted, double cost, double saved);
 
  private:
   static constexpr int LONG = 6, SHORT = 2;  // tokens that have to be equal; the short ones are tried where the long fail
@@ -72,6 +77,8 @@ class Draft {
   int match_ = 0;
   Record records_[4] = {{0.9, 3}, {1.2, 3}, {1.8, 3}, {2.55, 3}};  // begun with a guess of 30, 40, 60 and 85 %
   Record forced_ = {1.9, 2};  // the grammar's tokens could be written in other pieces
+  Record predicted_ = {1.5, 3};
+  double predicting_ = 0;  // seconds that a prediction takes
   Prices prices_;
   double elapsed_ = 0, spent_ = 0, saved_ = 0;          // seconds
 };

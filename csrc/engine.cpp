@@ -33,6 +33,7 @@ Engine::Engine(const Engine& of, int threads)
     : pool(of.pool), k_(of.k_), program_(of.program_), numbers_(of.numbers_), widths_(of.widths_), logits_(of.logits_),
       most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(of.buffer_wanted_), weights_(of.weights_),
       parameters_(weights_->parameters), owner_(process_number()), pool_threads_(threads) {
+  keep_behind(of.behind_, of.behind_width_);
   ready();
 }
 
@@ -80,7 +81,8 @@ size_t Engine::weight_bytes() const {
 void Engine::ready() {
   check(program_, widths_, parameters_, pool->shapes, pool->fixed_sizes);
   for (const Instruction& s : program_)
-    if (s.op == Op::EMBED && s.i[0]) positions_ = std::min(positions_, (int)parameters_[s.param[0]].matrix.rows);
+    if (s.op == Op::GIVEN) given_width_ = s.width;
+    else if (s.op == Op::EMBED && s.i[0]) positions_ = std::min(positions_, (int)parameters_[s.param[0]].matrix.rows);
   quantised_.resize(widths_.size());
   quantise_out_.assign(program_.size(), 0);
   fine_out_.assign(program_.size(), 0);
@@ -198,6 +200,7 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
   for (size_t f = 0; f < feeds.size(); f++) {
     const Feed& feed = feeds[f];
     if (feed.count < 1) throw Refused("a feed has no tokens");
+    if (given_width_ && !feed.rows) throw Refused("a feed has no rows beside its tokens");
     if (feed.sequence->adapter >= (int)weights_->adapters.size()) throw Refused("a sequence has an adapter that is not loaded");
     if (feed.sequence->length + feed.count > feed.sequence->request_length)
       throw Refused("a sequence of " + std::to_string(feed.sequence->length) + " tokens was made for " +
@@ -217,7 +220,10 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
         throw Refused("token " + std::to_string(feed.tokens[i]) + " is not one of the vocabulary's " + std::to_string(table.rows));
   }
   counts.steps++;
-  for (Feed& feed : feeds) feed.drawn.clear(), feed.stopped = false;
+  for (Feed& feed : feeds) {
+    feed.drawn.clear(), feed.stopped = false;
+    feed.sequence->behind.clear(), feed.sequence->behind_from = feed.sequence->length;
+  }
   size_t f = 0;
   int done = 0;  // tokens of feed f that are behind us
   while (f < feeds.size()) {
@@ -243,7 +249,8 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
           wanted_rows_.push_back((int)tokens_.size());
           wanted_feeds_.push_back((int)f);
         }
-        tokens_.push_back({feed.tokens[done + i], s.length + i, &s, (int)taken.size()});
+        const float* row = feed.rows ? feed.rows + (size_t)(done + i) * given_width_ : nullptr;
+        tokens_.push_back({feed.tokens[done + i], s.length + i, &s, (int)taken.size(), row});
       }
       taken.push_back({&s, n, feed.draft});
       done += n;
@@ -254,7 +261,18 @@ void Engine::step(std::vector<Feed>& feeds, bool all, float* out) {
     counts.passes++;
     begin_runs(taken);
     sub_step(feeds, out);
+    if (behind_ >= 0) hand_behind(taken);
     end_runs();
+  }
+}
+
+// What the last layer made of each sequence's tokens, to those that want it.
+void Engine::hand_behind(const std::vector<Taken>& taken) {
+  int row = 0;
+  for (auto [sequence, count, draft] : taken) {
+    const float* first = buffer(behind_, row, behind_width_);
+    if (sequence->wants_behind) sequence->behind.insert(sequence->behind.end(), first, first + (size_t)count * behind_width_);
+    row += count;
   }
 }
 
@@ -324,6 +342,7 @@ bool Engine::speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn) 
     feed.tokens = tokens.data();
     feed.draft = count;
     feed.looked_up = given ? std::min(count, given->looked_up) : count;
+    feed.predicted = given ? std::min(count, given->predicted) : 0;
     feed.count = feed.draft + 1;
     room -= feed.draft;
   }
@@ -346,7 +365,7 @@ void Engine::judge(std::vector<Feed>& feeds, double seconds) {
     int right = (int)feed.drawn.size() - (feed.sampler->chosen >= 0);
     Sequence& s = *feed.sequence;
     if (right < feed.draft) s.take_back(feed.draft - right);
-    draft->judged(feed.looked_up, feed.draft, right, extra * feed.draft, right * pace.plain / (double)feeds.size());
+    draft->judged(feed.looked_up, feed.predicted, feed.draft, right, extra * feed.draft, right * pace.plain / (double)feeds.size());
   }
 }
 
@@ -372,7 +391,9 @@ void Engine::sub_step(std::vector<Feed>& feeds, float*& out) {
       size_t proposed = feed.count - feed.draft + feed.drawn.size();
       feed.drawn.push_back(sampler->chosen);
       feed.stopped = (int)proposed == feed.count || feed.tokens[proposed] != sampler->chosen || sampler->is_end(sampler->chosen);
-      if (!feed.stopped && feed.proposal) sampler->allow(feed.proposal->allowed[feed.drawn.size() - 1]);
+      if (feed.stopped || !feed.proposal) continue;
+      const auto& allowed = feed.proposal->allowed[feed.drawn.size() - 1];
+      if (!allowed.empty()) sampler->allow(allowed);
     } catch (const Refused& refused) {  // a fault of one request, not of the step
       sampler->chosen = -1;
       sampler->fault = refused.what();

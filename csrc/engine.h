@@ -48,7 +48,8 @@ struct Weights {
 struct Proposal {
   std::vector<int32_t> tokens;
   int looked_up = 0;  // so many at the beginning are from the sampler's own draft
-  std::vector<std::vector<uint32_t>> allowed;
+  std::vector<std::vector<uint32_t>> allowed;  // no words: as before
+  int predicted = 0;  // so many at the beginning, in place of the former, are from the model's block that predicts
 };
 
 struct Feed {
@@ -62,6 +63,8 @@ struct Feed {
   const Proposal* proposal = nullptr;  // null: the sampler's draft proposes
   int draft = 0;               // of the tokens, so many at the end are proposed
   int looked_up = 0;           // of these, so many from the sampler's draft
+  int predicted = 0;           // or from the model's block
+  const float* rows = nullptr; // that come with the tokens, for programs that read them
   std::vector<int32_t> drawn{};  // by this step: behind the last token, and behind each proposed one as long as they were right
   bool stopped = false;        // behind a proposal that was wrong, or an end
 };
@@ -112,19 +115,23 @@ class Engine : private Work {
   // A step, and for `ahead` seconds further ones with what it drew, as far as each feed may go.
   Drawn draw(std::vector<Feed> feeds, double ahead);
 
+  // Sequences that ask for it get the rows that a step leaves in this buffer; -1: none.
+  void keep_behind(int buffer, int width) { behind_ = buffer, behind_width_ = width; }
+
   const std::shared_ptr<Pool> pool;
   Counts counts;
   bool keep_routes = true;  // off only to measure what it costs
   std::vector<std::vector<int32_t>>* trace = nullptr;  // of each ROUTE: the ids, token after token
   std::vector<std::vector<float>>* trace_weights = nullptr;
   const Kernels& kernels() const { return k_; }
+  int given_width() const { return given_width_; }  // of the rows that the program reads beside tokens; 0: none
   int threads() const { return pool_threads_.size(); }
   size_t weight_bytes() const;  // without adapters
   size_t adapter_bytes(int adapter) const;
 
  private:
   struct Phase { int instruction, part; };
-  struct Token { int32_t id, position; const Sequence* sequence; int run; };
+  struct Token { int32_t id, position; const Sequence* sequence; int run; const float* row; };
   // The rows of one sequence. Its fixed states are written behind some of them, `ends` counted from the first: where a
   // snapshot is to be kept, behind the last, and behind each token before a proposed one, which may be taken back.
   struct Run {
@@ -140,6 +147,8 @@ class Engine : private Work {
   // Rows of a step through a tile of an adapter's down-matrix. `slot`: of the matrices of the instruction.
   struct Lowered { const LowRank* of; int slot, which, tile, first, end; };
 
+  struct Taken { Sequence* sequence; int count, draft; };
+
   int begin(int phase) override;
   void run(int phase, int task, int thread) override;
 
@@ -147,6 +156,7 @@ class Engine : private Work {
   void sub_step(std::vector<Feed>& feeds, float*& out);
   bool speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn);
   void judge(std::vector<Feed>& feeds, double seconds);
+  void hand_behind(const std::vector<Taken>& taken);
   int rows(const Instruction& s) const { return s.wanted ? (int)wanted_rows_.size() : (int)tokens_.size(); }
   float* buffer(int b, size_t row, int width) { return buffers_[b].data() + row * width; }
   const float* row_of(int place) const { return place < 0 ? nullptr : parameters_[place].row.data(); }
@@ -172,7 +182,6 @@ class Engine : private Work {
   int begin_attend(const Instruction& s, int part);
   void attend_task(const Instruction& s, const Numbers& n, int part, int task, int thread);
   void write_kv(const Instruction& s, int first, int end);
-  struct Taken { Sequence* sequence; int count, draft; };
   void begin_runs(const std::vector<Taken>& taken);
   void convolve_rows(const Instruction& s, int first, int end);
   void end_runs();
@@ -189,6 +198,7 @@ class Engine : private Work {
   std::vector<int> widths_;
   const int logits_, most_rows_;
   int positions_ = INT32_MAX;  // rows of the shortest table that is read by position
+  int behind_ = -1, behind_width_ = 0, given_width_ = 0;
   size_t most_wanted_ = 0;  // rows that the buffers behind the last layer have now
   const bool fine_;  // 16-bit activations
   std::vector<bool> buffer_wanted_;

@@ -48,6 +48,7 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
         unpack_row(table, 0, at < table.rows ? at : 0, y);  // a second table may have no row for the last tokens
         break;
       }
+      case Op::GIVEN: memcpy(y, tokens_[r].row, s.width * sizeof(float)); break;
       case Op::LAST_ROWS: memcpy(y, buffer(s.in[0], wanted_rows_[r], s.width), s.width * sizeof(float)); break;
       case Op::NORM: k_.norm(x, y, s.width, s.i[0], s.i[1], n.f[0], row_of(s.param[0]), row_of(s.param[1])); break;
       case Op::ROPE: {

@@ -70,6 +70,7 @@ def load(
     prefix_bytes: int = PREFIX_BYTES,
     trust_control_tokens: bool = False,
     speculation: bool = True,
+    prediction_block: bool = False,
     adapters: Mapping[str, str | PathLike[str]] | None = None,
     **options: Unpack[NativeOptions],
 ) -> Model:
@@ -85,6 +86,8 @@ def load(
       Otherwise they are text.
     - `speculation`: compute tokens ahead that followed the same text earlier, where that saves time. It changes no
       token of any answer.
+    - `prediction_block`: load the model's block for multi-token prediction too, and let it propose tokens where
+      nothing else does. It changes no token either. Native executor only.
     - `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF file. A call chooses one with
       `adapter`.
 
@@ -108,6 +111,9 @@ def load(
         raise UsageError(f"option {sorted(unknown)[0]!r} is unknown to the {executor} executor")
     arguments.flag("trust_control_tokens", trust_control_tokens)
     arguments.flag("speculation", speculation)
+    arguments.flag("prediction_block", prediction_block)
+    if prediction_block and (executor != "native" or not speculation):
+        raise UsageError("prediction_block needs the native executor and speculation; leave out the other options")
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -117,7 +123,7 @@ def load(
     for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
         arguments.one_of(option, options.get(option, known[0]), known, none=option == "activations")
     wanted = arguments.adapters(adapters)
-    files = open_model(find(name, offline=offline), ignore_keys)
+    files = open_model(find(name, offline=offline), ignore_keys, prediction_block)
     try:
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
         text = replace(text, trust_control_tokens=trust_control_tokens)

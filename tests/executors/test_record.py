@@ -156,7 +156,7 @@ def test_shared_buffers_hold_one_value_at_a_time(name: str) -> None:
 
 def test_the_tiny_models_use_the_whole_vocabulary() -> None:
     used = {ins.op for make in MODELS.values() for ins in record(make()).instructions}
-    assert used == set(Op) - {Op.LINEARS, Op.GLU_LINEAR}  # those are made afterwards
+    assert used == set(Op) - {Op.LINEARS, Op.GLU_LINEAR, Op.GIVEN}  # made afterwards, and of the block that predicts
 
 
 def test_only_the_head_runs_on_the_wanted_rows() -> None:

@@ -13,7 +13,7 @@ from trilens.checkpoints.coded_types import CODED
 from trilens.checkpoints.in_memory import QUANTISE, native_type
 from trilens.checkpoints.load import ModelFiles
 from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
-from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.decoder.weights import Parameter, decoder_weights, own_parameters, parameters, prediction_weights
 from trilens.errors import BadCheckpoint, UsageError
 from trilens.spec.choice import without_choice
 
@@ -44,12 +44,14 @@ def native_executor(
     packed = matrices(spec)
     types = native_types()
     wanted = list(parameters(decoder_weights(spec)))
-    total = sum(map(files.bytes_of, wanted))
+    beside = own_parameters(prediction_weights(spec)) if files.has_prediction else []
+    total = sum(map(files.bytes_of, [*wanted, *beside]))
     converted: dict[str, str] = {}
+    done = 0
 
-    def weights() -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
-        done = 0
-        for p in wanted:
+    def weights(some: Iterable[Parameter]) -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
+        nonlocal done
+        for p in some:
             if p.name not in packed:
                 yield p, files.read(p)
             else:
@@ -68,7 +70,8 @@ def native_executor(
             if progress is not None:
                 progress(done, total)
 
-    executor = NativeExecutor(spec, weights(), adapters=adapters, **options)
+    prediction = weights(beside) if beside else None
+    executor = NativeExecutor(spec, weights(wanted), adapters=adapters, prediction=prediction, **options)
     executor.converted = converted
     executor.longest = None if spec is files.spec else spec.context
     return executor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from trilens.checkpoints.load import ModelFiles
-from trilens.decoder.weights import decoder_weights, parameters
+from trilens.decoder.weights import decoder_weights, own_parameters, parameters, prediction_weights
 from trilens.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ def torch_executor(
     from trilens.executors.torch import TorchExecutor
 
     wanted = list(parameters(decoder_weights(files.spec)))
+    if files.has_prediction:
+        wanted += own_parameters(prediction_weights(files.spec))
     total, done, tensors = sum(map(files.bytes_of, wanted)), 0, {}
     for parameter in wanted:
         tensors[parameter.name] = torch.from_numpy(files.read(parameter))

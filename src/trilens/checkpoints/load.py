@@ -15,7 +15,7 @@ from trilens.checkpoints.changes import CHANGES, Change, RowChange, Times, Trans
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
 from trilens.checkpoints.rows import Row
-from trilens.decoder.weights import Parameter, decoder_weights, parameters
+from trilens.decoder.weights import Parameter, decoder_weights, own_parameters, parameters, prediction_weights
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import bad, shown
 from trilens.spec.gguf import Source as GgufSource
@@ -52,6 +52,11 @@ class ModelFiles:
     @property
     def spec(self) -> ModelSpec:
         return self.reading.spec
+
+    @property
+    def has_prediction(self) -> bool:
+        """Whether the block that predicts was asked for, and is there."""
+        return any(name.startswith("prediction.") for name in self.stored)
 
     def read(self, parameter: Parameter) -> np.ndarray:
         """The parameter's values, float32, in its own shape.
@@ -120,20 +125,21 @@ def read_spec(found: Found) -> Reading:
     return read_config_file(found.path if found.kind == "config" else found.path / config_name(found.path))
 
 
-def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
-    """Open, check and map a whole checkpoint; no values are read yet.
+def open_model(found: Found, ignore_keys: Iterable[str] = (), prediction: bool = False) -> ModelFiles:
+    """Open, check and map a whole checkpoint; no values are read yet. `prediction`: with its block that predicts.
 
-    Raises UnsupportedModel for unknown keys that are not in `ignore_keys`, and BadCheckpoint for tensors that are
-    missing, left over or of the wrong shape.
+    Raises UnsupportedModel for unknown keys that are not in `ignore_keys` and for a block that is not there, and
+    BadCheckpoint for tensors that are missing, left over or of the wrong shape.
     """
     checkpoint: Checkpoint
     if found.kind == "gguf":
         reading, checkpoint = _open_gguf(found)
         arch = str(checkpoint.metadata["general.architecture"])
         rows = names.BY_ARCHITECTURE.get(arch, names.GGUF)
+        rows += names.prediction_rows(rows, len(reading.spec.layers))
     else:
         reading, checkpoint = _open_directory(found)
-        rows = _prefixed(names.BY_FAMILY.get(reading.spec.family, ()) + names.HUGGINGFACE, checkpoint)
+        rows = _prefixed(names.BY_FAMILY.get(reading.spec.family, ()) + names.HUGGINGFACE, checkpoint, reading.spec)
     unknown = [key for key in reading.unread if key not in set(ignore_keys)]
     if unknown:
         raise UnsupportedModel(
@@ -141,14 +147,15 @@ def open_model(found: Found, ignore_keys: Iterable[str] = ()) -> ModelFiles:
             f"nothing, pass {' '.join('--ignore-key ' + key for key in unknown)}"
         )
     try:
-        return _match(found, reading, checkpoint, rows)
+        return _match(found, reading, checkpoint, rows, prediction)
     except BaseException:
         checkpoint.close()
         raise
 
 
-def _prefixed(rows: tuple[Row, ...], checkpoint: Checkpoint) -> tuple[Row, ...]:
-    """The rows, with the prefix of the text decoder in this checkpoint."""
+def _prefixed(rows: tuple[Row, ...], checkpoint: Checkpoint, spec: ModelSpec) -> tuple[Row, ...]:
+    """The rows and those of a block that predicts, with the prefix of the text decoder in this checkpoint."""
+    rows += names.prediction_rows(rows, len(spec.layers))
     model = next((p for p in names.TEXT_PREFIXES if p + "embed_tokens.weight" in checkpoint.tensors), "model.")
     head = next((p for p in names.HEAD_PREFIXES if p + "weight" in checkpoint.tensors), "lm_head.")
 
@@ -204,10 +211,19 @@ def stored_weight_bytes(found: Found) -> dict[str, int]:
     return {f"in the file, mostly {max(by_type, key=lambda t: by_type[t])}": sum(by_type.values())}
 
 
-def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> ModelFiles:
+def _match(
+    found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[Row, ...], prediction: bool
+) -> ModelFiles:
     stored: dict[str, Stored] = {}
     taken: set[str] = set()
-    for parameter in parameters(decoder_weights(reading.spec)):
+    wanted = list(parameters(decoder_weights(reading.spec)))
+    if prediction:
+        if reading.spec.prediction is None or not _has_block(reading.spec, checkpoint, rows):
+            raise UnsupportedModel(
+                f"{checkpoint.path}: has no block for multi-token prediction; load it without prediction_block"
+            )
+        wanted += own_parameters(prediction_weights(reading.spec))
+    for parameter in wanted:
         source = _source(reading.spec, parameter, checkpoint, rows)
         factor = reading.factors.get(re.sub(r"^layers\.\d+\.", "layers.{i}.", parameter.name), 1.0)
         if factor != 1.0:
@@ -227,6 +243,11 @@ def _match(found: Found, reading: Reading, checkpoint: Checkpoint, rows: tuple[R
         shown = ", ".join(unused[:3]) + (f" and {len(unused) - 3} more" if len(unused) > 3 else "")
         raise BadCheckpoint(f"{checkpoint.path}: the model does not use {shown}; the file and its config disagree")
     return ModelFiles(found, reading, checkpoint, stored, left_out)
+
+
+def _has_block(spec: ModelSpec, checkpoint: Checkpoint, rows: tuple[Row, ...]) -> bool:
+    join = prediction_weights(spec).join.weight
+    return any(theirs in checkpoint.tensors for _, theirs in _named(join, rows))
 
 
 def rows_for(spec: ModelSpec, parameter: Parameter) -> list[str]:
@@ -265,6 +286,8 @@ def _source(spec: ModelSpec, parameter: Parameter, checkpoint: Checkpoint, rows:
         if missing:
             raise BadCheckpoint(f"{checkpoint.path}: {parameter.name} needs {missing[0]}, which is not in the file")
         own_layer = spec.layers[int(layer.group(1)) if layer else 0]
+        if spec.prediction is not None and base.startswith("prediction."):
+            own_layer = spec.prediction.layer
         change = CHANGES[row.change](spec, own_layer, base) if row.change else None
         if isinstance(change, Transposed) and checkpoint.tensors[wanted[0]].type == "MXFP4":
             change = change.then  # 4-bit blocks run along `in`, so these tensors are stored the right way round

@@ -584,6 +584,37 @@ BY_FAMILY: dict[str, tuple[Row, ...]] = {
     **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), QWEN_DELTA),
 }
 
+# The block that predicts further tokens: the names of its own parts; `{n}` is the number of layers. Its layer has the
+# names of a layer, at one of these places.
+PREDICTION = _rows("""
+    prediction.join                      mtp.fc.weight
+    prediction.embedding_norm            mtp.pre_fc_norm_embedding.weight                            plus_one
+    prediction.hidden_norm               mtp.pre_fc_norm_hidden.weight                               plus_one
+    prediction.out_norm                  mtp.norm.weight                                             plus_one
+    prediction.join                      model.layers.{n}.eh_proj.weight
+    prediction.embedding_norm            model.layers.{n}.enorm.weight
+    prediction.hidden_norm               model.layers.{n}.hnorm.weight
+    prediction.out_norm                  model.layers.{n}.shared_head.norm.weight
+    prediction.join                      blk.{n}.nextn.eh_proj.weight
+    prediction.embedding_norm            blk.{n}.nextn.enorm.weight
+    prediction.hidden_norm               blk.{n}.nextn.hnorm.weight
+    prediction.out_norm                  blk.{n}.nextn.shared_head_norm.weight
+    prediction.out_norm                  output_norm.weight
+""")
+PREDICTION_LAYER = {"model.layers.{i}.": ("mtp.layers.0.", "model.layers.{n}."), "blk.{i}.": ("blk.{n}.",)}
+
+
+def prediction_rows(layers: tuple[Row, ...], count: int) -> tuple[Row, ...]:
+    """Rows of the block of a model with `count` layers that these rows describe."""
+    found = list(PREDICTION)
+    for row in layers:
+        for theirs, places in PREDICTION_LAYER.items():
+            if row.ours.startswith("layers.{i}.") and row.theirs.startswith(theirs):
+                ours = "prediction." + row.ours.removeprefix("layers.{i}.")
+                found += [Row(ours, place + row.theirs.removeprefix(theirs), row.change) for place in places]
+    return tuple(Row(row.ours, row.theirs.replace("{n}", str(count)), row.change) for row in found)
+
+
 # Where models that also see keep their text decoder: what stands for `model.` and for `lm_head.` in the rows above.
 TEXT_PREFIXES = ("language_model.model.", "model.language_model.")
 HEAD_PREFIXES = ("language_model.lm_head.",)

@@ -25,6 +25,8 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
         stated["trust_control_tokens"] = True
     if not options.pop("speculation"):
         stated["speculation"] = False
+    if options.pop("prediction_block"):
+        stated["prediction_block"] = True
     prefix_bytes = options.pop("prefix_bytes")
     adapter = options.pop("adapter")
     if adapter is not None:

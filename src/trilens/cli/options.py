@@ -142,6 +142,11 @@ SPECULATION = click.option(
     help="Compute tokens ahead that followed the same text earlier, or that a schema forces. It changes no answer. "
     "Default: where it pays.",
 )
+PREDICTION_BLOCK = click.option(
+    "--prediction-block",
+    is_flag=True,
+    help="Load the model's block for multi-token prediction too, and let it propose tokens. It changes no answer.",
+)
 MODEL = options(
     click.option(
         "--model",
@@ -172,6 +177,7 @@ MODEL = options(
     *PREFIXES,
     TRUST,
     SPECULATION,
+    PREDICTION_BLOCK,
     click.option(
         "--ignore-key",
         "ignore_keys",

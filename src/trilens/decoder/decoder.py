@@ -18,10 +18,12 @@ from trilens.decoder.weights import (
     GatedRecurrenceWeights,
     LatentAttentionWeights,
     LayerWeights,
+    LinearWeights,
     LowRankBranchWeights,
     MixerWeights,
     NormWeights,
     PerLayerInputWeights,
+    PredictionWeights,
     RoutedWeights,
     ShortConvolutionWeights,
     SideBySideWeights,
@@ -38,6 +40,7 @@ from trilens.spec.model import (
     ModelSpec,
     Norm,
     PerLayerInput,
+    Prediction,
     Routed,
     ShortConvolution,
     SideBySide,
@@ -75,8 +78,29 @@ def logits(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T:
         if spec.streams is not None and w.streams is not None:
             x = merged(ops, spec.streams, w.streams, x, spec.width)
         x = ops.norm(x, spec.final_norm, w.final_norm)
-        y = _scaled(ops, ops.linear(x, w.head), spec.head.scale)
-        return y if spec.head.softcap is None else ops.softcap(y, spec.head.softcap)
+        return _head(ops, spec, w.head, x)
+
+
+def predict(ops: Ops[T, R], spec: ModelSpec, block: Prediction, w: PredictionWeights) -> T:
+    """Rows that were behind the last layer, and for each the token behind it -> logits of the tokens after those.
+
+    The step's tokens are the next ones; `given` are the rows.
+    """
+    with ops.at(Part.EMBEDDING):
+        embedded = _scaled(ops, ops.embed(w.embedding), spec.embedding_scale)
+        embedded = ops.norm(embedded, block.embedding_norm, w.embedding_norm)
+        hidden = ops.norm(ops.given(spec.width), spec.final_norm, w.final_norm)
+        hidden = ops.norm(hidden, block.hidden_norm, w.hidden_norm)
+        x = ops.linear(ops.join(embedded, hidden, 1), w.join)
+    x = _layer(ops, 0, spec, block.layer, w.layer, x, None)
+    with ops.at(Part.HEAD):
+        x = ops.norm(ops.last_rows(x), block.out_norm, w.out_norm)
+        return _head(ops, spec, w.head, x)
+
+
+def _head(ops: Ops[T, R], spec: ModelSpec, w: LinearWeights, x: T) -> T:
+    y = _scaled(ops, ops.linear(x, w), spec.head.scale)
+    return y if spec.head.softcap is None else ops.softcap(y, spec.head.softcap)
 
 
 def _layer(ops: Ops[T, R], i: int, spec: ModelSpec, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:

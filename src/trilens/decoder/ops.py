@@ -59,6 +59,10 @@ class Ops(Protocol[T, R]):
         """[N, width]: the row of `table` of each token's position."""
         ...
 
+    def given(self, width: int) -> T:
+        """[N, width]: the rows that came with the step's tokens."""
+        ...
+
     def last_rows(self, x: T) -> T:
         """The rows whose logits are wanted: each sequence's last, unless the step asks for all."""
         ...

@@ -242,6 +242,41 @@ class DecoderWeights:
     head: LinearWeights
 
 
+@dataclass(frozen=True)
+class PredictionWeights:
+    """`join` [D, 2D] reads the next token's embedding, then the row; embedding, final norm and head are the model's."""
+
+    embedding: Parameter
+    final_norm: NormWeights
+    embedding_norm: NormWeights
+    hidden_norm: NormWeights
+    join: LinearWeights
+    layer: LayerWeights
+    out_norm: NormWeights
+    head: LinearWeights
+
+
+def prediction_weights(spec: ModelSpec) -> PredictionWeights:
+    """The tree of the first block that predicts."""
+    block, decoder, at, width = spec.prediction, decoder_weights(spec), "prediction.", spec.width
+    assert block is not None, "the model has no block that predicts"
+    return PredictionWeights(
+        embedding=decoder.embedding,
+        final_norm=decoder.final_norm,
+        embedding_norm=_norm(at + "embedding_norm", block.embedding_norm, width),
+        hidden_norm=_norm(at + "hidden_norm", block.hidden_norm, width),
+        join=_linear(at + "join", width, 2 * width, False),
+        layer=_layer(at, block.layer, width, None),
+        out_norm=_norm(at + "out_norm", block.out_norm, width),
+        head=decoder.head,
+    )
+
+
+def own_parameters(weights: PredictionWeights) -> list[Parameter]:
+    """Those that the decoder does not have."""
+    return [p for p in parameters(weights) if p.name.startswith("prediction.")]
+
+
 def decoder_weights(spec: ModelSpec) -> DecoderWeights:
     """The whole tree. A tied head's matrix *is* the embedding's parameter."""
     embedding = Parameter("embedding", (spec.vocab, spec.width))

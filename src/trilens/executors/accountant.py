@@ -14,10 +14,19 @@ from fractions import Fraction
 from functools import cache as memoised
 from types import MappingProxyType
 
-from trilens.decoder.decoder import decode
+from trilens.decoder.decoder import decode, predict
 from trilens.decoder.look import View, look
 from trilens.decoder.ops import Part
-from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
+from trilens.decoder.weights import (
+    DenseWeights,
+    LinearWeights,
+    NormWeights,
+    Parameter,
+    decoder_weights,
+    own_parameters,
+    parameters,
+    prediction_weights,
+)
 from trilens.executors.adapter import Ranks, low_rank_parameters
 from trilens.spec.model import (
     Chunk,
@@ -158,6 +167,23 @@ def look_cost(spec: ModelSpec, view: View, span: Span, ranks: Ranks = MappingPro
 def token_cost(spec: ModelSpec, context: int = 1, batch: int = 1) -> StepCost:
     """One token for each of `batch` sequences, each seeing `context` positions, its own included."""
     return step_cost(spec, [Span(past=context - 1, new=1)] * batch)
+
+
+def prediction_cost(spec: ModelSpec, spans: Sequence[Span]) -> StepCost:
+    """The same for a pass of the block that predicts, which has a cache of its own."""
+    assert spec.prediction is not None, "the model has no block that predicts"
+    ops = _Accountant(tuple(spans))
+    predict(ops, spec, spec.prediction, prediction_weights(spec))
+    return StepCost(ops.parts)
+
+
+def prediction_parameters(spec: ModelSpec) -> int:
+    """Parameters of all blocks that predict, with their copies of the embedding and the head."""
+    block = spec.prediction
+    if block is None:
+        return 0
+    own = sum(p.size for p in own_parameters(prediction_weights(spec)))
+    return block.blocks * (own + block.own_tables * 2 * spec.vocab * spec.width)
 
 
 @memoised
@@ -322,6 +348,9 @@ class _Accountant:
 
     def embed_position(self, table: Parameter) -> _Rows:
         return self.embed(table)
+
+    def given(self, width: int) -> _Rows:
+        return _Rows(sum(s.new for s in self.spans), width)
 
     def last_rows(self, x: _Rows) -> _Rows:
         return _Rows(sum(s.logits for s in self.spans), x.width)

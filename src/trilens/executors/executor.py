@@ -134,12 +134,13 @@ class CachedSequence(Protocol):
 
 class Proposal(NamedTuple):
     """Tokens that a step may compute behind a feed's own. `allowed`: [tokens, words] uint32; bit i of a row: whether
-    token i may be drawn behind this one. The first `looked_up` came from the sampler's own draft, the others from a
-    grammar."""
+    token i may be drawn behind this one; without words, what may be drawn stays the same. The first `looked_up` came
+    from the sampler's own draft, or the first `predicted` from the block that predicts, the others from a grammar."""
 
     tokens: Sequence[int]
     looked_up: int
     allowed: np.ndarray
+    predicted: int = 0
 
 
 @dataclass(slots=True)
@@ -279,6 +280,20 @@ class Executor(Protocol):
     def look(self, view: View, tokens: Sequence[int], adapter: str | None = None) -> Seen:
         """What a view shows of a text: of `AttentionMap` a row for each token, of `LogitLens` one for the last. It is a
         run of its own beside the steps, with memory of its own, and changes nothing for them. Raises RequestRefused."""
+        ...
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the model's block for multi-token prediction was loaded."""
+        ...
+
+    def follow(self, sequence: CachedSequence) -> bool:
+        """Keep from now on what predictions for this sequence need. False where that cannot be done."""
+        ...
+
+    def predict(self, batch: Sequence[tuple[CachedSequence, int]], stepper: int | None = None) -> list[int | None]:
+        """For each sequence and the token that it is fed next: the token that the block expects behind it. None where
+        it was not followed closely enough. No step of the same stepper runs beside it."""
         ...
 
     @property

@@ -21,10 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trilens.decoder.decoder import decode
+from trilens.decoder.decoder import decode, predict, residuals
 from trilens.decoder.look import AttentionMap, View, extra_caches, extra_tables, look
 from trilens.decoder.ops import Part
-from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights, parameters
+from trilens.decoder.weights import (
+    DenseWeights,
+    LinearWeights,
+    NormWeights,
+    Parameter,
+    decoder_weights,
+    parameters,
+    prediction_weights,
+)
 from trilens.errors import BadCheckpoint, RequestRefused
 from trilens.executors.accountant import StepCounter
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named
@@ -49,6 +57,7 @@ from trilens.spec.model import (
     by_kind,
     first_visible,
 )
+from trilens.spec.prediction import block_alone
 from trilens.spec.rope import rope_table, tables_key
 
 if TYPE_CHECKING:
@@ -98,9 +107,10 @@ class TorchSequence:
         request_length: int,
         adapter: str | None = None,
         caches: tuple[Positions, ...] = (),
+        spec: ModelSpec | None = None,
     ) -> None:
-        """`caches`: those beside the model's own."""
-        spec, device = executor.spec, executor.device
+        """`caches`: those beside the model's own. `spec`: of another model on the executor's tensors."""
+        spec, device = executor.spec if spec is None else spec, executor.device
         self.executor = executor
         self.adapter = adapter
         self.request_length = request_length
@@ -251,6 +261,7 @@ class TorchExecutor:
 
     name = "torch"
     steppers = 1
+    predicts = False
     kv_element_bytes = 4
     arithmetic = "float32"
     cache_limit = cache_free = 1 << 32  # tensors grow by themselves; nothing is refused
@@ -335,6 +346,12 @@ class TorchExecutor:
                     faults[i] = fault
         return StepOutput(tokens, faults, [time.perf_counter() - start], [1], [[(0, 0)]] * len(batch))
 
+    def follow(self, sequence: CachedSequence) -> bool:
+        return False
+
+    def predict(self, batch: Sequence[tuple[CachedSequence, int]], stepper: int | None = None) -> list[int | None]:
+        return [None] * len(batch)
+
     def forward(self, batch: Sequence[StepInput], every_row: bool = False) -> Tensor:
         """[rows, vocab]: a row for each feed that wants logits, or for every token of the step."""
         ops = TorchOps(self, batch, every_row)
@@ -347,6 +364,16 @@ class TorchExecutor:
             routed = routed[len(tokens) :]
             sequence.drop_unseen()
         return result
+
+    def predictions(self, tokens: Sequence[int]) -> Tensor:
+        """[tokens - 1, vocab]: the block's logits of what follows each two neighbouring tokens of a text. Row i is what
+        it expects behind token i + 1, from all tokens up to that one."""
+        assert self.spec.prediction is not None, "the model has no block that predicts"
+        ops = TorchOps(self, [StepInput(TorchSequence(self, len(tokens)), tokens)], True)
+        *_, last = residuals(ops, self.spec, self.weights)
+        alone = TorchSequence(self, len(tokens), spec=block_alone(self.spec))
+        ops = TorchOps(self, [StepInput(alone, tokens[1:])], True, last[:-1])
+        return predict(ops, self.spec, self.spec.prediction, prediction_weights(self.spec))
 
     def look(self, view: View, tokens: Sequence[int], adapter: str | None = None) -> Seen:
         """See `Executor.look`."""
@@ -390,8 +417,16 @@ class TorchRoutes:
 class TorchOps:
     """`Ops` on tensors, for one step."""
 
-    def __init__(self, executor: TorchExecutor, feeds: Sequence[StepInput], every_row: bool = False) -> None:
+    def __init__(
+        self,
+        executor: TorchExecutor,
+        feeds: Sequence[StepInput],
+        every_row: bool = False,
+        beside: Tensor | None = None,
+    ) -> None:
+        """`beside`: the rows that come with the tokens."""
         self.executor = executor
+        self.beside = beside
         self.tensors = executor.tensors
         self.batch = [(_torch_sequence(f.sequence), f.tokens) for f in feeds]
         self.tokens = torch.tensor([t for _, tokens in self.batch for t in tokens], device=executor.device)
@@ -428,6 +463,10 @@ class TorchOps:
 
     def embed_position(self, table: Parameter) -> Tensor:
         return F.embedding(self.positions, self._weight(table))
+
+    def given(self, width: int) -> Tensor:
+        assert self.beside is not None, "no rows came with the tokens"
+        return self.beside
 
     def last_rows(self, x: Tensor) -> Tensor:
         if self.rows is None:

@@ -259,7 +259,7 @@ class GrammarConstraint:
     def take(self, token: int) -> None:
         if not self._matcher.is_stopped():
             self._matcher.consume_token(token)
-        tokens, _, allowed = self._ahead
+        tokens, _, allowed, _ = self._ahead
         known = len(tokens) > 0 and tokens[0] == token
         self._allowed = allowed[0] if known else None
         self._ahead = Proposal(tokens[1:], 0, allowed[1:]) if known else self._ahead._replace(tokens=())

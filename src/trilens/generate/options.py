@@ -78,6 +78,7 @@ class LoadOptions(NativeOptions, total=False):
     prefix_bytes: int
     trust_control_tokens: bool
     speculation: bool
+    prediction_block: bool
     adapters: Mapping[str, str | PathLike[str]] | None
 
 

@@ -89,11 +89,14 @@ class Work:
 class Drafts:
     """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they
     were drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The
-    others cost `flops_lost`, which no phase contains.
+    others cost `flops_lost`, which no phase contains. `predicted` of the proposed and `predicted_accepted` of the
+    accepted ones came from the model's block for multi-token prediction.
     """
 
     proposed: int
     accepted: int
+    predicted: int
+    predicted_accepted: int
     weight_bytes_saved: int
     flops_lost: int
 
@@ -407,7 +410,14 @@ def _drafts_of(costs: StepCounter, steps: Sequence[StepRecord]) -> Drafts:
     for s in drafted:
         every, kept = Span(s.past, s.computed, s.draws), Span(s.past, s.fed, s.draws - s.lost)
         lost += costs.flops(every.new, s.draws, [every]) - costs.flops(kept.new, s.draws - s.lost, [kept])
-    return Drafts(sum(s.proposed for s in drafted), sum(s.accepted for s in drafted), saved, lost)
+    return Drafts(
+        proposed=sum(s.proposed for s in drafted),
+        accepted=sum(s.accepted for s in drafted),
+        predicted=sum(s.predicted for s in drafted),
+        predicted_accepted=sum(min(s.predicted, s.accepted) for s in drafted),
+        weight_bytes_saved=saved,
+        flops_lost=lost,
+    )
 
 
 def _runs(singles: Sequence[StepRecord]) -> Iterator[tuple[int, int]]:
@@ -459,9 +469,10 @@ def _drafts(d: Drafts) -> list[str]:
     if not d.proposed:
         return []
     saved = data(max(0, d.weight_bytes_saved))
+    block = f", {d.predicted_accepted} of {d.predicted} by the prediction block" if d.predicted else ""
     return [
-        f"drafts   {d.accepted} of {d.proposed} proposed tokens were right · {saved} of weights not read again · "
-        f"{flop(d.flops_lost)} in vain"
+        f"drafts   {d.accepted} of {d.proposed} proposed tokens were right{block} · "
+        f"{saved} of weights not read again · {flop(d.flops_lost)} in vain"
     ]
 
 

@@ -92,7 +92,8 @@ class TokenWriter:
 class StepRecord(NamedTuple):
     """A request's part in a step: `fed` tokens behind `past` ones, with `draws` rows of logits. The whole step took
     `seconds` and read the weights `passes` times. `batch_size`: the requests in it, and in the steps of other steppers
-    at that time. `proposed` tokens of a draft were computed too; of these `accepted` ones are among `fed`."""
+    at that time. `proposed` tokens of a draft were computed too; of these `accepted` ones are among `fed`. The first
+    `predicted` of the draft came from the model's block for multi-token prediction."""
 
     past: int
     fed: int
@@ -102,6 +103,7 @@ class StepRecord(NamedTuple):
     passes: int = 1
     proposed: int = 0
     accepted: int = 0
+    predicted: int = 0
 
     @property
     def lost(self) -> int:
@@ -156,6 +158,7 @@ class Request:
     steps: list[StepRecord] = field(default_factory=list)  # each token of it once
     repeated: list[StepRecord] = field(default_factory=list)  # tokens that were computed again
     preempted: int = 0  # how often its pages were taken away
+    follows: bool = False  # the block that predicts sees its tokens
     shares: bool = True  # it may go on with what others have computed
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))

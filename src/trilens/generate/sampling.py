@@ -125,6 +125,14 @@ class Sampler:
         found: tuple[list[int], int] = self.inner.propose(most)
         return found
 
+    def predicts(self) -> bool:
+        """Whether a token that the model's block for multi-token prediction expects would save time."""
+        return bool(self.inner.predicts())
+
+    def predicted(self, seconds: float) -> None:
+        """One was predicted, in so many seconds."""
+        self.inner.predicted(seconds)
+
     def undo(self, tokens: Sequence[int]) -> None:
         """Forget the last tokens that were chosen."""
         self.inner.undo(list(tokens))

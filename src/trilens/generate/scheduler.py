@@ -21,7 +21,7 @@ from itertools import compress
 import numpy as np
 
 from trilens.errors import CacheFull, RequestRefused
-from trilens.executors.executor import PAGE, Executor, StepInput, StepOutput
+from trilens.executors.executor import PAGE, Executor, Proposal, StepInput, StepOutput
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import PrefixCache, chain, link
 from trilens.generate.request import UNREAD, Beginning, Finish, Request, StepRecord, Times, TokenWriter, Writer
@@ -125,6 +125,7 @@ class Scheduler:
         request = Request(tuple(prompt), limits, end_ids, sampler, writer, sequence, made.root, keys, times, adapter)
         request.fired = [] if watched else None
         request.shares = not fresh
+        request.follows = bool(self.speculates) and self.executor.predicts and self.executor.follow(sequence)
         if scored is not None:
             request.scores = PromptScores(request.prompt, scored)
             request.shares = False  # what others have computed has no logits any more
@@ -288,8 +289,9 @@ class Scheduler:
         first, sequence, most, drafted = request.fed, request.sequence, 1, 0
         if draws and (ahead or self.speculates):
             try:
-                most = min(request.max_draws, MOST_AHEAD) if ahead else 1
-                drafted = min(request.max_drafted, MOST_DRAFT) if self.speculates else 0
+                most = min(request.max_draws, MOST_AHEAD) if ahead and not self._predicts(request) else 1
+                # counted from the last of these draws on
+                drafted = min(max(0, request.max_drafted - (most - 1)), MOST_DRAFT) if self.speculates else 0
             except Exception as fault:
                 self._fail(request, fault)
                 failed.append(request)
@@ -461,7 +463,7 @@ class Scheduler:
         self, fed: list[Request], feeds: list[StepInput], elsewhere: int, stepper: int | None, ahead: float
     ) -> None:
         """One forward pass, or several. An interruption ends the requests of this step, and only those."""
-        fed, feeds = self._proposed(fed, feeds)
+        fed, feeds, predicting = self._proposed(fed, feeds, stepper)
         if not fed:
             return
         try:
@@ -474,6 +476,8 @@ class Scheduler:
                 self._fail(request, failure)
             return
         now = time.perf_counter()
+        if predicting:
+            drawn = drawn._replace(seconds=[drawn.seconds[0] + predicting, *drawn.seconds[1:]])
         rows = sum([len(feed.tokens) for feed in feeds])
         if rows >= LEAST_ROWS // 2:
             took = drawn.seconds[0] / rows
@@ -495,23 +499,57 @@ class Scheduler:
                     self._fail(other, interruption)
                 return
 
-    def _proposed(self, fed: list[Request], feeds: list[StepInput]) -> tuple[list[Request], list[StepInput]]:
-        """The same with drafts for those whose writers know what is allowed behind each token, unless a prompt is in
-        the step. A request whose writer fails at that is left out."""
-        guided = [feed.max_drafted > 0 and request.writer.guides for request, feed in zip(fed, feeds, strict=True)]
-        if True not in guided:
-            return fed, feeds
+    def _predicts(self, request: Request) -> bool:
+        """Whether the block that predicts is asked for its next token."""
+        return request.follows and request.sampler.predicts()
+
+    def _proposed(
+        self, fed: list[Request], feeds: list[StepInput], stepper: int | None
+    ) -> tuple[list[Request], list[StepInput], float]:
+        """The same with drafts for those whose writers know what is allowed behind each token, and for those that the
+        block predicts, unless a prompt is in the step; and how long that took the block. What was looked up, or what a
+        grammar forces, costs nothing and comes first. A request whose writer fails at that is left out."""
+        ours = [
+            feed.max_drafted > 0 and (request.writer.guides or (feed.max_draws == 1 and self._predicts(request)))
+            for request, feed in zip(fed, feeds, strict=True)
+        ]
+        if True not in ours:
+            return fed, feeds, 0.0
+        asking: list[tuple[Request, StepInput, int]] = []
         decoding = all(len(feed.tokens) == 1 for feed in feeds)
-        for request, feed in zip(compress(fed, guided), compress(feeds, guided), strict=True):
+        for request, feed in zip(compress(fed, ours), compress(feeds, ours), strict=True):
             try:
                 looked_up, forced = request.sampler.propose(feed.max_drafted) if decoding else ([], 0)
                 if looked_up or forced:
-                    feed.proposal = request.writer.propose(looked_up, forced)
+                    feed.proposal = _proposal(request, looked_up, forced)
+                if feed.proposal is None and decoding and self._predicts(request):
+                    asking.append((request, feed, forced))
             except Exception as fault:
                 self._fail(request, fault)
+        seconds = self._predict(asking, stepper) if asking else 0.0
+        for feed in compress(feeds, ours):
             feed.max_drafted = 0 if feed.proposal is None else len(feed.proposal.tokens)
         still = [request.finish is None for request in fed]
-        return list(compress(fed, still)), list(compress(feeds, still))
+        return list(compress(fed, still)), list(compress(feeds, still)), seconds
+
+    def _predict(self, asking: Sequence[tuple[Request, StepInput, int]], stepper: int | None) -> float:
+        """Drafts of the block that predicts, and its seconds."""
+        begin = time.perf_counter()
+        try:
+            predicted = self.executor.predict([(feed.sequence, feed.tokens[0]) for _, feed, _ in asking], stepper)
+        except BaseException as failure:
+            for request, _, _ in asking:
+                self._fail(request, failure)
+            return 0.0
+        seconds = time.perf_counter() - begin
+        for (request, feed, forced), token in zip(asking, predicted, strict=True):
+            request.sampler.predicted(seconds / len(asking))
+            try:
+                if token is not None and (proposal := _proposal(request, [token], forced)) is not None:
+                    feed.proposal = proposal._replace(looked_up=0, predicted=proposal.looked_up)
+            except Exception as fault:
+                self._fail(request, fault)
+        return seconds
 
     def _scored(self, request: Request, feed: StepInput) -> StepOutput:
         """A step of one request that reads the logits behind every token of its."""
@@ -542,7 +580,10 @@ class Scheduler:
         rows = new if request.scores is not None and request.prompting else int(feed.logits)
         for seconds, batch_size, passes, (proposed, accepted) in steps:
             new += accepted
-            record.append(StepRecord(fed, new, rows + proposed, seconds, batch_size, passes, proposed, accepted))
+            predicted = 0 if feed.proposal is None else min(proposed, feed.proposal.predicted)
+            record.append(
+                StepRecord(fed, new, rows + proposed, seconds, batch_size, passes, proposed, accepted, predicted)
+            )
             fed += new
             new = 1
         request.fed = fed
@@ -551,7 +592,7 @@ class Scheduler:
         if request.fired is not None and request.fed > len(request.fired):
             request.fired += request.sequence.routes(len(request.fired)).tolist()
         undoable = record[-1].accepted
-        used = () if feed.proposal is None else feed.proposal.allowed
+        used = () if feed.proposal is None or not feed.proposal.allowed.size else feed.proposal.allowed
         for n, token in enumerate(tokens):
             if not self._append(request, token, tokens[n + 1 :], undoable, used[n] if n < len(used) else None):
                 break
@@ -628,3 +669,10 @@ class Scheduler:
             request.origin.source = "finished"
             sequence.free()
             request.finish = why  # the last of it: a reader in another thread finds the rest there
+
+
+def _proposal(request: Request, tokens: Sequence[int], forced: int) -> Proposal | None:
+    """A draft that begins with these tokens; behind them, up to `forced` in all, those that a grammar forces."""
+    if request.writer.guides:
+        return request.writer.propose(tokens, forced)
+    return Proposal(tokens, len(tokens), np.empty((len(tokens), 0), np.uint32)) if tokens else None

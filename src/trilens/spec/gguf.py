@@ -29,6 +29,7 @@ from trilens.spec.gguf_ordinary import Source as Source
 from trilens.spec.huggingface import FAMILIES
 from trilens.spec.keys import Keys
 from trilens.spec.model import Reading
+from trilens.spec.prediction import with_prediction
 
 # `ARCH.` + the left name -> config.json's name. A dotted right name goes into a nested mapping.
 COMMON = {
@@ -247,6 +248,8 @@ def read_gguf_metadata(metadata: Mapping[str, Any], source: Source, where: str) 
     keys = Keys(config, where, spelled=_spelled(arch))
     spec = FAMILIES[family](keys)
     check(spec, keys)
+    if f"blk.{len(spec.layers)}.nextn.eh_proj.weight" in source.shapes:
+        spec = with_prediction(spec, {"num_nextn_predict_layers": own.get("nextn_predict_layers")})
     telling, empty = keys.unread()
     return Reading(
         spec,

@@ -33,6 +33,7 @@ from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import ModelSpec, Reading
 from trilens.spec.not_counted import not_counted
+from trilens.spec.prediction import with_prediction
 from trilens.spec.unknown import unknown_part
 
 __all__ = ["FAMILIES", "MOST_LAYERS", "read_config", "read_config_file"]
@@ -246,6 +247,7 @@ def _like(family: str) -> str:
 def _reading(keys: Keys, text: Keys, family: Callable[[Keys], ModelSpec]) -> Reading:
     spec = family(text)
     check(spec, text)
+    spec = with_prediction(spec, text.values)
     unread, empty = keys.unread()
     return Reading(
         spec,

@@ -766,8 +766,28 @@ class Head:
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """A block for multi-token prediction: from the rows behind the last layer and the tokens behind them, the logits of
+    the tokens after those (arXiv 2412.19437).
+
+    x = join(embedding_norm(embedding of the next token), hidden_norm(final_norm(row))), one layer with a state of its
+    own, `out_norm`, and the model's head. `blocks`: how many the checkpoint has, one behind the other; the first is
+    described. `own_tables`: each block has a copy of the embedding and the head.
+    """
+
+    blocks: int
+    layer: Layer
+    states: tuple[State, ...]
+    embedding_norm: Norm
+    hidden_norm: Norm
+    out_norm: Norm
+    own_tables: bool = False
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """A whole text decoder. `context` is the longest sequence it was made for, in tokens."""
+    """A whole text decoder. `context` is the longest sequence it was made for, in tokens. What it computes never needs
+    the `prediction`."""
 
     family: str
     vocab: int
@@ -781,6 +801,7 @@ class ModelSpec:
     per_layer_table: PerLayerTable | None = None
     learned_positions: int | None = None  # rows of a table by position, added to the embedding
     streams: Streams | None = None
+    prediction: Prediction | None = None
 
     def __post_init__(self) -> None:
         if [state.index for state in self.states] != list(range(len(self.states))):

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any
 
 from trilens.errors import BadCheckpoint
-from trilens.spec.families.parts import MOST_LAYERS
 from trilens.spec.keys import Keys
 from trilens.spec.model import (
     Attention,
@@ -30,27 +28,18 @@ from trilens.spec.model import (
 
 Matrix = tuple[int, int, int]  # how many, out, in
 
-WITHOUT_COPIES = ("qwen3_5", "qwen3_5_moe", "nemotron_h", "glm_moe_dsa")
-WITH_COPIES = (
-    "deepseek_v3",
-    "deepseek_v32",
-    "glm4_moe",
-)  # layers that predict have an embedding and head of their own
-
 
 def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec, where: str) -> dict[str, int]:
     """Parts by name -> parameters. What the configuration says too little of is not in it."""
     found: dict[str, int] = {}
-    predicting = _predicting(text) if spec.family in (*WITH_COPIES, *WITHOUT_COPIES) else 0
-    if spec.family == "qwen3_next":  # its class has one, and no key for it
-        predicting = 1
+    prediction = spec.prediction
     if spec.family == "opt":
         found["rows of positions that no token has"] = 2 * spec.width
-    if predicting:
-        found["layers that predict further tokens"] = predicting * _prediction_layer(spec)
-    if predicting and (spec.family in WITH_COPIES or text.get("mtp_use_dedicated_embeddings") is True):
-        found["their copies of the embedding and the head"] = predicting * 2 * spec.vocab * spec.width
-    found["8-bit block scales"] = _fp8_scales(config, text, spec, predicting)
+    if prediction is not None:
+        found["layers that predict further tokens"] = prediction.blocks * _prediction_block(spec)
+    if prediction is not None and prediction.own_tables:
+        found["their copies of the embedding and the head"] = prediction.blocks * 2 * spec.vocab * spec.width
+    found["8-bit block scales"] = _fp8_scales(config, text, spec)
     found["4-bit block scales"] = _mxfp4_scales(config, text, spec)
     found["keys and values of layers that read another's cache"] = sum(map(_dead(spec.width), spec.layers))
     for part, tower in (("vision_config", _vision), ("audio_config", _audio)):
@@ -59,14 +48,6 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
             with suppress(BadCheckpoint):  # a tower that is described too briefly is not the text's concern
                 found[f"{part.removesuffix('_config')} tower"] = tower(Keys(values, where), config["model_type"], spec)
     return {name: count for name, count in found.items() if count}
-
-
-def _predicting(text: Mapping[str, Any]) -> int:
-    """How many layers there are that predict further tokens."""
-    names = ("num_nextn_predict_layers", "num_mtp_layers", "mtp_num_hidden_layers")
-    stated = next((text[name] for name in names if name in text), 0)
-    told = isinstance(stated, int) and not isinstance(stated, bool) and 0 < stated <= MOST_LAYERS
-    return stated if told else 0
 
 
 def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
@@ -126,13 +107,10 @@ def _gated(count: int, ffn: Dense | Routed, width: int) -> tuple[Matrix, Matrix]
     return (into * count, ffn.width, width), (count, width, ffn.width)
 
 
-def _prediction_layer(spec: ModelSpec) -> int:
-    """One more layer like the last with attention, a matrix that joins hidden state and embedding, three more norms."""
-    width = spec.width
-    last = list(reversed(spec.layers))
-    layer = next(layer for layer in last if isinstance(layer.mixer, Attention | LatentAttention))
-    if layer.feed_forward is None:  # a layer is one block: two of them predict
-        layer = replace(layer, feed_forward=next(x.feed_forward for x in last if x.feed_forward is not None))
+def _prediction_block(spec: ModelSpec) -> int:
+    """Its layer, a matrix that joins hidden state and embedding, three more norms."""
+    assert spec.prediction is not None
+    width, layer = spec.width, spec.prediction.layer
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
     for mixer in layer.mixers:
         match mixer:
@@ -153,7 +131,7 @@ def _prediction_layer(spec: ModelSpec) -> int:
     return count
 
 
-def _fp8_scales(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec, predicting: int) -> int:
+def _fp8_scales(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelSpec) -> int:
     """One number for each block of every matrix but the router, embedding and head."""
     rule = _quantisation(config, text)
     block = rule.get("weight_block_size")
@@ -162,7 +140,7 @@ def _fp8_scales(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     if not all(isinstance(side, int) and side > 0 for side in block):
         return 0  # whoever reads the weights refuses it
     high, wide = block
-    layers = [*spec.layers, *([spec.layers[-1]] * predicting)]
+    layers = [*spec.layers, *([] if spec.prediction is None else [spec.prediction.layer] * spec.prediction.blocks)]
     return sum(n * -(-out // high) * -(-i // wide) for layer in layers for n, out, i in _matrices(layer, spec.width))
 
 

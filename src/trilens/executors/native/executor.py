@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from threading import BoundedSemaphore, Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,9 +24,11 @@ from trilens.executors.executor import PAGE, Seen, StepOutput
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
+from trilens.executors.native.prediction import Follower, NativePrediction
 from trilens.executors.native.program import Op, Program, share_buffers
 from trilens.executors.native.record import record
-from trilens.spec.model import Chunk, ModelSpec, Positions, PositionScale, StateTensor, Window
+from trilens.spec.model import Chunk, ModelSpec, Positions, PositionScale, StateTensor, Window, by_kind
+from trilens.spec.prediction import block_alone
 from trilens.spec.rope import RopeTable, rope_table, tables_key
 
 if TYPE_CHECKING:
@@ -66,6 +69,7 @@ class NativeSequence:
         self.inner = inner
         self._ready = 0  # positions that have pages of its own
         self._reach = reach
+        self.follower: Follower | None = None  # a sequence of the block that predicts
 
     @property
     def length(self) -> int:
@@ -110,10 +114,15 @@ class NativeSequence:
 
     def rewind(self, length: int) -> bool:
         self._ready = 0
-        return bool(self.inner.rewind(length))
+        rewound = bool(self.inner.rewind(length))
+        if rewound and self.follower is not None:
+            self.follower.lose()
+        return rewound
 
     def take_back(self, tokens: int) -> None:
         self.inner.take_back(tokens)
+        if self.follower is not None:
+            self.follower.cut(self.length)
 
     def routes(self, first: int = 0) -> np.ndarray:
         ids = np.empty((self.length - first, self.inner.route_width), np.uint16)
@@ -125,6 +134,8 @@ class NativeSequence:
 
     def adopt(self, blocks: Sequence[Any], last_tokens: int) -> int:
         self._ready = 0
+        if self.follower is not None:
+            self.follower.lose()
         return int(_refusing(self.inner.adopt, blocks, last_tokens))
 
     def fork(self, length: int, request_length: int) -> NativeSequence | None:
@@ -138,6 +149,8 @@ class NativeSequence:
         """Free the pages now."""
         self._ready = 0
         self.inner.free()
+        if self.follower is not None:
+            self.follower.free()
 
 
 class _Packing:
@@ -193,9 +206,11 @@ class NativeExecutor:
         kernels: str = "",
         most_rows: int = MOST_ROWS,
         adapters: Iterable[Adapter] = (),
+        prediction: Iterable[tuple[Parameter, Packed | np.ndarray]] | None = None,
     ) -> None:
+        """`prediction`: the parameters of the block that predicts, where it is wanted."""
         self.spec = spec
-        self.program = share_buffers(fuse(record(spec)))
+        self.program = share_buffers(fuse(record(spec, behind=prediction is not None)))
         self.kv = kv
         self.activations = activations or ("16bit" if count_parameters(spec).total < SMALL else "8bit")
         encoded = encode(self.program)
@@ -203,7 +218,9 @@ class NativeExecutor:
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else (system.memory() or system.USUAL_MEMORY) // 2
         self._most_rows = most_rows
-        self.pool = self._new_pool(self.program, limit)
+        beside = 0 if prediction is None else _share(spec, limit)
+        limit -= beside
+        self.pool = self.new_pool(self.program, limit)
         self.engine = _refusing(
             _native.Engine,
             encoded.integers,
@@ -229,7 +246,7 @@ class NativeExecutor:
         self._shared: tuple[list[Any], list[Any], int] | None = None  # if so: they, and how far they go
         with _Packing(threads or system.usable_cores()) as packing:
             for parameter, weight in weights:
-                self._take(parameter, weight, packing)
+                self._take(self.engine, self._places[parameter.name], parameter, weight, packing)
         missing = sorted(set(self._places) - set(self._bytes))
         if missing:
             raise UnsupportedModel(
@@ -241,8 +258,14 @@ class NativeExecutor:
         for adapter in adapters:
             self._add(adapter)
         _refusing(self.engine.ready)
+        self.prediction: NativePrediction | None = None
+        if prediction is not None:
+            with _Packing(self.threads) as packing:
+                self.prediction = NativePrediction(self, prediction, partial(self._take, packing=packing), beside)
+            _refusing(self.prediction.engine.ready)
+            self.engine.keep_behind(self.program.behind, spec.width)
 
-    def _new_pool(self, program: Program, limit: int) -> Any:
+    def new_pool(self, program: Program, limit: int) -> Any:
         """Memory for the caches and fixed states of a program's sequences."""
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in program.caches]
         fixed = [tensor.bytes // 4 for tensor in program.fixed]
@@ -258,18 +281,19 @@ class NativeExecutor:
             down, up = (float_rows(values.reshape(-1, values.shape[-1]), low.type) for values in (low.down, low.up))
             _refusing(self.engine.add_low_rank, number, self._places[name], low.type, low.rank, low.scale, down, up)
 
-    def _take(self, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing) -> None:
-        place = self._places[parameter.name]
+    def _take(
+        self, engine: Any, place: int, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing
+    ) -> None:
         if isinstance(weight, np.ndarray):
             weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
-            self.engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
+            engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
             self._bytes[parameter.name] = Fraction(4)
             return
         count = parameter.shape[0] if len(parameter.shape) == 3 else 1
         rows, columns = parameter.shape[-2:]
-        _refusing(self.engine.add_matrix, place, weight.type, count, rows, columns)
+        _refusing(engine.add_matrix, place, weight.type, count, rows, columns)
         for piece in weight.rows:
-            packing.start(self.engine.pack, place, piece.which, piece.first, piece.bytes)
+            packing.start(engine.pack, place, piece.which, piece.first, piece.bytes)
         self._types[parameter.name] = weight.type
         packed = _native.packed_bytes(weight.type, count, rows, columns)
         self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
@@ -370,7 +394,7 @@ class NativeExecutor:
         self._check_length(len(tokens))
         program = share_buffers(fuse(record(self.spec, view)))
         encoded = encode(program, self.parameters)
-        pool = self._new_pool(program, self.cache_limit)
+        pool = self.new_pool(program, self.cache_limit)
         engine = _refusing(
             self.engine.with_program,
             encoded.integers,
@@ -385,8 +409,8 @@ class NativeExecutor:
             _refusing(engine.add_matrix, place, "F32", 1, *table.shape)
             _refusing(engine.pack, place, 0, 0, float_rows(np.eye(table.shape[0]), "F32"))
         _refusing(engine.ready)
-        ropes = [self._table(rope_table(rope, len(tokens)), len(tokens)) for rope in program.ropes]
-        scales = [self._table(rule, len(tokens)) for rule in program.position_scales]
+        ropes = [self.table(rope_table(rope, len(tokens)), len(tokens)) for rope in program.ropes]
+        scales = [self.table(rule, len(tokens)) for rule in program.position_scales]
         sequence = _refusing(_native.Sequence, pool, len(tokens), ropes, scales)
         if adapter is not None:
             adapter_named(self.adapters, adapter)
@@ -425,6 +449,9 @@ class NativeExecutor:
         sequences = [_native_sequence(f.sequence).inner for f in batch]
         tokens = [np.asarray(f.tokens, np.int32) for f in batch]
         _refusing(self.engine.step, sequences, tokens, [f.logits for f in batch], every_row, logits)
+        for feed in batch:
+            if (follower := _native_sequence(feed.sequence).follower) is not None:
+                follower.follow(feed.tokens, None)
         return logits
 
     def draw(self, batch: Sequence[StepInput], stepper: int | None = None, ahead: float = 0.0) -> StepOutput:
@@ -442,8 +469,44 @@ class NativeExecutor:
             [f.proposal for f in batch],
             ahead,
         )
+        if self.prediction is not None:
+            begin = time.perf_counter()
+            for feed, passed in zip(batch, drafts, strict=True):
+                self._follow(feed, [accepted for _, accepted in passed], stepper)
+            seconds[-1] += time.perf_counter() - begin
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
         return StepOutput(tokens, faults, seconds, passes, drafts)
+
+    def _follow(self, feed: StepInput, accepted: Sequence[int], stepper: int | None) -> None:
+        """Show the block what a feed's steps computed, if that is known here."""
+        follower = _native_sequence(feed.sequence).follower
+        if follower is None:
+            return
+        drafted = () if feed.proposal is None else feed.proposal.tokens[: accepted[0]]
+        if len(accepted) == 1 and len(drafted) == accepted[0]:
+            follower.follow([*feed.tokens, *drafted], stepper)
+        else:
+            follower.lose()
+
+    @property
+    def predicts(self) -> bool:
+        return self.prediction is not None
+
+    def follow(self, sequence: CachedSequence) -> bool:
+        if self.prediction is None:
+            return False
+        followed = _native_sequence(sequence)
+        followed.follower = self.prediction.follower(followed)
+        return followed.follower is not None
+
+    def predict(self, batch: Sequence[tuple[CachedSequence, int]], stepper: int | None = None) -> list[int | None]:
+        found: list[int | None] = [None] * len(batch)
+        followed = [(i, f, t) for i, (s, t) in enumerate(batch) if (f := _native_sequence(s).follower) is not None]
+        if self.prediction is not None and followed:
+            drafts = _refusing(self.prediction.predict, [(f, t) for _, f, t in followed], stepper)
+            for (i, _, _), token in zip(followed, drafts, strict=True):
+                found[i] = token
+        return found
 
     def _grow(self, batch: Sequence[StepInput]) -> None:
         for feed in batch:
@@ -477,13 +540,13 @@ class NativeExecutor:
         if self._shared is not None and positions <= self._shared[2]:
             return self._shared
         reach = max(512, 1 << (positions - 1).bit_length())  # of the positions that are used, not of those asked for
-        ropes = [self._table(rope_table(rope, request_length), reach) for rope in self.program.ropes]
-        tables = ropes, [self._table(rule, reach) for rule in self.program.position_scales], reach
+        ropes = [self.table(rope_table(rope, request_length), reach) for rope in self.program.ropes]
+        tables = ropes, [self.table(rule, reach) for rule in self.program.position_scales], reach
         if self._one_rope:
             self._shared = tables
         return tables
 
-    def _table(self, rule: RopeTable | PositionScale, reach: int) -> Any:
+    def table(self, rule: RopeTable | PositionScale, reach: int) -> Any:
         reached, table = self._tables.get(rule, (0, None))
         if reached < reach:
             positions = np.arange(reach, dtype=np.float32)
@@ -497,6 +560,13 @@ class NativeExecutor:
             table = _native.Table(cos, sin)
             self._tables[rule] = reach, table
         return table
+
+
+def _share(spec: ModelSpec, limit: int) -> int:
+    """Bytes of a limit that go to the caches of the block that predicts: as much of it as they are of a token's keys
+    and values, a quarter at most."""
+    own, all_ = (sum(cache.width for cache in by_kind(states)[0]) for states in (block_alone(spec).states, spec.states))
+    return min(limit // 4, limit * own // (own + all_))
 
 
 def snapshot_every(caches: Iterable[Positions], fixed: Iterable[StateTensor], element_bytes: int) -> int:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
 from trilens.executors.native.program import Op
-from trilens.executors.native.record import record
+from trilens.executors.native.record import record, record_prediction
 from trilens.spec.model import ModelSpec
 
 MATRICES = {
@@ -31,7 +31,8 @@ def matrices(spec: ModelSpec) -> frozenset[str]:
     """Names of the parameters that are packed; the others are rows of floats."""
     return frozenset(
         p.name
-        for ins in fuse(record(spec)).instructions
+        for program in (record(spec), *([] if spec.prediction is None else [record_prediction(spec)]))
+        for ins in fuse(program).instructions
         for at in MATRICES.get(ins.op, ())
         if at < len(ins.parameters) and (p := ins.parameters[at]) is not None
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from enum import IntEnum, unique
 
 from trilens.decoder.ops import Part
 from trilens.decoder.weights import Parameter
 from trilens.spec.model import Positions, PositionScale, Rope, StateTensor
 
 
+@unique
 class Op(IntEnum):
     """What an instruction does. The compiled part takes its numbers from here (see CMakeLists.txt).
 
@@ -47,10 +48,11 @@ class Op(IntEnum):
     ABOVE = 22  # x -> y | | | deviations
     RESIZED = 23  # x, like -> y | | parts of x as wide as like | least mean square
     MIX = 24  # x, weights -> y | | parts of x
+    GIVEN = 25  # -> y: the rows that come with the tokens of the step
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
-    LINEARS = 25  # x -> up to 3 results | weight, bias of each | fine
-    GLU_LINEAR = 26  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
+    LINEARS = 26  # x -> up to 3 results | weight, bias of each | fine
+    GLU_LINEAR = 27  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Program:
     fixed: tuple[StateTensor, ...]  # the tensors of all fixed states
     ropes: tuple[Rope, ...]
     position_scales: tuple[PositionScale, ...]
+    behind: int = -1  # of the rows behind the last layer, which are kept through the step; -1: nobody wants them
 
 
 def share_buffers(program: Program) -> Program:
@@ -94,7 +97,7 @@ def share_buffers(program: Program) -> Program:
     An output never shares a buffer with the inputs of its instruction, so operations need not handle overlap.
     """
     last_use = {v: i for i, ins in enumerate(program.instructions) for v in (*ins.outputs, *ins.inputs)}
-    last_use[program.logits] = len(program.instructions)
+    last_use[program.logits] = last_use[program.behind] = len(program.instructions)
     widths: list[int] = []
     wanted: list[bool] = []
     free: list[int] = []
@@ -127,4 +130,5 @@ def share_buffers(program: Program) -> Program:
         widths=tuple(widths),
         wanted=tuple(wanted),
         logits=home[program.logits],
+        behind=home.get(program.behind, -1),
     )

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from trilens.decoder.decoder import decode
+from trilens.decoder.decoder import logits, predict, residuals
 from trilens.decoder.look import View, extra_caches, look
 from trilens.decoder.ops import Part
-from trilens.decoder.weights import DenseWeights, LinearWeights, NormWeights, Parameter, decoder_weights
+from trilens.decoder.weights import (
+    DenseWeights,
+    LinearWeights,
+    NormWeights,
+    Parameter,
+    decoder_weights,
+    prediction_weights,
+)
 from trilens.executors.native.program import Instruction, Op, Program
 from trilens.spec.choice import without_choice
 from trilens.spec.model import (
@@ -32,6 +39,7 @@ from trilens.spec.model import (
     Window,
     by_kind,
 )
+from trilens.spec.prediction import block_alone
 
 CURVES = {
     Curve.SILU: 0,
@@ -47,16 +55,30 @@ CURVES = {
 SCORINGS = {Scoring.SOFTMAX: 0, Scoring.TOP_SOFTMAX: 1, Scoring.SIGMOID: 2, Scoring.SPARSEMIXER: 3}
 
 
-def record(spec: ModelSpec, view: View | None = None) -> Program:
+def record(spec: ModelSpec, view: View | None = None, behind: bool = False) -> Program:
     """Run the decoder once, for logits or for what a view shows; every value gets a buffer of its own (`share_buffers`
-    makes them few).
+    makes them few). `behind`: the rows behind the last layer are wanted too.
 
     Where attention chooses among positions, the program is that of sequences in which all are chosen.
     """
     spec = without_choice(spec)
     recorder = _Recorder(spec, () if view is None else extra_caches(spec, view))
     weights = decoder_weights(spec)
-    logits = decode(recorder, spec, weights) if view is None else look(recorder, spec, weights, view)
+    if view is not None:
+        return _program(recorder, look(recorder, spec, weights, view))
+    *_, last = residuals(recorder, spec, weights)
+    return _program(recorder, logits(recorder, spec, weights, last), last if behind else None)
+
+
+def record_prediction(spec: ModelSpec) -> Program:
+    """The same for the block that predicts, whose sequences are its own."""
+    spec = without_choice(spec)
+    assert spec.prediction is not None, "the model has no block that predicts"
+    recorder = _Recorder(block_alone(spec))
+    return _program(recorder, predict(recorder, spec, spec.prediction, prediction_weights(spec)))
+
+
+def _program(recorder: _Recorder, logits: _Value, behind: _Value | None = None) -> Program:
     return Program(
         instructions=tuple(recorder.instructions),
         widths=tuple(recorder.widths),
@@ -66,6 +88,7 @@ def record(spec: ModelSpec, view: View | None = None) -> Program:
         fixed=recorder.fixed,
         ropes=tuple(recorder.ropes),
         position_scales=tuple(recorder.position_scales),
+        behind=-1 if behind is None else behind.buffer,
     )
 
 
@@ -157,6 +180,9 @@ class _Recorder:
 
     def embed_position(self, table: Parameter) -> _Value:
         return self._rows(Op.EMBED, table.shape[1], (), (table,), (1,))
+
+    def given(self, width: int) -> _Value:
+        return self._rows(Op.GIVEN, width, ())
 
     def last_rows(self, x: _Value) -> _Value:
         y = self._new(x.width, wanted=True)
