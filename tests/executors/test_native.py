@@ -24,7 +24,7 @@ from trilens.spec.model import ModelSpec, Router
 
 LENGTH = 150  # past every window, chunk and page edge
 # What is rounded stays in a recurrent state, and its gates and squares multiply it.
-# what is carried, and what is cut off at a threshold, multiply roundings
+# Of several residual rows, and what is cut off at a threshold, 4.4 % with four bits was measured.
 ALLOWED = {"recurrent": 4.0, "streamed": 4.0}  # times the bounds of the other models
 
 

@@ -62,7 +62,7 @@ NAMES = [family.name for family in FAMILIES]
 TWO = ("llama 3.1", "qwen3 moe")
 FAR = 3e-2  # from torch without rounding, with eight bits
 GATED = 5e-2  # a convolution's gates and a recurrence's multiply rounded rows, and so add up their rounding
-SEVERAL = 1.2e-1  # several residual rows: what is rounded in one is mixed into all, layer after layer
+SEVERAL = 1.2e-1  # several residual rows: 8.3 % was measured, and 0.03 % with 16-bit activations
 UNTRAINED = 6e-2  # over all types and families of random weights, where a few single ones are beyond 3 %
 
 Directory = Callable[[str], Path]
