@@ -50,10 +50,13 @@ def preformatted(text: str) -> str:
 
 
 def bars(rows: Mapping[str, Mapping[str, float]], said: Mapping[str, str], width: int = 420) -> str:
-    """A bar for each row, put together from its parts and drawn to one scale; `said` stands behind each bar."""
-    parts = list(dict.fromkeys(part for row in rows.values() for part, value in row.items() if value))
+    """A bar for each row, put together from its parts and drawn to one scale; `said` stands behind each bar. Parts that
+    are nowhere are not drawn, but keep their colours, so that two pictures can be compared.
+    """
+    every = list(dict.fromkeys(part for row in rows.values() for part in row))
+    parts = [part for part in every if any(row.get(part) for row in rows.values())]
     most = max(sum(row.values()) for row in rows.values()) or 1
-    colour = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
+    colour = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(every)}
     drawn = []
     for i, (label, row) in enumerate(rows.items()):
         y, x = 22 * i, 90.0

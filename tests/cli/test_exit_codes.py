@@ -11,6 +11,7 @@ import pytest
 
 from trilens import errors
 from trilens.cli import commands, main
+from trilens.cli.inputs import as_typed
 from trilens.cli.options import Bytes, ThinkingWord
 
 # What a command needs to get as far as the option that is wrong.
@@ -205,6 +206,28 @@ def test_other_wrong_arguments(
     told = capsys.readouterr()
     assert told.out == "" and told.err.count("\n") == 1 and said in told.err, told.err
     assert not PYTHON.search(told.err), told.err
+
+
+def test_a_cache_whose_path_is_too_long_is_no_bug(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRILENS_CACHE", str(tmp_path / ("x" * 300)))
+    for line in ("doctor", "models", "card tiny-dense", "show tiny-dense"):
+        assert main(line.split()) == 0, line
+        if line == "doctor":
+            assert "(does not exist yet)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("said", "typed"),
+    [
+        ("thinking is True; expected False or a level", "thinking is on; expected off or a level"),
+        ("thinking is 'a True story'; expected True", "thinking is 'a True story'; expected on"),
+        ("'True': no path that exists", "'True': no path that exists"),
+    ],
+)
+def test_an_error_has_the_command_lines_words_but_the_users_own_quotes(said: str, typed: str) -> None:
+    assert as_typed(said) == typed
 
 
 def test_the_readme_says_the_codes_that_the_errors_have() -> None:

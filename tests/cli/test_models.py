@@ -120,6 +120,9 @@ def test_only_what_is_ours_is_removed(
         ("llama3.2:1b", 6, "belongs to Ollama; remove it by `ollama rm llama3.2:1b`"),
         ("org_name_model-Q8_0.gguf", 6, "belongs to llama.cpp; remove it by deleting "),
         ("tiny-dense", 6, "comes with trilens"),
+        ("Tiny Dense", 6, "comes with trilens"),
+        ("llama3", 5, "may mean llama-3-70b"),
+        ("other/SmolLM2-135M-Instruct", 5, "is not on this disk"),
         ("nosuch", 5, "is not on this disk; `trilens models` lists what is"),
         ("org/linked", 2, "add --yes"),
     ):
@@ -133,6 +136,7 @@ def test_only_what_is_ours_is_removed(
     target.parent.mkdir(parents=True)
     shutil.copyfile(smollm2, target)
     monkeypatch.setenv("TRILENS_CACHE", str(cache))
-    assert main(["rm", "smollm2", "--yes"]) == 0
+    assert main(["rm", "SmolLM2 135M"]) == 2 and "of smollm2; add --yes" in capsys.readouterr().err
+    assert main(["rm", "SmolLM2 135M", "--yes"]) == 0
     assert capsys.readouterr().out.endswith(f"{target}\n") and not target.exists()
     assert smollm2.exists()

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import trilens
 from trilens.generate.options import GenerateOptions, HostedOptions, LoadOptions
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,16 @@ def test_the_notebook_runs_and_shows_html() -> None:
         (True, True, True),
         (True, False, True),  # the trace
     ]
+
+
+def test_a_part_has_one_colour_in_every_card() -> None:
+    colours: dict[str, set[str]] = {}
+    for name in ("tiny-dense", "tiny-routed"):
+        drawn = trilens.card(name, offline=True)._repr_html_()
+        for colour, part in re.findall('fill="(#[0-9a-f]{6})"><title>(.+?)</title>', drawn):
+            colours.setdefault(part, set()).add(colour)
+    assert {"router", "head", "attention"} <= colours.keys()
+    assert all(len(one) == 1 for one in colours.values()) and len(set.union(*colours.values())) == len(colours)
 
 
 # ---- the type checkers ----

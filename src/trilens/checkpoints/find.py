@@ -127,6 +127,9 @@ def _no_revision(name: str, revision: str | None) -> None:
 
 
 def _near(name: str) -> str:
+    service = next((word for vendor, word in SERVICES.items() if vendor.lower() == name.strip().lower()), None)
+    if service is not None:
+        return f"a model at {name.strip()} is called {service}:MODEL"
     names = [known for entry in entries().values() for known in (entry.name, *entry.aliases)]
     near = difflib.get_close_matches(name.lower(), names, n=3)
     if near:

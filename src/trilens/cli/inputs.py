@@ -67,7 +67,9 @@ def as_typed(said: str) -> str:
     """
     if "thinking" not in said:
         return said
-    return re.sub(r"(?<!')\b(True|False)\b", lambda found: {"True": "on", "False": "off"}[found[0]], said)
+    return re.sub(
+        r"'[^']*'|\b(?:True|False)\b", lambda found: {"True": "on", "False": "off"}.get(found[0], found[0]), said
+    )
 
 
 def text_of(file: str) -> str:

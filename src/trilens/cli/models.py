@@ -66,7 +66,15 @@ def show(model: str, offline: bool, as_json: bool) -> None:
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(model: str, yes: bool) -> None:
     """Remove MODEL's files from trilens' cache or the hub's. Files of other programs are not touched."""
-    found = [held for held in _held() if model.lower() in (held.name.lower(), f"{held.program}:{held.name}".lower())]
+    from trilens.spec.catalog import HUB_ID, lookup
+    from trilens.spec.catalog.meaning import meaning
+
+    every = [(held, {held.name.lower(), f"{held.program}:{held.name}".lower()}) for held in _held()]
+    wanted = {model.lower()}
+    if not any(wanted & names for _, names in every) and HUB_ID.fullmatch(model) is None and not meaning(model).form:
+        entry = lookup(model)  # as people write it
+        wanted |= set() if entry is None else {entry.name.lower(), (entry.hub or entry.name).lower()}
+    found = [held for held, names in every if wanted & names]
     if not found:
         raise ModelNotFound(f"{model!r:.80} is not on this disk; `trilens models` lists what is")
     held = next((held for held in found if held.program in ("trilens", "hub")), None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
-from trilens.hosted.load import ADDRESS, VENDORS, is_hosted, load_hosted
+from trilens.hosted.load import ADDRESS, VENDORS, at_vendor, load_hosted
 from trilens.hosted.table import Row, ask, row_for, rows, words
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference
@@ -72,10 +72,10 @@ def asking(name: str, *, engine: str | None = None, offline: bool = False) -> li
     """For a hosted model, its row of thinking.toml. For a model with weights, the settings of its template and the
     row of every engine, or of the named one. Raises what `load_hosted` and `card_source` do, but needs no key.
     """
-    vendor, _, called = name.partition(":")
-    if is_hosted(name) and not ADDRESS.match(name):
-        return [_of_row(row_for(vendor, called), called, name)]
-    if is_hosted(name):
+    vendors = at_vendor(name)
+    if vendors is not None:
+        return [_of_row(row_for(*vendors), vendors[1], name)]
+    if ADDRESS.match(name):
         there = load_hosted(name, engine=engine).elsewhere
         return [_of_row(there.row, there.model, f"{there.model}, {there.where}")]
     from trilens.lenses.cards.source import card_source

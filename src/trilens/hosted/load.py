@@ -38,7 +38,14 @@ ADDRESS = re.compile(r"https?://", re.IGNORECASE)
 
 
 def is_hosted(name: str) -> bool:
-    return ADDRESS.match(name) is not None or name.partition(":")[0] in VENDORS
+    return ADDRESS.match(name) is not None or at_vendor(name) is not None
+
+
+def at_vendor(name: str) -> tuple[str, str] | None:
+    """(vendor, its model) of "openai:MODEL", also as in "OpenAI: MODEL"."""
+    vendor, colon, called = name.partition(":")
+    vendor = vendor.strip().lower()
+    return (vendor, called.strip()) if colon and vendor in VENDORS else None
 
 
 def load_hosted(
@@ -78,7 +85,7 @@ def load_hosted(
     for option, value in (("model", model), ("engine", engine), ("tokenizer", tokenizer)):
         if value is not None:
             raise UsageError(f"{option} is only for a server's address; leave it out for {name}")
-    vendor, _, called = name.partition(":")
+    vendor, called = at_vendor(name) or (name, "")
     if not called:
         raise UsageError(f"{name!r} names no model; expected {vendor}:MODEL")
     key = key_of(vendor, *((key_variable,) if key_variable else ()))
@@ -95,7 +102,7 @@ def load_hosted(
         client = _library("google.genai", vendor).Client(api_key=key, vertexai=False, http_options=http)
         service = Gemini(client)
     backbone, parameters = _known(called)
-    return HostedModel(Elsewhere(name, called, row, None, key, None, backbone, parameters), service)
+    return HostedModel(Elsewhere(f"{vendor}:{called}", called, row, None, key, None, backbone, parameters), service)
 
 
 def _at_address(

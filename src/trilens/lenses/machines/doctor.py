@@ -10,6 +10,7 @@ from pathlib import Path
 
 from trilens import __version__, system
 from trilens.checkpoints.verified import cache_dir
+from trilens.files import exists
 from trilens.units import data
 
 
@@ -58,6 +59,6 @@ def _hub_cache() -> Path:
 
 
 def _place(path: Path) -> str:
-    known = next((p for p in (path, *path.parents) if p.exists()), None)
+    known = next((p for p in (path, *path.parents) if exists(p)), None)
     free = f", {data(shutil.disk_usage(known).free)} free" if known else ""
-    return f"{path}{'' if path.exists() else ' (does not exist yet)'}{free}"
+    return f"{path}{'' if exists(path) else ' (does not exist yet)'}{free}"

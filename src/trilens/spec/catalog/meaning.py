@@ -105,11 +105,18 @@ def _fitting(words: Words, backbone: str | None = None) -> tuple[list[CatalogEnt
         return _distinct(near), frozenset().union(*(alias for _, alias in near)), False
     said = frozenset(w for w in words if not says_nothing(w)) - BASES
     part = [(e, alias) for e, alias, head in rows if head in words and said <= alias and _harmless(words - alias, e)]
+    if all(_only_a_vendor(words, e) for e, _ in part):
+        part = []
     part = [(e, alias) for e, alias in part if not any(_variant(w) for w in alias - words)] or part
     sizes = [(e, alias) for e, alias in part if all(says_nothing(w) or SIZE.fullmatch(w) for w in alias - words)]
     narrow = len(said) > 1 or backbone is not None  # "mistral" alone is all that is called so, not Mistral 7B
     meant = sizes if sizes and narrow else part
     return _distinct(meant), words & frozenset().union(*(alias for _, alias in meant)), False
+
+
+def _only_a_vendor(words: Words, entry: CatalogEntry) -> bool:
+    """Whether they name the vendor of the entry and nothing of its own name: "openai", but not "deepseek"."""
+    return words <= words_of(entry.vendor or "") and not words & words_of(entry.name)
 
 
 def _variant(word: str) -> bool:
