@@ -144,6 +144,7 @@ class ScriptedExecutor:
         return getattr(self._inner, name)
 
     steppers = 1
+    predicts = False
 
     def sequence(self, request_length: int, adapter: str | None = None) -> CachedSequence:
         return _Sequence(request_length)

@@ -122,8 +122,15 @@ def eight_bits_are_rounded_as_torch_rounds_them(spec: ModelSpec) -> None:
     assert max(distances) < 5e-2
 
 
-@pytest.mark.parametrize("kind", TYPES)
-@pytest.mark.parametrize("name", TWO)
+# Blocks with tables take seconds to quantise in NumPy: of the routed family they are slow tests.
+PAIRS = [
+    pytest.param(name, kind, marks=pytest.mark.slow if name == TWO[1] and kind[:3] in ("IQ1", "IQ2", "IQ3") else [])
+    for name in TWO
+    for kind in TYPES
+]
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_every_type_on_two_families(name: str, kind: str, tiny_directory: Directory) -> None:
     spec = wide_spec(tiny_directory(name), 16 if kind in BLOCKS else 4)  # 16 times: whole blocks of 256
     own = stored_model(spec, kind)[1].values()

@@ -63,6 +63,7 @@ class Scripted:
 
     steppers = cache_limit = block_bytes = 1
     cache_free = 0
+    predicts = False
     costs = SimpleNamespace(fixed_bytes=0)
 
     def __init__(self, vocab: int, script: Sequence[int], draw: random.Random) -> None:

@@ -71,7 +71,7 @@ def test_tokens_and_routes_are_equal(name: str, tmp_path: Path) -> None:
                 (*one.prompt, *one.tokens), one.routes
             )
             assert other.kv_bytes == one.kv_bytes
-    assert sum(step.predicted for request in results[1] for step in request.steps) > 50
+    assert sum(step.predicted for request in results[1] for step in request.steps) > 10
 
 
 def calls_are_equal(count: int) -> tuple[int, int, int]:
