@@ -90,7 +90,8 @@ class Drafts:
     """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they
     were drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The
     others cost `flops_lost`, which no phase contains. `predicted` of the proposed and `predicted_accepted` of the
-    accepted ones came from the model's block for multi-token prediction.
+    accepted ones came from the model's block for multi-token prediction. The block's own weights and FLOPs are in no
+    phase; its time is.
     """
 
     proposed: int
@@ -469,7 +470,9 @@ def _drafts(d: Drafts) -> list[str]:
     if not d.proposed:
         return []
     saved = data(max(0, d.weight_bytes_saved))
-    block = f", {d.predicted_accepted} of {d.predicted} by the prediction block" if d.predicted else ""
+    block = ""
+    if d.predicted:
+        block = f", {d.predicted_accepted} of {d.predicted} by the prediction block, whose FLOPs are not counted here"
     return [
         f"drafts   {d.accepted} of {d.proposed} proposed tokens were right{block} · "
         f"{saved} of weights not read again · {flop(d.flops_lost)} in vain"
