@@ -64,7 +64,7 @@ def line(page: Any, selector: str) -> str:
 DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done(true))))"
 
 
-def until(page: Any, condition: str, seconds: float = 30.0) -> None:
+def until(page: Any, condition: str, seconds: float = 120.0) -> None:
     """Until a condition holds and what it says is drawn. Playwright's own way would need eval, which the page's policy
     forbids. `seconds` only bounds a hang.
     """

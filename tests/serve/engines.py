@@ -37,8 +37,8 @@ class Serving:
     def last_line(self) -> str:
         return self.said.rstrip().splitlines()[-1]
 
-    def until(self, pattern: str, seconds: float = 30) -> re.Match[str]:
-        """Waits until it says so."""
+    def until(self, pattern: str, seconds: float = 120) -> re.Match[str]:
+        """Waits until it says so. `seconds` only bounds a hang."""
         end = time.monotonic() + seconds
         while (found := re.search(pattern, self.said)) is None:
             assert self.process.poll() is None, self.said
@@ -46,7 +46,7 @@ class Serving:
             time.sleep(0.05)
         return found
 
-    def address(self, seconds: float = 30) -> str:
+    def address(self, seconds: float = 120) -> str:
         return self.until(r"(http://127\.0\.0\.1:\d+) serves", seconds)[1]
 
     def engine(self) -> int:
