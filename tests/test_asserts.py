@@ -22,16 +22,22 @@ REVIEWED = {
         2,
         "decoder_weights makes a gate for each feed-forward with a glu, and the numbers of a learned curve",
     ),
+    "decoder/weights.py": (1, "called for a model with a block that predicts"),
     "decoder/look.py": (1, "trials/inside.py has checked that the layer has attention"),
     "executors/accountant.py": (
-        17,
+        20,
         "widths between the decoder and its own tree of weights; spec/bounds.py has checked the spec's numbers",
     ),
     "executors/native/executor.py": (1, "the scheduler steps a sequence with the executor that made it"),
-    "executors/native/record.py": (1, "without_choice has taken the choice out of the spec"),
-    "executors/torch.py": (
+    "executors/native/prediction.py": (1, "the engine keeps the rows of every step that it takes for a block"),
+    "executors/native/record.py": (
         2,
-        "the scheduler steps a sequence with the executor that made it; decoder_weights, as above",
+        "without_choice has taken the choice out of the spec; a block is recorded where load has found one",
+    ),
+    "executors/torch.py": (
+        4,
+        "the scheduler steps a sequence with the executor that made it; decoder_weights, as above; rows come with the"
+        " tokens of a block only, and it is asked only where there is one",
     ),
     "generate/answer.py": (3, "a budget is made only for a thinking that can be closed"),
     "generate/scheduler.py": (1, "the caller has looked for scores"),

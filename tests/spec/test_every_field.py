@@ -5,6 +5,7 @@ A field that could be changed without a trace would be one that nobody reads.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
@@ -38,13 +39,14 @@ FELT = 1e-8  # a change of the logits that is no rounding, in float64
 
 @pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 2))
 def test_every_field_is_felt(name: str) -> None:
+    """But those of the block that predicts, which runs beside the decoder (tests/generate/test_predictions.py)."""
     config = BY_NAME[name].config()
     spec = read_config({**config.to_dict(), **BY_NAME[name].overrides}).spec
     lengths = (20, 2 * BY_NAME[name].edge + 11) if BY_NAME[name].edge else (20,)
     before = Seen(spec, lengths)
     unfelt = []
     for path, value in leaves(spec, ()):
-        if path == ("family",) or layer_seen_before(spec, path) or means_nothing(spec, path):
+        if path[0] in ("family", "prediction") or layer_seen_before(spec, path) or means_nothing(spec, path):
             continue
         if not any(before.differs(changed(spec, path, other)) for other in others(value)):
             unfelt.append((".".join(map(str, path)), value))
@@ -108,13 +110,17 @@ def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
 
 def means_nothing(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
     """The order of a recurrence's heads where each has a key head of its own, how two dimensions turn, whether a norm
-    comes behind a rotation that is not there."""
+    comes behind a rotation that is not there, the ends of a ramp on which no dimension of a rotation lies."""
     holder = reached(spec, path[:-1])
     match path[-1]:
         case "tiled":
             return bool(holder.heads == holder.key_heads)
         case "theta" | "interleaved":
             return bool(getattr(holder, "dim", 0) == 2)
+        case "low_frequency" | "high_frequency" | "original_context" if hasattr(holder, "high_frequency"):
+            rope, whole = reached(spec, path[:-2]), holder.original_context
+            turns = [2 * math.pi * rope.theta ** (i / rope.dim) for i in range(0, rope.dim, 2)]
+            return not any(whole / holder.high_frequency <= t <= whole / holder.low_frequency for t in turns)
         case "after_rope":
             return reached(spec, path[:-2]).rope is None
     return False

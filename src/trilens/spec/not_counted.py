@@ -21,6 +21,7 @@ from trilens.spec.model import (
     LatentAttention,
     Layer,
     ModelSpec,
+    Prediction,
     Routed,
     ShortConvolution,
     SingleMixer,
@@ -36,7 +37,7 @@ def not_counted(config: Mapping[str, Any], text: Mapping[str, Any], spec: ModelS
     if spec.family == "opt":
         found["rows of positions that no token has"] = 2 * spec.width
     if prediction is not None:
-        found["layers that predict further tokens"] = prediction.blocks * _prediction_block(spec)
+        found["layers that predict further tokens"] = prediction.blocks * _prediction_block(prediction, spec.width)
     if prediction is not None and prediction.own_tables:
         found["their copies of the embedding and the head"] = prediction.blocks * 2 * spec.vocab * spec.width
     found["8-bit block scales"] = _fp8_scales(config, text, spec)
@@ -107,10 +108,9 @@ def _gated(count: int, ffn: Dense | Routed, width: int) -> tuple[Matrix, Matrix]
     return (into * count, ffn.width, width), (count, width, ffn.width)
 
 
-def _prediction_block(spec: ModelSpec) -> int:
+def _prediction_block(prediction: Prediction, width: int) -> int:
     """Its layer, a matrix that joins hidden state and embedding, three more norms."""
-    assert spec.prediction is not None
-    width, layer = spec.width, spec.prediction.layer
+    layer = prediction.layer
     count = sum(n * out * inner for n, out, inner in _matrices(layer, width)) + 2 * width * width + 5 * width
     for mixer in layer.mixers:
         match mixer:

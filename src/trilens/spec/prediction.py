@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from trilens.errors import UnsupportedModel
 from trilens.spec.families.parts import MOST_LAYERS, renumbered
 from trilens.spec.model import Attention, LatentAttention, ModelSpec, Prediction
 
@@ -45,5 +46,6 @@ def predicting(text: Mapping[str, Any]) -> int:
 
 def block_alone(spec: ModelSpec) -> ModelSpec:
     """A model of the block's layer alone, with its state: what sequences of the block keep."""
-    assert spec.prediction is not None, "the model has no block that predicts"
+    if spec.prediction is None:
+        raise UnsupportedModel(f"{spec.family}: the model has no block for multi-token prediction")
     return replace(spec, layers=(spec.prediction.layer,), states=spec.prediction.states, prediction=None)
