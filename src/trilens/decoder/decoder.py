@@ -82,7 +82,7 @@ def logits(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights, x: T) -> T:
 
 
 def predict(ops: Ops[T, R], spec: ModelSpec, block: Prediction, w: PredictionWeights) -> T:
-    """Rows that were behind the last layer, and for each the token behind it -> logits of the tokens after those.
+    """Rows that left the last layer, and for each the token that followed -> logits of the token after that one.
 
     The step's tokens are the next ones; `given` are the rows.
     """

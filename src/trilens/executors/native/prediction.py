@@ -75,7 +75,7 @@ class NativePrediction:
         return ropes, [self.executor.table(rule, reach) for rule in self.program.position_scales], reach
 
     def predict(self, batch: Sequence[tuple[Follower, int]], stepper: int | None) -> list[int | None]:
-        """For each sequence the likeliest token behind the one that it is fed next; None where that is not known."""
+        """For each sequence the likeliest token after the one that it is fed next; None where that is not known."""
         ready = [follower.meets(token) for follower, token in batch]
         logits = self.run([follower for (follower, _), go in zip(batch, ready, strict=True) if go], True, stepper)
         likeliest = iter(np.argmax(logits, 1).tolist())
@@ -108,7 +108,7 @@ class NativePrediction:
 class Follower:
     """A sequence of the block beside one of the model's.
 
-    What it computes are pairs: at place p the model's row behind token p - 1, and token p. `tokens` and `rows` are
+    What it computes are pairs: at place p the row that token p - 1 left the last layer with, and token p. `tokens` and `rows` are
     those that wait to be computed.
     """
 
