@@ -108,8 +108,8 @@ class NativePrediction:
 class Follower:
     """A sequence of the block beside one of the model's.
 
-    What it computes are pairs: at place p the row that token p - 1 left the last layer with, and token p. `tokens` and `rows` are
-    those that wait to be computed.
+    What it computes are pairs: at place p the row that token p - 1 left the last layer with, and token p. `tokens` and
+    `rows` are those that wait to be computed.
     """
 
     def __init__(self, prediction: NativePrediction, sequence: NativeSequence) -> None:
