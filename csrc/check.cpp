@@ -137,7 +137,8 @@ void check(const std::vector<Instruction>& program, const std::vector<int>& widt
         need(gate.columns == s.input_width && up.columns == s.input_width && down.rows == s.width &&
                  gate.rows == up.rows && gate.rows == down.columns,
              "an expert does not fit its rows");
-        need(routes[s.in[1]] == std::pair(s.i[0], gate.count), "a router and its experts differ in number");
+        need(routes[s.in[1]] == std::pair(s.i[0], s.i[4]) && s.i[4] >= gate.count, "a router and its experts differ in number");
+        need(s.i[4] == gate.count || s.input_width == s.width, "a row cannot be handed on as one of another width");
         for (int p = 0; p < 6; p += 2) row(p + 1, (size_t)gate.count * matrix(p).rows);
         break;
       }

@@ -124,12 +124,12 @@ void Engine::ready() {
       most_hidden = std::max(most_hidden, slots * gate.rows);
       most_result = std::max(most_result, slots * down.rows);
       if (s.i[1]) most_inputs = std::max(most_inputs, slots * gate.columns);
-      most_experts = std::max(most_experts, (size_t)gate.count);
-      if (gate.count > UINT16_MAX) throw Refused(std::to_string(gate.count) + " experts are more than 65535");
+      most_experts = std::max(most_experts, (size_t)s.i[4]);
+      if (s.i[4] > UINT16_MAX) throw Refused(std::to_string(s.i[4]) + " experts are more than 65535");
       route_number_[i] = (int)counts.experts.size();
       route_column_[i] = route_width_;
       route_width_ += s.i[0];
-      counts.experts.emplace_back(gate.count, 0);
+      counts.experts.emplace_back(s.i[4], 0);
     }
     if (s.op == Op::ROUTE) scratch = std::max(scratch, (size_t)3 * s.input_width + 64);
     if (s.op == Op::RECUR) {

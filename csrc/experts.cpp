@@ -10,6 +10,7 @@ int Engine::begin_experts(const Instruction& s, int part) {
   if (part == 0) return 1;
   const Matrix& m = parameters_[s.param[part == 1 ? 0 : 4]].matrix;
   blocks_ = blocks_of(m) * (int)slots_->groups.size();
+  if (!blocks_) return 0;  // no chosen expert has weights
   size_t block_bytes = m.tile_size() * TILES * (part == 1 && s.i[3] ? 2 : 1);
   int even = blocks_ / (pool_threads_.size() * 8), fits = (int)(WEIGHT_TASK / block_bytes);
   blocks_per_task_ = std::clamp(std::min(even, fits), 1, blocks_);
@@ -27,9 +28,9 @@ void Engine::experts_task(const Instruction& s, const Numbers& n, int part, int 
     std::fill(slots.counts.begin(), slots.counts.end(), 0);
     for (int i = 0; i < count * chosen; i++) slots.counts[ids[i] + 1]++;
     slots.groups.clear();
-    for (int e = 0; e < gate.count; e++) {
+    for (int e = 0; e < s.i[4]; e++) {
       if (keep_routes) counts.experts[route][e] += slots.counts[e + 1];
-      if (slots.counts[e + 1]) slots.groups.push_back({e, slots.counts[e], slots.counts[e] + slots.counts[e + 1]});
+      if (slots.counts[e + 1] && e < gate.count) slots.groups.push_back({e, slots.counts[e], slots.counts[e] + slots.counts[e + 1]});
       slots.counts[e + 1] += slots.counts[e];
     }
     for (int i = 0; i < count * chosen; i++) {

@@ -111,12 +111,14 @@ void Engine::row_task(const Instruction& s, const Numbers& n, int first, int end
       }
       case Op::ACTIVATE: k_.activate(x, y, s.width, (Curve)s.i[0]); break;
       case Op::EXPERTS: {  // the chosen experts' results, in order of rank
-        int chosen = s.i[0];
+        int chosen = s.i[0], experts = parameters_[s.param[0]].matrix.count;
+        const int32_t* ids = (const int32_t*)buffer(s.in[1], r, chosen);
         const float* weights = buffer(s.in[2], r, chosen);
         memset(y, 0, s.width * sizeof(float));
         for (int rank = 0; rank < chosen; rank++) {
-          const float* from = slots_->results.data() + (size_t)slots_->slot_of[r * chosen + rank] * s.width;
-          k_.fused_add(from, s.i[1] ? 1.0f : weights[rank], y, s.width);
+          bool computed = ids[rank] < experts;  // else the row is handed on
+          const float* from = computed ? slots_->results.data() + (size_t)slots_->slot_of[r * chosen + rank] * s.width : x;
+          k_.fused_add(from, computed && s.i[1] ? 1.0f : weights[rank], y, s.width);
         }
         break;
       }

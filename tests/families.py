@@ -34,6 +34,7 @@ from transformers import (
     Llama4Config,
     Llama4TextConfig,
     LlamaConfig,
+    LongcatFlashConfig,
     MiniMaxM2Config,
     Ministral3Config,
     Mistral3Config,
@@ -78,6 +79,13 @@ def _queries_of_usual_size(model: PreTrainedModel) -> None:
         for name, parameter in model.named_parameters():
             if name.endswith("q_norm.weight") and "vision" not in name:
                 parameter.mul_(parameter.shape[0] ** -0.5)
+
+
+def _corrections_of_usual_size(model: PreTrainedModel) -> None:
+    """A router's corrections are no larger than the scores: otherwise they choose the same experts for every token."""
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.sub_(1).mul_(0.2)
 
 
 def _phimoe_rope_sees_the_length(model: PreTrainedModel) -> None:
@@ -490,6 +498,9 @@ LATENT_ATTENTION = {
 }
 DEEPSEEK = {**TINY, **LATENT_ATTENTION, **SHARED_EXPERTS, "first_k_dense_replace": 1}
 
+# What LongCat-Flash, whose layers are pairs, calls otherwise.
+PAIRED = ("num_hidden_layers", "intermediate_size", "num_key_value_heads")
+
 LATENT = [
     Family(
         "deepseek v2",
@@ -537,6 +548,24 @@ LATENT = [
         ),
         model=Mistral4ForCausalLM,
         edge=64,
+    ),
+    Family(
+        "longcat-flash",
+        lambda: LongcatFlashConfig(
+            **{name: size for name, size in TINY.items() if name not in PAIRED},
+            **{**LATENT_ATTENTION, "head_dim": 8},
+            num_layers=2,
+            ffn_hidden_size=80,
+            expert_ffn_hidden_size=24,
+            n_routed_experts=8,
+            zero_expert_num=5,
+            moe_topk=4,
+            routed_scaling_factor=2.5,
+            attention_bias=True,
+            rope_parameters=_yarn(mscale=1.0, mscale_all_dim=1.0),
+        ),
+        edge=64,
+        repair=_corrections_of_usual_size,
     ),
 ]
 

@@ -26,7 +26,8 @@ from trilens.errors import BadCheckpoint, ModelNotFound, TrilensError, Unsupport
 from trilens.executors.executor import StepInput
 
 # Rotary halves; norms stored as a distance from one; norms of queries and keys with a tied head; fused and transposed
-# matrices; attention beside experts; latent attention's two matrices in one; recurrences; constant factors.
+# matrices; attention beside experts; latent attention's two matrices in one; recurrences; constant factors; layers in
+# pairs.
 FAMILIES = (
     "llama 3",
     "gemma 3 (text)",
@@ -39,6 +40,7 @@ FAMILIES = (
     "falcon-h1",
     "nemotron-h",
     "deepseek v3.2",
+    "longcat-flash",
 )
 DIRECTIONS = (
     "q_proj",

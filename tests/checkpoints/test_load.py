@@ -133,3 +133,23 @@ def test_quantised_checkpoints_we_cannot_read_are_refused_by_name(tiny_directory
         )
         with pytest.raises(UnsupportedModel, match=f"(?i){method}"):
             open_model(find(str(directory)))
+
+
+def test_matrices_for_experts_that_have_no_weights(tiny_directory: Directory, tmp_path: Path) -> None:
+    """transformers writes some into files, and their publisher does not; what experts that fire need stays strict."""
+    source, ours = tiny_directory("longcat-flash"), open_model(find(str(tiny_directory("longcat-flash"))))
+
+    def without(*numbers: int) -> Callable[[dict[str, torch.Tensor]], object]:
+        def change(tensors: dict[str, torch.Tensor]) -> None:
+            for name in [n for n in tensors if any(f".experts.{number}." in n for number in numbers)]:
+                del tensors[name]
+
+        return change
+
+    published = open_model(find(str(changed(source, tmp_path / "published", without(8, 9, 10, 11, 12)))))
+    assert published.stored == ours.stored and not published.left_out
+    assert len(ours.left_out) == 2 * 2 * 5
+    assert_refused(changed(source, tmp_path / "fewer", without(7)), "mlp.experts.7.gate_proj.weight")
+    one = "model.layers.0.mlp.experts.{}.gate_proj.weight"
+    more = changed(source, tmp_path / "more", lambda t: t.update({one.format(13): t[one.format(0)].clone()}))
+    assert_refused(more, "does not use", one.format(13))

@@ -25,7 +25,7 @@ from trilens.executors.accountant import (
     token_cost,
     visible_pairs,
 )
-from trilens.executors.executor import StepInput
+from trilens.executors.executor import CachedSequence, StepInput, fired_experts
 from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.model import Chunk, Curve, Dense, Full, Glu, Window, first_visible
 
@@ -36,6 +36,12 @@ def counted(run: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops()
+
+
+def by_routes(executor: TorchExecutor, sequence: CachedSequence, rows: int) -> int:
+    """What the routes of the sequence's last tokens add to their operations."""
+    fired = fired_experts(executor.spec, sequence.routes(sequence.length - rows), [slice(0, rows)])
+    return executor.costs.flops_of_routes(fired, rows)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,7 +71,7 @@ def test_flops_of_decoding(name: str, context: int, tiny_executor: Callable[[str
         executor.step([StepInput(sequence, prompt(context - 1))])
     done = counted(lambda: executor.forward([StepInput(sequence, [5])]))
     cost = token_cost(executor.spec, context)
-    assert cost.flops() == cost.masked_flops() == done
+    assert cost.flops() == cost.masked_flops() == done - by_routes(executor, sequence, 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,6 +82,7 @@ def test_flops_of_a_prompt(name: str, tiny_executor: Callable[[str], TorchExecut
     executor.step([StepInput(sequence, prompt(13))])
     done = counted(lambda: executor.forward([StepInput(sequence, prompt(61))]))
     cost = step_cost(executor.spec, [Span(13, 61)])
+    done -= by_routes(executor, sequence, 61)
     assert cost.masked_flops() == done
     assert cost.flops() < done
 
@@ -140,6 +147,18 @@ def test_distinct_experts() -> None:
     assert distinct_experts(128, 8, 1) == 8
     assert math.isclose(distinct_experts(4, 1, 2), 4 * (1 - (3 / 4) ** 2))
     assert distinct_experts(8, 8, 50) == 8
+    assert distinct_experts(512, 12, 1, 256) == 8
+    assert math.isclose(distinct_experts(3, 1, 2, 1), 3 * (1 - (3 / 4) ** 2))
+
+
+def test_operations_depend_on_routes_if_experts_have_no_weights(tiny_executor: Callable[[str], TorchExecutor]) -> None:
+    executor = tiny_executor("longcat-flash")
+    assert executor.costs.depends_on_routes and not tiny_executor("kimi k2").costs.depends_on_routes
+    sequence = executor.sequence(80)
+    executor.step([StepInput(sequence, prompt(80))])
+    fired = {tuple(fired_experts(executor.spec, sequence.routes(), [slice(t, t + 1)])) for t in range(80)}
+    assert len(fired) > 3  # not each token costs the same
+    assert any(sum(f) < sum(r.router.firing for _, r in executor.spec.routed_layers()) for f in fired)
 
 
 def test_the_table_has_every_family_of_the_reader() -> None:

@@ -51,6 +51,7 @@ def changed(monkeypatch: pytest.MonkeyPatch, op: Op, place: int, value: int) -> 
         (routed, Op.ROUTE, 4),  # groups chosen
         (routed, Op.ROUTE, 5),  # experts that make a group's score
         (routed, Op.EXPERTS, 0),  # experts chosen
+        (routed, Op.EXPERTS, 4),  # of how many
     ],
 )
 def test_numbers_that_would_leave_a_buffer(

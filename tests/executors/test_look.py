@@ -31,6 +31,7 @@ from trilens.executors.torch import TorchExecutor
 
 NAMES = [family.name for family in FAMILIES]
 CLOSE = 1e-4
+IN_PAIRS = ["longcat-flash"]  # a layer of transformers is two
 LATE_SINKS = ["granite with windows"]  # transformers reports the weights before it applies the sinks to the result
 
 
@@ -112,7 +113,8 @@ def test_lens(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     tokens, layers = text_for(name, executor), len(executor.spec.layers)
     ours = executor.look(LogitLens(), tokens).values.reshape(layers, -1)
-    assert np.abs(ours - their_lens(name, tokens, layers)).max() < CLOSE
+    every = 2 if name in IN_PAIRS else 1
+    assert np.abs(ours[every - 1 :: every] - their_lens(name, tokens, layers // every)).max() < CLOSE
 
 
 def native(directory: Path) -> NativeExecutor:

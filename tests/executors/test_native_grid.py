@@ -29,6 +29,8 @@ WIDTHS = {
     "hidden_size",
     "intermediate_size",
     "intermediate_size_mlp",
+    "ffn_hidden_size",
+    "expert_ffn_hidden_size",
     "moe_intermediate_size",
     "shared_intermediate_size",
     "hidden_size_per_layer_input",

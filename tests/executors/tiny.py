@@ -41,6 +41,7 @@ from trilens.spec.model import (
     Router,
     Scoring,
     ShortConvolution,
+    Shortcut,
     SideBySide,
     SigmoidDecay,
     SoftplusDecay,
@@ -186,6 +187,25 @@ def routed() -> ModelSpec:
     return model([layer(attention(Positions(i, 2, 16, 16, Full())), f) for i, f in enumerate(feed_forwards)])
 
 
+def shortcut() -> ModelSpec:
+    """Experts that are added behind the next layer, one such layer behind the other too; experts without weights, in
+    the second layer so many that often no other is chosen."""
+    router = Router(6, 3, Scoring.SOFTMAX, scale=2.0, correction_bias=True, identity_experts=3)
+    few = Router(1, 1, Scoring.SIGMOID, identity_experts=3)
+    feed_forwards: list[FeedForward] = [
+        Shortcut(Dense(96, SILU), Routed(router, 32, SILU)),
+        Shortcut(Dense(64, SILU), Routed(few, 32, SILU, weight_on_input=True, shared=Dense(32, SILU))),
+        Routed(router, 32, SILU, bias=True),
+    ]
+    scales = (0.7, 1.0, 1.0)
+    return model(
+        [
+            layer(attention(Positions(i, 2, 16, 16, Full())), f, residual_scale=scale)
+            for i, (f, scale) in enumerate(zip(feed_forwards, scales, strict=True))
+        ]
+    )
+
+
 def latent() -> ModelSpec:
     """Latent attention, with queries direct and through a bottleneck."""
 
@@ -294,7 +314,10 @@ def parallel() -> ModelSpec:
     )
 
 
-MODELS = {f.__name__: f for f in (plain, windowed, parallel, per_layer, streamed, routed, latent, convolved, recurrent)}
+MODELS = {
+    f.__name__: f
+    for f in (plain, windowed, parallel, per_layer, streamed, routed, shortcut, latent, convolved, recurrent)
+}
 
 
 def wide() -> ModelSpec:

@@ -145,11 +145,15 @@ static void route(float *ids, float *weights, const float *logits, const instruc
 
 static void experts(float *y, const float *x, const float *ids, const float *weights, const instruction *s,
                     const float *f, const parameter *p[6]) {
-  int hidden = p[0]->rows, in = p[0]->cols, out = p[4]->rows;
+  int hidden = p[0]->rows, in = p[0]->cols, out = p[4]->rows, count = p[0]->size / (hidden * in);
   float *gate = malloc(4 * hidden), *up = malloc(4 * hidden), *scaled = malloc(4 * in), *part = malloc(4 * out);
   memset(y, 0, 4 * out);
   for (int r = 0; r < s->i[0]; r++) {
     int e = (int)ids[r];
+    if (e >= count) { /* handed on */
+      for (int o = 0; o < out; o++) y[o] += x[o] * weights[r];
+      continue;
+    }
     for (int c = 0; c < in; c++) scaled[c] = x[c] * (s->i[1] ? weights[r] : 1);
     matvec(gate, scaled, p[0], e, p[1]);
     matvec(up, scaled, p[2], e, p[3]);

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 import trilens
-from trilens.generate.receipt import Ceiling, Phase, Receipt, replay_hash
+from trilens.executors.accountant import Span
+from trilens.executors.torch import TorchExecutor
+from trilens.generate.limits import Limits
+from trilens.generate.receipt import Ceiling, Phase, Receipt, phases, replay_hash
+from trilens.generate.request import TokenWriter
+from trilens.generate.sampling import Sampling
+from trilens.generate.scheduler import Scheduler
 from trilens.lenses.costs.predictor import Predictor
 from trilens.lenses.machines.energy import EnergyMeter
 from trilens.lenses.machines.machine import Layout, measured
@@ -50,6 +58,18 @@ class TestRoutes:
             assert work.distinct_experts == sum(len(np.unique(layer.ids[rows])) for layer in traced.layers), phase
         assert receipt.work.decode.distinct_experts <= 4 * 8
         assert receipt.replay == traced.replay
+
+    def test_operations_are_those_of_experts_with_weights(self, tiny_executor: Callable[[str], TorchExecutor]) -> None:
+        """Of a model in which some have none: what PyTorch multiplies."""
+        executor = tiny_executor("longcat-flash")
+        scheduler = Scheduler(executor)
+        request = scheduler.submit([5], Sampling(temperature=1.0, seed=3), Limits(30, 30), frozenset(), TokenWriter())
+        with FlopCounterMode(display=False) as counter:
+            while request.finish is None:
+                scheduler.step()
+        [phase] = phases(executor, request, [request.steps])
+        assert phase.tokens == 30 and phase.flops == counter.get_total_flops()
+        assert phase.flops != executor.costs.flops(30, 30, [Span(0, 30, 30)])  # what was expected
 
     def test_a_dense_model_has_none(self) -> None:
         work = trilens.load("tiny-dense").generate(QUESTION, temperature=0).receipt.work

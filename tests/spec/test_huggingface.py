@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from trilens.executors.accountant import count_parameters, kv_bytes, token_cost
 from trilens.spec.huggingface import read_config, read_config_file
 from trilens.spec.model import Attention, Full, Llama3Scaling, Window
 
+CONFIGS = Path(__file__).parent.parent / "data" / "configs.json"
 LLAMA_31_8B: dict[str, Any] = {  # meta-llama/Llama-3.1-8B-Instruct, the numbers of its config.json
     "architectures": ["LlamaForCausalLM"],
     "model_type": "llama",
@@ -117,6 +119,29 @@ def test_a_wrong_value_is_named_in_one_line(keys: dict[str, Any], said: str) -> 
 def test_an_unknown_part_is_refused_by_name(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(UnsupportedModel, match=said):
         read_config(changed(**keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem", "said"),
+    [
+        ({"zero_expert_type": "copy"}, UnsupportedModel, "zero_expert_type 'copy' is not supported"),
+        ({"attention_method": "MHA"}, UnsupportedModel, "attention_method 'MHA' is not supported"),
+        ({"mla_scale_q_lora": False}, UnsupportedModel, "mla_scale_q_lora False is not supported"),
+        ({"norm_topk_prob": True}, UnsupportedModel, "norm_topk_prob True is not supported"),
+        ({"router_bias": True}, UnsupportedModel, "router_bias True is not supported"),
+        ({"num_hidden_layers": 28}, BadCheckpoint, "num_hidden_layers is 28; expected 56"),
+        ({"head_dim": 96}, BadCheckpoint, "head_dim is 96; expected 64"),
+        ({"moe_topk": 769}, BadCheckpoint, "moe_topk is 769; expected no more than the 768 experts there are"),
+        ({"zero_expert_num": 65535}, BadCheckpoint, "zero_expert_num is 65535; expected an integer from 0 to 65023"),
+        ({"num_layers": None}, BadCheckpoint, "num_layers is missing"),
+    ],
+)
+def test_what_longcat_flash_says_more(keys: dict[str, Any], problem: type[Exception], said: str) -> None:
+    config = json.loads(CONFIGS.read_text())["meituan-longcat/LongCat-Flash-Chat"]["config"]
+    published = {"zero_expert_type": "identity", "mla_scale_kv_lora": True, "norm_topk_prob": False, **config}
+    assert not read_config(published).unread
+    with pytest.raises(problem, match=re.escape(said)):
+        read_config({**published, **keys})
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"llama"', "[" * 100_000])

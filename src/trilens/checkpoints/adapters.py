@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -252,11 +252,12 @@ def _places(
         if tensor.startswith(prefix):
             tensor = "lm_head." + tensor.removeprefix(prefix)
     numbers = re.findall(r"(?<=\.)\d+(?=\.)", tensor)
-    place = tensor
-    for letter, number in zip("ie", numbers, strict=False):
-        place = place.replace(f".{number}.", f".{{{letter}}}.", 1)
     layer = int(numbers[0]) if numbers and len(numbers[0]) < 6 else 0
+    place = _place(tensor, numbers, ("i", "e"))
     rows = table.get(place) or table.get(place.replace("model.", "backbone.", 1), [])  # Nemotron-H has both names
+    if not rows and numbers[1:] in ([], ["0"], ["1"]):
+        rows = table.get(_place(tensor, numbers, ("i/2", "i%2")), [])
+        layer = 2 * layer + sum(map(int, numbers[1:]))
     found: list[tuple[Parameter, Change | None]] = []
     for row in rows:
         parameter = ours.get(row.ours.replace("{i}", str(layer)))
@@ -289,6 +290,13 @@ def _places(
         f"tensor {shown(pair.down)} changes {shown(pair.module)}, which is not a matrix of this model; is the "
         f"adapter for another one?",
     )
+
+
+def _place(tensor: str, numbers: Sequence[str], letters: Sequence[str]) -> str:
+    """The tensor's name with these letters for its first numbers."""
+    for letter, number in zip(letters, numbers, strict=False):
+        tensor = tensor.replace(f".{number}.", f".{{{letter}}}.", 1)
+    return tensor
 
 
 def _low_rank(

@@ -22,6 +22,7 @@ from trilens.spec.model import (
     ModelSpec,
     Routed,
     ShortConvolution,
+    Shortcut,
 )
 
 if TYPE_CHECKING:
@@ -442,7 +443,7 @@ def _by_key_head(layer: Layer, ours: str, parts: tuple[str, ...]) -> PartRows:
 def _width(layer: Layer, ours: str) -> int:
     """The width of the feed-forward that a parameter belongs to."""
     match layer.feed_forward:
-        case Beside(dense=dense, routed=routed):
+        case Beside(dense=dense, routed=routed) | Shortcut(dense=dense, routed=routed):
             return routed.width if ".experts." in ours else dense.width
         case Routed(shared=Dense() as shared) if ".shared." in ours:
             return shared.width

@@ -381,6 +381,34 @@ INDEX = in_layers(
 """,
 )
 
+# Two layers in one; the experts, which begin beside the first, lie beside both.
+PAIRS = in_layers(
+    "model.layers.{i/2}.",
+    """
+    mixer_in                            input_layernorm.{i%2}.weight
+    feed_forward_in                     post_attention_layernorm.{i%2}.weight
+    attention.q_down                    self_attn.{i%2}.q_a_proj.weight
+    attention.q_norm                    self_attn.{i%2}.q_a_layernorm.weight
+    attention.q_up                      self_attn.{i%2}.q_b_proj.weight
+    attention.kv_down                   self_attn.{i%2}.kv_a_proj_with_mqa.weight
+    attention.kv_norm                   self_attn.{i%2}.kv_a_layernorm.weight
+    attention.k_up                      self_attn.{i%2}.kv_b_proj.weight                latent_up
+    attention.v_up                      self_attn.{i%2}.kv_b_proj.weight                latent_up
+    attention.out                       self_attn.{i%2}.o_proj.weight
+    feed_forward.dense.gate             mlps.{i%2}.gate_proj.weight
+    feed_forward.dense.up               mlps.{i%2}.up_proj.weight
+    feed_forward.dense.down             mlps.{i%2}.down_proj.weight
+    feed_forward.gate                   mlps.{i%2}.gate_proj.weight
+    feed_forward.up                     mlps.{i%2}.up_proj.weight
+    feed_forward.down                   mlps.{i%2}.down_proj.weight
+    feed_forward.routed.router          mlp.router.classifier.weight
+    feed_forward.routed.correction_bias mlp.router.e_score_correction_bias
+    feed_forward.routed.experts.gate    mlp.experts.{e}.gate_proj.weight
+    feed_forward.routed.experts.up      mlp.experts.{e}.up_proj.weight
+    feed_forward.routed.experts.down    mlp.experts.{e}.down_proj.weight
+""",
+)
+
 FAMILY_NAMES: dict[str, tuple[Row, ...]] = {
     **dict.fromkeys(("cohere", "stablelm"), NORMS_OF_EACH_HEAD),
     **dict.fromkeys(("hunyuan", "hunyuan_moe"), SHARED_EXPERT + LAYERNORMS),
@@ -409,4 +437,5 @@ FAMILY_NAMES: dict[str, tuple[Row, ...]] = {
     "apertus": APERTUS,
     "step3p5": STEP,
     "axk1": AXK1,
+    "longcat_flash": PAIRS,
 }

@@ -14,7 +14,7 @@ from trilens.checkpoints import names
 from trilens.checkpoints.changes import CHANGES, Change, RowChange, Times, Transposed, apply
 from trilens.checkpoints.checkpoint import Checkpoint
 from trilens.checkpoints.find import Found
-from trilens.checkpoints.rows import Row
+from trilens.checkpoints.rows import Row, in_layer
 from trilens.decoder.weights import Parameter, decoder_weights, own_parameters, parameters, prediction_weights
 from trilens.errors import BadCheckpoint, UnsupportedModel
 from trilens.files import bad, shown
@@ -266,7 +266,7 @@ def _named(parameter: Parameter, rows: tuple[Row, ...]) -> Iterator[tuple[Row, s
         own_row = is_bias and row.ours == pattern + ".bias"
         if row.ours != pattern and not own_row:
             continue
-        theirs = row.theirs.replace("{i}", layer.group(1)) if layer else row.theirs
+        theirs = in_layer(row.theirs, int(layer.group(1))) if layer else row.theirs
         if is_bias and not own_row:
             theirs = theirs.removesuffix(".weight") + ".bias"
         yield row, theirs
@@ -316,6 +316,10 @@ def _why_left_out(name: str, spec: ModelSpec) -> str | None:
     number, inside = int(layer.group(1)), layer.group(2)
     if number >= len(spec.layers):
         return "layers that predict further tokens"
+    expert = re.match(r"mlp\.experts\.(\d+)\.", inside)
+    routers = [routed.router for _, routed in spec.routed_layers()]
+    if expert is not None and any(r.experts <= int(expert.group(1)) < r.choices for r in routers):
+        return "matrices that experts without weights never use"
     attention = spec.layers[number].mixer
     if isinstance(attention, Attention) and not attention.writes and re.match(names.KEYS_AND_VALUES, inside):
         return "keys and values of a layer that reads another's cache"

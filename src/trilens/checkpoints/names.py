@@ -1,8 +1,9 @@
 """Other programs' names for our parameters, as rows of data, with the change that each needs while it is loaded.
 
-A row: our name, theirs, the change. `{i}` is the layer, `{e}` an expert (their tensors are stacked in its order). The
-first row whose tensor is in the file is used, so a family's special rows come before the common ones. A bias follows
-its weight, `.weight` becomes `.bias`, unless it has a row of its own.
+A row: our name, theirs, the change. `{i}` is the layer, `{e}` an expert (their tensors are stacked in its order). Files
+that take layers in pairs have `{i/2}`, the pair, and `{i%2}`, the place in it. The first row whose tensor is in the
+file is used, so a family's special rows come before the common ones. A bias follows its weight, `.weight` becomes
+`.bias`, unless it has a row of its own.
 """
 
 from __future__ import annotations

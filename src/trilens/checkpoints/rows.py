@@ -12,6 +12,14 @@ class Row:
     change: str = ""  # the name of a function in changes.py; empty: taken as it is
 
 
+def in_layer(theirs: str, number: int) -> str:
+    """Their name in the layer of that number."""
+    places = {"{i}": number, "{i/2}": number // 2, "{i%2}": number % 2}
+    for place, value in places.items():
+        theirs = theirs.replace(place, str(value))
+    return theirs
+
+
 def rows(table: str) -> tuple[Row, ...]:
     """Three columns a line: ours, theirs, and the change where there is one. A name without a dot before `{i}.` lies in
     the layer on both sides."""

@@ -26,6 +26,7 @@ from trilens.decoder.weights import (
     PredictionWeights,
     RoutedWeights,
     ShortConvolutionWeights,
+    ShortcutWeights,
     SideBySideWeights,
 )
 from trilens.spec.model import (
@@ -43,6 +44,7 @@ from trilens.spec.model import (
     Prediction,
     Routed,
     ShortConvolution,
+    Shortcut,
     SideBySide,
 )
 
@@ -66,8 +68,9 @@ def residuals(ops: Ops[T, R], spec: ModelSpec, w: DecoderWeights) -> Iterator[T]
     if spec.streams is not None and w.streams is not None:
         x = spread(ops, spec.streams, w.streams, x)
     yield x
+    begun: T | None = None  # by a layer before, to be added behind the next one
     for i, (layer, weights) in enumerate(zip(spec.layers, w.layers, strict=True)):
-        x = _layer(ops, i, spec, layer, weights, x, rows)
+        x, begun = _layer(ops, i, spec, layer, weights, x, rows, begun)
         yield x
 
 
@@ -92,7 +95,7 @@ def predict(ops: Ops[T, R], spec: ModelSpec, block: Prediction, w: PredictionWei
         hidden = ops.norm(ops.given(spec.width), spec.final_norm, w.final_norm)
         hidden = ops.norm(hidden, block.hidden_norm, w.hidden_norm)
         x = ops.linear(ops.join(embedded, hidden, 1), w.join)
-    x = _layer(ops, 0, spec, block.layer, w.layer, x, None)
+    x, _ = _layer(ops, 0, spec, block.layer, w.layer, x, None, None)
     with ops.at(Part.HEAD):
         x = ops.norm(ops.last_rows(x), block.out_norm, w.out_norm)
         return _head(ops, spec, w.head, x)
@@ -103,24 +106,29 @@ def _head(ops: Ops[T, R], spec: ModelSpec, w: LinearWeights, x: T) -> T:
     return y if spec.head.softcap is None else ops.softcap(y, spec.head.softcap)
 
 
-def _layer(ops: Ops[T, R], i: int, spec: ModelSpec, layer: Layer, w: LayerWeights, x: T, rows: T | None) -> T:
+def _layer(
+    ops: Ops[T, R], i: int, spec: ModelSpec, layer: Layer, w: LayerWeights, x: T, rows: T | None, begun: T | None
+) -> tuple[T, T | None]:
+    """The rows behind a layer, and what it has begun; `begun` by the layer before."""
     streams = spec.streams
     if streams is not None and w.streams is not None:
         x, first = predicted(ops, i, streams, w.streams, x, spec.width)
-        x = corrected(ops, i, streams, w.streams, x, first, _branches(ops, i, layer, w, first))
+        result, begun = _branches(ops, i, layer, w, first, begun)
+        x = corrected(ops, i, streams, w.streams, x, first, result)
     else:
-        x = _branches(ops, i, layer, w, x)
+        x, begun = _branches(ops, i, layer, w, x, begun)
     with ops.at(Part.FEED_FORWARD, i):
         if layer.per_layer_input is not None and w.per_layer_input is not None and rows is not None:
             read = x if streams is None else ops.slice(x, 1, 0, spec.width)
             y = _per_layer_input(ops, i, layer.per_layer_input, w.per_layer_input, read, rows)
             x = ops.add(x, y) if streams is None else with_others_raised(ops, streams, x, y, spec.width)
-        return x if w.scalar is None else ops.mul(x, w.scalar)
+        return (x if w.scalar is None else ops.mul(x, w.scalar)), begun
 
 
-def _branches(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T) -> T:
-    """The residual branches of a layer, added to x one after the other, or in parallel."""
-    read = None  # by a feed-forward in parallel
+def _branches(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T, begun: T | None) -> tuple[T, T | None]:
+    """The residual branches of a layer, added to x one after the other, or in parallel; then what the layer before has
+    `begun`. And what this one begins."""
+    read = begins = None  # read by a feed-forward in parallel
     if layer.mixer is not None and w.mixer is not None:
         with ops.at(Part.PROJECTIONS, i):
             y = _normed(ops, x, layer.mixer_in, w.mixer_in)
@@ -145,12 +153,19 @@ def _branches(ops: Ops[T, R], i: int, layer: Layer, w: LayerWeights, x: T) -> T:
                 y = routed_ffn(ops, i, f, fw, y)
             case Beside() as f, BesideWeights() as fw:
                 y = beside_ffn(ops, i, f, fw, y, x)
+            case Shortcut() as f, ShortcutWeights() as fw:
+                begins = routed_ffn(ops, i, f.routed, fw.routed, y)
+                y = dense_ffn(ops, i, f.dense, fw.dense, y)
             case _:
                 raise AssertionError(f"layer {i} has {type(layer.feed_forward).__name__}, and other weights for it")
         with ops.at(Part.FEED_FORWARD, i):
             y = _normed(ops, y, layer.feed_forward_out, w.feed_forward_out)
             x = ops.add(x, _scaled(ops, y, layer.residual_scale))
-    return x
+            begins = None if begins is None else _scaled(ops, begins, layer.residual_scale)
+    if begun is not None:
+        with ops.at(Part.FEED_FORWARD, i):
+            x = ops.add(x, begun)
+    return x, begins
 
 
 def _low_rank_branch(ops: Ops[T, R], branch: LowRankBranch, w: LowRankBranchWeights, x: T) -> T:

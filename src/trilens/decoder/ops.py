@@ -185,10 +185,10 @@ class Ops(Protocol[T, R]):
 
     # ---- experts
     def route(self, logits: T, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None) -> R:
-        """[N, E] -> for each token `router.chosen` experts in order of rank, with their weights."""
+        """[N, `router.choices`] -> for each token `router.chosen` experts in order of rank, with their weights."""
         ...
 
     def experts(self, x: T, routes: R, w: DenseWeights, ffn: Routed) -> T:
         """Each token through its chosen experts, their results added in order of rank. `w.gate` is None where `ffn.glu`
-        is a curve."""
+        is a curve. The result of an expert without weights, whose number is beyond the others', is x."""
         ...

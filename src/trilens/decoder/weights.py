@@ -27,6 +27,7 @@ from trilens.spec.model import (
     Positions,
     Routed,
     ShortConvolution,
+    Shortcut,
     SideBySide,
     Streams,
 )
@@ -178,6 +179,15 @@ class BesideWeights:
 
 
 @dataclass(frozen=True)
+class ShortcutWeights:
+    dense: DenseWeights
+    routed: RoutedWeights
+
+
+FeedForwardWeights = DenseWeights | RoutedWeights | BesideWeights | ShortcutWeights
+
+
+@dataclass(frozen=True)
 class PerLayerInputWeights:
     row: Parameter | None
     gate: LinearWeights
@@ -220,7 +230,7 @@ class PerLayerTableWeights:
 @dataclass(frozen=True)
 class LayerWeights:
     mixer: MixerWeights | None
-    feed_forward: DenseWeights | RoutedWeights | BesideWeights | None
+    feed_forward: FeedForwardWeights | None
     mixer_in: NormWeights | None
     mixer_out: NormWeights | None
     feed_forward_in: NormWeights | None
@@ -463,7 +473,7 @@ def _gated_recurrence(at: str, r: GatedRecurrence, width: int) -> GatedRecurrenc
     )
 
 
-def _feed_forward(at: str, ffn: FeedForward, width: int) -> DenseWeights | RoutedWeights | BesideWeights:
+def _feed_forward(at: str, ffn: FeedForward, width: int) -> FeedForwardWeights:
     match ffn:
         case Dense():
             return _dense(at, ffn, width)
@@ -477,6 +487,10 @@ def _feed_forward(at: str, ffn: FeedForward, width: int) -> DenseWeights | Route
                 routed_in=_norm(at + "routed_in", ffn.routed_in, width),
                 routed_out=_norm(at + "routed_out", ffn.routed_out, width),
                 router_norm=_norm(at + "router_norm", ffn.router_norm, width),
+            )
+        case Shortcut():
+            return ShortcutWeights(
+                dense=_dense(at + "dense.", ffn.dense, width), routed=_routed(at + "routed.", ffn.routed, width)
             )
 
 
@@ -495,9 +509,9 @@ def _routed(at: str, ffn: Routed, width: int) -> RoutedWeights:
     router, experts, inner = ffn.router, ffn.router.experts, ffn.latent or width
     narrow, gated = ffn.latent is not None, isinstance(ffn.glu, Glu)
     return RoutedWeights(
-        router=_linear(at + "router", experts, width, router.bias),
-        correction_bias=Parameter(at + "correction_bias", (experts,)) if router.correction_bias else None,
-        expert_scale=Parameter(at + "expert_scale", (experts,)) if router.expert_scale else None,
+        router=_linear(at + "router", router.choices, width, router.bias),
+        correction_bias=Parameter(at + "correction_bias", (router.choices,)) if router.correction_bias else None,
+        expert_scale=Parameter(at + "expert_scale", (router.choices,)) if router.expert_scale else None,
         latent_in=_linear(at + "latent_in", inner, width, ffn.bias) if narrow else None,
         experts=DenseWeights(
             gate=_linear(at + "experts.gate", ffn.width, inner, ffn.bias, experts) if gated else None,

@@ -220,13 +220,14 @@ def fixed_bytes(spec: ModelSpec) -> int:
     return sum(state.bytes for state in fixed)
 
 
-def distinct_experts(experts: int, chosen: int, tokens: float) -> Fraction:
-    """Expected number of different experts that fire for `tokens` tokens, if each picks `chosen` of them with equal
-    probability.
+def distinct_experts(experts: int, chosen: int, tokens: float, identity_experts: int = 0) -> Fraction:
+    """Expected number of different experts that fire for `tokens` tokens, if each picks `chosen` of them and of
+    `identity_experts`, which have no weights and are not counted, with equal probability.
     """
+    choices = experts + identity_experts
     if tokens == 1:
-        return Fraction(chosen)
-    return Fraction(experts * (1.0 - (1.0 - chosen / experts) ** tokens))
+        return Fraction(chosen * experts, choices)
+    return Fraction(experts * (1.0 - (1.0 - chosen / choices) ** tokens))
 
 
 def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
@@ -258,11 +259,12 @@ class StepCounter:
             flops, kept = pairs.get(mask, (0, 0))
             pairs[mask] = flops + per_pair, kept + width
         self._pairs = pairs
+        self._routed = ops.routed
         self._row_flops = silent.flops() - sum(flops for flops, _ in pairs.values())
         self._logit_flops = one.flops() - silent.flops()
         self._fixed = self._head = Fraction(0)
         self._looked_up: list[tuple[Fraction, int, bool]] = []  # bytes of a row, rows, whole where logits are wanted
-        self._experts: dict[tuple[int, int], Fraction] = {}  # bytes of all experts, by their number and the chosen
+        self._experts: dict[tuple[int, int, int], Fraction] = {}  # bytes of all experts, by what is chosen from what
         self._weight_bytes: dict[tuple[int, int], int] = {}  # what was asked before; steps have few sizes
         read = silent.read()
         for name, touch in one.read().items():
@@ -271,7 +273,7 @@ class StepCounter:
             if quiet is not None and quiet.looked_up:
                 self._looked_up.append((p.shape[1] * each, p.shape[0], not touch.looked_up))
             elif touch.router is not None:
-                key = touch.router.experts, touch.router.chosen
+                key = touch.router.experts, touch.router.chosen, touch.router.identity_experts
                 self._experts[key] = self._experts.get(key, Fraction(0)) + p.size * each
             elif quiet is None:
                 self._head += touch.elements * each
@@ -284,6 +286,17 @@ class StepCounter:
             flops * visible_pairs(mask, s.past, s.new) for mask, (flops, _) in self._pairs.items() for s in spans
         )
         return rows * self._row_flops + logits * self._logit_flops + attention
+
+    @property
+    def depends_on_routes(self) -> bool:
+        """Whether some experts have no weights, so that `flops` are those of a token that is expected."""
+        return any(router.identity_experts for router, _ in self._routed)
+
+    def flops_of_routes(self, fired: Sequence[int], rows: int) -> int:
+        """What has to be added to `flops` of `rows` tokens, if experts with weights `fired` so often for them in each
+        routed layer."""
+        routed = zip(fired, self._routed, strict=True)
+        return sum((count - rows * router.firing) * flops for count, (router, flops) in routed)
 
     def kv_elements_read(self, span: Span, singly: bool) -> int:
         """One pass over the cache for all tokens of the span, or one for each of them."""
@@ -307,8 +320,8 @@ class StepCounter:
         total = self._fixed + (self._head if logits else 0)
         for row, most, whole in self._looked_up:
             total += row * (most if whole and logits else min(rows, most))
-        for (experts, chosen), size in self._experts.items():
-            total += distinct_experts(experts, chosen, rows) * size / experts
+        for (experts, chosen, identity), size in self._experts.items():
+            total += distinct_experts(experts, chosen, rows, identity) * size / experts
         return round(total)
 
 
@@ -332,6 +345,7 @@ class _Accountant:
         self.ranks = ranks
         self.parts: dict[tuple[int | None, Part], PartCost] = {}
         self.attended: list[tuple[Mask, int, int]] = []  # mask, operations a pair, numbers a position keeps
+        self.routed: list[tuple[Router, int]] = []  # of each routed layer, with the operations of an expert for a row
         self._cost = PartCost()
 
     @contextmanager
@@ -512,7 +526,7 @@ class _Accountant:
     def route(
         self, logits: _Rows, router: Router, correction_bias: Parameter | None, expert_scale: Parameter | None
     ) -> _Routes:
-        assert logits.width == router.experts
+        assert logits.width == router.choices
         for p in (correction_bias, expert_scale):
             if p is not None:
                 self._touch(p, p.size)
@@ -520,7 +534,8 @@ class _Accountant:
 
     def experts(self, x: _Rows, routes: _Routes, w: DenseWeights, ffn: Routed) -> _Rows:
         router = routes.router
-        fired = distinct_experts(router.experts, router.chosen, x.rows)
+        fired = distinct_experts(router.experts, router.chosen, x.rows, router.identity_experts)
+        own = 0
         width, expected = x.width, (w.up.weight.shape[2], w.down.weight.shape[1])
         assert (width, width) == expected, (
             f"{w.up.weight.name} maps {expected[0]} columns to {expected[1]}, not {width}"
@@ -532,7 +547,9 @@ class _Accountant:
             for p in (linear.weight, linear.bias):
                 if p is not None:
                     self._cost.touched.append(Touched(p, fired * p.size / router.experts, router=router))
-            self._flops(2 * x.rows * router.chosen * out * inner)
+            own += 2 * out * inner
+        self._flops(x.rows * router.firing * own)
+        self.routed.append((router, own))
         return x
 
     def _flops(self, flops: int) -> None:

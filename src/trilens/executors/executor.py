@@ -317,12 +317,26 @@ def distinct_experts(spec: ModelSpec, routes: np.ndarray, pieces: Sequence[Seque
     import numpy as np
 
     routers = [routed.router for _, routed in spec.routed_layers()]
-    firsts = np.cumsum([0, *(router.experts for router in routers)])
+    firsts = np.cumsum([0, *(router.choices for router in routers)])
+    has_weights = np.concatenate([np.arange(router.choices) < router.experts for router in routers])
     numbers = routes + np.repeat(firsts[:-1], [router.chosen for router in routers])
     counts = []
     for piece in pieces:
         fired = np.zeros(firsts[-1], bool)
         for some in piece:
             fired[numbers[some]] = True
-        counts.append(int(np.count_nonzero(fired)))
+        counts.append(int(np.count_nonzero(fired & has_weights)))
     return counts
+
+
+def fired_experts(spec: ModelSpec, routes: np.ndarray, piece: Sequence[slice]) -> list[int]:
+    """How often experts with weights fired in each routed layer, for the tokens of a piece as above."""
+    import numpy as np
+
+    routers = [routed.router for _, routed in spec.routed_layers()]
+    ends = np.cumsum([router.chosen for router in routers])
+    rows = np.concatenate([routes[:0], *(routes[some] for some in piece)])
+    return [
+        int(np.count_nonzero(rows[:, end - router.chosen : end] < router.experts))
+        for router, end in zip(routers, ends, strict=True)
+    ]

@@ -719,6 +719,9 @@ class TorchOps:
         for expert in sorted(set(routes.ids.flatten().tolist())):
             token, rank = (routes.ids == expert).nonzero(as_tuple=True)
             weight = routes.weights[token, rank, None]
+            if expert >= ffn.router.experts:
+                result = result.index_add(0, token, x[token] * weight)
+                continue
             x_e = x[token] * weight if ffn.weight_on_input else x[token]
             inner = self._expert(x_e, w.up, expert)
             match ffn.glu:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trilens.executors.accountant import ParameterCount, Span, StepCounter
-from trilens.executors.executor import Executor, distinct_experts
+from trilens.executors.executor import Executor, distinct_experts, fired_experts
 from trilens.generate.answer import AnswerWriter, ThinkingReport
 from trilens.generate.request import Request, StepRecord
 from trilens.units import big, data, flop
@@ -294,11 +294,7 @@ def write_receipt(
     second = max(first, bisect_left(g.steps, answer_from, key=lambda s: s.past + s.fed))
     prompt, decode = g.steps[:first], g.steps[first:]
     parts = (prompt, g.steps[first:second], g.steps[second:], decode, g.repeated)
-    fired = [0] * len(parts)
-    if g.routes is not None:
-        fired = distinct_experts(spec, g.routes, [_positions(steps) for steps in parts])
     costs = executor.costs_with(g.adapter)
-    phases = [_phase_of(executor, costs, steps, experts, ceiling) for steps, experts in zip(parts, fired, strict=True)]
     return Receipt(
         model=name,
         family=spec.family,
@@ -306,7 +302,7 @@ def write_receipt(
         parameters=parameters,
         tokens=tokens,
         thinking=writer.report,
-        work=Work(*phases),
+        work=Work(*phases(executor, g, parts, ceiling)),
         time_to_first_token=_between(g.times.called, g.times.first_token),
         queue_seconds=_between(g.times.called, g.times.admitted),
         seconds=_between(g.times.called, g.times.ended) or 0.0,
@@ -331,6 +327,26 @@ def write_receipt(
         energy=energy,
         prediction=NOT_PREDICTED,
     )
+
+
+def phases(
+    executor: Executor, request: Request, parts: Sequence[Sequence[StepRecord]], ceiling: Ceiling | None = None
+) -> list[Phase]:
+    """Of these parts of a request's steps."""
+    spec, routes, costs = executor.spec, request.routes, executor.costs_with(request.adapter)
+    fired = by_routes = [0] * len(parts)
+    if routes is not None:
+        pieces = [_positions(steps) for steps in parts]
+        fired = distinct_experts(spec, routes, pieces)
+        if costs.depends_on_routes:
+            by_routes = [
+                costs.flops_of_routes(fired_experts(spec, routes, piece), sum(s.stop - s.start for s in piece))
+                for piece in pieces
+            ]
+    return [
+        _phase_of(executor, costs, steps, experts, flops, ceiling)
+        for steps, experts, flops in zip(parts, fired, by_routes, strict=True)
+    ]
 
 
 def _adapter_of(executor: Executor, name: str | None) -> AdapterReport | None:
@@ -364,9 +380,15 @@ def _positions(steps: Sequence[StepRecord]) -> list[slice]:
 
 
 def _phase_of(
-    executor: Executor, costs: StepCounter, steps: Sequence[StepRecord], experts: int, ceiling: Ceiling | None
+    executor: Executor,
+    costs: StepCounter,
+    steps: Sequence[StepRecord],
+    experts: int,
+    by_routes: int,
+    ceiling: Ceiling | None,
 ) -> Phase:
-    """The sums of these steps, each of which read its weights anew."""
+    """The sums of these steps, each of which read its weights anew. `by_routes`: operations that the routes add to what
+    was expected."""
     if not steps:
         return Phase(0, 0, 0.0, 0.0, 0, 0, 0, 0, 0, None, None)
     singles = [s for s in steps if s.computed == 1 and s.draws]
@@ -375,7 +397,7 @@ def _phase_of(
     kept = [Span(s.past, s.fed, s.draws - s.lost) for s in pieces]
     runs = [Span(first, count, count) for first, count in _runs(singles)]
     tokens = len(singles) + sum(s.fed for s in pieces)
-    flops = costs.flops(tokens, len(singles) + sum(s.draws - s.lost for s in pieces), [*kept, *runs])
+    flops = by_routes + costs.flops(tokens, len(singles) + sum(s.draws - s.lost for s in pieces), [*kept, *runs])
     kv = sum(costs.kv_elements_read(s, singly=False) for s in spans)
     kv += sum(costs.kv_elements_read(s, singly=True) for s in runs)
     weights = sum(costs.weight_bytes(s.computed, int(s.draws)) * s.passes for s in pieces)

@@ -87,7 +87,7 @@ def shown_card(made: Card, name: str, source: str) -> dict[str, Any]:
         "layers": len(made.spec.layers),
         "routed_layers": [number for number, _ in layers],
         "attention_heads": attention_heads(made.spec),
-        "experts": max((layer.router.experts for _, layer in layers), default=0),
+        "experts": max((layer.router.choices for _, layer in layers), default=0),
         "routes": bool(layers),  # whether a chat can show the experts that fire
         "context": made.spec.context,
     }

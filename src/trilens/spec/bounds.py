@@ -20,6 +20,7 @@ from trilens.spec.model import (
     Routed,
     Router,
     ShortConvolution,
+    Shortcut,
     SingleMixer,
 )
 from trilens.spec.rope import rope_table, ropes
@@ -84,15 +85,15 @@ def _feed_forward(f: FeedForward, k: Keys) -> None:
                 _row(f.latent, "moe_latent_size", f.latent, k)
             if shared is not None:
                 _row(shared.width, "n_shared_experts", shared.width, k)
-        case Beside(dense=dense, routed=routed):
+        case Beside(dense=dense, routed=routed) | Shortcut(dense=dense, routed=routed):
             _row(dense.width, "intermediate_size", dense.width, k)
             _router(routed.router, k)
 
 
 def _router(r: Router, k: Keys) -> None:
     chosen = _first(k, "num_experts_per_tok", "top_k_experts")
-    if r.chosen > r.experts:
-        raise k.wrong(chosen, r.chosen, f"no more than the {r.experts} experts there are")
+    if r.chosen > r.choices:
+        raise k.wrong(chosen, r.chosen, f"no more than the {r.choices} experts there are")
     if r.groups is None:
         return
     if r.experts % r.groups.count:

@@ -19,13 +19,12 @@ from trilens.spec.keys import MOST_EXPERTS, Keys
 class Counted:
     """`total`: every weight and persistent buffer. `resting`: those of experts that do not fire for a token.
     `looked_up`: those of tables from which a token takes one row, without that row. `head`: those of the matrix that
-    computes the logits. `note`: what a reader has to know about these numbers."""
+    computes the logits."""
 
     total: int
     resting: int
     looked_up: int
     head: int
-    note: str = ""
 
     @property
     def active_with_embeddings(self) -> int:
@@ -150,36 +149,9 @@ def _many(k: Keys, name: str, layers: int) -> int:
     return sum(listed)
 
 
-def longcat_flash(k: Keys) -> Counted:
-    """LongCat-Flash: two latent attentions and two dense feed-forwards in a layer, and experts on a branch around them,
-    some of which only hand their input on."""
-    k.renamed({"num_hidden_layers": "num_layers", "intermediate_size": "ffn_hidden_size"})
-    k.renamed({"moe_intermediate_size": "expert_ffn_hidden_size", "num_experts_per_tok": "moe_topk"})
-    width, vocab, layers = k.integer("hidden_size"), k.integer("vocab_size"), k.integer("num_layers")
-    heads, q_rank, kv_rank = k.integer("num_attention_heads"), k.integer("q_lora_rank"), k.integer("kv_lora_rank")
-    nope, rope, value = k.integer("qk_nope_head_dim"), k.integer("qk_rope_head_dim"), k.integer("v_head_dim")
-    experts, chosen = _experts(k, "n_routed_experts", "moe_topk")
-    idle, expert = k.integer("zero_expert_num", 0, least=0), 3 * k.integer("expert_ffn_hidden_size") * width
-    attention = q_rank * (width + 1) + heads * (nope + rope) * q_rank + (kv_rank + rope) * width + kv_rank
-    attention += heads * (nope + value) * kv_rank + width * heads * value
-    router = (experts + idle) * (width + 1)
-    ends, looked_up = _tables(k, vocab, width)
-    return Counted(
-        total=layers * (2 * (attention + 3 * k.integer("ffn_hidden_size") * width + 2 * width) + router)
-        + layers * experts * expert
-        + width
-        + ends,
-        resting=layers * (experts - chosen) * expert,
-        looked_up=looked_up,
-        head=vocab * width,
-        note=f"active where none of the {idle} experts without weights is chosen; fewer otherwise" if idle else "",
-    )
-
-
 COUNTED: dict[str, Callable[[Keys], Counted]] = {
     "deepseek_v4": deepseek_v4,
     "minimax_m3": minimax_m3,
     "minimax_m3_vl": minimax_m3,
     "minimax_m3_vl_text": minimax_m3,
-    "longcat_flash": longcat_flash,
 }

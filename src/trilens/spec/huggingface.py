@@ -159,6 +159,7 @@ FAMILIES: dict[str, Callable[[Keys], ModelSpec]] = {
     "axk1": latent.axk1,
     "minicpm3": latent.minicpm3,
     "youtu": latent.youtu,
+    "longcat_flash": latent.longcat_flash,
     "sarvam_mla": latent.sarvam_mla,
 }
 

@@ -583,7 +583,8 @@ class Router:
 
     `correction_bias` is added for the choice only, never to the weight. `renormalise` divides the chosen weights by
     their sum (plus `renormalise_eps`); then `scale` multiplies them, and `expert_scale` is one learned factor per
-    expert. `jitter` is sparsemixer's distance from the maximum.
+    expert. `jitter` is sparsemixer's distance from the maximum. Behind the experts stand `identity_experts`, which have
+    no weights and hand their row on as it is (arXiv 2410.07348).
     """
 
     experts: int
@@ -597,8 +598,21 @@ class Router:
     correction_bias: bool = False
     expert_scale: bool = False
     jitter: float = 0.0
+    identity_experts: int = 0
+
+    @property
+    def choices(self) -> int:
+        """What the chosen ones are chosen from."""
+        return self.experts + self.identity_experts
+
+    @property
+    def firing(self) -> int:
+        """Experts with weights among the chosen, if all choices are equally likely; rounded up to a whole number."""
+        return -(-self.chosen * self.experts // self.choices)
 
     def __post_init__(self) -> None:
+        if self.identity_experts and self.groups is not None:
+            raise ValueError("experts without weights are in no group")
         if self.renormalise and self.scoring is Scoring.TOP_SOFTMAX:
             raise ValueError("weights that are a softmax over the chosen ones sum to one already")
         if self.renormalise_eps and not self.renormalise:
@@ -645,7 +659,16 @@ class Beside:
     router_norm: Norm
 
 
-FeedForward = Dense | Routed | Beside
+@dataclass(frozen=True)
+class Shortcut:
+    """A dense and a routed feed-forward that read the same rows. What the routed one adds is added behind the next
+    layer, so that it can be computed beside that layer (arXiv 2404.05019)."""
+
+    dense: Dense
+    routed: Routed
+
+
+FeedForward = Dense | Routed | Beside | Shortcut
 
 
 # -------------------------------------------------------------------------------------------------- model
@@ -718,6 +741,8 @@ class Layer:
             raise ValueError("a layer with one branch has none in parallel")
         if self.low_rank is not None and self.mixer is None:
             raise ValueError("a branch of low rank stands beside a mixer")
+        if isinstance(self.feed_forward, Shortcut) and self.feed_forward_out is not None:
+            raise ValueError("no norm stands behind a feed-forward whose parts are added in different places")
 
 
 @dataclass(frozen=True)
@@ -783,6 +808,10 @@ class Prediction:
     out_norm: Norm
     own_tables: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.layer.feed_forward, Shortcut):
+            raise ValueError("a shortcut ends behind the next layer, and a block has one layer")
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -808,6 +837,8 @@ class ModelSpec:
             raise ValueError("states are numbered from 0 on, in the order of the layers that write them")
         if self.learned_positions is not None and self.learned_positions < self.context:
             raise ValueError("the table of positions is shorter than the context")
+        if self.layers and isinstance(self.layers[-1].feed_forward, Shortcut):
+            raise ValueError("a shortcut ends behind the next layer, and the last has none")
 
     @property
     def backbone(self) -> Literal["dense", "routed"]:
@@ -819,7 +850,7 @@ class ModelSpec:
             match layer.feed_forward:
                 case Routed() as routed:
                     yield i, routed
-                case Beside(routed=routed):
+                case Beside(routed=routed) | Shortcut(routed=routed):
                     yield i, routed
                 case Dense() | None:
                     pass

@@ -24,6 +24,7 @@ from trilens.spec.model import (
     Prediction,
     Routed,
     ShortConvolution,
+    Shortcut,
     SingleMixer,
 )
 
@@ -65,7 +66,7 @@ def _matrices(layer: Layer, width: int) -> Iterator[Matrix]:
                 yield 1, width, routed.latent
             if routed.shared is not None:
                 yield from _gated(1, routed.shared, width)
-        case Beside(dense=dense, routed=routed):
+        case Beside(dense=dense, routed=routed) | Shortcut(dense=dense, routed=routed):
             yield from _gated(1, dense, width)
             yield from _gated(routed.router.experts, routed, width)
         case None:
@@ -126,7 +127,7 @@ def _prediction_block(prediction: Prediction, width: int) -> int:
     match layer.feed_forward:
         case Routed(router=router, shared_gate=gated):
             count += router.experts * (width + router.correction_bias) + width * gated
-        case Dense() | Beside() | None:
+        case Dense() | Beside() | Shortcut() | None:
             pass
     return count
 

@@ -7,7 +7,6 @@ from typing import Any
 
 # The first key of a configuration (or of its text_config) that gives a part away, and that part in words.
 PARTS = {
-    "zero_expert_num": "experts without weights (zero_expert_num)",
     "hc_mult": "hyper-connections in place of the residual",
     "compress_ratios": "compressed keys and values",
     "attn_res_block_size": "residuals that choose among earlier layers (attn_res_block_size)",

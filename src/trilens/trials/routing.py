@@ -32,6 +32,7 @@ BATCHES = (1, 4, 16, 64)
 @dataclass(frozen=True)
 class LayerTrace:
     """One routed layer. `ids` and `weights` [tokens, chosen], in order of rank; `load` is how often each expert fired.
+    Experts without weights count as the others do.
 
     `entropy` in bits, at most log2 of the experts; `coverage` the share of experts that fired at all; `hot` the fewest
     experts that together carry `HOT` of the load.
@@ -205,7 +206,7 @@ def trace(model: Model, prompt: Prompt, **options: Unpack[GenerateOptions]) -> T
     finally:
         executor.engine.trace_routes(False)
     layers = [
-        LayerTrace(number, routed.router.experts, routed.router.chosen, *_matrices(i, w, routed.router.chosen))
+        LayerTrace(number, routed.router.choices, routed.router.chosen, *_matrices(i, w, routed.router.chosen))
         for (number, routed), i, w in zip(executor.spec.routed_layers(), ids, weights, strict=True)
     ]
     twice = None

@@ -433,7 +433,7 @@ class NativeExecutor:
         block = _refusing(_native.Block, self.pool, tokens, route_width, np.frombuffer(written, np.uint8))
         routes = np.empty((tokens, width), np.uint16)
         block.routes(routes)
-        if (routes >= np.repeat([r.experts for r in routers], [r.chosen for r in routers])).any():
+        if (routes >= np.repeat([r.choices for r in routers], [r.chosen for r in routers])).any():
             raise RequestRefused("a block that names experts which the model does not have")
         return block
 

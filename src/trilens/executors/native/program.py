@@ -39,7 +39,8 @@ class Op(IntEnum):
     #             | chosen, scoring, renormalise, groups (0: none), groups chosen, best of a group
     #             | renormalise eps, scale, jitter
     EXPERTS = 18  # x, ids, weights -> y | gate, its bias, up, its bias, down, its bias
-    #               | chosen, weight on input, curve, gated (0: gate and up are one) | as of GLU
+    #               | chosen, weight on input, curve, gated (0: gate and up are one), of how many | as of GLU
+    #               what is chosen beyond the last expert hands x on
 
     CONVOLVE = 19  # x -> y | taps, bias | which fixed tensor, W, curve behind it (-1: none)
     RECUR = 20  # q, k, v, decay, beta -> y | | which fixed tensor, heads, key heads, key dim, value dim, delta rule,

@@ -322,7 +322,7 @@ class _Recorder:
             w.down.weight.shape[1],
             (x, routes.ids, routes.weights),
             (gate.weight, gate.bias, w.up.weight, w.up.bias, w.down.weight, w.down.bias),
-            (ffn.router.chosen, int(ffn.weight_on_input), CURVES[curve], int(w.gate is not None)),
+            (ffn.router.chosen, int(ffn.weight_on_input), CURVES[curve], int(w.gate is not None), ffn.router.choices),
             numbers,
         )
 

@@ -142,7 +142,9 @@ def _moe(card: Card, width: int) -> list[str]:
     lens, lines = card.moe, ["MoE lens"]
     for g in lens.groups:
         shared = f", a shared one of width {g.shared_width} always" if g.shared_width else ", none shared"
-        text = f"{g.chosen} of {g.experts} experts fire{shared}; {len(g.layers)} of {lens.layers} layers are routed "
+        often = f" on average, {g.chosen} at most" if g.identity_experts else ""
+        text = f"{g.firing} of {g.experts} experts fire{often}{shared}; "
+        text += f"{len(g.layers)} of {lens.layers} layers are routed "
         text += f"(layers {ranges(g.layers)}); one expert is {g.expert_width} wide, "
         text += f"{spaced(g.expert_parameters)} parameters"
         lines += paragraph("experts", text, width)

@@ -9,7 +9,7 @@ from typing import Any
 from trilens.decoder.ops import Part
 from trilens.executors.accountant import ParameterCount, StepCost, token_cost
 from trilens.lenses.layout import ranges
-from trilens.spec.model import Beside, Dense, FeedForward, Glu, ModelSpec, Routed
+from trilens.spec.model import Beside, Dense, FeedForward, Glu, ModelSpec, Routed, Shortcut
 from trilens.units import flop
 
 USUAL_CONTEXT = 4096
@@ -119,6 +119,9 @@ def feed_forward_terms(spec: ModelSpec) -> tuple[FeedForwardTerm, ...]:
             case Beside():
                 terms.append(_term("dense, beside the experts", ffn.dense, spec.width, layers))
                 terms += _routed_terms(spec, ffn.routed, layers)
+            case Shortcut():
+                terms.append(_term("dense, beside experts of the next layer", ffn.dense, spec.width, layers))
+                terms += _routed_terms(spec, ffn.routed, layers)
     for width, layers in extra.items():
         factors = (("", 2), ("", 2), ("d_model", spec.width), ("per-layer width", width), ("layers", len(layers)))
         terms.append(FeedForwardTerm("per-layer input", tuple(layers), factors))
@@ -127,7 +130,7 @@ def feed_forward_terms(spec: ModelSpec) -> tuple[FeedForwardTerm, ...]:
 
 def _routed_terms(spec: ModelSpec, ffn: Routed, layers: list[int]) -> list[FeedForwardTerm]:
     d, count = ("d_model", spec.width), ("layers", len(layers))
-    terms = [_term("experts that fire", ffn, ffn.latent or spec.width, layers, ffn.router.chosen)]
+    terms = [_term("experts that fire", ffn, ffn.latent or spec.width, layers, ffn.router.firing)]
     if ffn.latent is not None:
         factors = (("", 2), ("", 2), d, ("d_latent", ffn.latent), count)
         terms.append(FeedForwardTerm("into the experts' width and back", tuple(layers), factors))
@@ -155,8 +158,11 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
     share = 100 * grown / costs[last].flops()
     attention = f"attention grows with the context: {flop(costs[first].flops(Part.ATTENTION))} at context "
     attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of the total); the rest is constant"
+    uneven = any(r.router.identity_experts for _, r in routed)
+    if uneven:
+        attention += "; it is that of a token whose experts are as likely as others, since some have no weights"
     if routed:
-        chosen = sorted({(r.router.chosen, r.router.experts) for _, r in routed})
+        chosen = sorted({(r.router.chosen, r.router.choices) for _, r in routed})
         picked = " or ".join(f"{k} of {n}" for k, n in chosen)
         where = f"on {len(routed)} of {len(spec.layers)} layers ({ranges([i for i, _ in routed])})"
         total = f"{100 * (1 - p.active_with_embeddings / p.total):.1f} % of the weights are experts that do not fire"
@@ -167,7 +173,12 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
         path = "there is no router: every token goes through the same weights in the same order"
     return (
         Property("total = active", p.every_weight_fires, _answer(p.every_weight_fires), total),
-        Property("same compute for every token", False, "holds at a fixed context only", attention),
+        Property(
+            "same compute for every token",
+            False,
+            _answer(False) if uneven else "holds at a fixed context only",
+            attention,
+        ),
         Property("same path for every input", not routed, _answer(not routed), path),
     )
 

@@ -6,9 +6,16 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from trilens.decoder.weights import BesideWeights, DecoderWeights, RoutedWeights, decoder_weights, parameters
+from trilens.decoder.weights import (
+    BesideWeights,
+    DecoderWeights,
+    RoutedWeights,
+    ShortcutWeights,
+    decoder_weights,
+    parameters,
+)
 from trilens.executors.accountant import ParameterCount, Span, StepCost, distinct_experts, step_cost, token_cost
-from trilens.spec.model import Beside, Dense, FeedForward, Layer, ModelSpec, Routed, Router, Scoring
+from trilens.spec.model import Beside, Dense, FeedForward, Layer, ModelSpec, Routed, Router, Scoring, Shortcut
 
 BATCHES = (1, 8, 64)
 BF16 = Fraction(2)
@@ -16,11 +23,14 @@ BF16 = Fraction(2)
 
 @dataclass(frozen=True)
 class ExpertGroup:
-    """Layers whose routed feed-forward is the same. Parameters of one expert: gate, up and down, with their biases."""
+    """Layers whose routed feed-forward is the same. Parameters of one expert: gate, up and down, with their biases.
+    `firing`: experts with weights that a token is expected to fire; fewer than `chosen` where some have none."""
 
     layers: tuple[int, ...]
     experts: int
+    identity_experts: int
     chosen: int
+    firing: int
     expert_width: int
     shared_width: int
     expert_parameters: int
@@ -109,11 +119,11 @@ def _made_dense(ffn: FeedForward, every: bool, width: int) -> Dense:
         case Dense():
             return ffn
         case Routed():
-            times = ffn.router.experts if every else ffn.router.chosen
+            times = ffn.router.experts if every else ffn.router.firing
             shared = 0 if ffn.shared is None else ffn.shared.width
             own = times * ffn.width * (ffn.latent or width) // width  # a narrow expert is as many columns of a wide one
             return Dense(own + shared, ffn.glu)
-        case Beside():
+        case Beside() | Shortcut():
             return Dense(ffn.dense.width + _made_dense(ffn.routed, every, width).width, ffn.dense.glu)
 
 
@@ -126,7 +136,7 @@ def _group(ffn: Routed, layers: list[int], weights: DecoderWeights) -> ExpertGro
     match weights.layers[layers[0]].feed_forward:
         case RoutedWeights() as w:
             routed = w
-        case BesideWeights(routed=w):
+        case BesideWeights(routed=w) | ShortcutWeights(routed=w):
             routed = w
         case other:
             raise AssertionError(f"layer {layers[0]} is routed and has {type(other).__name__}")
@@ -135,7 +145,9 @@ def _group(ffn: Routed, layers: list[int], weights: DecoderWeights) -> ExpertGro
     return ExpertGroup(
         layers=tuple(layers),
         experts=ffn.router.experts,
+        identity_experts=ffn.router.identity_experts,
         chosen=ffn.router.chosen,
+        firing=ffn.router.firing,
         expert_width=ffn.width,
         shared_width=0 if ffn.shared is None else ffn.shared.width,
         expert_parameters=sum(sizes) // ffn.router.experts,
@@ -147,7 +159,7 @@ def _batch(spec: ModelSpec, groups: tuple[ExpertGroup, ...], size: int, alone: S
     # which weights a step reads depends on its tokens, not on whose they are: one sequence is counted faster
     step = alone if size == 1 else step_cost(spec, [Span(past=0, new=size, logits=size)])
     read = step.weight_bytes(lambda p: BF16)
-    distinct = tuple(float(distinct_experts(g.experts, g.chosen, size)) for g in groups)
+    distinct = tuple(float(distinct_experts(g.experts, g.chosen, size, g.identity_experts)) for g in groups)
     return BatchCost(size, distinct, read, read // size)
 
 
@@ -162,7 +174,9 @@ def rule_in_words(ffn: Routed) -> str:
         best = "its best expert's score" if r.groups.best == 1 else f"the sum of its {r.groups.best} best"
         groups = f"{r.groups.chosen} of {r.groups.count} groups"
         steps.append(f"only experts in the best {groups} may fire (a group scores {best})")
-    steps.append(f"the {r.chosen} highest of {r.experts} fire" if r.chosen > 1 else f"the highest of {r.experts} fires")
+    steps.append(f"the {r.chosen} highest of {r.choices} fire" if r.chosen > 1 else f"the highest of {r.choices} fires")
+    if r.identity_experts:
+        steps.append(f"{r.identity_experts} of these have no weights and hand the token on as it is")
     steps.append(weighting)
     if r.renormalise:
         steps.append("divided by their sum")

@@ -208,8 +208,7 @@ def _of_gguf(metadata: Mapping[str, Any]) -> dict[str, Any]:
 def _of_parameters(c: Counted) -> str:
     active = c.active_with_embeddings
     said = f"{spaced(c.total)} total ({big(c.total)}), {spaced(active)} active per token ({big(active)}): "
-    said += f"{100 * active / c.total:.1f} %; {big(c.active)} without tables that are only looked up"
-    return said + (f"; {c.note}" if c.note else "")
+    return said + f"{100 * active / c.total:.1f} %; {big(c.active)} without tables that are only looked up"
 
 
 def _of_tensors(t: Tensors) -> str:

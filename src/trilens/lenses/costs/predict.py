@@ -108,12 +108,12 @@ class Runner:
                     for n, layout in kind.matrices
                 )
             case Op.EXPERTS:
-                experts, chosen = kind.work
+                experts, chosen, choices = kind.work
                 alone = self.overlap.independent([s.new for s in spans])
-                fired = float(distinct_experts(experts, chosen, alone))
-                own = rows * chosen / fired
+                fired = float(distinct_experts(experts, chosen, alone, choices - experts))
+                slots = rows * chosen * experts / choices  # that have weights
                 return fixed + sum(
-                    n / experts * rows * chosen * self._product(name, layout, own, streamed)
+                    n / experts * slots * self._product(name, layout, slots / fired, streamed)
                     for n, layout in kind.matrices
                 )
             case Op.ATTEND:
@@ -236,8 +236,9 @@ def flops(kinds: Mapping[Kind, int], spans: Sequence[Span]) -> int:
         own = wanted if kind.wanted else rows
         match kind.op:
             case Op.EXPERTS:
-                experts, chosen = kind.work
-                total += count * 2 * own * chosen * sum(n for n, _ in kind.matrices) // experts
+                experts, chosen, choices = kind.work
+                firing = -(-chosen * experts // choices)
+                total += count * 2 * own * firing * sum(n for n, _ in kind.matrices) // experts
             case Op.ATTEND:
                 heads, numbers, _ = kind.work
                 assert kind.mask is not None
@@ -266,7 +267,8 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
         case Op.EXPERTS:
             assert used[0] is not None
             gated = bool(ins.integers[3])
-            return Kind(ins.op, ins.wanted, width, matrices[not gated :], (used[0].shape[0], ins.integers[0]))
+            work = (used[0].shape[0], ins.integers[0], ins.integers[4])
+            return Kind(ins.op, ins.wanted, width, matrices[not gated :], work)
         case Op.CONVOLVE:
             return Kind(ins.op, ins.wanted, width, work=(ins.integers[1],))
         case Op.MIX:

@@ -15,7 +15,7 @@ LONG = 1 << 40  # tokens: beyond every window
 
 @dataclass(frozen=True)
 class Experts:
-    """Of all layers with the same router: elements of all experts, how many a layer has, how many a token chooses."""
+    """Of all layers with the same router: elements of all experts, how many it chooses from, how many it chooses."""
 
     elements: int
     count: int
@@ -80,7 +80,7 @@ def shape_of(spec: ModelSpec) -> Shape:
             continue
         multiplied.add(p.name)
         if router is not None:
-            key = router.experts, router.chosen
+            key = router.choices, router.chosen
             experts[key] = experts.get(key, 0) + p.size
         elif p.name.startswith("layers."):
             inner += p.size

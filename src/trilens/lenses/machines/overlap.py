@@ -35,14 +35,14 @@ class Overlap:
 def traced(executor: NativeExecutor) -> Overlap | None:
     """Counted in a prompt and in steps of a batch with different texts; None for a model without experts, or one whose
     context is too short for two tokens and these steps."""
-    from trilens.executors.executor import StepInput
+    from trilens.executors.executor import StepInput, fired_experts
 
     routers = [routed.router for _, routed in executor.spec.routed_layers()]
     length = min(PROMPT, executor.spec.context - STEPS)
     if not routers or length < 3:
         return None
-    experts, chosen = (
-        sum(counts) / len(routers) for counts in zip(*((r.experts, r.chosen) for r in routers), strict=True)
+    experts, share = (
+        sum(counts) / len(routers) for counts in zip(*((r.experts, r.chosen / r.choices) for r in routers), strict=True)
     )
     vocab = executor.spec.vocab
     sequences = [executor.sequence(length + STEPS) for _ in range(SEQUENCES)]
@@ -54,21 +54,26 @@ def traced(executor: NativeExecutor) -> Overlap | None:
         return float(executor.bytes_by_kind()["experts"] - before)
 
     try:
-        one = fired([(sequences[0], [7])]) / chosen  # bytes of one expert in each layer: a token fires exactly `chosen`
+        read = fired([(sequences[0], [7])])
+        alone = sum(fired_experts(executor.spec, sequences[0].routes(), [slice(0, 1)])) / len(routers)
+        if not alone:  # all that it chose has no weights
+            return None
+        one = read / alone  # bytes of one expert in each layer
         prompts = [fired([(s, [31 * n + 7 * i for i in range(1, length)])]) / one for n, s in enumerate(sequences)]
         steps = [fired([(s, [37 * n + 101 * i]) for n, s in enumerate(sequences)]) / one for i in range(STEPS)]
     finally:
         for sequence in sequences:
             sequence.free()
     return Overlap(
-        _exponent(experts, chosen, length - 1, sum(prompts) / len(prompts)),
-        _exponent(experts, chosen, SEQUENCES, sum(steps) / len(steps)),
+        _exponent(experts, share, length - 1, sum(prompts) / len(prompts)),
+        _exponent(experts, share, SEQUENCES, sum(steps) / len(steps)),
     )
 
 
-def _exponent(experts: float, chosen: float, tokens: int, fired: float) -> float:
-    """1 if all experts fired: then nothing shows that the tokens are not independent."""
-    if chosen >= experts or fired >= experts:
+def _exponent(experts: float, share: float, tokens: int, fired: float) -> float:
+    """1 if all experts fired: then nothing shows that the tokens are not independent. `share`: of them that a token
+    chooses."""
+    if share >= 1 or fired >= experts:
         return 1.0
-    independent = math.log1p(-fired / experts) / math.log1p(-chosen / experts)
+    independent = math.log1p(-fired / experts) / math.log1p(-share)
     return min(1.0, max(0.0, math.log(max(1.0, independent)) / math.log(tokens)))

@@ -24,6 +24,7 @@ from trilens.spec.model import (
     Positions,
     Routed,
     ShortConvolution,
+    Shortcut,
     SideBySide,
     Streams,
 )
@@ -372,6 +373,10 @@ def _feed_forward(at: str, ffn: FeedForward, x: str, middle: str, d: int) -> Ite
             yield Value(at + "routed in", d, (middle,), over=True)
             yield from _routed(at + "beside ", routed, at + "routed in", at + "routed out", d)
             yield Value(at + "feed forward out", d, (at + "dense out", at + "routed out"), over=True)
+        case Shortcut(dense=dense, routed=routed):  # which llama.cpp does not have
+            yield from _routed(at + "beside ", routed, x, at + "routed out", d)
+            yield from _dense(at + "dense ", dense, x, at + "dense out", d)
+            yield Value(at + "feed forward out", d, (at + "dense out", at + "routed out"), over=True)
 
 
 def _dense(at: str, ffn: Dense, x: str, out: str, d: int) -> Iterator[Value]:
@@ -383,7 +388,7 @@ def _dense(at: str, ffn: Dense, x: str, out: str, d: int) -> Iterator[Value]:
 
 
 def _routed(at: str, ffn: Routed, x: str, out: str, d: int) -> Iterator[Value]:
-    experts, chosen = ffn.router.experts, ffn.router.chosen
+    experts, chosen = ffn.router.choices, ffn.router.chosen
     yield Value(at + "scores", experts, (x,))
     yield Value(at + "probabilities", experts, (at + "scores",), over=True)
     yield Value(at + "order", experts, (at + "probabilities",))

@@ -1,4 +1,4 @@
-"""Families with latent attention: DeepSeek V2 and V3, Kimi K2 and Kimi Linear, GLM-4.7-Flash, Mistral Large 3."""
+"""Families with latent attention, from DeepSeek V2 and V3 to Kimi Linear, Mistral Large 3 and LongCat-Flash."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from trilens.errors import UnsupportedModel
 from trilens.spec.families.llama_like import by_depth
 from trilens.spec.families.parts import (
+    MOST_LAYERS,
     WIDEST_HEAD,
     activation,
     each_layer,
@@ -23,7 +24,7 @@ from trilens.spec.families.parts import (
 )
 from trilens.spec.families.recurrent import delta_rule, with_recurrences
 from trilens.spec.families.routed import corrected_experts, expert_count
-from trilens.spec.keys import Keys
+from trilens.spec.keys import MOST_EXPERTS, Keys
 from trilens.spec.model import (
     Curve,
     Dense,
@@ -43,6 +44,7 @@ from trilens.spec.model import (
     Routed,
     Router,
     Scoring,
+    Shortcut,
     YarnScaling,
 )
 from trilens.spec.rope import yarn_attention_factor
@@ -254,6 +256,50 @@ def mistral4(k: Keys) -> ModelSpec:
     )
     experts = corrected_experts(k, layer_count(k), Scoring.SOFTMAX, correction_bias=False)
     return _latent(k, "mistral4", experts, query_growth(k))
+
+
+def longcat_flash(k: Keys) -> ModelSpec:
+    """LongCat-Flash: layers in pairs. Beside the first begins a branch of experts, which ends behind the second; some
+    experts have no weights."""
+    k.renamed({"ffn_hidden_size": "intermediate_size", "expert_ffn_hidden_size": "moe_intermediate_size"})
+    k.renamed({"moe_topk": "num_experts_per_tok"})
+    k.assume(q_lora_rank=1536, kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+    k.assume(n_routed_experts=512, zero_expert_num=256, num_experts_per_tok=12, moe_intermediate_size=2048)
+    k.assume(intermediate_size=12288, routed_scaling_factor=6.0, rms_norm_eps=1e-5, rope_theta=1e7)
+    k.assume(max_position_embeddings=131072)
+    for name, known in LONGCAT_FLASH.items():
+        if (stated := k.raw(name)) not in (None, known):
+            raise k.unknown(name, stated)
+    count = 2 * k.integer("num_layers", most=MOST_LAYERS // 2)
+    repeated(k, {"num_hidden_layers": count, "head_dim": k.integer("qk_rope_head_dim")})
+    k.assume(num_hidden_layers=count)
+    experts = k.integer("n_routed_experts", most=MOST_EXPERTS)
+    router = Router(
+        experts,
+        k.integer("num_experts_per_tok"),
+        Scoring.SOFTMAX,
+        scale=k.positive("routed_scaling_factor"),
+        correction_bias=True,
+        identity_experts=k.integer("zero_expert_num", least=0, most=MOST_EXPERTS - experts),
+    )
+    glu = Glu(activation(k))
+    dense = Dense(k.integer("intermediate_size"), glu)
+    both = Shortcut(dense, Routed(router, k.integer("moe_intermediate_size"), glu))
+    spec = _latent(k, "longcat_flash", lambda i: dense if i % 2 else both)
+    for norm, rank in (("q_norm", "q_lora_rank"), ("kv_norm", "kv_lora_rank")):  # behind it rows are made larger
+        k.factors[f"layers.{{i}}.attention.{norm}"] = (spec.width / k.integer(rank)) ** 0.5
+    return spec
+
+
+# What its publisher's files say again, and transformers takes for granted.
+LONGCAT_FLASH = {
+    "attention_method": "MLA",
+    "mla_scale_kv_lora": True,
+    "mla_scale_q_lora": True,
+    "norm_topk_prob": False,
+    "router_bias": False,
+    "zero_expert_type": "identity",
+}
 
 
 def _latent(
