@@ -23,6 +23,7 @@ from trilens.spec.model import (
     ModelSpec,
     Routed,
     ShortConvolution,
+    Shortcut,
     SingleMixer,
     Window,
 )
@@ -82,6 +83,7 @@ LIMITS = {
     **dict.fromkeys(
         ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl moe", "glm-4.1v", "glm-4.5v"), "text only: no images"
     ),
+    "longcat-flash": "the multi-token prediction layer is not used",
     **dict.fromkeys(
         ("deepseek v3.2", "glm-5"),
         "the native executor runs it as far as every position is chosen, to 2048 tokens in the published models; the "
@@ -112,7 +114,7 @@ LIMITS = {
 # llama.cpp of November 2026 has neither an architecture for them nor a converter.
 UNKNOWN = (
     *("code world model", "ministral 8B", "helium", "hyperclova x", "mimo 7B", "opt", "flexolmo"),
-    *("a.x k1", "sarvam 105B"),
+    *("a.x k1", "sarvam 105B", "longcat-flash"),
 )
 
 
@@ -166,6 +168,9 @@ def mechanisms(spec: ModelSpec) -> list[str]:
                 found |= {"bounded gates": None} if isinstance(glu, Glu) and glu.clamp else {}
             case Beside():
                 found["experts beside a dense feed-forward"] = None
+            case Shortcut(routed=routed):
+                found["experts that are added behind the next layer"] = None
+                found |= {"experts without weights": None} if routed.router.identity_experts else {}
         if layer.per_layer_input is not None:
             found["per-layer embeddings"] = None
     return list(found)

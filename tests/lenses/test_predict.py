@@ -44,6 +44,7 @@ FAMILIES = [
     "granite 4 h",
     "kimi linear",
     "lfm2",
+    "longcat-flash",
 ]
 
 

@@ -116,11 +116,8 @@ def feed_forward_terms(spec: ModelSpec) -> tuple[FeedForwardTerm, ...]:
                 terms.append(_term("dense", ffn, spec.width, layers))
             case Routed():
                 terms += _routed_terms(spec, ffn, layers)
-            case Beside():
+            case Beside() | Shortcut():
                 terms.append(_term("dense, beside the experts", ffn.dense, spec.width, layers))
-                terms += _routed_terms(spec, ffn.routed, layers)
-            case Shortcut():
-                terms.append(_term("dense, beside experts of the next layer", ffn.dense, spec.width, layers))
                 terms += _routed_terms(spec, ffn.routed, layers)
     for width, layers in extra.items():
         factors = (("", 2), ("", 2), ("d_model", spec.width), ("per-layer width", width), ("layers", len(layers)))
@@ -157,10 +154,9 @@ def _properties(spec: ModelSpec, p: ParameterCount, costs: dict[int, StepCost]) 
     grown = costs[last].flops(Part.ATTENTION)
     share = 100 * grown / costs[last].flops()
     attention = f"attention grows with the context: {flop(costs[first].flops(Part.ATTENTION))} at context "
-    attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of the total); the rest is constant"
+    attention += f"{first}, {flop(grown)} at {last} ({share:.0f} % of the total); "
     uneven = any(r.router.identity_experts for _, r in routed)
-    if uneven:
-        attention += "; it is that of a token whose experts are as likely as others, since some have no weights"
+    attention += "the rest is what is expected: some experts have no weights" if uneven else "the rest is constant"
     if routed:
         chosen = sorted({(r.router.chosen, r.router.choices) for _, r in routed})
         picked = " or ".join(f"{k} of {n}" for k, n in chosen)
