@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "../../csrc/engine.h"
+#include "../../csrc/kernel_sets.h"
 
 using namespace trilens;
 
@@ -18,6 +19,7 @@ static std::mt19937 chance(7);
 static int below(int n) { return (int)(chance() % (unsigned)n); }
 
 constexpr int WIDTH = 64, HEADS = 4, KV_HEADS = 2, DIM = 16, VOCAB = 40, EXPERTS = 6, CHOSEN = 2, HIDDEN = 32;
+constexpr int CHOICES = EXPERTS + 2;  // two have no weights
 // A recurrence of two slices of columns a head, behind a convolution of three taps.
 constexpr int STATES = 4, KEYS = 8, VALUES = 40;
 static const std::vector<int> FIXED{2 * WIDTH, STATES * KEYS * VALUES};
@@ -94,7 +96,7 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   Builder b;
   int x = b.buffer(WIDTH), n = b.buffer(WIDTH), q = b.buffer(WIDTH), k = b.buffer(KV_HEADS * DIM), v = b.buffer(KV_HEADS * DIM);
   int turned = b.buffer(WIDTH), turned_k = b.buffer(KV_HEADS * DIM), y = b.buffer(WIDTH), x2 = b.buffer(WIDTH);
-  int scores = b.buffer(EXPERTS), ids = b.buffer(CHOSEN), weights = b.buffer(CHOSEN), x3 = b.buffer(WIDTH), h = b.buffer(96);
+  int scores = b.buffer(CHOICES), ids = b.buffer(CHOSEN), weights = b.buffer(CHOSEN), x3 = b.buffer(WIDTH), h = b.buffer(96);
   int mixed = b.buffer(WIDTH), rq = b.buffer(2 * KEYS), rk = b.buffer(2 * KEYS), rv = b.buffer(STATES * VALUES);
   int decay = b.buffer(STATES), beta = b.buffer(STATES), carried = b.buffer(STATES * VALUES), x4 = b.buffer(WIDTH);
   int last = b.buffer(WIDTH, true), final_ = b.buffer(WIDTH, true), logits = b.buffer(VOCAB, true);
@@ -107,9 +109,9 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   b.add(Op::ATTEND, WIDTH, WIDTH, {y}, {turned}, {-1}, {0, HEADS, 1, 100}, {0.25f, 0});
   b.add(Op::LINEAR, WIDTH, WIDTH, {x2}, {y, x}, {5, -1}, {}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x2}, {1, -1}, {1, 0}, {1e-5f});
-  b.add(Op::LINEAR, EXPERTS, WIDTH, {scores}, {n}, {6, -1}, {}, {});
-  b.add(Op::ROUTE, CHOSEN, EXPERTS, {ids, weights}, {scores}, {-1, -1}, {CHOSEN, 0, 1, 0, 0, 0}, {0, 1, 0});
-  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0, 1}, {INFINITY, 1, 0});
+  b.add(Op::LINEAR, CHOICES, WIDTH, {scores}, {n}, {6, -1}, {}, {});
+  b.add(Op::ROUTE, CHOSEN, CHOICES, {ids, weights}, {scores}, {-1, -1}, {CHOSEN, 0, 1, 0, 0, 0}, {0, 1, 0});
+  b.add(Op::EXPERTS, WIDTH, WIDTH, {y}, {n, ids, weights}, {7, -1, 8, -1, 9, -1}, {CHOSEN, 0, 0, 1, CHOICES}, {INFINITY, 1, 0});
   b.add(Op::ADD, WIDTH, WIDTH, {x3}, {x2, y}, {}, {}, {});
   b.add(Op::NORM, WIDTH, WIDTH, {n}, {x3}, {1, -1}, {1, 0}, {1e-5f});
   b.add(Op::CONVOLVE, WIDTH, WIDTH, {mixed}, {n}, {13, -1}, {0, 3, 0}, {});
@@ -132,7 +134,7 @@ static std::unique_ptr<Engine> engine(std::shared_ptr<Pool> pool, const char* ke
   fill(*e, 3, Type::Q4_1, 1, KV_HEADS * DIM, WIDTH);
   fill(*e, 4, Type::Q5_0, 1, KV_HEADS * DIM, WIDTH);
   fill(*e, 5, Type::Q5_1, 1, WIDTH, WIDTH);
-  fill(*e, 6, Type::F32, 1, EXPERTS, WIDTH);
+  fill(*e, 6, Type::F32, 1, CHOICES, WIDTH);
   fill(*e, 7, Type::Q4_0, EXPERTS, HIDDEN, WIDTH);
   fill(*e, 8, Type::IQ4_NL, EXPERTS, HIDDEN, WIDTH);
   fill(*e, 9, Type::Q8_0, EXPERTS, WIDTH, HIDDEN);
