@@ -26,8 +26,8 @@ from trilens.errors import BadCheckpoint, ModelNotFound, TrilensError, Unsupport
 from trilens.executors.executor import StepInput
 
 # Rotary halves; norms stored as a distance from one; norms of queries and keys with a tied head; fused and transposed
-# matrices; attention beside experts; latent attention's two matrices in one; recurrences; constant factors; a router that
-# is multiplied with twice.
+# matrices; attention beside experts; latent attention's two matrices in one; recurrences; constant factors; a router
+# that is multiplied with twice.
 FAMILIES = (
     "llama 3",
     "gemma 3 (text)",
