@@ -54,7 +54,7 @@ LIMITS = {
     "qwen2 windows": "GGUF has no key for the windows",
     "gemma 2": "GGUF has no key for the scale of attention, so it is derived in the same way as in llama.cpp",
     "gemma 3": "text only: no images; GGUF as for Gemma 2",
-    "gemma 3n (text)": "text only: no images, no sounds; llama.cpp gives other logits than the model's authors",
+    "gemma 3n (text)": "text only: no images, no sounds; llama.cpp caps logits at 30 whatever the file says",
     "gemma 4 26B-A4B": "text only: no images",
     "gemma 4 E2B": "text only: no images, no sounds",
     "gemma 4 12B (unified)": "text only: no images, no sounds",
@@ -91,7 +91,8 @@ LIMITS = {
     ),
     "step-3.7": "text only: no images; the multi-token prediction layers are not used",
     "step-3.5": "the same decoder with its publisher's keys; the multi-token prediction layers are not used",
-    "bamba": "GGUF: files in which a part of each head turns are not read",
+    "bamba": "llama.cpp's converter reorders whole heads, of which half turns: llama.cpp then gives other logits than "
+    "the model's authors, and trilens gives theirs",
     "exaone 4": "llama.cpp knows windows only in files of 64 layers",
     "command-r+": "llama.cpp normalises heads only in files of 64 layers or more, so it was not compared",
     "falcon 7B": "models with ALiBi are not supported",

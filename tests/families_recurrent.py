@@ -168,6 +168,7 @@ GRANITE: dict[str, Any] = {
     "residual_multiplier": 0.8,
     "attention_multiplier": 0.2,
 }
+BAMBA = {key: value for key, value in GRANITE.items() if key.startswith("mamba") or key in TINY}
 NEMOTRON: dict[str, Any] = {
     **{key: value for key, value in TINY.items() if key not in ("rms_norm_eps", "num_hidden_layers")},
     "max_position_embeddings": 512,
@@ -230,7 +231,7 @@ MAMBA2 = [
     Family(
         "bamba",
         lambda: BambaConfig(
-            **{k: v for k, v in GRANITE.items() if k.startswith("mamba") or k in TINY},
+            **BAMBA,
             attn_layer_indices=[1, 3],
             attention_bias=True,
             mlp_bias=True,

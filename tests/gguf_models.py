@@ -197,13 +197,15 @@ ONLY_HERE = [
     ),
 ]
 ONLY_HERE += [
-    Family(  # llama.cpp knows these widths, that ten layers are sparse and that the first twenty write caches
+    # llama.cpp knows these widths and the cap of 30, that ten layers are sparse and that twenty write caches, whatever
+    # the file says. It divides a gate's deviations by one number less than there are: of so many that does not show.
+    Family(
         "gguf: gemma 3n",
         lambda: Gemma3nTextConfig(
-            **{**GEMMA, "num_hidden_layers": 25, "intermediate_size": 512},
+            **{**GEMMA, "num_hidden_layers": 25, "intermediate_size": 2048},
             num_kv_shared_layers=5,
             vocab_size_per_layer_input=131,
-            final_logit_softcapping=5.0,
+            final_logit_softcapping=30.0,
         ),
         edge=24,
         repair=f._queries_of_usual_size,
@@ -341,6 +343,7 @@ MODELS = [
     Gguf("gguf: qwen3.5 moe (text)", "qwen35moe"),
     Gguf("gguf: granite 4 h", "granitehybrid"),
     Gguf("gguf: granite 4 h with experts", "granitehybrid"),
+    Gguf("gguf: bamba", "granitehybrid"),
     Gguf("gguf: nemotron-h", "nemotron_h"),
     Gguf("gguf: nemotron-3 nano", "nemotron_h_moe"),
     Gguf("gguf: nemotron-3 super", "nemotron_h_moe"),
@@ -415,9 +418,9 @@ MODELS = [
 ]
 # What llama.cpp does otherwise than the models' authors, or cannot load so small.
 UNCONFIRMED = {
-    "gemma 3n (gemma3n)": "llama.cpp gives other logits than the model's authors, for a reason that is not known yet",
     "command-r+ (command-r)": "llama.cpp normalises heads only in files of 64 layers or more",
     "phi-3.5-moe (phimoe)": "llama.cpp routes by a softmax over all experts, the model's authors by sparsemixer",
+    "bamba (granitehybrid)": "llama.cpp's converter reorders whole heads, so llama.cpp turns the wrong half of them",
     "deepseek v2 lite (deepseek2)": "llama.cpp takes queries without a bottleneck only in files of 26 or 27 layers",
 }
 CENTRED = (
@@ -752,9 +755,9 @@ def changed(tensors: Tensors, c: dict[str, Any], arch: str, options: dict[str, A
         if not name.startswith((*(f"model.{part}" for part in inside), *others)):
             continue
         if arch in PERMUTED and ".q_proj." in name:
-            tensor = neighbouring(tensor, heads)
+            tensor = neighbouring(tensor, heads, options.get("turned", 1.0))
         if arch in PERMUTED and ".k_proj." in name:
-            tensor = neighbouring(tensor, kv_heads)
+            tensor = neighbouring(tensor, kv_heads, options.get("turned", 1.0))
         if arch in PLUS_ONE and name.endswith("norm.weight"):
             tensor = tensor + 1
         module = next((m for m in (recurrent, listed) if arch in m.ARCHITECTURES), None)
@@ -902,10 +905,12 @@ def stacked(tensors: Tensors) -> Tensors:
     return out
 
 
-def neighbouring(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rotary rows (0, d/2), (1, d/2 + 1), ... as neighbours (0, 1), (2, 3), ..."""
-    halves = tensor.view(heads, 2, tensor.shape[0] // heads // 2, *tensor.shape[1:])
-    return halves.transpose(1, 2).reshape(tensor.shape)
+def neighbouring(tensor: torch.Tensor, heads: int, share: float = 1.0) -> torch.Tensor:
+    """Rotary rows (0, d/2), (1, d/2 + 1), ... of the first `share` of each head as neighbours (0, 1), (2, 3), ..."""
+    by_head = tensor.view(heads, -1, *tensor.shape[1:])
+    turned, rest = by_head.tensor_split([int(by_head.shape[1] * share)], 1)
+    pairs = turned.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    return torch.cat((pairs, rest), 1).reshape(tensor.shape)
 
 
 def llama3_divisors(c: dict[str, Any], rope: dict[str, Any]) -> torch.Tensor:

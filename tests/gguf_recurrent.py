@@ -7,6 +7,7 @@ from typing import Any
 import gguf
 import torch
 from transformers import (
+    BambaConfig,
     FalconH1Config,
     GraniteMoeHybridConfig,
     KimiLinearConfig,
@@ -17,6 +18,7 @@ from transformers import (
 )
 
 from tests.families_recurrent import (
+    BAMBA,
     CARRIED,
     DELTA,
     FALCON,
@@ -30,6 +32,7 @@ from tests.families_recurrent import (
     SECTIONS,
     TURNED,
     _distances_from_one,
+    _with_positions,
     slowly_forgotten,
 )
 from tests.family import Family
@@ -89,6 +92,12 @@ FAMILIES = [
         ),
         edge=CARRIED,
         repair=slowly_forgotten,
+    ),
+    Family(  # half of each head turns
+        "gguf: bamba",
+        lambda: BambaConfig(**BAMBA, attn_layer_indices=[1, 3], attention_bias=True),
+        edge=CARRIED,
+        repair=_with_positions,
     ),
     Family(
         "gguf: nemotron-h",
@@ -212,6 +221,8 @@ def _tiled(name: str, tensor: torch.Tensor, keys: int, heads: int, key_dim: int,
 
 def _kinds(c: dict[str, Any]) -> list[str]:
     kinds = c.get("layers_block_type") or c.get("layer_types") or ["both"] * c["num_hidden_layers"]
+    if listed := c.get("attn_layer_indices"):
+        kinds = ["attention" if i in listed else "mamba" for i in range(c["num_hidden_layers"])]
     usual = {"linear_attention": "mamba", "full_attention": "attention", "hybrid": "both"}
     return [usual.get(kind, kind) for kind in kinds]
 
@@ -236,7 +247,7 @@ def _mamba_keys(w: gguf.GGUFWriter, c: dict[str, Any], arch: str) -> None:
     if arch != "falcon-h1":
         w.add_head_count_kv([c["num_key_value_heads"] if kind == "attention" else 0 for kind in kinds])
     if arch == "granitehybrid":
-        w.add_rope_scaling_finetuned(c.get("position_embedding_type") == "rope")
+        w.add_rope_scaling_finetuned(c["model_type"] == "bamba" or c.get("position_embedding_type") == "rope")
         if c.get("num_local_experts"):
             w.add_expert_shared_feed_forward_length(c["shared_intermediate_size"])
     if arch == "nemotron_h":

@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 Shape = tuple[int, int]  # out, in
 SEES = re.compile(r"visual|vision|projector")
+STACKED = re.compile(r"\.experts\.|altup_(unembed_)?projections\.")  # matrices that we hold as one
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Lora:
 
 
 def matrices(model: PreTrainedModel) -> dict[str, Shape]:
-    """The modules of a reference that an adapter may change: all linear ones of the text, but for experts."""
+    """The modules of a reference that an adapter may change: all linear ones of the text, but for stacked ones."""
     found = {}
     for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and ".experts." not in name and not SEES.search(name):
+        if isinstance(module, torch.nn.Linear | Conv1D) and not STACKED.search(name) and not SEES.search(name):
             out, inner = module.weight.shape if isinstance(module, torch.nn.Linear) else module.weight.shape[::-1]
             found[name] = out, inner
     return found

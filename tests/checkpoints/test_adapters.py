@@ -27,7 +27,7 @@ from trilens.executors.executor import StepInput
 
 # Rotary halves; norms stored as a distance from one; norms of queries and keys with a tied head; fused and transposed
 # matrices; attention beside experts; latent attention's two matrices in one; recurrences; constant factors; layers in
-# pairs.
+# pairs; a router that is multiplied with twice.
 FAMILIES = (
     "llama 3",
     "gemma 3 (text)",
@@ -41,6 +41,7 @@ FAMILIES = (
     "nemotron-h",
     "deepseek v3.2",
     "longcat-flash",
+    "gemma 3n (text)",
 )
 DIRECTIONS = (
     "q_proj",
@@ -118,6 +119,7 @@ def test_matrices_stay_at_their_size(dtype: torch.dtype, tiny_directory: Directo
 
 
 GGUFS = (Gguf("gguf: llama with biases", "llama"), Gguf("qwen3", "qwen3"), Gguf("gguf: mixtral", "llama"))
+ALTUP = Gguf("gguf: gemma 3n", "gemma3n")
 THEIRS = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
 
 
@@ -246,6 +248,34 @@ def test_what_cannot_be_applied_is_refused_by_name(what: str, tiny_directory: Di
     with pytest.raises(error, match=said) as refused:
         read_adapter(files, "it", directory)
     assert "\n" not in str(refused.value) and str(tmp_path) in str(refused.value)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "gguf"])
+@pytest.mark.parametrize("module", ["altup_projections.0", "altup_projections.1", "altup_unembed_projections.1"])
+def test_one_of_several_matrices_that_are_held_as_one(
+    module: str, form: str, tiny_directory: Directory, tmp_path: Path
+) -> None:
+    """The matrices of Gemma 3n's residual streams, of either form of the model."""
+    source = tiny_directory(ALTUP.family)
+    files = opened(source if form == "safetensors" else write(ALTUP, source, tmp_path / "model.gguf"))
+    directory = lora({f"model.{module}": (48, 48)}).save(tmp_path / "it")
+    tensor = f"base_model.model.model.{module}.lora_A.weight"
+    with pytest.raises(UnsupportedModel, match=f"'{tensor}' changes one of several matrices that are held as one"):
+        read_adapter(files, "it", directory)
+
+
+def test_several_matrices_that_are_held_as_one(tiny_directory: Directory, tmp_path: Path) -> None:
+    """llama.cpp's names are those of the whole stack: of residual streams, and of the heads of latent attention."""
+    for model, tensor, inner in (
+        (ALTUP, "altup_proj", 48),
+        (ALTUP, "altup_unembd_proj", 48),
+        (Gguf("gguf: deepseek v3", "deepseek2"), "blk.1.attn_v_b", 32),
+    ):
+        files = opened(write(model, tiny_directory(model.family), tmp_path / f"{tensor}.gguf"))
+        pairs = {tensor: (torch.ones(2, inner), torch.ones(48, 2))}
+        adapter = save_gguf(tmp_path / "it.gguf", model.architecture, pairs, 4.0)
+        with pytest.raises(UnsupportedModel, match=f"'{tensor}.weight.lora_a' changes several matrices that are held"):
+            read_adapter(files, "it", adapter)
 
 
 def test_an_adapter_of_another_model_is_refused(tiny_directory: Directory, tmp_path: Path) -> None:

@@ -106,19 +106,19 @@ def mutations(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[str, ...],
     """(what was done, the fields that were changed, the configuration)."""
     for path in _paths(config, ()):
         for name, value in VALUES.items():
-            yield f"{'.'.join(path)} = {name}", path[-1:], _with(config, path, value)
+            yield f"{'.'.join(path)} = {name}", path[-1:], with_value(config, path, value)
     places = [p for p in ((), ("text_config",)) if not p or isinstance(config.get("text_config"), Mapping)]
     for place in places[-1:]:
         inner = config["text_config"] if place else config
         for fields in PAIRS:
             changed: Mapping[str, Any] = config
             for field, value in fields.items():
-                changed = _with(changed, (*place, field), ABSENT if value is None else value)
+                changed = with_value(changed, (*place, field), ABSENT if value is None else value)
             yield f"{fields}", tuple(fields), dict(changed)
         for rules in SCALED:
             name = "rope_parameters" if "rope_parameters" in inner else "rope_scaling"
             stated = {"rope_theta": 1e4, **rules}
-            yield f"{name} = {rules}", (*rules, name), _with(config, (*place, name), stated)
+            yield f"{name} = {rules}", (*rules, name), with_value(config, (*place, name), stated)
 
 
 def _paths(config: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -128,11 +128,11 @@ def _paths(config: Mapping[str, Any], at: tuple[str, ...]) -> Iterator[tuple[str
             yield from _paths(value, (*at, name))
 
 
-def _with(config: Mapping[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
+def with_value(config: Mapping[str, Any], path: tuple[str, ...], value: object) -> dict[str, Any]:
     first, *rest = path
     changed = dict(config)
     if rest:
-        changed[first] = _with(config[first], tuple(rest), value)
+        changed[first] = with_value(config[first], tuple(rest), value)
     elif value is ABSENT:
         changed.pop(first, None)
     else:

@@ -268,6 +268,11 @@ def _places(
         )
         factor = files.reading.factors.get(row.ours, 1.0)
         found.append((parameter, change if factor == 1.0 else Times(factor, change)))
+    if any(change is None and len(parameter.shape) > 2 for parameter, change in found):
+        raise UnsupportedModel(
+            f"{path}: tensor {shown(pair.down)} changes several matrices that are held as one, which trilens cannot "
+            "apply; merge the adapter into the model, and load that"
+        )
     if found:
         return found
     if any(".experts." in row.ours for row in rows) or ".experts" in tensor or "_exps." in tensor:

@@ -60,7 +60,7 @@ def _mixer(a: SingleMixer, k: Keys) -> None:
             heads = _first(k, "linear_num_value_heads", "mamba_num_heads", "mamba_n_heads", "num_heads")
             keys = _first(k, "linear_num_key_heads", "mamba_n_groups", "n_groups", "num_key_value_heads")
             if rule.heads % rule.key_heads:
-                raise k.wrong(keys, rule.key_heads, f"a divisor of {heads}, {rule.heads}")
+                raise k.wrong(keys, rule.key_heads, f"a divisor of {k.spell(heads)}, {rule.heads}")
             if rule.values % a.output.parts:
                 raise k.wrong(keys, a.output.parts, f"a divisor of the {rule.values} numbers of a row")
             _row(max(rule.values, rule.keys, rule.decays), heads, rule.heads, k)
@@ -69,7 +69,7 @@ def _mixer(a: SingleMixer, k: Keys) -> None:
         case Attention(cache=cache):
             if a.heads % cache.kv_heads:
                 name = _first(k, "num_key_value_heads", "num_global_key_value_heads")
-                raise k.wrong(name, cache.kv_heads, f"a divisor of num_attention_heads, {a.heads}")
+                raise k.wrong(name, cache.kv_heads, f"a divisor of {k.spell('num_attention_heads')}, {a.heads}")
             _row(a.heads * cache.key_dim, "num_attention_heads", a.heads, k)
             if a.rope is not None and a.rope.dim > cache.key_dim:
                 raise k.wrong("head_dim", cache.key_dim, f"no less than the {a.rope.dim} dimensions that turn")
@@ -102,7 +102,9 @@ def _router(r: Router, k: Keys) -> None:
     if size < r.groups.best:
         raise k.wrong("n_group", r.groups.count, f"groups of at least {r.groups.best} of the {r.experts} experts")
     if r.chosen > r.groups.chosen * size:
-        allowed = f"no more than {r.groups.chosen * size}, the experts of topk_group, {r.groups.chosen}, groups"
+        allowed = (
+            f"no more than {r.groups.chosen * size}, the experts of {r.groups.chosen} groups, {k.spell('topk_group')}"
+        )
         raise k.wrong(chosen, r.chosen, allowed)
 
 

@@ -472,8 +472,8 @@ def _granite_hybrid(config: Config, own: Mapping[str, Any], source: Source) -> s
     config["position_embedding_type"] = "rope" if own.get("rope.scaling.finetuned", True) else "nope"
     head = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     config.setdefault("attention_multiplier", head**-0.5)
-    if own.get("rope.dimension_count", head) != head:
-        raise UnsupportedModel("attention that turns a part of each head is not supported in such files")
+    if own.get("rope.dimension_count", head) != head:  # of Bamba
+        turned_part(config, own)
     config["mamba_n_heads"], config["mamba_d_state"] = own["ssm.time_step_rank"], own["ssm.state_size"]
     config["mamba_n_groups"], config["mamba_d_conv"] = own["ssm.group_count"], own["ssm.conv_kernel"]
     config["mamba_expand"] = _share(own, "ssm.inner_size", "embedding_length")

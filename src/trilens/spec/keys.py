@@ -146,12 +146,25 @@ class Keys:
         self.read.update(names)
 
     def renamed(self, names: Mapping[str, str]) -> None:
-        """Keys under names of their own (left) are read under the usual ones (right), and keep theirs in errors."""
+        """Keys under names of their own (left) are read under the usual ones (right), and keep theirs in errors. So do
+        those that are missing, in a file that has none of the usual names."""
+        usual_there = any(usual in self.values for usual in names.values())
+        left = {theirs: usual for theirs, usual in names.items() if usual not in self.values}
+        self.lifted(self, {t: usual for t, usual in left.items() if t in self.values or not usual_there})
+
+    def lifted(self, part: Keys, names: Mapping[str, str]) -> None:
+        """The same for keys of a nested mapping, which are read as keys of this one and count more than those."""
         for theirs, usual in names.items():
-            if theirs in self.values and usual not in self.values:
-                self.values = {**self.values, usual: self.values[theirs]}
-                self.spelled = {**self.spelled, self.prefix + usual: self.prefix + theirs}
-                self.ignore(theirs)
+            if part.values.get(theirs) is not None or (theirs in part.values and usual not in self.values):
+                self.values = {**self.values, usual: part.values[theirs]}
+                self.said_by(usual, part, theirs)
+                part.ignore(theirs)
+            elif self.prefix + usual not in self.spelled:
+                self.said_by(usual, part, theirs)
+
+    def said_by(self, usual: str, part: Keys, theirs: str) -> None:
+        """What is `usual` here follows from a key of `part`, which errors name."""
+        self.spelled = {**self.spelled, self.prefix + usual: part.spell(theirs)}
 
     def wrong(self, name: str, value: object, expected: str) -> BadCheckpoint:
         problem = f"{self.spell(name)} is missing" if value is None else f"{self.spell(name)} is {_shown(value)}"

@@ -329,8 +329,13 @@ def dbrx(k: Keys) -> ModelSpec:
     attention, ffn = k.mapping("attn_config"), k.mapping("ffn_config")
     if attention is None or ffn is None:
         raise k.wrong("attn_config", k.raw("attn_config"), "a mapping, and ffn_config another")
-    k.assume(num_key_value_heads=attention.integer("kv_n_heads", 1))
     k.assume(rope_theta=attention.number("rope_theta", 10000.0, least=1.001, most=1e12))
+    if "kv_n_heads" in attention:
+        repeated(k, {"num_key_value_heads": attention.integer("kv_n_heads")})
+    k.lifted(attention, {"kv_n_heads": "num_key_value_heads"})
+    k.lifted(ffn, {"ffn_hidden_size": "moe_intermediate_size", "moe_num_experts": "num_experts"})
+    k.lifted(ffn, {"moe_top_k": "num_experts_per_tok"})
+    k.assume(num_key_value_heads=1, num_experts=4, num_experts_per_tok=1, moe_intermediate_size=3584)
     attention.ignore("attn_pdrop", *BESIDE_DBRX)
     ffn.ignore("moe_jitter_eps", "moe_loss_weight", "hidden_size", "uniform_expert_assignment", *BESIDE_DBRX)
     if ffn.raw("moe_normalize_expert_weights") not in (None, 1, 1.0):
@@ -338,10 +343,8 @@ def dbrx(k: Keys) -> ModelSpec:
     renormalise = ffn.values.get("moe_normalize_expert_weights", 1) is not None
     act = ffn.mapping("ffn_act_fn")
     glu = Glu(Curve.SILU if act is None else activation(act, "name"))
-    router = Router(
-        ffn.integer("moe_num_experts", 4), ffn.integer("moe_top_k", 1), Scoring.SOFTMAX, renormalise=renormalise
-    )
-    routed, norm = Routed(router, ffn.integer("ffn_hidden_size", 3584), glu), Norm(1e-5, centred=True)
+    router = Router(expert_count(k), k.integer("num_experts_per_tok"), Scoring.SOFTMAX, renormalise=renormalise)
+    routed, norm = Routed(router, k.integer("moe_intermediate_size"), glu), Norm(1e-5, centred=True)
     spec = decoder_only(k, "dbrx", norm=norm, feed_forward=lambda i: routed)
     return attentions(spec, clip=optional_number(attention, "clip_qkv"))
 

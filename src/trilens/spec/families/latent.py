@@ -150,6 +150,8 @@ def kimi_linear(k: Keys) -> ModelSpec:
     linear.renamed({"head_dim": "linear_head_dim", "num_heads": "linear_num_heads"})
     linear.renamed({"short_conv_kernel_size": "linear_conv_kernel_dim"})
     k.ignore("linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim")
+    for usual in ("linear_num_value_heads", "linear_num_key_heads"):
+        k.said_by(usual, linear, "linear_num_heads")
     heads, dim = linear.integer("linear_num_heads", 32), linear.integer("linear_head_dim", 128, most=WIDEST_HEAD)
     rule = Recurrence(heads, heads, dim, dim, delta=True, vector_decay=True)
     spec = _latent(k, "kimi_linear", experts, turned=False)

@@ -135,6 +135,7 @@ def falcon(k: Keys) -> ModelSpec:
     several = k.integer("num_kv_heads", heads) if grouped else 1 if k.flag("multi_query", True) else heads
     k.ignore("num_kv_heads", "multi_query", "num_ln_in_parallel_attn")
     k.assume(num_key_value_heads=several, intermediate_size=4 * k.integer("hidden_size"))
+    k.said_by("num_key_value_heads", k, "num_kv_heads")
     k.renamed({"ffn_hidden_size": "intermediate_size"})
     bias, norm = k.flag("bias", False), layer_norm(k, "layer_norm_epsilon")
     ffn = without_gate(k, "activation", bias=bias)

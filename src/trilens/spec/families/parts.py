@@ -231,7 +231,8 @@ def stated_head_dim(k: Keys, width: int, heads: int) -> int:
     if "head_dim" in k:
         return k.integer("head_dim", most=WIDEST_HEAD)
     if width % heads:
-        raise k.wrong("num_attention_heads", heads, f"a divisor of hidden_size, {width}, or a stated head_dim")
+        expected = f"a divisor of {k.spell('hidden_size')}, {width}, or a stated {k.spell('head_dim')}"
+        raise k.wrong("num_attention_heads", heads, expected)
     k.ignore("head_dim")
     return width // heads
 
@@ -239,7 +240,9 @@ def stated_head_dim(k: Keys, width: int, heads: int) -> int:
 def activation(k: Keys, name: str = "hidden_act") -> Curve:
     act = k.text(name, "silu")
     if act not in ACTIVATIONS:
-        raise UnsupportedModel(f"{k.where}: {name} {act!r} is not supported; supported: {', '.join(ACTIVATIONS)}")
+        raise UnsupportedModel(
+            f"{k.where}: {k.spell(name)} {act!r} is not supported; supported: {', '.join(ACTIVATIONS)}"
+        )
     return ACTIVATIONS[act]
 
 
@@ -260,7 +263,7 @@ def expert_groups(k: Keys, best: int) -> ExpertGroups | None:
     """`n_group`, `topk_group`; none where every group may fire."""
     count, chosen = k.integer("n_group", 1), k.integer("topk_group", 1)
     if chosen > count:
-        raise k.wrong("topk_group", chosen, f"no more than n_group, {count}")
+        raise k.wrong("topk_group", chosen, f"no more than {k.spell('n_group')}, {count}")
     return ExpertGroups(count, chosen, best) if chosen < count else None
 
 
@@ -284,7 +287,7 @@ def layer_types(
         if name not in known:
             expected = ", ".join(known)
             raise UnsupportedModel(
-                f"{k.where}: layer_types names {name!r}, which is not supported; supported: {expected}"
+                f"{k.where}: {k.spell('layer_types')} names {name!r}, which is not supported; supported: {expected}"
             )
     return types
 
@@ -348,9 +351,10 @@ def ropes_by_type(
 def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: int, interleaved: bool = False) -> Rope:
     """One rope from the rules of `rope_scaling`, by the type they name."""
     if dim < 2 or dim % 2:
+        said_by = dict.fromkeys(map(k.spell, ("head_dim", "partial_rotary_factor", "qk_rope_head_dim")))
         raise BadCheckpoint(
             f"{k.where}: rotary positions over {dim} dimensions of a head; expected a positive even number "
-            "(head_dim, partial_rotary_factor, qk_rope_head_dim)"
+            f"({', '.join(said_by)})"
         )
     if rules is None:
         return Rope(dim, theta, None, interleaved)
@@ -380,7 +384,7 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
         case "llama3":
             low, high = rules.positive("low_freq_factor"), rules.positive("high_freq_factor")
             if low > high:
-                raise rules.wrong("high_freq_factor", high, f"no less than low_freq_factor, {low:g}")
+                raise rules.wrong("high_freq_factor", high, f"no less than {rules.spell('low_freq_factor')}, {low:g}")
             llama3 = Llama3Scaling(rules.positive("factor"), low, high, original)
             return Rope(dim, theta, llama3, interleaved)
         case "yarn":
@@ -395,7 +399,7 @@ def scaled_rope(k: Keys, rules: Keys | None, dim: int, theta: float, context: in
                 stretch = yarn_attention_factor(factor)
             fast, slow = rules.positive("beta_fast", 32.0), rules.positive("beta_slow", 1.0)
             if fast < slow:
-                raise rules.wrong("beta_fast", fast, f"no less than beta_slow, {slow:g}")
+                raise rules.wrong("beta_fast", fast, f"no less than {rules.spell('beta_slow')}, {slow:g}")
             yarn = YarnScaling(factor, original, fast, slow, rules.flag("truncate", True))
             return Rope(dim, theta, yarn, interleaved, stretch)
         case "longrope" | "su":
