@@ -108,7 +108,8 @@ void Engine::ready() {
           if (at == writer.out + 3) continue;
           int output = (int)(at - writer.out);
           // Rounding a head's own query counts more than any other: long contexts' factors on the scores multiply it.
-          bool fine = fine_ || s.op == Op::HEAD_LINEAR || ((s.op == Op::LINEAR || s.op == Op::LINEARS) && s.i[0] == 1);
+          bool stated = ((s.op == Op::LINEAR || s.op == Op::LINEARS) && s.i[0]) || (s.op == Op::GLU_LINEAR && s.i[1]);
+          bool fine = fine_ || s.op == Op::HEAD_LINEAR || stated;
           read_from[i] = {(int)w, output};
           quantise_out_[w] |= (char)(1 << output);
           fine_out_[w] |= (char)(fine << output);

@@ -145,14 +145,15 @@ def compare(
 
 
 def takes_16_bits(executor: NativeExecutor) -> frozenset[str]:
-    """The matrices around a recurrence, and those that share their input with one of them."""
+    """The matrices around a recurrence and of a routed model's first dense layers, and those that share their input
+    with one of them."""
     written: dict[int, int] = {}  # a buffer -> the instruction that wrote it last
     readers: dict[tuple[int, int], list[Instruction]] = {}
     for i, ins in enumerate(executor.program.instructions):
-        if ins.op in (Op.LINEAR, Op.LINEARS):
+        if ins.op in (Op.LINEAR, Op.LINEARS, Op.GLU_LINEAR):
             readers.setdefault((ins.inputs[0], written.get(ins.inputs[0], -1)), []).append(ins)
         written.update((buffer, i) for buffer in ins.outputs)
-    fine = [ins for group in readers.values() if any(ins.integers[0] for ins in group) for ins in group]
+    fine = [ins for group in readers.values() if any(ins.fine for ins in group) for ins in group]
     return frozenset(p.name for ins in fine for p in ins.parameters if p is not None)
 
 

@@ -39,7 +39,7 @@ def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
         if ins.op is Op.GLU:
             gate, up = (writers[v] for v in ins.inputs)
             plain = all(w.op is Op.LINEAR and uses[w.outputs[0]] == 1 for w in (gate, up))
-            if plain and gate.inputs == up.inputs and gate.width == up.width:
+            if plain and (gate.inputs, gate.width, gate.integers) == (up.inputs, up.width, up.integers):
                 gone |= {gate, up}
                 ins = replace(
                     ins,
@@ -47,6 +47,7 @@ def _gated(instructions: list[Instruction], logits: int) -> list[Instruction]:
                     inputs=gate.inputs,
                     input_width=gate.input_width,
                     parameters=gate.parameters + up.parameters,
+                    integers=(*ins.integers, *gate.integers),
                 )
         result.append(ins)
     return [ins for ins in result if ins not in gone]

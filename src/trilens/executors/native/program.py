@@ -53,7 +53,7 @@ class Op(IntEnum):
 
     # what fuse.py makes of several; there, LINEAR may have a second input that is added to its result
     LINEARS = 26  # x -> up to 3 results | weight, bias of each | fine
-    GLU_LINEAR = 27  # x -> y | gate, its bias, up, its bias | curve | clamp, slope, up offset, the gate's clamp
+    GLU_LINEAR = 27  # x -> y | gate, its bias, up, its bias | curve, fine | as of GLU
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,17 @@ class Instruction:
     width: int = 0
     input_width: int = 0
     wanted: bool = False
+
+    @property
+    def fine(self) -> bool:
+        """Whether it reads its input with 16 bits in every model."""
+        match self.op:
+            case Op.LINEAR | Op.LINEARS:
+                return bool(self.integers[0])
+            case Op.GLU_LINEAR:
+                return bool(self.integers[1])
+            case _:
+                return False
 
 
 @dataclass(frozen=True)

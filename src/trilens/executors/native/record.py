@@ -120,6 +120,8 @@ class _Recorder:
         self.wanted: list[bool] = []
         self.ropes: list[Rope] = []
         self.position_scales: list[PositionScale] = []
+        first_routed = next((index for index, _ in spec.routed_layers()), 0)
+        self._leading = range(first_routed)
         self._part: Part = Part.EMBEDDING
         self._layer: int | None = None
 
@@ -191,8 +193,10 @@ class _Recorder:
 
     # ---- matrices
     def linear(self, x: _Value, w: LinearWeights) -> _Value:
-        # what is rounded off around a recurrence stays in its state, and the norm behind it enlarges it
-        fine = int(self._part is Part.RECURRENCE)
+        # What is rounded off around a recurrence stays in its state, and the norm behind it enlarges it. What a routed
+        # model's few dense layers at its beginning round off goes through all others; they are a small part of a step.
+        leading = self._part is Part.FEED_FORWARD and self._layer in self._leading
+        fine = int(self._part is Part.RECURRENCE or leading)
         return self._rows(Op.LINEAR, w.weight.shape[0], (x,), (w.weight, w.bias), (fine,))
 
     def head_linear(self, x: _Value, weight: Parameter) -> _Value:

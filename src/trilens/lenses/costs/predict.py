@@ -207,7 +207,7 @@ def measurables_of(program: Program, types: Mapping[str, str], activations: str)
             wanted[Rule(bool(ins.integers[5]), bool(ins.integers[6]))] = None
         for p in (ins.parameters[i] for i in MATRICES.get(ins.op, ()) if i < len(ins.parameters)):
             if p is not None:
-                own = "8bit" if types[p.name] in FLOATS else "16bit" if _fine(ins) else activations
+                own = "8bit" if types[p.name] in FLOATS else "16bit" if ins.fine else activations
                 wanted[Layout(types[p.name], own, ins.op is Op.EXPERTS)] = None
     return list(wanted)
 
@@ -278,8 +278,4 @@ def _kind(ins: Instruction, types: Mapping[str, str], caches: Sequence[Positions
             rule = (key_dim, 2 + delta, 4 * heads * key_dim * value_dim, delta, vector_decay)
             return Kind(ins.op, ins.wanted, ins.width, work=rule)
         case _:
-            return Kind(ins.op, ins.wanted, width, matrices, fine=_fine(ins))
-
-
-def _fine(ins: Instruction) -> bool:
-    return ins.op in (Op.LINEAR, Op.LINEARS) and ins.integers[0] == 1
+            return Kind(ins.op, ins.wanted, width, matrices, fine=ins.fine)

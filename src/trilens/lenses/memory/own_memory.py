@@ -80,7 +80,7 @@ def buffer_bytes(program: Program, types: Mapping[str, str], *, fine: bool) -> i
         if ins.op in PRODUCTS or ins.op is Op.EXPERTS:
             held = [types[p.name] for p in ins.parameters[::2] if p is not None and p.name in types]
             if any(kind not in FLOATS for kind in held):
-                own = fine or (ins.op in (Op.LINEAR, Op.LINEARS) and ins.integers[0] == 1)
+                own = fine or ins.fine
                 quantised[ins.inputs[0]] = own or quantised.get(ins.inputs[0], False)
         if ins.op is Op.EXPERTS:
             gate, down = ins.parameters[0], ins.parameters[4]
