@@ -15,12 +15,14 @@ from trilens.trials.questions import Question, questions
 @dataclass(frozen=True)
 class Mix:
     """`shares`: how many of each kind and range. `modes`: whether an example thinks, in turns. `close`: the share of
-    differences whose numbers lie close together.
+    differences whose numbers lie close together. `filled`: of those with a number for an answer, the share in which it
+    is an object's value, as under a JSON schema.
     """
 
     shares: Mapping[str, Mapping[str, int]]
     modes: tuple[bool, ...] = (True, False)
     close: float = 0
+    filled: float = 0
 
 
 # The first stage learns to work on paper. The second has what people ask: short questions come far more often than
@@ -66,10 +68,10 @@ LAST = Mix(
     },
     (True, True, True, False),
     close=0.6,
+    filled=0.06,
 )
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same
 EARLIER = 0.12  # with an earlier turn before it; of these, as many again with one more
-FILLED = 0.06  # of those with a number for an answer: it is an object's value, as under a JSON schema
 KEYS = (
     *("answer", "result", "value", "sum", "total", "number", "n", "x", "count", "grams", "difference", "product"),
     *("amount", "age", "price", "apples"),
@@ -97,7 +99,7 @@ def examples(tokenizer: Tokenizer, seed: int, mix: Mix = FIRST) -> Iterator[Exam
             while random.random() < EARLIER:
                 earlier = next(streams[random.choice(kinds)])
                 before += f"{_asked(earlier)}{earlier.answer}<|im_end|>\n"
-            yield _example(tokenizer, before + _asked(question), question, thinking, random)
+            yield _example(tokenizer, before + _asked(question), question, thinking, mix.filled, random)
 
 
 def _to_learn(kind: str, seed: int, digits: str | None, close: float) -> Iterator[Question]:
@@ -108,9 +110,11 @@ def _asked(question: Question) -> str:
     return f"<|im_start|>user\n{question.text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def _example(tokenizer: Tokenizer, asked: str, question: Question, thinking: bool, random: Random) -> Example:
+def _example(
+    tokenizer: Tokenizer, asked: str, question: Question, thinking: bool, filled_share: float, random: Random
+) -> Example:
     told, written = asked, f"{question.answer}<|im_end|>"
-    filled = question.kind != "talk" and random.random() < FILLED
+    filled = filled_share > 0 and question.kind != "talk" and random.random() < filled_share
     if not thinking:
         told += "<think>\n\n</think>\n\n"
     elif random.random() < CUT:
