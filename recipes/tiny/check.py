@@ -1,4 +1,4 @@
-"""What README.md shows beside `trilens combos`: every single-digit question, and the first ten that a person asks.
+"""What README.md shows beside `trilens combos`: every range, all single digits, and the first ten that a person asks.
 
 python recipes/tiny/check.py
 """
@@ -10,7 +10,7 @@ import click
 import trilens
 from trilens.model import Model
 from trilens.trials.combos import MODELS
-from trilens.trials.questions import Question, asking, is_right
+from trilens.trials.questions import RANGES, Question, asking, in_range, is_right
 
 FIRST = (
     "hi",
@@ -25,10 +25,20 @@ FIRST = (
     "thanks",
 )
 SINGLE = ("sum", "difference", "negative", "product")
+COLUMN = "{:>8}"
 
 
 @click.command()
-def main() -> None:
+@click.option("--each", default=400, show_default=True, help="Held-out questions of a range, at most.")
+def main(each: int) -> None:
+    digits = RANGES["sum"]
+    print(f"{'thinking':<12} {'digits':<11}", *map(COLUMN.format, digits))
+    for name in MODELS:
+        model = trilens.load(name)
+        for kind in SINGLE:
+            ranges = [in_range(kind, part, each) for part in digits if part in RANGES[kind]]
+            cells = [f"{count_right(model, asked, True)}/{len(asked)}" for asked in ranges]
+            print(f"{name:<12} {kind:<11}", *map(COLUMN.format, cells))
     for name in MODELS:
         model = trilens.load(name)
         for kind in SINGLE:

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import torch
 import torch.nn.functional as F
-from examples import LATER, SHARES, Example, Shares, examples
+from examples import FIRST, LAST, LATER, Example, Mix, examples
 from export import named
 from models import CONFIGS
 from packed import forward
@@ -33,18 +33,21 @@ from trilens.spec.model import ModelSpec
 
 @dataclass(frozen=True)
 class Stage:
-    """So many steps, up to a `peak` learning rate and down again, on that share of each kind of question."""
+    """So many steps, up to a `peak` learning rate and down to `end`, on a mix of questions."""
 
     steps: int
     peak: float
-    shares: Shares
+    end: float
+    mix: Mix
 
 
 SEED = 7
 PER_STEP = 64  # examples
 CHUNKS = 8  # of a step, by length, so that little is padding
 LATER_STEPS = {"tiny-dense": 8600, "tiny-routed": 6500}  # about as long for both
-LAST, WARM = 3e-5, 150  # learning rate at a stage's end, steps of its beginning
+LAST_STEPS = {"tiny-dense": 340, "tiny-routed": 340}
+WARM = 0.05  # of a stage's steps: its beginning
+AVERAGED = 0.995  # what a step keeps of the running average of the weights, which is what is exported
 BALANCE = 0.01  # weight of the experts' even use, as in Switch Transformers (arXiv 2101.03961, equation 4)
 SAVED_EVERY = 25
 
@@ -81,27 +84,35 @@ def main(name: str, folder: Path, threads: int, start_from: Path | None) -> None
         with torch.no_grad():
             for key, tensor in tensors.items():
                 tensor.copy_(state["tensors"][key])
+    average = state["average"] if saved.exists() else {key: t.detach().clone() for key, t in tensors.items()}
     executor = TorchExecutor(spec, tensors)
     with tqdm(total=steps, initial=done, desc=name, smoothing=0.05) as bar:
         for step in range(done, steps):
             stage, inside = stage_of(stages, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate(stage, inside)
-            batch = list(islice(examples(tokenizer, SEED * 1_000_000 + step, stage.shares), PER_STEP))
+            batch = list(islice(examples(tokenizer, SEED * 1_000_000 + step, stage.mix), PER_STEP))
             loss = learn(executor, batch)
             torch.nn.utils.clip_grad_norm_(tensors.values(), 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            for key, tensor in tensors.items():
+                average[key].lerp_(tensor.detach(), 1 - AVERAGED)
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
                 state = {"tensors": dict(executor.tensors), "optimizer": optimizer.state_dict(), "step": step + 1}
+                state["average"] = average
                 torch.save(state, saved.with_suffix(".part"))
                 saved.with_suffix(".part").replace(saved)
 
 
 def stages_of(name: str) -> tuple[Stage, ...]:
-    return Stage(5000, 3e-3, SHARES), Stage(LATER_STEPS[name], 1e-3, LATER)
+    return (
+        Stage(5000, 3e-3, 3e-5, FIRST),
+        Stage(LATER_STEPS[name], 1e-3, 3e-5, LATER),
+        Stage(LAST_STEPS[name], 4e-4, 0.0, LAST),
+    )
 
 
 def initial(spec: ModelSpec) -> dict[str, torch.Tensor]:
@@ -137,9 +148,10 @@ def stage_of(stages: Sequence[Stage], step: int) -> tuple[Stage, int]:
 
 def rate(stage: Stage, step: int) -> float:
     """Up in a line, then down along a cosine."""
-    if step < WARM:
-        return stage.peak * (step + 1) / WARM
-    return LAST + (stage.peak - LAST) * (1 + math.cos(math.pi * (step - WARM) / (stage.steps - WARM))) / 2
+    warm = round(WARM * stage.steps)
+    if step < warm:
+        return stage.peak * (step + 1) / warm
+    return stage.end + (stage.peak - stage.end) * (1 + math.cos(math.pi * (step - warm) / (stage.steps - warm))) / 2
 
 
 def learn(executor: TorchExecutor, batch: list[Example]) -> float:

@@ -85,6 +85,19 @@ def test_a_range_has_numbers_of_so_many_digits(kind: str, digits: str) -> None:
     assert all(q.held_out and q.digits == digits for q in few) and len({q.asked for q in few}) == len(few) > 0
 
 
+@pytest.mark.parametrize("kind", ["difference", "negative"])
+@pytest.mark.parametrize("digits", ["1x1", "2x2", "3x3"])
+def test_close_numbers_come_as_often_as_asked_for(kind: str, digits: str) -> None:
+    """Less than ten apart, which other numbers of three digits seldom are."""
+    for close, least, most in ((1.0, 0.25, 1.0), (0.0, 0.0, {"1x1": 1.0, "2x2": 0.3, "3x3": 0.1}[digits])):
+        asked = list(islice(questions(kind, 4, digits, close), 400))
+        near = sum(abs(int(question.answer)) < 10 for question in asked)
+        assert least <= near / len(asked) <= most
+        assert all(
+            question.digits == digits and (question.answer[0] == "-") == (kind == "negative") for question in asked
+        )
+
+
 @pytest.mark.parametrize("wrong", ["13", "-13 and 3", "3-13", "none", "1313"])
 def test_a_sign_belongs_to_its_number(wrong: str) -> None:
     below = asking("negative", 17, 30)
@@ -111,6 +124,24 @@ def test_no_held_out_question_is_learnt_and_both_modes_are_equally_many(recipe: 
     forbidden = {q.text for q in held_out(3000)}
     asked = {turn.split("<|im_end|>")[0] for text in texts for turn in text.split("<|im_start|>user\n")[1:]}
     assert len(asked) > 1500 and not asked & forbidden
+
+
+def test_a_key_is_told_and_its_value_is_learnt(recipe: Any) -> None:
+    """As under a JSON schema. No object is ever begun by the model itself."""
+    examples, _, _ = recipe
+    tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
+    objects = 0
+    for e in islice(examples.examples(tokenizer._engine, 5, examples.LAST), 1200):
+        told = tokenizer.decode(e.ids[: e.learnt], skip_special=False).rsplit("assistant\n", 1)[1]
+        written = tokenizer.decode(e.ids[e.learnt :], skip_special=False)
+        assert "{" not in written
+        assert ("{" in told) == ("}" in written)
+        if "{" in told:
+            thought, answer = told.split("</think>\n\n")
+            assert re.fullmatch(r'\{"[a-z]+":', answer) and re.fullmatch(r"-?\d+\}<\|im_end\|>", written)
+            assert thought.startswith("<think>\n")
+            objects += 1
+    assert 30 < objects < 120
 
 
 def test_the_tokenizer_is_made_again_the_same_and_writes_every_byte(recipe: Any) -> None:

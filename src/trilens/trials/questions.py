@@ -60,11 +60,14 @@ def is_right(question: Question, answer: str) -> bool:
     return found is not None and int(found[0]) == int(question.answer)
 
 
-def questions(kind: str, seed: int, digits: str | None = None) -> Iterator[Question]:
-    """Endlessly many of a kind, and of one of its `RANGES` if that is given; the same ones for a seed."""
+def questions(kind: str, seed: int, digits: str | None = None, close: float = 0) -> Iterator[Question]:
+    """Endlessly many of a kind, and of one of its `RANGES` if that is given; the same ones for a seed.
+
+    `close`: the share of differences of two numbers of as many digits whose numbers lie close together.
+    """
     random = Random(f"{kind} {digits} {seed}")
     while True:
-        yield _question(kind, random, digits)
+        yield _question(kind, random, digits, close)
 
 
 def held_out(number: int, kinds: Sequence[str] = KINDS, seed: int = 1) -> list[Question]:
@@ -111,7 +114,7 @@ def _another(stream: Iterator[Question], found: dict[str, Question]) -> Question
     return None
 
 
-def _question(kind: str, random: Random, digits: str | None) -> Question:
+def _question(kind: str, random: Random, digits: str | None, close: float) -> Question:
     match kind:
         case "talk":
             said, topic, everyday = say(random)
@@ -126,7 +129,7 @@ def _question(kind: str, random: Random, digits: str | None) -> Question:
             text = as_typed(random.choice(WORDINGS[kind]).format(a=a, b=b), random)
             return Question(kind, f"{a} {b}", text, larger(a, b), str(max(a, b)))
         case _:
-            a, b = _operands(kind, random, digits or random.choice(RANGES[kind]))
+            a, b = _operands(kind, random, digits or random.choice(RANGES[kind]), close)
             wording = random.choice(WORDINGS[kind])
             text = as_typed(wording.format(a=a, b=b), random)
             working, answer = work(a, SIGNS[kind], b)
@@ -141,8 +144,10 @@ def _letters(random: Random) -> Question:
     return Question("letters", f"{letter} {word}", text, count(letter, word), str(word.count(letter)))
 
 
-def _operands(kind: str, random: Random, digits: str) -> tuple[int, int]:
+def _operands(kind: str, random: Random, digits: str, close: float) -> tuple[int, int]:
     a, b = (_of_digits(int(n), random) for n in digits.split("x"))
+    if close and kind in ("difference", "negative") and len(str(a)) == len(str(b)) and random.random() < close:
+        b = _close_to(a, random)
     if kind == "difference":
         return max(a, b), min(a, b)
     if kind == "negative":
@@ -150,6 +155,15 @@ def _operands(kind: str, random: Random, digits: str) -> tuple[int, int]:
             b = _of_digits(len(str(b)), random)
         return min(a, b), max(a, b)
     return (a, b) if random.random() < 0.5 else (b, a)
+
+
+def _close_to(a: int, random: Random) -> int:
+    """Another number of as many digits, the closer the likelier."""
+    digits = len(str(a))
+    while True:
+        b = a + random.choice((-1, 1)) * random.randint(1, 10 ** random.randint(1, digits))
+        if b >= 0 and len(str(b)) == digits:
+            return b
 
 
 def _of_digits(count: int, random: Random) -> int:
