@@ -60,11 +60,38 @@ def test_turns_without_their_thinking_begin_at_the_last_prompt(executor: NativeE
     for turn in range(4):
         generation = scheduler.submit(said, GREEDY, most(thought + 5), NONE)
         answer = all_tokens(scheduler, generation)
-        assert generation.cached == max(0, before - 1) // PAGE * PAGE
+        assert generation.cached == before // PAGE * PAGE
         before = len(said)
         said = [*said, *answer[thought:], *words(70, seed=turn + 1)]
     cold = Scheduler(executor)
     assert all_tokens(cold, cold.submit(generation.prompt, GREEDY, most(thought + 5), NONE)) == answer
+
+
+@pytest.mark.parametrize("length", [127, 128, 129, 192, 193])
+def test_a_turn_finds_the_last_page_of_a_prompt_that_went_on_from_an_answer(
+    executor: NativeExecutor, length: int
+) -> None:
+    """The answer crossed the end of a page, where no states were kept, and the next prompt began behind it."""
+    scheduler, said = Scheduler(executor), words(60)
+    said = [*said, *all_tokens(scheduler, scheduler.submit(said, GREEDY, most(12), NONE))]
+    said = [*said, *words(length - len(said), seed=1)]
+    second = scheduler.submit(said, GREEDY, most(9), NONE)
+    all_tokens(scheduler, second)
+    assert second.cached == 71  # all that was fed
+    third = scheduler.submit([*said, *words(30, seed=2)], GREEDY, most(9), NONE)
+    assert third.cached == (length // PAGE * PAGE if length >= 128 else 0)
+    cold = Scheduler(executor)
+    expected = all_tokens(cold, cold.submit(third.prompt, GREEDY, most(9), NONE))
+    assert all_tokens(scheduler, third) == expected
+
+
+@pytest.mark.parametrize("length", [65, 127, 128, 129])
+def test_the_same_prompt_again_begins_at_its_last_page(executor: NativeExecutor, length: int) -> None:
+    scheduler = Scheduler(executor)
+    first = all_tokens(scheduler, scheduler.submit(words(length), GREEDY, most(9), NONE))
+    again = scheduler.submit(words(length), GREEDY, most(9), NONE)
+    assert again.cached == (length - 1) // PAGE * PAGE
+    assert all_tokens(scheduler, again) == first
 
 
 @pytest.mark.parametrize("length", [63, 64, 65, 127, 128, 129])

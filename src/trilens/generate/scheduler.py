@@ -353,8 +353,10 @@ class Scheduler:
 
     def _keep_states(self, request: Request) -> None:
         """Fixed states are kept at the last page's end in the prompt: the next turn of a conversation begins with it,
-        but goes on otherwise where the template leaves out what was thought."""
-        request.sequence.snapshot_at((len(request.prompt) - 1) // PAGE * PAGE)
+        but goes on otherwise where the template leaves out what was thought. A prompt that fills its pages has two such
+        places: the same prompt again begins at the one before its last token."""
+        for length in {len(request.prompt), len(request.prompt) - 1}:
+            request.sequence.snapshot_at(length // PAGE * PAGE)
 
     def _shareable(self, request: Request) -> int:
         """How many blocks it may take from others. The last token is computed: its logits are what comes next."""
