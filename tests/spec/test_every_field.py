@@ -37,7 +37,7 @@ from trilens.spec.model import (
 FELT = 1e-8  # a change of the logits that is no rounding, in float64
 
 
-@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 2))
+@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 4))
 def test_every_field_is_felt(name: str) -> None:
     """But those of the block that predicts, which runs beside the decoder (tests/generate/test_predictions.py)."""
     config = BY_NAME[name].config()
