@@ -51,6 +51,7 @@ CASES = (
     Case("Qwen3-0.6B's shape Q4_K_M", "qwen3-0.6b", "Q4_K_M", 1.5, 2.0, avx2_prefill=1.5),
     Case("Qwen3-0.6B's shape Q8_0", "qwen3-0.6b", "Q8_0", 1.5, 2.0, avx2_prefill=1.5),
     Case("Qwen3-0.6B's shape IQ4_XS", "qwen3-0.6b", "IQ4_XS", 1.5, 1.5, avx2_prefill=1.5),
+    Case("Qwen3-0.6B's shape IQ2_XS", "qwen3-0.6b", "IQ2_XS", 1.0, 1.0),
     Case("routed, 8 of 64 experts, Q4_K_M", "64x8", "Q4_K_M", 1.4, 2.0, avx2_prefill=1.5),
     Case("routed, 8 of 128 experts, Q4_K_M", "128x8", "Q4_K_M", 1.4, 2.0, avx2_prefill=1.5),
 )

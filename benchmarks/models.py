@@ -15,7 +15,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "F16", "Q4_K_M", "IQ4_XS")
+TYPES = ("Q4_0", "Q4_1", "Q5_0", "Q8_0", "F16", "Q4_K_M", "IQ4_XS", "IQ2_XS")
 
 
 @dataclass(frozen=True)
@@ -230,6 +230,9 @@ def random_blocks(rng: np.random.Generator, dims: Sequence[int], kind: str) -> n
             put(0, wanted / 70)
             blocks[..., 2:4] = 0xAA
             blocks[..., 4:8] = 0x11
+        case "IQ2_XS":  # every scale 8
+            put(0, wanted / 42)
+            blocks[..., 66:74] = 0x88
         case _:
             raise SystemExit(f"no random blocks of {kind} here")
     return blocks.reshape(*dims[:-1], -1).view(np.uint8)
