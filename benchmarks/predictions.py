@@ -2,10 +2,11 @@
 
     python benchmarks/predictions.py --folder DIR [--smollm2 FILE] [--only NAME ...]
 
-Each file runs in a process of its own, each context behind a fresh measurement of the machine, for a machine that is
-shared changes from minute to minute. Results are kept in the folder, so that the page can be made in pieces. "After
-one run" is the same prediction, corrected by what the run with a context of 1,024 and one sequence took; that run
-itself is left out there.
+Each file runs in a process of its own, each prompt and each case behind a fresh measurement of the machine, because a
+shared machine changes from minute to minute. It is measured again behind each case. Where the two measurements
+predict different times, the machine changed in between, and the case is repeated. Results are kept in the folder, so
+that the page can be made in pieces. "After one run" is the same prediction, corrected by what the run with a context
+of 1,024 and one sequence took; that run itself is left out there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,13 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trilens.executors.native.executor import NativeExecutor, NativeSequence
+    from trilens.lenses.costs.predict import Runner
 
 HERE = Path(__file__).resolve().parent
 FILES = (
@@ -29,7 +35,8 @@ FILES = (
 CONTEXTS, BATCHES = (64, 1024, 4096), (1, 4)
 RUN = (1024, 1)  # what a calibration has seen
 WARM, STEPS = 4, 16
-TRIES = 3  # more measurements of the machine, where other programs disturbed one
+TRIES = 3  # more measurements of the machine, where other programs disturbed one, and of a case, where it changed
+SAME = 0.1  # the predictions before and behind a case may differ by so much
 TARGETS = {"time per token, median": 0.08, "time per token, 95th of a hundred": 0.25, "first token, median": 0.15}
 
 
@@ -47,45 +54,68 @@ def run_file(path: Path) -> dict[str, Any]:
     files.checkpoint.close()
     wanted = measurables_of(executor.program, executor.types, executor.activations)
     overlap = traced(executor)  # of other tokens than those measured, and no time is taken
-    cases = []
-    for context in CONTEXTS:
-        machine = measured(executor.threads, wanted, anew=True)
-        for _ in range(TRIES):
+
+    def runner() -> Runner:
+        for _ in range(1 + TRIES):
+            machine = measured(executor.threads, wanted, anew=True)
             if not machine.disturbed:
                 break
-            machine = measured(executor.threads, wanted, anew=True)
-        runner = runner_of(executor, machine, overlap)
+        return runner_of(executor, machine, overlap)
+
+    cases = []
+    for context in CONTEXTS:
+        predicted = runner().first_token_seconds(context)
+        sequences = [executor.sequence(context + WARM + STEPS) for _ in range(max(BATCHES))]
+        firsts = [first_seconds(executor, sequence, context, n) for n, sequence in enumerate(sequences)]
         for batch in BATCHES:
-            first, token = take(executor, context, batch)
-            cases.append(
-                {
-                    "context": context,
-                    "batch": batch,
-                    "first_token": {"measured": first, "predicted": runner.first_token_seconds(context)},
-                    "token": {
-                        "measured": token,
-                        "predicted": statistics.fmean(
-                            runner.token_seconds(context + WARM + i, batch) for i in range(1, STEPS + 1)
-                        ),
-                    },
-                }
-            )
+            first = {"measured": statistics.median(firsts[:batch]), "predicted": predicted}
+            token, same = agreed(executor, sequences[:batch], runner)
+            cases.append({"context": context, "batch": batch, "first_token": first, "token": token, "same": same})
+        for sequence in sequences:
+            sequence.free()
     return {"file": path.stem, "threads": executor.threads, "activations": executor.activations, "cases": cases}
 
 
-def take(executor: Any, context: int, batch: int) -> tuple[float, float]:
-    """Seconds to a prompt's last logits, and the mean of a few steps behind it."""
+def first_seconds(executor: NativeExecutor, sequence: NativeSequence, context: int, n: int) -> float:
+    """Seconds to the last logits of the `n`-th prompt, which can be rewound to afterwards."""
     from trilens.executors.executor import StepInput
 
     vocab = executor.spec.vocab
-    sequences = [executor.sequence(context + WARM + STEPS) for _ in range(batch)]
-    firsts = []
-    for n, sequence in enumerate(sequences):
-        start = time.perf_counter()
-        for at in range(0, context, 256):
-            piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
-            executor.step([StepInput(sequence, piece, logits=at + 256 >= context)])
-        firsts.append(time.perf_counter() - start)
+    start = time.perf_counter()
+    for at in range(0, context, 256):
+        piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
+        executor.step([StepInput(sequence, piece, logits=at + 256 >= context)])
+    seconds = time.perf_counter() - start
+    sequence.snapshot()
+    return seconds
+
+
+def agreed(
+    executor: NativeExecutor, sequences: list[NativeSequence], runner: Callable[[], Runner]
+) -> tuple[dict[str, float], bool]:
+    """Measured and predicted seconds of a token, and whether the machine was the same before and behind."""
+    before = runner()
+    for _ in range(1 + TRIES):
+        token = {"measured": token_seconds(executor, sequences), "predicted": predicted_seconds(before, sequences)}
+        behind = runner()
+        same = abs(predicted_seconds(behind, sequences) / token["predicted"] - 1) <= SAME
+        if same:
+            break
+        before = behind
+    return token, same
+
+
+def predicted_seconds(runner: Runner, sequences: list[NativeSequence]) -> float:
+    """The mean of the steps that `token_seconds` takes."""
+    context, batch = sequences[0].length, len(sequences)
+    return statistics.fmean(runner.token_seconds(context + WARM + i, batch) for i in range(1, STEPS + 1))
+
+
+def token_seconds(executor: NativeExecutor, sequences: list[NativeSequence]) -> float:
+    """The mean of a few steps behind the sequences, which are then as they were."""
+    from trilens.executors.executor import StepInput
+
+    vocab, context = executor.spec.vocab, sequences[0].length
     steps = []
     for i in range(WARM + STEPS):
         feeds = [StepInput(s, [(101 * i + 37 * n) % vocab]) for n, s in enumerate(sequences)]
@@ -93,8 +123,9 @@ def take(executor: Any, context: int, batch: int) -> tuple[float, float]:
         executor.step(feeds)
         steps.append(time.perf_counter() - start)
     for sequence in sequences:
-        sequence.free()
-    return statistics.median(firsts), statistics.fmean(steps[WARM:])
+        if not sequence.rewind(context):
+            raise RuntimeError(f"a sequence of {sequence.length} tokens cannot go back to {context}")
+    return statistics.fmean(steps[WARM:])
 
 
 def errors(results: list[dict[str, Any]], what: str, *, calibrated: bool) -> list[float]:
@@ -130,15 +161,19 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def page(results: list[dict[str, Any]]) -> str:
     from trilens.system import processor_name
 
+    cases = [case for result in results for case in result["cases"]]
+    changed = sum(not case["same"] for case in cases)
     lines = [
         "# Predictions",
         "",
         "Written by `make validate-predictions`. It compares the times that `lenses/costs/predict.py` predicts for",
         'files with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
-        "of the errors. The machine is measured again before each context, up to four times where other programs",
-        "disturb it. Before that, `lenses/machines/overlap.py` counts how alike the experts of several tokens are, as",
-        "`trilens bench` does.",
+        "of the errors. The machine is measured before and behind each case, up to four times where other programs",
+        f"disturb it. Where what they predict differs by more than {100 * SAME:.0f} %, the machine changed in between,",
+        f"and the case is repeated, up to {TRIES} times. {changed} of {len(cases)} cases are kept although it changed",
+        "each time. Before all this, `lenses/machines/overlap.py` counts how alike the experts of",
+        "several tokens are, as `trilens bench` does.",
         "",
         f"Machine: {processor_name()}, {results[0]['threads']} threads.",
         "",
@@ -166,11 +201,11 @@ def page(results: list[dict[str, Any]]) -> str:
     ]
     for result in results:
         for case in result["cases"]:
-            cells = [result["file"], f"{case['context']:,}", str(case["batch"])]
+            row = [result["file"], f"{case['context']:,}", str(case["batch"])]
             for what, unit, scale in (("token", "ms", 1e3), ("first_token", "s", 1.0)):
                 m, p = case[what]["measured"], case[what]["predicted"]
-                cells += [f"{scale * m:.2f} {unit}", f"{scale * p:.2f} {unit}", f"{100 * (p / m - 1):+.0f} %"]
-            lines.append("| " + " | ".join(cells) + " |")
+                row += [f"{scale * m:.2f} {unit}", f"{scale * p:.2f} {unit}", f"{100 * (p / m - 1):+.0f} %"]
+            lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 

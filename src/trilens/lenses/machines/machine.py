@@ -265,7 +265,10 @@ def _with(machine: Machine, wanted: Iterable[Measurable], kv: str, say: Callable
     if missing:
         names = dict.fromkeys(f"{at.type} weights" if isinstance(at, Layout) else f"a {at.type}" for at in missing)
         say(f"measuring {', '.join(names)} once")
-    shares = [settle(threads)] if missing else []
+    attends = f"attend/{kv}/cached" in speeds
+    if attends and not missing:
+        return machine
+    shares = [settle(threads)]
     for at in missing:
         match at:
             case Rule():
@@ -275,12 +278,11 @@ def _with(machine: Machine, wanted: Iterable[Measurable], kv: str, say: Callable
                 if at.routed:
                     speeds |= expert_speeds(at.type, at.activations, threads, cache)
         shares.append(settle(threads))
-    if f"attend/{kv}/cached" not in speeds:
+    if not attends:
         attention, overheads[f"attend/{kv}"] = attention_speeds(kv, threads, cache)
         speeds |= attention
-    if speeds.keys() == machine.speeds.keys():
-        return machine
-    disturbed = machine.disturbed or _disturbance(min(shares, default=1.0))
+        shares.append(settle(threads))
+    disturbed = machine.disturbed or _disturbance(min(shares))
     return replace(machine, speeds=speeds, overheads=overheads, disturbed=disturbed)
 
 

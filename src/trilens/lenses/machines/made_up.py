@@ -117,12 +117,15 @@ class Trial:
         """`rows` tokens at the beginning of a sequence; the median of a few rounds."""
         return self._rounds([self.executor.sequence(rows * (PROMPT_ROUNDS + 1))], rows, PROMPT_ROUNDS)
 
-    def again(self, sequences: Sequence[NativeSequence]) -> float:
-        """Seconds of attention for one more token of each sequence. The tokens are removed afterwards."""
-        seconds = self.spent(sequences, 1)["attend"]
-        for sequence in sequences:
-            sequence.rewind(sequence.length - 1)
-        return seconds
+    def attention(self, sequences: Sequence[NativeSequence]) -> float:
+        """Seconds of attention for one more token of each sequence, the median of some rounds. Their tokens are removed
+        afterwards."""
+        taken: list[float] = []
+        while len(taken) < ROUNDS or (sum(taken) < LONG_ENOUGH and len(taken) < PAGE // 2):
+            taken.append(self.spent(sequences, 1)["attend"])
+            for sequence in sequences:
+                sequence.rewind(sequence.length - 1)
+        return statistics.median(taken)
 
     def from_memory(self, like: NativeSequence, cache_bytes: int) -> float:
         """The same for each of as many such sequences as do not fit the processor's cache."""
@@ -131,10 +134,10 @@ class Trial:
             for start in range(0, like.length, PROMPT_ROWS[-1]):
                 self.spent([sequence], min(PROMPT_ROWS[-1], like.length - start))
         settle(self.executor.threads)
-        rounds = [self.again(many) / len(many) for _ in range(ROUNDS)]
+        seconds = self.attention(many) / len(many)
         for sequence in many:
             sequence.free()
-        return statistics.median(rounds)
+        return seconds
 
     def _rounds(self, sequences: Sequence[NativeSequence], tokens: int, rounds: int) -> dict[str, float]:
         self.spent(sequences, tokens)

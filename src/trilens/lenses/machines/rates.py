@@ -25,7 +25,6 @@ from trilens.lenses.machines.made_up import (
     PAGE,
     PRODUCTS,
     PROMPT_ROWS,
-    ROUNDS,
     WIDTH,
     Trial,
     attentive,
@@ -108,12 +107,12 @@ def attention_speeds(kv: str, threads: int, cache_bytes: int) -> tuple[Speeds, f
         units = ATTENTIONS * 4 * group * 2 * HEAD_DIM
         sequence = trial.executor.sequence(CONTEXT + PAGE)
         trial.spent([sequence], PAGE - 1)
-        short = _median([trial.again([sequence]) for _ in range(ROUNDS)])
+        short = trial.attention([sequence])
         for start in range(PAGE - 1, CONTEXT - 1, PROMPT_ROWS[-1]):
             new = min(CONTEXT - 1 - start, PROMPT_ROWS[-1])
             spent = trial.spent([sequence], new)["attend"]
             points["cached"].append((min(TILE, new * group), spent / (visible_pairs(Full(), start, new) * units)))
-        long = _median([trial.again([sequence]) for _ in range(ROUNDS)])
+        long = trial.attention([sequence])
         each = (long - short) / ((CONTEXT - PAGE) * units)
         fixed.append(max(0.0, short - PAGE * units * each) / ATTENTIONS)
         points["cached"].append((group, each))
