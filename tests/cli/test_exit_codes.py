@@ -246,3 +246,22 @@ def test_bare_trilens_prints_its_help(capsys: pytest.CaptureFixture[str]) -> Non
     assert main([]) == 0
     said = capsys.readouterr()
     assert said.err == "" and said.out.startswith("Usage: trilens") and "\n  chat " in said.out
+
+
+@pytest.mark.parametrize("name", list(commands.commands))
+def test_too_many_and_missing_arguments_say_what_is_expected(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = commands.commands[name]
+    arguments = [p for p in command.params if isinstance(p, click.Argument)]
+    given = [p.type.choices[0] if isinstance(p.type, click.Choice) else "x" for p in arguments]
+    tries: list[list[str]] = [[]] if any(p.required for p in arguments) else []
+    if all(p.nargs == 1 for p in arguments):
+        tries.append([*given, "one too many"])
+    for words in tries:
+        assert main([name, *words]) == 2
+        said = capsys.readouterr().err
+        assert f"; expected trilens {name} " in said and f"as in: trilens {name} " in said, said
+
+
+def test_a_name_where_a_file_of_names_is_expected_is_told_of_card(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tag", "qwen3"]) == 2
+    assert capsys.readouterr().err.endswith("For one name: trilens card qwen3\n")

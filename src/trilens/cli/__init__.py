@@ -17,7 +17,7 @@ from trilens import __version__
 from trilens.cli import ledger, look, models, quantise
 from trilens.cli.chat import chat
 from trilens.cli.completion import VARIABLE, complete, completion
-from trilens.cli.examples import epilog
+from trilens.cli.examples import EXAMPLES, epilog, example
 from trilens.cli.inputs import as_typed
 from trilens.cli.serve import serve
 from trilens.cli.streams import standard_streams
@@ -54,7 +54,7 @@ def _run(arguments: list[str] | None) -> int:
         print(bare.format_message())
         return 0
     except click.ClickException as problem:
-        return _complain(problem.format_message(), 2)
+        return _complain(_wrong_usage(problem), 2)
     except TrilensError as problem:
         return _complain(as_typed(str(problem)), problem.exit_code)
     except (KeyboardInterrupt, click.Abort):
@@ -81,6 +81,16 @@ def _invoked(given: list[str]) -> int:
     except click.exceptions.Exit as leave:  # --help and --version
         return leave.exit_code
     return 0
+
+
+def _wrong_usage(problem: click.ClickException) -> str:
+    """What click says; for arguments that are missing or too many, also the command's usage and an example."""
+    said, context = problem.format_message(), getattr(problem, "ctx", None)
+    about_arguments = isinstance(problem, click.MissingParameter) or "unexpected extra argument" in said
+    if not about_arguments or context is None or context.command.name not in EXAMPLES:
+        return said
+    usage = " ".join([context.command_path, *context.command.collect_usage_pieces(context)])
+    return f"{said.rstrip('.')}; expected {usage}, as in: {example(context.command.name)}"
 
 
 def _complain(problem: str, code: int) -> int:

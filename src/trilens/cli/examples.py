@@ -104,3 +104,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 def epilog(command: str) -> str:
     """The examples of a command as the last part of its help."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in EXAMPLES[command])
+
+
+def example(command: str) -> str:
+    """The first example of a command that has an option, or its first one."""
+    return next((line for line in EXAMPLES[command] if " --" in line), EXAMPLES[command][0])

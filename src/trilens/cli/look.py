@@ -210,6 +210,8 @@ def tag(file: str, as_json: bool) -> None:
     """Classify the model names in FILE, one per line: dense or routed, and whether they think. - is standard input."""
     from trilens.lenses.cards.tag import read_names, tag_as_dict, tag_names, tags_as_text
 
+    if file != "-" and not Path(file).exists():
+        raise UsageError(f"{file}: no such file; expected a file of model names. For one name: trilens card {file}")
     tags = tag_names(read_names(text_of(file)))
     if not tags:
         raise UsageError(f"{file}: contains no names; expected one model name per line")
