@@ -97,5 +97,5 @@ def test_it_ends_quietly_fifty_times(time: int) -> None:
 @pytest.mark.parametrize("hard", [False, True])
 @pytest.mark.parametrize("state", ["loaded", "idle", "one", "many", "middle"])
 def test_a_forked_child_is_told_and_its_parent_works_on(state: str, hard: bool) -> None:
-    done = run(FORK.format(state=state, hard=hard, times=6))
+    done = run(FORK.format(state=state, hard=hard, times=3))
     assert (done.returncode, done.stderr) == (0, "")

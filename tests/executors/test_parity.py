@@ -54,7 +54,7 @@ def test_token_by_token(name: str, tiny_executor: Callable[[str], TorchExecutor]
 
 
 @pytest.mark.parametrize("piece", [1, 7, 1000])
-@pytest.mark.parametrize("name", thinned(WITH_EDGE, 3))
+@pytest.mark.parametrize("name", thinned(WITH_EDGE, 6))
 def test_beyond_the_edge(name: str, piece: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     """Past the window's edge, and past the original context of a scaled rope."""
     edge = BY_NAME[name].edge

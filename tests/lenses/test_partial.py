@@ -114,11 +114,13 @@ def test_no_published_configuration_is_without_a_card(name: str, tmp_path: Path)
     assert made.as_text(100) and json.dumps(made.as_dict())
 
 
-def test_the_catalog_is_carded_wholly_but_for_a_few() -> None:
+@pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_catalog_is_carded_wholly_but_for_a_few(every: int) -> None:
+    partly = {"deepseek-v4-flash", "deepseek-v4-pro", "kimi-k3", "minimax-m3"}
     names = [entry.name for entry in entries().values() if entry.config or entry.comes_with]
-    partial = [name for name in names if isinstance(card(name, offline=True), PartialCard)]
-    assert len(names) - len(partial) >= 80
-    assert set(partial) == {"deepseek-v4-flash", "deepseek-v4-pro", "kimi-k3", "minimax-m3"}
+    assert len(names) >= 84
+    tried = {*names[::every], *partly}
+    assert {name for name in tried if isinstance(card(name, offline=True), PartialCard)} == partly
 
 
 def test_the_catalog_says_what_is_published() -> None:

@@ -36,7 +36,7 @@ def test_no_request_is_a_fault_of_ours(
     operation = document[f"/v1/{path}"]["post"]
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def check(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
             if isinstance(case.body.get("model"), str):

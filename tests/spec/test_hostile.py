@@ -111,7 +111,7 @@ def test_lists_texts_and_mappings_that_hold_something_else() -> None:
 
 def test_without_asserts() -> None:
     """The same under `python -O`, in a process of its own: whatever ends it shows in how it ends."""
-    program = "from tests.spec.test_hostile import read_all; print(*read_all(40))"
+    program = "from tests.spec.test_hostile import read_all; print(*read_all(120))"
     done = subprocess.run(
         [sys.executable, "-O", "-c", program],
         cwd=Path(__file__).parents[2],
@@ -121,10 +121,10 @@ def test_without_asserts() -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     tried, accepted = map(int, done.stdout.split())
-    assert tried > 900 and accepted > 10
+    assert tried > 300 and accepted > 3
 
 
-@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 3))
+@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 6))
 def test_tiny_families(name: str) -> None:
     """What is accepted is run by torch and by the native executor, which agree."""
     family = BY_NAME[name]
