@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trilens.errors import BadCheckpoint, UnsupportedModel
+from trilens.executors.accountant import Span, count_parameters, fixed_bytes, kv_bytes, step_cost
+from trilens.spec.huggingface import read_config
+from trilens.spec.model import ModelSpec, Reading
+
 CONFIGS = Path(__file__).parents[1] / "data" / "configs.json"
 ABSENT = object()
+FILE = "place/config.json"
 VALUES: dict[str, object] = {
     "0": 0,
     "-1": -1,
@@ -138,3 +145,56 @@ def with_value(config: Mapping[str, Any], path: tuple[str, ...], value: object) 
     else:
         changed[first] = value
     return changed
+
+
+def read(what: str, fields: tuple[str, ...], config: Mapping[str, Any]) -> Reading | None:
+    """The reading, or None for a configuration that is refused in one line with the file's and a field's name."""
+    try:
+        return read_config(config, FILE)
+    except (BadCheckpoint, UnsupportedModel) as refusal:
+        line = str(refusal)
+        assert line.startswith(FILE + ": ") and "\n" not in line and len(line) < 1000, what
+        words = set(re.findall(r"\w+", line.removeprefix(FILE)))
+        assert words & {*fields, *_names(config), "model_type", "expert_intermediate_size", "num_experts_per_tok"}, (
+            f"{what}: {line}"
+        )
+        return None
+
+
+def _names(config: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in config.items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from _names(value)
+
+
+def account(spec: ModelSpec) -> None:
+    count = count_parameters(spec)
+    assert count.total >= count.active > 0
+    kept = fixed_bytes(spec)  # all that a model without attention keeps
+    assert kv_bytes(spec, 3) + kept > 0 and kv_bytes(spec, spec.context) + kept > 0
+    assert step_cost(spec, [Span(2, 5)]).flops() > 0
+
+
+def readable() -> Iterator[dict[str, Any]]:
+    for config in real_configs().values():
+        try:
+            read_config(config)
+        except (BadCheckpoint, UnsupportedModel):
+            continue  # its family is unknown
+        yield config
+
+
+def read_all(every: int) -> tuple[int, int]:
+    """(configurations that were tried, those that were accepted)."""
+    tried = accepted = 0
+    for number, config in enumerate(readable()):
+        for i, (what, fields, hostile) in enumerate(mutations(config)):
+            if (i + number) % every:
+                continue
+            tried += 1
+            reading = read(what, fields, hostile)
+            accepted += reading is not None
+            if reading is not None and (tried % 8 == 0 or len(reading.spec.layers) < 8):
+                account(reading.spec)
+    return tried, accepted
