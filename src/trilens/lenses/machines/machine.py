@@ -174,7 +174,7 @@ def measured(
         say(f"this machine was measured while it was disturbed ({machine.disturbed}); it is quiet now")
         wanted, machine = (*wanted, *machine.measurables), None
     if machine is None:
-        say("measuring this machine once; about two seconds")
+        say("measuring this machine once; a few seconds")
         machine = _base(threads)
         wanted = (*wanted, *(Layout(name, "8bit", routed=False) for name in USUAL_LAYOUTS))
     grown = _with(machine, wanted, kv, say)
