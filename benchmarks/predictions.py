@@ -67,9 +67,10 @@ def run_file(path: Path) -> dict[str, Any]:
         predicted = runner().first_token_seconds(context)
         sequences = [executor.sequence(context + WARM + STEPS) for _ in range(max(BATCHES))]
         firsts = [first_seconds(executor, sequence, context, n) for n, sequence in enumerate(sequences)]
+        behind = runner()
         for batch in BATCHES:
             first = {"measured": statistics.median(firsts[:batch]), "predicted": predicted}
-            token, same = agreed(executor, sequences[:batch], runner)
+            token, same, behind = agreed(executor, sequences[:batch], behind, runner)
             cases.append({"context": context, "batch": batch, "first_token": first, "token": token, "same": same})
         for sequence in sequences:
             sequence.free()
@@ -91,18 +92,18 @@ def first_seconds(executor: NativeExecutor, sequence: NativeSequence, context: i
 
 
 def agreed(
-    executor: NativeExecutor, sequences: list[NativeSequence], runner: Callable[[], Runner]
-) -> tuple[dict[str, float], bool]:
-    """Measured and predicted seconds of a token, and whether the machine was the same before and behind."""
-    before = runner()
+    executor: NativeExecutor, sequences: list[NativeSequence], before: Runner, again: Callable[[], Runner]
+) -> tuple[dict[str, float], bool, Runner]:
+    """Measured and predicted seconds of a token, whether the machine was the same `before` and behind, and how it was
+    behind."""
     for _ in range(1 + TRIES):
         token = {"measured": token_seconds(executor, sequences), "predicted": predicted_seconds(before, sequences)}
-        behind = runner()
+        behind = again()
         same = abs(predicted_seconds(behind, sequences) / token["predicted"] - 1) <= SAME
         if same:
             break
         before = behind
-    return token, same
+    return token, same, behind
 
 
 def predicted_seconds(runner: Runner, sequences: list[NativeSequence]) -> float:
