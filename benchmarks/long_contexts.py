@@ -2,9 +2,9 @@
 
     python benchmarks/long_contexts.py build/models/dense-q4_0.gguf [--before OLD/_native.so] [--prompt 16384]
 
-`--before`: another build of the extension, which takes turns with the installed one, in processes of their own. A cache
-is filled with copies of the pages of 1,024 tokens, each in memory of its own; a step takes as long behind those as behind
-a text. `--prompt`: also the speed of a prompt of so many tokens, once, and of one of 1,024.
+`--before`: another build of the extension, which takes turns with the installed one, in processes of their own. A
+cache is filled with copies of the pages of 1,024 tokens, each in memory of its own; a step takes as long behind those
+as behind a text. `--prompt`: also the speed of a prompt of so many tokens, once, and of one of 1,024.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def main() -> None:
     for _ in range(given.rounds):
         for name, more in builds.items():
             command = [sys.executable, __file__, *arguments, "--alone", *more]
-            results[name].append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            results[name].append(json.loads(done.stdout))
     speed = max(max(r["memory"]) for each in results.values() for r in each)
     print(
         f"{results['now'][0]['kernels']} kernels, {given.threads} threads, memory reads {speed / 1e9:.1f} GB/s at best"
