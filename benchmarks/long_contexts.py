@@ -1,10 +1,11 @@
 """What a long context costs a decoding step: the time of attention, and what reading the cache takes of it.
 
-    python benchmarks/long_contexts.py build/models/dense-q4_0.gguf [--before OLD/_native.so] [--prompt 16384]
+    python benchmarks/long_contexts.py build/models/dense-q4_0.gguf [--before OLD/_native.so] [--prompts 1024 16384]
 
 `--before`: another build of the extension, which takes turns with the installed one, in processes of their own. A
-cache is filled with copies of the pages of 1,024 tokens, each in memory of its own; a step takes as long behind those
-as behind a text. `--prompt`: also the speed of a prompt of so many tokens, once, and of one of 1,024.
+cache is filled with copies of the pages of 256 tokens, each in memory of its own; a step takes as long behind those
+as behind a text. `--prompts`: the speed of prompts of so many tokens. The engine takes 256 at a time, whose time grows
+evenly with what is behind them, so the ones in the middle of a prompt take the mean; these are timed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PAGES, PAGE = 16, 64
+PAGE, PIECE = 64, 256  # positions of a page, tokens of a prompt in one pass
 
 
 def use(native: Path) -> None:
@@ -35,7 +36,7 @@ def use(native: Path) -> None:
     trilens.executors.native._native = module  # type: ignore[attr-defined]
 
 
-def measure(path: str, contexts: list[int], prompt: int, threads: int, steps: int, kv: str) -> dict[str, Any]:
+def measure(path: str, contexts: list[int], prompts: list[int], threads: int, steps: int, kv: str) -> dict[str, Any]:
     from trilens.checkpoints.find import find
     from trilens.checkpoints.into_native import native_executor
     from trilens.checkpoints.load import open_model
@@ -46,36 +47,41 @@ def measure(path: str, contexts: list[int], prompt: int, threads: int, steps: in
     executor = native_executor(files, threads=threads, activations="8bit", kv=kv)
     files.checkpoint.close()
 
-    def seconds_of_prompt(tokens: int) -> float:
-        sequence = executor.sequence(tokens)
-        start = time.perf_counter()
-        executor.step([StepInput(sequence, [100 + i % 1000 for i in range(tokens)])])
-        sequence.free()
-        return time.perf_counter() - start
-
-    first = executor.sequence(PAGES * PAGE)
-    executor.step([StepInput(first, [100 + i % 1000 for i in range(PAGES * PAGE)])])
-    blocks = [first.block(i) for i in range(PAGES)]
+    text = [100 + i % 1000 for i in range(PIECE)]
+    first = executor.sequence(PIECE)
+    executor.step([StepInput(first, text)])
+    blocks = [first.block(i) for i in range(PIECE // PAGE)]
     written = [(block.tokens, block.route_width, block.written()) for block in blocks]
     del blocks
     first.free()
-    found: dict[str, Any] = {"kernels": executor.engine.kernels, "memory": [], "steps": {}}
+
+    def behind(context: int, more: int) -> Any:
+        sequence = executor.sequence(context + more)
+        copies = [executor.restored(*written[i % len(written)]) for i in range(context // PAGE)]
+        if copies:
+            sequence.adopt(copies, PAGE)
+        return sequence
+
+    def timed(sequence: Any, tokens: list[int]) -> tuple[float, float]:
+        before, start = executor.seconds_by_kind()["attend"], time.perf_counter()
+        executor.step([StepInput(sequence, tokens)])
+        wall = time.perf_counter() - start
+        return wall, executor.seconds_by_kind()["attend"] - before
+
+    found: dict[str, Any] = {"kernels": executor.engine.kernels, "memory": [], "steps": {}, "prompts": {}}
     for context in contexts:
-        sequence = executor.sequence(context + steps + 2)
-        copies = [executor.restored(*written[i % PAGES]) for i in range(context // PAGE)]
-        sequence.adopt(copies, PAGE)
-        del copies
-        taken = []
-        for step in range(steps + 1):
-            before, start = executor.seconds_by_kind()["attend"], time.perf_counter()
-            executor.step([StepInput(sequence, [100 + step])])
-            wall = time.perf_counter() - start
-            taken.append((wall, executor.seconds_by_kind()["attend"] - before))
+        sequence = behind(context, steps + 1)
+        taken = [timed(sequence, [100 + step]) for step in range(steps + 1)]
         found["steps"][context] = {"taken": taken[1:], "cache_bytes": sequence.kv_bytes}
         sequence.free()
         found["memory"].append(_native.memory_read_bytes_per_second(threads, 256 << 20, 3))
-    if prompt:
-        found["prompts"] = {n: n / seconds_of_prompt(n) for n in (1024, prompt)}
+    for tokens in prompts:
+        middle = (tokens - PIECE) // 2
+        sequence = behind(middle, PIECE)
+        timed(sequence, text)
+        sequence.rewind(middle)
+        found["prompts"][tokens] = timed(sequence, text)
+        sequence.free()
     return found
 
 
@@ -86,7 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--contexts", type=int, nargs="*", default=[64, 4096, 16384], help="whole pages of 64 positions"
     )
-    parser.add_argument("--prompt", type=int, default=0)
+    parser.add_argument("--prompts", type=int, nargs="*", default=[], help="multiples of 512: the middle is at a page")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -96,7 +102,7 @@ def main() -> None:
     if given.alone:
         if given.before:
             use(given.before)
-        options = given.contexts, given.prompt, given.threads, given.steps, given.kv
+        options = given.contexts, given.prompts, given.threads, given.steps, given.kv
         print(json.dumps(measure(given.model, *options)))
         return
     arguments = [arg for arg in sys.argv[1:] if arg not in ("--before", str(given.before))]
@@ -108,12 +114,13 @@ def main() -> None:
             command = [sys.executable, __file__, *arguments, "--alone", *more]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             results[name].append(json.loads(done.stdout))
-    speed = max(max(r["memory"]) for each in results.values() for r in each)
+    speed = max((read for each in results.values() for r in each for read in r["memory"]), default=0.0)
     print(
         f"{results['now'][0]['kernels']} kernels, {given.threads} threads, memory reads {speed / 1e9:.1f} GB/s at best"
     )
-    print("| build | tokens behind | a step, ms: best (median) | its attention | reading the cache | above that |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    if given.contexts:
+        print("| build | tokens behind | a step, ms: best (median) | its attention | reading the cache | above that |")
+        print("| --- | --- | --- | --- | --- | --- |")
     for name, each in results.items():
         for context in map(str, given.contexts):
             taken = [step for r in each for step in r["steps"][context]["taken"]]
@@ -123,9 +130,10 @@ def main() -> None:
                 f"| {name} | {int(context):,} | {min(walls):.2f} ({statistics.median(walls):.2f}) | {min(attends):.2f} "
                 f"({statistics.median(attends):.2f}) | {reading:.2f} | {min(attends) - reading:.2f} |"
             )
-        for tokens in each[0].get("prompts", ()):
-            speeds = ", ".join(f"{r['prompts'][tokens]:.1f}" for r in each)
-            print(f"{name}: a prompt of {int(tokens):,} tokens, tokens per second: {speeds}")
+        for tokens in map(str, given.prompts):
+            wall, attend = min(r["prompts"][tokens] for r in each)
+            rate, share = PIECE / wall, 100 * attend / wall
+            print(f"{name}: a prompt of {int(tokens):,} tokens: {rate:.1f} tokens a second, {share:.0f} % attention")
 
 
 if __name__ == "__main__":
