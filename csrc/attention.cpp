@@ -57,7 +57,7 @@ void Engine::attend_task(const Instruction& s, const Numbers& n, int part, int t
     highest = std::max(highest, position);
   }
   AttendRows a{buffer(s.in[0], tile.row, s.input_width) + first_head * shape.key_dim, (size_t)s.input_width, count,
-               heads_per_task_, shape.key_dim, dim, pool->kind, shape.latent, n.f[0], n.f[1], first, last};
+               heads_per_task_, shape.key_dim, dim, pool->kind, shape.latent, n.f[0], n.f[1], first, last, nullptr};
   float *scores = scratch_[thread].data(), *values = scores + 64 * PAGE, *total = values + 64 * dim;
   Partial partials[64], totals[64];
   const auto& pages = tokens_[tile.row].sequence->pages(c);
@@ -76,6 +76,7 @@ void Engine::attend_task(const Instruction& s, const Numbers& n, int part, int t
       KVBlock blocks[SPAN / PAGE];
       for (int b = block0; b < end; b++) blocks[b - block0] = pool->block(c, *pages[b], head);
       if (block0 >= end && !split_spans_) continue;
+      a.next = block0 < end && end <= highest / PAGE ? pool->block(c, *pages[end], head).keys : nullptr;
       k_.attend(a, blocks, block0, end, scores, to, dim, partial);
     }
     if (part == 1 || !split_spans_)

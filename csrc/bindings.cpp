@@ -432,6 +432,36 @@ NB_MODULE(_native, m) {
                                   v.data(), decay.data(), beta.data(), q.shape(1), k.shape(1), v.shape(1), decay.shape(1), 1,
                                   v.shape(1), y.data(), scratch.data()});
   });
+  // Rows of one key-value head over positions first[r]..last[r] of `keys` and `values` (null: latent), stored as `kind`.
+  m.def("attend", [](const std::string& kernels, int kind_, Rows<float> q, int group, Rows<float> keys,
+                     std::optional<Rows<float>> values, Row<int32_t> first, Row<int32_t> last, float scale, float cap,
+                     Out<float> y) {
+    const Kernels& k = kernels_named(kernels);
+    const KV kind = (KV)kind_;
+    const int rows = (int)q.shape(0), key_dim = (int)q.shape(1), dim = (int)y.shape(1), positions = (int)keys.shape(0);
+    const size_t size = kind == KV::F32 ? 4 : kind == KV::F16 ? 2 : 1, pages = (positions + PAGE - 1) / PAGE;
+    std::vector<std::vector<uint8_t>> key_pages, value_pages;
+    std::vector<float> key_scales(pages * PAGE), value_scales(pages * PAGE);
+    std::vector<KVBlock> blocks;
+    for (size_t p = 0; p < pages; p++) {
+      uint8_t* at = key_pages.emplace_back(PAGE * key_dim * size).data();
+      uint8_t* value_at = values ? value_pages.emplace_back(PAGE * dim * size).data() : nullptr;
+      blocks.push_back({at, value_at, &key_scales[p * PAGE], &value_scales[p * PAGE]});
+      for (int i = 0; i < PAGE && (int)p * PAGE + i < positions; i++) {
+        size_t position = p * PAGE + i;
+        k.store_kv(keys.data() + position * key_dim, key_dim, kind, at + i * size, PAGE, &key_scales[position]);
+        if (values) k.store_kv(values->data() + position * dim, dim, kind, value_at + i * dim * size, 1, &value_scales[position]);
+      }
+    }
+    AttendRows a{q.data(), (size_t)group * key_dim, rows, group, key_dim, dim, kind, !values, scale, cap, first.data(), last.data(), nullptr};
+    std::vector<float> scratch(rows * PAGE), sums(rows * dim), total(rows * dim);
+    std::vector<Partial> partials(rows), totals(rows, {-INFINITY, 0});
+    for (int b = 0; b < (int)pages; b += SPAN / PAGE) {
+      k.attend(a, blocks.data() + b, b, std::min(b + SPAN / PAGE, (int)pages), scratch.data(), sums.data(), dim, partials.data());
+      for (int r = 0; r < rows; r++) k.merge(totals[r], &total[r * dim], partials[r], &sums[r * dim], dim);
+    }
+    for (int r = 0; r < rows; r++) k.finish(totals[r], &total[r * dim], nullptr, y.data() + r * dim, dim);
+  });
   m.def("above", [](const std::string& kernels, float deviations, Row<float> x, nb::ndarray<float, nb::ndim<1>> y) {
     kernels_named(kernels).above(x.data(), deviations, y.data(), (int)x.size());
   });

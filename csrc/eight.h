@@ -3,7 +3,7 @@
 struct Eight {
   using Lanes = F8;
   static constexpr int N = 8;
-  static constexpr int at_once(int rows) { return 8 / rows; }  // vectors of a row whose sums stay in registers
+  static constexpr int at_once(int rows) { return rows == 1 ? 8 : rows < 4 ? 4 : 2; }  // vectors of a row whose sums stay in registers
   static Lanes numbers(const float* p) { return load(p); }
   static Lanes halves(const uint16_t* p) { return load_f16(p); }
   static Lanes bytes(const int8_t* p) { return load_i8(p); }

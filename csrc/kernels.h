@@ -65,6 +65,7 @@ struct AttendRows {
   float scale, softcap;
   const int32_t* first;  // of each row r: the first position that it sees
   const int32_t* last;
+  const uint8_t* next;  // keys that will be read behind this span; null: not known
 };
 
 // A row's part of a softmax: the largest score, the sum of exponentials and the weighted values, over a span of positions.

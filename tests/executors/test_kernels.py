@@ -236,6 +236,58 @@ def test_a_recurrence_is_that_of_plain_arithmetic_with_the_same_bits_in_every_se
             assert np.array_equal(rows.view(np.uint32), results[0][1].view(np.uint32))
 
 
+F32, F16, I8 = range(3)  # kinds of a cache, as csrc has them
+
+
+def rounded(x: np.ndarray, kind: int) -> np.ndarray:
+    """What a cache keeps of these rows."""
+    if kind == F16:
+        return x.astype(np.float16).astype(np.float64)
+    if kind == I8:
+        most, codes = np.abs(x).max(1, keepdims=True), np.float32(127)
+        return np.rint(x * (codes / most)) * (most / codes).astype(np.float64)
+    return x.astype(np.float64)
+
+
+@pytest.mark.parametrize("kind", [F32, F16, I8], ids=["float32", "16 bits", "8 bits"])
+@pytest.mark.parametrize(
+    ("key_dim", "dim", "latent"),
+    [(64, 64, False), (128, 128, False), (80, 80, False), (12, 21, False), (72, 64, True)],
+)
+@pytest.mark.parametrize("cap", [0.0, 2.0], ids=["", "capped"])
+def test_attention_is_that_of_plain_arithmetic_with_the_same_bits_in_every_set(
+    kind: int, key_dim: int, dim: int, latent: bool, cap: float
+) -> None:
+    """Rows see different windows of three spans; together they have the bits that each has alone."""
+    rng = np.random.default_rng(dim)
+    positions, most, scale = 600, 14, key_dim**-0.5
+    q = rng.standard_normal((most, key_dim), np.float32) * 3
+    keys = rng.standard_normal((positions, key_dim), np.float32)
+    values = None if latent else rng.standard_normal((positions, dim), np.float32)
+    last = np.sort(rng.integers(0, positions, most)).astype(np.int32)
+    last[-1] = positions - 1
+    first = np.where(np.arange(most) % 3, 0, np.maximum(0, last - 70)).astype(np.int32)
+    kept = rounded(keys, kind)
+    scores = (q @ kept.T) * scale
+    if cap:
+        scores = np.tanh(scores / cap) * cap
+    at = np.arange(positions)
+    scores[(at < first[:, None]) | (at > last[:, None])] = -np.inf
+    shares = np.exp(scores - scores.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    expected = shares @ (kept[:, :dim] if values is None else rounded(values, kind))
+    results = []
+    for kernels in SETS:
+        for group, size in ((1, 1), (1, 2), (3, 3), (4, 4), (5, 5), (1, 7), (2, most)):
+            y = np.empty((most, dim), np.float32)
+            for start in range(0, most, size):
+                rows = slice(start, start + size)
+                native.attend(kernels, kind, q[rows], group, keys, values, first[rows], last[rows], scale, cap, y[rows])
+            assert np.abs(y - expected).max() < 2e-5
+            results.append(y.view(np.uint32))
+    assert all(np.array_equal(result, results[0]) for result in results)
+
+
 @pytest.mark.parametrize(
     ("code", "curve"),
     [
