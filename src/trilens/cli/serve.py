@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREFIXES, SPECULATION, THREADS, TRUST, AdapterPath, Number, options
+from trilens.cli.options import KEEP_PACKED, PREFIXES, SPECULATION, THREADS, TRUST, AdapterPath, Number, options
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import exists
 
@@ -67,6 +67,7 @@ class _WithEngineOptions(click.Command):
     *PREFIXES,
     TRUST,
     SPECULATION,
+    KEEP_PACKED,
     click.option(
         "--engine", type=click.Choice(["vllm", "sglang"]), help="Start this engine of yours, and serve its model."
     ),
@@ -119,6 +120,7 @@ def serve(
     prefix_bytes: int,
     trust_control_tokens: bool,
     speculation: bool,
+    keep_packed: bool,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -146,10 +148,10 @@ def serve(
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
         own = (threads, quantise, prefix_dir, adapters or None)
-        if len(models) != 1 or any(option is not None for option in own) or not speculation:
+        if len(models) != 1 or any(option is not None for option in own) or not speculation or keep_packed:
             raise UsageError(
-                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir, --adapter or --no-speculation; "
-                "its own options go after --"
+                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir, --adapter, --no-speculation "
+                "or --keep-packed; its own options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -164,6 +166,7 @@ def serve(
         stated["prefix_bytes"] = prefix_bytes
     stated["trust_control_tokens"] = trust_control_tokens or None
     stated["speculation"] = None if speculation else False
+    stated["keep_packed"] = keep_packed or None
     options = {name: value for name, value in stated.items() if value is not None}
     models = models or ("tiny-dense", "tiny-routed")
     room = Room(parallel, queue, float(time_limit), options)
