@@ -225,7 +225,7 @@ class OpenedForm:
         except _native.FileChanged as problem:
             raise Unusable(str(problem)) from None
         if wrong := int((found != self._stated).sum()):
-            raise Unusable(f"{wrong} of its {len(found)} checksums are wrong")
+            raise Unusable(f"the checksums of {wrong} of its {len(found)} pieces are wrong")
 
 
 def packed_dir() -> Path:
