@@ -42,6 +42,7 @@ SHAPES = {
     # as Qwen3.5-9B, 3/8 as wide; and as Qwen3-Next-80B-A3B, half as wide, a quarter of its layers
     "hybrid": Shape("qwen35", 32, 1536, 6, 2, 256, 4608, key_heads=6, value_heads=12),
     "routed-hybrid": Shape("qwen3next", 12, 1024, 8, 2, 256, 256, 512, 10, key_heads=8, value_heads=16),
+    "dense-8b": Shape("llama", 32, 4096, 32, 8, 128, 14336, random_codes=True),  # Llama 3 8B with a small vocabulary
     "qwen3-0.6b": Shape("qwen3", 28, 1024, 16, 8, 128, 3072, random_codes=True),
     # 2,048 wide, as Qwen3-30B-A3B, with few layers
     "64x8": Shape("qwen3moe", 8, 2048, 32, 4, 128, 1024, experts=64, chosen=8, random_codes=True),

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <thread>
 
+#include "checksum.h"
 #include "quantise.h"
 #include "engine.h"
 #include "kernel_sets.h"
@@ -102,6 +103,7 @@ static const Kernels& kernels_named(const std::string& name) {
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   nb::exception<CacheFull>(m, "CacheFull", nb::exception<Refused>(m, "Refused").ptr());
+  nb::exception<FileChanged>(m, "FileChanged");
   m.def("encode", [](const std::string& type, Row<float> x, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> out) {
     BlockSize block = encoded_block(type);
     if (block.values == 0) throw Refused("no encoder for the type " + type);
@@ -125,6 +127,24 @@ NB_MODULE(_native, m) {
   m.def("packed_bytes", [](const std::string& type, int count, int rows, int columns) {
     return Matrix{type_named(type), count, rows, columns, nullptr}.bytes();
   });
+
+  m.def("checksum", [](Row<uint8_t> data) {
+    const uint8_t* bytes = data.data();
+    size_t size = data.size();
+    Outside outside;
+    return checksum(bytes, size);
+  });
+  nb::class_<MappedFile>(m, "MappedFile")
+      .def(nb::init<int, size_t, std::string>(), "descriptor"_a, "bytes"_a, "name"_a)
+      .def("checksums", [](const MappedFile& f, const std::vector<uint64_t>& cuts, int threads) {
+        if (!std::is_sorted(cuts.begin(), cuts.end()) || (!cuts.empty() && cuts.back() > f.bytes()))
+          throw Refused("the pieces do not lie in the file");
+        Outside outside;
+        std::vector<uint64_t> sums = checksums(f.data(), cuts, threads);
+        f.check();
+        return sums;
+      }, "of each piece, from one of `cuts` to the next")
+      .def("check", &MappedFile::check, "raises FileChanged once it was cut or written to");
 
   m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<Outside>());
 
@@ -282,9 +302,19 @@ NB_MODULE(_native, m) {
       .def("add_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns) {
         e.add_matrix(place, with_table(type_named(type)), count, rows, columns);
       })
+      .def("map_matrix", [](Engine& e, int place, const std::string& type, int count, int rows, int columns,
+                            std::shared_ptr<MappedFile> file, size_t at) {
+        e.map_matrix(place, with_table(type_named(type)), count, rows, columns, std::move(file), at);
+      }, "a matrix that lies packed in a file, from byte `at` on")
+      .def("in_file", &Engine::in_file)
+      .def("packed", [](nb::handle self, int place) {
+        const Matrix& m = nb::cast<const Engine&>(self).matrix(place);
+        return nb::ndarray<nb::numpy, const uint8_t, nb::ndim<1>>(m.data, {m.bytes()}, self);
+      }, "the bytes of a matrix as they lie in memory")
       .def("pack", [](Engine& e, int place, int which, int first, Bytes rows) {
         Matrix& m = const_cast<Matrix&>(e.matrix(place));
         const Layout& l = layout(m.type);
+        if (e.in_file(place)) throw Refused("a matrix that lies in a file cannot be packed");
         if (rows.shape(1) != (size_t)m.columns / l.file_block * l.file_bytes || (rows.shape(1) && rows.stride(1) != 1) ||
             which < 0 || which >= m.count || first < 0 || first + (int)rows.shape(0) > m.rows ||
             first % 8 || (rows.shape(0) % 8 && first + (int)rows.shape(0) != m.rows))
@@ -408,6 +438,11 @@ NB_MODULE(_native, m) {
     Activations a{x.data(), x.shape(1), groups.data(), stride, fine, nullptr};
     k.product(w, 0, 0, w.tiles(), a, (int)n, result.data(), w.tiles() * 8);
     for (size_t r = 0; r < n; r++) memcpy(y.data() + r * w.rows, result.data() + r * w.tiles() * 8, w.rows * sizeof(float));
+  });
+  m.def("packed", [](const std::string& type, Bytes rows, nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig> out, int columns) {
+    Matrix w{with_table(type_named(type)), 1, (int)rows.shape(0), columns, out.data()};
+    if (out.size() != w.bytes()) throw Refused("the packed matrix has another size");
+    pack_rows(w, 0, 0, rows.data(), rows.stride(0), w.rows);
   });
   m.def("unpacked", [](const std::string& type, Bytes rows, Out<float> out) {
     Matrix w{with_table(type_named(type)), 1, (int)rows.shape(0), (int)out.shape(1), nullptr};

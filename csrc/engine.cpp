@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 
 #include "engine_parts.h"
@@ -43,7 +44,8 @@ Engine::Engine(const Engine& of, std::vector<Instruction> program, std::vector<N
       widths_(std::move(widths)), logits_(logits), most_rows_(of.most_rows_), fine_(of.fine_), buffer_wanted_(std::move(wanted)),
       weights_(std::make_shared<Weights>()), lent_(of.weights_), parameters_(weights_->parameters), owner_(process_number()),
       pool_threads_(threads) {
-  parameters_ = of.parameters_;  // a matrix is a pointer into the arena of the other
+  parameters_ = of.parameters_;  // a matrix is a pointer into the arena of the other, or into its files
+  weights_->files = of.weights_->files;
   weights_->adapters = of.weights_->adapters;
   size_t places = parameters_.size();
   for (const Instruction& s : program_)
@@ -61,6 +63,26 @@ Matrix& Engine::add_matrix(int place, Type type, int count, int rows, int column
   m = {type, count, rows, columns, nullptr};
   m.data = weights_->arena.take(m.bytes() + 64);  // the kernels read whole vectors: a little arena behind the last tile
   return m;
+}
+
+void Engine::map_matrix(int place, Type type, int count, int rows, int columns, std::shared_ptr<MappedFile> file, size_t at) {
+  Matrix m{type, count, rows, columns, nullptr};
+  if (columns % layout(type).file_block || at % 64 || at > file->bytes() || file->bytes() - at < m.bytes() + 64)
+    throw Refused("a matrix does not fit its place in the file");
+  m.data = const_cast<uint8_t*>(file->data()) + at;
+  parameters_.at(place).matrix = m;
+  auto& files = weights_->files;
+  if (std::find(files.begin(), files.end(), file) == files.end()) files.push_back(std::move(file));
+}
+
+bool Engine::in_file(int place) const {
+  const uint8_t* data = parameters_.at(place).matrix.data;
+  return std::any_of(weights_->files.begin(), weights_->files.end(),
+                     [&](const auto& file) { return data >= file->data() && data < file->data() + file->bytes(); });
+}
+
+void Engine::check_files() const {
+  for (const auto& file : weights_->files) file->check();
 }
 
 void Engine::add_row(int place, std::vector<float> row) { parameters_.at(place).row = std::move(row); }
@@ -375,6 +397,7 @@ void Engine::sub_step(std::vector<Feed>& feeds, float*& out) {
   mark_ = Clock::now();
   timed_ = -1;
   pool_threads_.run(*this, (int)phases_.size());
+  check_files();
   counts.seconds[(int)program_[timed_].op] += std::chrono::duration<double>(Clock::now() - mark_).count();
   int vocab = program_.back().width;
   for (size_t r = 0; r < wanted_rows_.size(); r++) {

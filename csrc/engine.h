@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "arena.h"
 #include "sampling.h"
+#include "system.h"
 #include "thread_pool.h"
 
 namespace trilens {
@@ -39,7 +40,8 @@ struct LowRank {
 };
 
 struct Weights {
-  Arena arena;  // of the matrices
+  Arena arena;  // of the matrices that are packed here
+  std::vector<std::shared_ptr<MappedFile>> files;  // of those that lie in one
   std::vector<Parameter> parameters;
   std::vector<std::vector<LowRank>> adapters;  // of each: what it adds to each parameter
 };
@@ -102,6 +104,8 @@ class Engine : private Work {
   ~Engine();
 
   Matrix& add_matrix(int place, Type type, int count, int rows, int columns);
+  void map_matrix(int place, Type type, int count, int rows, int columns, std::shared_ptr<MappedFile> file, size_t at);
+  bool in_file(int place) const;  // such a matrix cannot be packed
   void add_row(int place, std::vector<float> row);
   int add_adapter();  // its number; adapters and what they add come before `ready`
   LowRank& add_low_rank(int adapter, int place, Type type, int rank, float scale);
@@ -152,6 +156,7 @@ class Engine : private Work {
   int begin(int phase) override;
   void run(int phase, int task, int thread) override;
 
+  void check_files() const;  // FileChanged: what was just computed is nothing
   void reach_wanted(size_t rows);
   void sub_step(std::vector<Feed>& feeds, float*& out);
   bool speculate(std::vector<Feed>& feeds, const std::vector<int>& drawn);

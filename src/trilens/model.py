@@ -19,7 +19,7 @@ from typing_extensions import Unpack
 
 from trilens.checkpoints.adapters import read_adapter
 from trilens.checkpoints.find import find
-from trilens.checkpoints.into_native import native_executor
+from trilens.checkpoints.into_native import native_executor, packed_form
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.checkpoints.verified import hash_of
@@ -47,6 +47,7 @@ from trilens.lenses.costs.predictor import Predictor
 from trilens.lenses.machines.energy import EnergyMeter
 from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
+from trilens.system import usable_cores
 from trilens.text.conversation import ChatMessage, Message
 from trilens.text.events import EndEvent, Event, merged
 from trilens.text.model_text import Encoded, ModelText, read_model_text
@@ -72,6 +73,7 @@ def load(
     speculation: bool = True,
     prediction_block: bool = False,
     adapters: Mapping[str, str | PathLike[str]] | None = None,
+    keep_packed: bool = False,
     **options: Unpack[NativeOptions],
 ) -> Model:
     """Load a model that runs here, by catalog name, path or hub id.
@@ -90,6 +92,8 @@ def load(
       nothing else does. It changes no token either. Native executor only.
     - `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF file. A call chooses one with
       `adapter`.
+    - `keep_packed`: keep the weights in the cache as they lie in memory, and map them at the next start instead of
+      reading and packing the model's files. Takes as much disk as the weights. Native executor only.
 
     The remaining options are for the native executor:
 
@@ -114,6 +118,9 @@ def load(
     arguments.flag("prediction_block", prediction_block)
     if prediction_block and (executor != "native" or not speculation):
         raise UsageError("prediction_block needs the native executor and speculation; leave out the other options")
+    arguments.flag("keep_packed", keep_packed)
+    if keep_packed and executor != "native":
+        raise UsageError("keep_packed needs the native executor; leave out executor='torch'")
     arguments.path("prefix_dir", prefix_dir)
     arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
     if prefix_dir is not None and executor != "native":
@@ -125,6 +132,9 @@ def load(
     wanted = arguments.adapters(adapters)
     files = open_model(find(name, offline=offline), ignore_keys, prediction_block)
     try:
+        packed = packed_form(files, options.get("quantise")) if keep_packed else None
+        threads = options.get("threads") or usable_cores()
+        opened = None if packed is None else packed.open(threads)  # what it holds is checked meanwhile
         text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
         text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
@@ -132,7 +142,7 @@ def load(
         loras = [read_adapter(files, key, Path(path)) for key, path in wanted.items()]
         runner: Executor
         if executor == "native":
-            runner = native_executor(files, progress, adapters=loras, **options)
+            runner = native_executor(files, progress, adapters=loras, packed=packed, opened=opened, **options)
         else:
             runner = torch_executor(files, progress, loras)
     finally:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trilens.checkpoints.local import Found, at_path, gguf_sets
+from trilens.checkpoints.packed import kept_forms
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import ModelNotFound, TrilensError
 from trilens.files import shown
@@ -29,8 +30,8 @@ OLLAMA_MODEL = "application/vnd.ollama.image.model"
 
 @dataclass(frozen=True)
 class Held:
-    """`program`: whose folder it is, "hub" for the hub's cache, "trilens" for our own. `path`: the file, or the
-    directory of a hub model."""
+    """`program`: whose folder it is, "hub" for the hub's cache, "trilens" for our own, "packed" for the packed form of
+    a model. `path`: the file, or the directory of a hub model."""
 
     name: str
     program: str
@@ -67,7 +68,7 @@ def held_as(name: str) -> Held | None:
 
 def held_models() -> list[Held]:
     """All models on this disk, sorted by name."""
-    every = [*_ours(), *_hub(), *_programs(tuple(PROGRAMS))]
+    every = [*_ours(), *_hub(), *_programs(tuple(PROGRAMS)), *_packed()]
     return sorted(every, key=lambda held: (held.name.lower(), held.program))
 
 
@@ -155,6 +156,13 @@ def _ours() -> Iterator[Held]:
             directory = Path(__file__).resolve().parents[1] / entry.comes_with
             size = sum(file.stat().st_size for file in _files(directory))
             yield Held(entry.name, "trilens", directory, size, "", "", 0.0)
+
+
+def _packed() -> Iterator[Held]:
+    for kept in kept_forms():
+        with suppress(OSError):
+            found = kept.path.stat()
+            yield Held(f"packed:{kept.model}", "packed", kept.path, found.st_size, used=found.st_atime)
 
 
 def _held(name: str, program: str, path: Path, form: str = "") -> Held:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -19,9 +20,10 @@ from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
     from trilens.checkpoints.gguf import GgufFile
+    from trilens.checkpoints.packed import OpenedForm, PackedForm
     from trilens.checkpoints.safetensors import SafetensorsCheckpoint
     from trilens.executors.adapter import Adapter
-    from trilens.executors.native.executor import NativeExecutor, Packed, Rows
+    from trilens.executors.native.executor import NativeExecutor, Rows, Weight
 
 PIECE = 8 << 20  # bytes of the file that are handled at a time
 
@@ -31,38 +33,84 @@ def native_executor(
     progress: Callable[[int, int], None] | None = None,
     quantise: str | None = None,
     adapters: Iterable[Adapter] = (),
+    packed: PackedForm | None = None,
+    opened: OpenedForm | None = None,
     **options: Any,
 ) -> NativeExecutor:
     """`progress` is called with (bytes read, bytes in all) after each parameter; `quantise` "8bit" or "4bit" makes
-    unquantised matrices smaller (routers stay as they are); `options` are NativeExecutor's."""
-    from trilens.executors.native.executor import NativeExecutor, Packed
+    unquantised matrices smaller (routers stay as they are); `packed` is where the packed form is to be kept, and
+    `opened` what was found there; `options` are NativeExecutor's."""
+    from trilens.checkpoints.packed import Unusable
+
+    if opened is not None and packed is not None:
+        try:
+            executor = _executor(files, progress, quantise, adapters, opened, options)
+            opened.checked()
+            return executor
+        except Unusable as problem:
+            packed.remove(str(problem))
+    executor = _executor(files, progress, quantise, adapters, None, options)
+    if packed is not None:
+        packed.write(executor.packed, progress)
+    return executor
+
+
+def packed_form(files: ModelFiles, quantise: str | None = None) -> PackedForm:
+    """Where the packed form of these files is kept."""
+    from trilens.checkpoints.packed import PackedForm
+
+    return PackedForm(files, _packed_types(files, quantise), quantise)
+
+
+def _packed_types(files: ModelFiles, quantise: str | None) -> dict[Parameter, str]:
+    """The type that each matrix is packed in, in the executor's order."""
     from trilens.executors.native.matrices import matrices, native_types
 
     if quantise not in QUANTISE:
         raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
+    packed, types = matrices(without_choice(files.spec)), native_types()
+    return {
+        p: native_type(files.type_of(p), p, QUANTISE[quantise], types, as_rows=files.as_rows(p))
+        for p in chain(*_parameters(files))
+        if p.name in packed
+    }
+
+
+def _parameters(files: ModelFiles) -> tuple[list[Parameter], list[Parameter]]:
+    """Of the model, and of its block that predicts, where that was asked for."""
     spec = without_choice(files.spec)  # it runs as far as every position is chosen
-    packed = matrices(spec)
-    types = native_types()
-    wanted = list(parameters(decoder_weights(spec)))
     beside = own_parameters(prediction_weights(spec)) if files.has_prediction else []
+    return list(parameters(decoder_weights(spec))), list(beside)
+
+
+def _executor(
+    files: ModelFiles,
+    progress: Callable[[int, int], None] | None,
+    quantise: str | None,
+    adapters: Iterable[Adapter],
+    opened: OpenedForm | None,
+    options: Mapping[str, Any],
+) -> NativeExecutor:
+    from trilens.executors.native.executor import NativeExecutor, Packed
+
+    spec = without_choice(files.spec)
+    types = _packed_types(files, quantise)
+    wanted, beside = _parameters(files)
     total = sum(map(files.bytes_of, [*wanted, *beside]))
-    converted: dict[str, str] = {}
     done = 0
 
-    def weights(some: Iterable[Parameter]) -> Iterator[tuple[Parameter, Packed | np.ndarray]]:
+    def weights(some: Iterable[Parameter]) -> Iterator[tuple[Parameter, Weight]]:
         nonlocal done
         for p in some:
-            if p.name not in packed:
+            if p not in types:
                 yield p, files.read(p)
+            elif opened is not None:
+                yield p, opened.matrix(p.name)
             else:
-                stored = files.type_of(p)
-                as_rows = files.as_rows(p)
-                own = native_type(stored, p, QUANTISE[quantise], types, as_rows=as_rows)
-                if own != stored:
-                    converted[p.name] = f"{stored} to {own}"
+                own, stored = types[p], files.type_of(p)
                 coded = files.coded(files.stored[p.name].tensors[0]) is not None
                 in_blocks = own == CODED[stored].native and p.shape[-1] % 32 == 0 if coded else own == stored
-                if as_rows and in_blocks and not stored.endswith("_SCATTERED"):
+                if files.as_rows(p) and in_blocks and not stored.endswith("_SCATTERED"):
                     yield p, Packed(own, _as_stored(files, p, own))
                 else:
                     yield p, Packed(own, _from_values(files, p, own))
@@ -72,7 +120,8 @@ def native_executor(
 
     prediction = weights(beside) if beside else None
     executor = NativeExecutor(spec, weights(wanted), adapters=adapters, prediction=prediction, **options)
-    executor.converted = converted
+    held = {p.name: (files.type_of(p), own) for p, own in types.items()}
+    executor.converted = {name: f"{stored} to {own}" for name, (stored, own) in held.items() if own != stored}
     executor.longest = None if spec is files.spec else spec.context
     return executor
 

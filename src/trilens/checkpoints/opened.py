@@ -51,6 +51,10 @@ class OpenFile:
             )
         return data
 
+    @property
+    def descriptor(self) -> int:
+        return self._descriptor
+
     def close(self) -> None:
         self._descriptor = -1
         self._closed_once()

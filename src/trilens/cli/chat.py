@@ -50,7 +50,7 @@ def chat(system: str | None, goes_on: bool, quiet: bool, **options: Any) -> None
         saved.thinking = options["thinking"]
     hide, held = options.pop("hide_thinking"), structure(options)
     names = ("model", "offline", "ignore_keys", "executor", "threads", "quantise", "kv", "prefix_dir", "prefix_bytes")
-    more = ("trust_control_tokens", "speculation", "prediction_block", "adapter")
+    more = ("trust_control_tokens", "speculation", "prediction_block", "keep_packed", "adapter")
     loading = {name: options.pop(name) for name in (*names, *more)}
     if loading["adapter"] is not None:
         options["adapter"], _ = loading["adapter"]

@@ -25,8 +25,9 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
         stated["trust_control_tokens"] = True
     if not options.pop("speculation"):
         stated["speculation"] = False
-    if options.pop("prediction_block"):
-        stated["prediction_block"] = True
+    for flag in ("prediction_block", "keep_packed"):
+        if options.pop(flag):
+            stated[flag] = True
     prefix_bytes = options.pop("prefix_bytes")
     adapter = options.pop("adapter")
     if adapter is not None:

@@ -14,7 +14,7 @@ from trilens.cli.terminal import say
 from trilens.errors import ModelNotFound, RequestRefused, UsageError
 from trilens.units import data
 
-OWN = {"hub": "hub cache", "trilens": "trilens"}
+OWN = {"hub": "hub cache", "trilens": "trilens", "packed": "packed form"}
 
 
 @click.command()
@@ -65,7 +65,10 @@ def show(model: str, offline: bool, as_json: bool) -> None:
 @click.argument("model")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def rm(model: str, yes: bool) -> None:
-    """Remove MODEL's files from trilens' cache or the hub's. Files of other programs are not touched."""
+    """Remove MODEL's files, and their packed form, from trilens' cache or the hub's. Files of other programs are not
+    touched.
+    """
+    from trilens.checkpoints.packed import kept_forms
     from trilens.spec.catalog import HUB_ID, lookup
     from trilens.spec.catalog.meaning import meaning
 
@@ -77,7 +80,7 @@ def rm(model: str, yes: bool) -> None:
     found = [held for held, names in every if wanted & names]
     if not found:
         raise ModelNotFound(f"{model!r:.80} is not on this disk; `trilens models` lists what is")
-    held = next((held for held in found if held.program in ("trilens", "hub")), None)
+    held = next((held for held in found if held.program in OWN), None)
     if held is None:
         how = f"`ollama rm {found[0].name}`" if found[0].program == "ollama" else f"deleting {found[0].path}"
         raise RequestRefused(f"{found[0].name} belongs to {_whose(found[0])}; remove it by {how}")
@@ -90,7 +93,13 @@ def rm(model: str, yes: bool) -> None:
             say("nothing was removed")
             return
     try:
-        shutil.rmtree(held.path if held.path.is_dir() else held.path.parent)
+        if held.program == "packed":
+            held.path.unlink()
+        else:
+            for kept in kept_forms():
+                if held.path in (kept.model, *kept.model.parents):
+                    kept.path.unlink()
+            shutil.rmtree(held.path if held.path.is_dir() else held.path.parent)
     except OSError as problem:
         raise RequestRefused(f"{held.path}: cannot be removed ({problem.strerror})") from None
     print(held.path)

@@ -147,6 +147,11 @@ PREDICTION_BLOCK = click.option(
     is_flag=True,
     help="Load the model's block for multi-token prediction too, and let it propose tokens. It changes no answer.",
 )
+KEEP_PACKED = click.option(
+    "--keep-packed",
+    is_flag=True,
+    help="Keep the weights in the cache as they lie in memory, so that the next start is faster. Takes as much disk.",
+)
 MODEL = options(
     click.option(
         "--model",
@@ -178,6 +183,7 @@ MODEL = options(
     TRUST,
     SPECULATION,
     PREDICTION_BLOCK,
+    KEEP_PACKED,
     click.option(
         "--ignore-key",
         "ignore_keys",

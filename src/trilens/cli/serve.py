@@ -8,7 +8,17 @@ from typing import Any
 import click
 
 from trilens.checkpoints.find import check_name
-from trilens.cli.options import PREDICTION_BLOCK, PREFIXES, SPECULATION, THREADS, TRUST, AdapterPath, Number, options
+from trilens.cli.options import (
+    KEEP_PACKED,
+    PREDICTION_BLOCK,
+    PREFIXES,
+    SPECULATION,
+    THREADS,
+    TRUST,
+    AdapterPath,
+    Number,
+    options,
+)
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import exists
 
@@ -68,6 +78,7 @@ class _WithEngineOptions(click.Command):
     TRUST,
     SPECULATION,
     PREDICTION_BLOCK,
+    KEEP_PACKED,
     click.option(
         "--engine", type=click.Choice(["vllm", "sglang"]), help="Start this engine of yours, and serve its model."
     ),
@@ -121,6 +132,7 @@ def serve(
     trust_control_tokens: bool,
     speculation: bool,
     prediction_block: bool,
+    keep_packed: bool,
     engine: Any,
     **start: Any,
 ) -> None:
@@ -148,10 +160,11 @@ def serve(
     rules, more = Rules(host, origins, api_key), context.meta["engine options"]
     if engine is not None:
         own = (threads, quantise, prefix_dir, adapters or None)
-        if len(models) != 1 or any(option is not None for option in own) or not speculation or prediction_block:
+        changed = not speculation or prediction_block or keep_packed
+        if len(models) != 1 or any(option is not None for option in own) or changed:
             raise UsageError(
-                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir, --adapter, --no-speculation or "
-                "--prediction-block; its own options go after --"
+                "--engine takes one MODEL, without --threads, --quantise, --prefix-dir, --adapter, --no-speculation, "
+                "--prediction-block or --keep-packed; its own options go after --"
             )
         limit = start.pop("start_limit")
         launch = _launch(engine, parallel, offline, trust_control_tokens, more, **start)
@@ -167,6 +180,7 @@ def serve(
     stated["trust_control_tokens"] = trust_control_tokens or None
     stated["speculation"] = None if speculation else False
     stated["prediction_block"] = prediction_block or None
+    stated["keep_packed"] = keep_packed or None
     options = {name: value for name, value in stated.items() if value is not None}
     models = models or ("tiny-dense", "tiny-routed")
     room = Room(parallel, queue, float(time_limit), options)

@@ -79,6 +79,7 @@ class LoadOptions(NativeOptions, total=False):
     trust_control_tokens: bool
     speculation: bool
     prediction_block: bool
+    keep_packed: bool
     adapters: Mapping[str, str | PathLike[str]] | None
 
 

@@ -2,6 +2,8 @@ from typing import Any
 
 Refused: type[Exception]
 CacheFull: type[Exception]
+FileChanged: type[Exception]
+MappedFile: Any
 Pool: Any
 Block: Any
 Sequence: Any
@@ -9,6 +11,7 @@ Engine: Any
 Table: Any
 
 def close_gate() -> None: ...
+def checksum(data: Any) -> int: ...
 def encode(type: str, x: Any, out: Any) -> bool: ...
 def instruction_sets() -> list[str]: ...
 def types() -> dict[str, tuple[int, int]]: ...

@@ -17,7 +17,7 @@ import numpy as np
 from trilens import system
 from trilens.decoder.look import AttentionMap, View, extra_tables
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
-from trilens.errors import CacheFull, RequestRefused, UnsupportedModel
+from trilens.errors import BadCheckpoint, CacheFull, RequestRefused, UnsupportedModel
 from trilens.executors.accountant import StepCounter, count_parameters
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named, low_rank_parameters
 from trilens.executors.executor import PAGE, Seen, StepOutput
@@ -58,6 +58,18 @@ class Packed:
 
     type: str
     rows: Iterable[Rows]
+
+
+@dataclass(frozen=True)
+class InFile:
+    """A matrix that lies packed in a mapped file, from byte `at` on."""
+
+    type: str
+    file: Any
+    at: int
+
+
+Weight = Packed | InFile | np.ndarray
 
 
 class NativeSequence:
@@ -197,7 +209,7 @@ class NativeExecutor:
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Iterable[tuple[Parameter, Packed | np.ndarray]],
+        weights: Iterable[tuple[Parameter, Weight]],
         *,
         threads: int | None = None,
         kv: KVType = "f16",
@@ -206,7 +218,7 @@ class NativeExecutor:
         kernels: str = "",
         most_rows: int = MOST_ROWS,
         adapters: Iterable[Adapter] = (),
-        prediction: Iterable[tuple[Parameter, Packed | np.ndarray]] | None = None,
+        prediction: Iterable[tuple[Parameter, Weight]] | None = None,
     ) -> None:
         """`prediction`: the parameters of the block that predicts, where it is wanted."""
         self.spec = spec
@@ -240,6 +252,7 @@ class NativeExecutor:
         self.longest: int | None = None  # tokens of a sequence, where that is not the model's context
         self.converted: Mapping[str, str] = {}  # parameters that are not held as the file has them: from what to what
         self._types: dict[str, str] = {}
+        self._packed: dict[str, tuple[Any, int]] = {}  # the engine and the place of each
         self._bytes: dict[str, Fraction] = {}
         self._tables: dict[RopeTable | PositionScale, tuple[int, Any]] = {}
         self._one_rope = not tables_key(spec, 1)  # the same rotary tables for requests of every length
@@ -281,9 +294,7 @@ class NativeExecutor:
             down, up = (float_rows(values.reshape(-1, values.shape[-1]), low.type) for values in (low.down, low.up))
             _refusing(self.engine.add_low_rank, number, self._places[name], low.type, low.rank, low.scale, down, up)
 
-    def _take(
-        self, engine: Any, place: int, parameter: Parameter, weight: Packed | np.ndarray, packing: _Packing
-    ) -> None:
+    def _take(self, engine: Any, place: int, parameter: Parameter, weight: Weight, packing: _Packing) -> None:
         if isinstance(weight, np.ndarray):
             weight = weight.T if parameter.name in self._taps else weight  # a row for each tap
             engine.add_row(place, np.ascontiguousarray(weight, np.float32).reshape(-1))
@@ -291,9 +302,13 @@ class NativeExecutor:
             return
         count = parameter.shape[0] if len(parameter.shape) == 3 else 1
         rows, columns = parameter.shape[-2:]
-        _refusing(engine.add_matrix, place, weight.type, count, rows, columns)
-        for piece in weight.rows:
-            packing.start(engine.pack, place, piece.which, piece.first, piece.bytes)
+        if isinstance(weight, InFile):
+            _refusing(engine.map_matrix, place, weight.type, count, rows, columns, weight.file, weight.at)
+        else:
+            _refusing(engine.add_matrix, place, weight.type, count, rows, columns)
+            for piece in weight.rows:
+                packing.start(engine.pack, place, piece.which, piece.first, piece.bytes)
+        self._packed[parameter.name] = engine, place
         self._types[parameter.name] = weight.type
         packed = _native.packed_bytes(weight.type, count, rows, columns)
         self._bytes[parameter.name] = Fraction(packed, count * rows * columns)
@@ -305,6 +320,12 @@ class NativeExecutor:
     @property
     def weight_bytes(self) -> int:
         return int(self.engine.weight_bytes)
+
+    def packed(self, name: str) -> np.ndarray:
+        """The bytes of a packed parameter as they lie in memory."""
+        engine, place = self._packed[name]
+        data: np.ndarray = engine.packed(place)
+        return data
 
     @property
     def types(self) -> Mapping[str, str]:
@@ -472,7 +493,7 @@ class NativeExecutor:
         if self.prediction is not None:
             begin = time.perf_counter()
             for feed, passed in zip(batch, drafts, strict=True):
-                self._follow(feed, [accepted for _, accepted in passed], stepper)
+                _refusing(self._follow, feed, [accepted for _, accepted in passed], stepper)
             seconds[-1] += time.perf_counter() - begin
         faults = {i: RequestRefused(s.fault) for i, s in enumerate(samplers) if s is not None and s.chosen < 0}
         return StepOutput(tokens, faults, seconds, passes, drafts)
@@ -597,6 +618,8 @@ def _refusing(call: Any, *arguments: Any) -> Any:
         raise CacheFull(str(full)) from None
     except _native.Refused as refused:
         raise RequestRefused(str(refused)) from None
+    except _native.FileChanged as changed:
+        raise BadCheckpoint(str(changed)) from None
 
 
 def _mask(mask: object) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from trilens.spec.rope import rope_table
 
 if TYPE_CHECKING:
     from trilens.decoder.weights import Parameter
-    from trilens.executors.native.executor import NativeExecutor, NativeSequence, Packed
+    from trilens.executors.native.executor import NativeExecutor, NativeSequence, Weight
 
 TOGETHER = 256  # tokens that the block computes together behind a prompt
 
@@ -34,8 +34,8 @@ class NativePrediction:
     def __init__(
         self,
         executor: NativeExecutor,
-        weights: Iterable[tuple[Parameter, Packed | np.ndarray]],
-        take: Callable[[Any, int, Parameter, Packed | np.ndarray], None],
+        weights: Iterable[tuple[Parameter, Weight]],
+        take: Callable[[Any, int, Parameter, Weight], None],
         limit: int,
     ) -> None:
         """`take` gives an engine a parameter at a place; `limit`: bytes that its caches may use."""
