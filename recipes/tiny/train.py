@@ -45,7 +45,7 @@ SEED = 7
 PER_STEP = 64  # examples
 CHUNKS = 8  # of a step, by length, so that little is padding
 LATER_STEPS = {"tiny-dense": 8600, "tiny-routed": 6500}  # about as long for both
-LAST_STEPS = {"tiny-dense": 340, "tiny-routed": 340}
+LAST_STEPS = {"tiny-dense": 1000, "tiny-routed": 500}  # tiny-routed was stopped after 300
 WARM = 0.05  # of a stage's steps: its beginning
 AVERAGED = 0.995  # what a step keeps of the running average of the weights, which is what is exported
 BALANCE = 0.01  # weight of the experts' even use, as in Switch Transformers (arXiv 2101.03961, equation 4)
@@ -57,10 +57,12 @@ SAVED_EVERY = 25
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--threads", default=1, show_default=True)
 @click.option("--start-from", type=click.Path(path_type=Path), help="Models that have been through the first stages.")
-def main(name: str, folder: Path, threads: int, start_from: Path | None) -> None:
+@click.option("--until", type=int, help="Stop after so many steps in all.  [default: those of all stages]")
+def main(name: str, folder: Path, threads: int, start_from: Path | None, until: int | None) -> None:
     torch.set_num_threads(threads)
     stages = stages_of(name)
     steps = sum(stage.steps for stage in stages)
+    until = steps if until is None else min(until, steps)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
     config = {**CONFIGS[name], "vocab_size": tokenizer.get_vocab_size()}
@@ -86,8 +88,8 @@ def main(name: str, folder: Path, threads: int, start_from: Path | None) -> None
                 tensor.copy_(state["tensors"][key])
     average = state["average"] if saved.exists() else {key: t.detach().clone() for key, t in tensors.items()}
     executor = TorchExecutor(spec, tensors)
-    with tqdm(total=steps, initial=done, desc=name, smoothing=0.05) as bar:
-        for step in range(done, steps):
+    with tqdm(total=until, initial=done, desc=name, smoothing=0.05) as bar:
+        for step in range(done, until):
             stage, inside = stage_of(stages, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate(stage, inside)
@@ -100,7 +102,7 @@ def main(name: str, folder: Path, threads: int, start_from: Path | None) -> None
                 average[key].lerp_(tensor.detach(), 1 - AVERAGED)
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if (step + 1) % SAVED_EVERY == 0 or step + 1 == steps:
+            if (step + 1) % SAVED_EVERY == 0 or step + 1 == until:
                 state = {"tensors": dict(executor.tensors), "optimizer": optimizer.state_dict(), "step": step + 1}
                 state["average"] = average
                 torch.save(state, saved.with_suffix(".part"))
@@ -111,7 +113,7 @@ def stages_of(name: str) -> tuple[Stage, ...]:
     return (
         Stage(5000, 3e-3, 3e-5, FIRST),
         Stage(LATER_STEPS[name], 1e-3, 3e-5, LATER),
-        Stage(LAST_STEPS[name], 4e-4, 0.0, LAST),
+        Stage(LAST_STEPS[name], 5e-4, 0.0, LAST),
     )
 
 

@@ -127,21 +127,45 @@ def test_no_held_out_question_is_learnt_and_both_modes_are_equally_many(recipe: 
 
 
 def test_a_key_is_told_and_its_value_is_learnt(recipe: Any) -> None:
-    """As under a JSON schema. No object is ever begun by the model itself."""
+    """As under a JSON schema, after any thoughts: with a space or without, and the key in any tokens. No object is ever
+    begun by the model itself.
+    """
     examples, _, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
-    objects = 0
-    for e in islice(examples.examples(tokenizer._engine, 5, examples.LAST), 1200):
+    objects, seen = 0, set()
+    for e in islice(examples.examples(tokenizer._engine, 5, examples.LAST), 2000):
         told = tokenizer.decode(e.ids[: e.learnt], skip_special=False).rsplit("assistant\n", 1)[1]
         written = tokenizer.decode(e.ids[e.learnt :], skip_special=False)
         assert "{" not in written
         assert ("{" in told) == ("}" in written)
         if "{" in told:
             thought, answer = told.split("</think>\n\n")
-            assert re.fullmatch(r'\{"[a-z]+":', answer) and re.fullmatch(r"-?\d+\}<\|im_end\|>", written)
+            key = re.fullmatch(r'\{"[a-z]+":( ?)', answer)
+            assert key and re.fullmatch(r"-?\d+\}<\|im_end\|>", written)
             assert thought.startswith("<think>\n")
+            usual = e.ids[: e.learnt][-len(tokenizer.encode(answer)) :] == tokenizer.encode(answer)
+            seen |= {("space", bool(key[1])), ("usual tokens", usual), ("thoughts", thought != "<think>\n\n")}
             objects += 1
-    assert 30 < objects < 120
+    assert 60 < objects < 300 and len(seen) == 6
+
+
+def test_an_opening_ends_where_its_sign_and_numbers_are_known(recipe: Any) -> None:
+    examples, _, _ = recipe
+    tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
+    signs = {"<0": 0, ":": 0}
+    for e in islice(examples.examples(tokenizer._engine, 6, examples.LAST), 2000):
+        written = tokenizer.decode(e.ids[e.learnt :], skip_special=False)
+        if not written.endswith(":"):
+            assert written.endswith("<|im_end|>")
+            continue
+        found = re.fullmatch(r"<think>\n(\d+)([+-])(\d+)(?:<0\n(\d+)-(\d+))?:", written)
+        assert found
+        top, sign, low, first, second = found.groups()
+        assert len(top) == len(low) and (first is not None) == (sign == "-" and int(top) < int(low))
+        assert first is None or (first, second) == (low, top)
+        if sign == "-":
+            signs["<0" if first else ":"] += 1
+    assert min(signs.values()) > 200 and abs(signs["<0"] - signs[":"]) < 0.2 * sum(signs.values())
 
 
 def test_the_tokenizer_is_made_again_the_same_and_writes_every_byte(recipe: Any) -> None:
