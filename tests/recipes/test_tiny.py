@@ -239,12 +239,28 @@ FLOORS = {"tiny-dense": 0.88, "tiny-routed": 0.85}
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["sum", "difference", "product"])
+@pytest.mark.parametrize("kind", ["sum", "difference", "negative", "product"])
 def test_every_range_is_as_good_as_the_recipe_says(name: str, kind: str) -> None:
     model = trilens.load(name)
     for digits in RANGES[kind]:
         asked = in_range(kind, digits, 40)
         assert len(right(model, asked, thinking=True)) >= min(FLOORS[name] * len(asked), len(asked) - 1), digits
+
+
+@pytest.mark.parametrize("key", ["grams", "answer", "zorp", "n"])
+def test_a_schema_gets_the_right_number(key: str) -> None:
+    """After thinking, whatever the key: in few tokens, so that the number has to end."""
+    schema = {
+        "type": "object",
+        "properties": {key: {"type": "integer"}},
+        "required": [key],
+        "additionalProperties": False,
+    }
+    asked = held_out(24, ("sum", "difference", "product"), 3)
+    texts = [q.text for q in asked]
+    answers = trilens.load("tiny-dense").generate(texts, schema=schema, thinking=True, temperature=0, max_tokens=24)
+    given = [a.text == f'{{"{key}":{q.answer}}}' for q, a in zip(asked, answers, strict=True)]
+    assert sum(given) >= 22
 
 
 @pytest.mark.parametrize("name", NAMES)
