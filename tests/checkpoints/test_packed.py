@@ -181,6 +181,17 @@ def test_another_version_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert started(open_model(find(str(path))))[1]
 
 
+def test_a_file_that_is_replaced_after_it_was_opened(tmp_path: Path) -> None:
+    """What was read is of the old file, and must not be kept as the new one's."""
+    path = model_of("Q8_0", tmp_path / "m.gguf")
+    files = open_model(find(str(path)))
+    new = path.with_suffix(".new")
+    new.write_bytes(path.read_bytes())
+    new.replace(path)
+    with pytest.raises(BadCheckpoint, match="was replaced while it was being read; start again"):
+        packed_form(files)
+
+
 def test_a_file_that_changes_while_it_is_packed_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = model_of("Q8_0", tmp_path / "m.gguf")
     native_executor(

@@ -39,6 +39,11 @@ class Checkpoint(Protocol):
     @property
     def tensors(self) -> Mapping[str, StoredTensor]: ...
 
+    @property
+    def files(self) -> "Mapping[Path, OpenFile]":
+        """Those that hold the tensors, open."""
+        ...
+
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
         """The tensor's bytes as they are in the file, from its `start`-th to before its `stop`-th.
 

@@ -144,10 +144,10 @@ class GgufFile:
     metadata: Mapping[str, Any]  # int, float, bool, str or GgufArray; of a split file: the first part's
     tensors: Mapping[str, StoredTensor]
     scales: Mapping[str, StoredTensor]  # of NVFP4 tensors, by the tensor's name: a factor for each of its matrices
-    _files: Mapping[Path, OpenFile]
+    files: Mapping[Path, OpenFile]
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
-        return raw_bytes(self._files, self._tensor(name), start, stop)
+        return raw_bytes(self.files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
         import numpy as np
@@ -176,10 +176,10 @@ class GgufFile:
         if name not in self.scales:
             return np.ones(1, np.float32)
         scale = self.scales[name]
-        return dequantise(raw_bytes(self._files, scale, 0, None), scale.type, scale.shape).reshape(-1)
+        return dequantise(raw_bytes(self.files, scale, 0, None), scale.type, scale.shape).reshape(-1)
 
     def close(self) -> None:
-        for file in self._files.values():
+        for file in self.files.values():
             file.close()
 
     def _tensor(self, name: str) -> StoredTensor:

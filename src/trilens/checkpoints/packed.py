@@ -82,6 +82,9 @@ class PackedForm:
             self._stamps = _stamps(self._sources)
         except OSError as problem:
             raise bad(files.checkpoint.path, f"cannot be read: {problem.strerror or problem}") from None
+        for file in files.checkpoint.files.values():
+            if _stamp(os.fstat(file.descriptor)) not in self._stamps:
+                raise bad(file.path, "was replaced while it was being read; start again")
         names = [str(source) for source in self._sources]
         where = (names, quantise, files.has_prediction)
         self.path = packed_dir() / (hashlib.sha256(repr(where).encode()).hexdigest()[:32] + SUFFIX)
@@ -267,8 +270,12 @@ def _stamps(sources: Sequence[Path]) -> list[tuple[int, ...]]:
         if abs(time.time() - found.st_ctime) < SETTLED:
             time.sleep(SETTLED)
             found = source.stat()
-        stamps.append((found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns))
+        stamps.append(_stamp(found))
     return stamps
+
+
+def _stamp(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_size, found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _shape(p: Parameter) -> tuple[int, int, int]:

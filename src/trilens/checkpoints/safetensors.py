@@ -73,10 +73,10 @@ class SafetensorsCheckpoint:
     stored: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]  # `__metadata__`; of a sharded model: of all shards together
     rules: Rules
-    _files: Mapping[Path, OpenFile]
+    files: Mapping[Path, OpenFile]
 
     def raw(self, name: str, start: int = 0, stop: int | None = None) -> bytearray:
-        return raw_bytes(self._files, self._tensor(name), start, stop)
+        return raw_bytes(self.files, self._tensor(name), start, stop)
 
     def read(self, name: str) -> "NDArray[np.float32]":
         from trilens.checkpoints.values import can_read, dequantise
@@ -116,7 +116,7 @@ class SafetensorsCheckpoint:
         return self.stored[name]
 
     def close(self) -> None:
-        for file in self._files.values():
+        for file in self.files.values():
             file.close()
 
     def _tensor(self, name: str) -> StoredTensor:
