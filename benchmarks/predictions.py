@@ -226,6 +226,7 @@ def main() -> None:
         return
     kept = given.folder / "predictions.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
+    results = {name: result for name, result in results.items() if all("same" in case for case in result["cases"])}
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shape, kind = name.split()
