@@ -31,7 +31,7 @@ from trilens import __version__
 from trilens.checkpoints.opened import OpenFile
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
-from trilens.files import bad
+from trilens.files import bad, exists
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class PackedForm:
         try:
             file = OpenFile(self.path)
         except BadCheckpoint as problem:
-            if self.path.is_file():
+            if exists(self.path):
                 self.remove(str(problem).removeprefix(f"{self.path}: "))
             return None
         try:
@@ -246,7 +246,11 @@ class KeptForm:
 
 def kept_forms() -> Iterator[KeptForm]:
     """Those in the cache."""
-    for path in sorted(packed_dir().glob("*" + SUFFIX)):
+    try:
+        paths = sorted(packed_dir().glob("*" + SUFFIX))
+    except OSError:
+        return
+    for path in paths:
         with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as file:
             if file.readline(len(MAGIC)) == MAGIC:
                 described = json.loads(file.readline(MOST_DESCRIBED))

@@ -13,7 +13,7 @@ from trilens.cli.options import COUNTED_ADAPTERS, THREADS, Number, Rate, Thinkin
 from trilens.cli.streams import json_text
 from trilens.cli.terminal import Progress, say
 from trilens.errors import UsageError
-from trilens.files import write_whole
+from trilens.files import exists, write_whole
 from trilens.text.strategy import as_thinking
 
 
@@ -210,7 +210,7 @@ def tag(file: str, as_json: bool) -> None:
     """Classify the model names in FILE, one per line: dense or routed, and whether they think. - is standard input."""
     from trilens.lenses.cards.tag import read_names, tag_as_dict, tag_names, tags_as_text
 
-    if file != "-" and not Path(file).exists():
+    if file != "-" and not exists(Path(file)):
         raise UsageError(f"{file}: no such file; expected a file of model names. For one name: trilens card {file}")
     tags = tag_names(read_names(text_of(file)))
     if not tags:
