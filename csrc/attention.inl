@@ -3,6 +3,14 @@
 // of sums over the columns, a column of the result one chain over the positions, so the bits depend neither on the rows
 // beside it nor on how the sums are shared out among registers.
 
+// The compiler stores every sum in each turn of a loop that it does not unroll. Sanitizers check every copy, which takes
+// a quarter of an hour to compile; for them the loops stay.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define UNROLLED
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
 constexpr int TOGETHER = 6;  // rows whose sums are in registers at once
 
 template <class L, KV kind> static inline auto cached(const uint8_t* p, size_t at) {
@@ -36,10 +44,10 @@ static inline void sums(const float* const* a, const Cached& b, float* const* c,
   using Lanes = typename L::Lanes;
   Lanes acc[R][V], held[R < V ? R : V];
   const float* from[R];
-#pragma GCC unroll 8
+UNROLLED
   for (int r = 0; r < R; r++) {
     from[r] = a[r];
-#pragma GCC unroll 8
+UNROLLED
     for (int v = 0; v < V; v++) acc[r][v] = L::numbers(c[r] + n + L::N * v);
   }
   const size_t step = b.stride * SIZE, first = b.k0 * step + n * SIZE;
@@ -47,28 +55,28 @@ static inline void sums(const float* const* a, const Cached& b, float* const* c,
   for (int k = b.k0; k < b.k1; k++, at += step, next += V * L::N * SIZE) {
     prefetch_line(next);
     if constexpr (R < V) {  // hold what there is less of
-#pragma GCC unroll 8
+UNROLLED
       for (int r = 0; r < R; r++) held[r] = L::every(from[r] + k);
-#pragma GCC unroll 8
+UNROLLED
       for (int v = 0; v < V; v++) {
         Lanes row = cached<L, kind>(at, L::N * v);
-#pragma GCC unroll 8
+UNROLLED
         for (int r = 0; r < R; r++) acc[r][v] = fma(held[r], row, acc[r][v]);
       }
     } else {
-#pragma GCC unroll 8
+UNROLLED
       for (int v = 0; v < V; v++) held[v] = cached<L, kind>(at, L::N * v);
-#pragma GCC unroll 8
+UNROLLED
       for (int r = 0; r < R; r++) {
         Lanes factor = L::every(from[r] + k);
-#pragma GCC unroll 8
+UNROLLED
         for (int v = 0; v < V; v++) acc[r][v] = fma(factor, held[v], acc[r][v]);
       }
     }
   }
-#pragma GCC unroll 8
+UNROLLED
   for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
+UNROLLED
     for (int v = 0; v < V; v++) store(c[r] + n + L::N * v, acc[r][v]);
 }
 
@@ -179,3 +187,5 @@ static void attend(const AttendRows& a, const KVBlock* blocks, int first_block, 
     case KV::I8: return attend_span<KV::I8>(a, blocks, first_block, blocks_end, scratch, out, out_stride, partial);
   }
 }
+
+#undef UNROLLED
