@@ -2,11 +2,11 @@
 
     python benchmarks/predictions.py --folder DIR [--smollm2 FILE] [--only NAME ...]
 
-Each file runs in a process of its own, each prompt and each case behind a fresh measurement of the machine, because a
-shared machine changes from minute to minute. It is measured again behind each case. Where the two measurements
-predict different times, the machine changed in between, and the case is repeated. Results are kept in the folder, so
-that the page can be made in pieces. "After one run" is the same prediction, corrected by what the run with a context
-of 1,024 and one sequence took; that run itself is left out there.
+Each file runs in a process of its own. A shared machine changes from second to second, so a case is not judged by one
+pair of numbers: in each of several rounds the machine is measured anew and then every case is run, and the case's error
+is the median of its rounds. Results are kept in the folder, so that the page can be made in pieces. "After one run" is
+the same prediction, corrected by what the run with a context of 1,024 and one sequence took; that run itself is left
+out there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +34,8 @@ FILES = (
 CONTEXTS, BATCHES = (64, 1024, 4096), (1, 4)
 RUN = (1024, 1)  # what a calibration has seen
 WARM, STEPS = 4, 16
-TRIES = 3  # more measurements of the machine, where other programs disturbed one, and of a case, where it changed
-SAME = 0.1  # the predictions before and behind a case may differ by so much
+ROUNDS = 5
+TRIES = 3  # more measurements of the machine, where other programs disturbed one
 TARGETS = {"time per token, median": 0.08, "time per token, 95th of a hundred": 0.25, "first token, median": 0.15}
 
 
@@ -62,53 +61,64 @@ def run_file(path: Path) -> dict[str, Any]:
                 break
         return runner_of(executor, machine, overlap)
 
-    cases = []
+    firsts, sequences = {}, {}
     for context in CONTEXTS:
         predicted = runner().first_token_seconds(context)
-        sequences = [executor.sequence(context + WARM + STEPS) for _ in range(max(BATCHES))]
-        firsts = [first_seconds(executor, sequence, context, n) for n, sequence in enumerate(sequences)]
-        behind = runner()
-        for batch in BATCHES:
-            first = {"measured": statistics.median(firsts[:batch]), "predicted": predicted}
-            token, same, behind = agreed(executor, sequences[:batch], behind, runner)
-            cases.append({"context": context, "batch": batch, "first_token": first, "token": token, "same": same})
-        for sequence in sequences:
-            sequence.free()
+        prompt = executor.sequence(context + WARM + STEPS)
+        firsts[context] = {"measured": first_seconds(executor, prompt, context), "predicted": predicted}
+        sequences[context] = [prompt, *(copied(executor, prompt) for _ in range(max(BATCHES) - 1))]
+    rounds: dict[tuple[int, int], list[dict[str, float]]] = {}
+    for _ in range(ROUNDS):
+        known = runner()
+        for context, own in sequences.items():
+            for batch in BATCHES:
+                predicted = predicted_seconds(known, context, batch)
+                pair = {"measured": token_seconds(executor, own[:batch]), "predicted": predicted}
+                rounds.setdefault((context, batch), []).append(pair)
+    cases = [
+        {"context": context, "batch": batch, "first_token": firsts[context], "token": middle(pairs), "rounds": pairs}
+        for (context, batch), pairs in rounds.items()
+    ]
     return {"file": path.stem, "threads": executor.threads, "activations": executor.activations, "cases": cases}
 
 
-def first_seconds(executor: NativeExecutor, sequence: NativeSequence, context: int, n: int) -> float:
-    """Seconds to the last logits of the `n`-th prompt, which can be rewound to afterwards."""
+def first_seconds(executor: NativeExecutor, sequence: NativeSequence, context: int) -> float:
+    """Seconds to the last logits of a prompt, which can be rewound to afterwards."""
     from trilens.executors.executor import StepInput
 
     vocab = executor.spec.vocab
     start = time.perf_counter()
     for at in range(0, context, 256):
-        piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
+        piece = [7 * i % vocab for i in range(at, min(context, at + 256))]
         executor.step([StepInput(sequence, piece, logits=at + 256 >= context)])
     seconds = time.perf_counter() - start
     sequence.snapshot()
     return seconds
 
 
-def agreed(
-    executor: NativeExecutor, sequences: list[NativeSequence], before: Runner, again: Callable[[], Runner]
-) -> tuple[dict[str, float], bool, Runner]:
-    """Measured and predicted seconds of a token, whether the machine was the same `before` and behind, and how it was
-    behind."""
-    for _ in range(1 + TRIES):
-        token = {"measured": token_seconds(executor, sequences), "predicted": predicted_seconds(before, sequences)}
-        behind = again()
-        same = abs(predicted_seconds(behind, sequences) / token["predicted"] - 1) <= SAME
-        if same:
-            break
-        before = behind
-    return token, same, behind
+def copied(executor: NativeExecutor, sequence: NativeSequence) -> NativeSequence:
+    """A sequence with the same contents in memory of its own, so that a batch reads as much as that of any other."""
+    from trilens.executors.native.executor import PAGE
+
+    tokens, width = sequence.length, sequence.inner.route_width
+    blocks = []
+    for number, at in enumerate(range(0, tokens, PAGE)):
+        written = sequence.block(number).written()
+        blocks.append(executor.restored(min(PAGE, tokens - at), width, written))
+    copy = executor.sequence(sequence.request_length)
+    if copy.adopt(blocks, (tokens - 1) % PAGE + 1) != tokens:
+        raise RuntimeError(f"a sequence of {tokens} tokens could not be copied")
+    copy.snapshot()
+    return copy
 
 
-def predicted_seconds(runner: Runner, sequences: list[NativeSequence]) -> float:
+def middle(pairs: list[dict[str, float]]) -> dict[str, float]:
+    """The pair whose prediction is off by the median."""
+    return sorted(pairs, key=lambda pair: pair["predicted"] / pair["measured"])[len(pairs) // 2]
+
+
+def predicted_seconds(runner: Runner, context: int, batch: int) -> float:
     """The mean of the steps that `token_seconds` takes."""
-    context, batch = sequences[0].length, len(sequences)
     return statistics.fmean(runner.token_seconds(context + WARM + i, batch) for i in range(1, STEPS + 1))
 
 
@@ -162,19 +172,16 @@ def summary(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 def page(results: list[dict[str, Any]]) -> str:
     from trilens.system import processor_name
 
-    cases = [case for result in results for case in result["cases"]]
-    changed = sum(not case["same"] for case in cases)
     lines = [
         "# Predictions",
         "",
         "Written by `make validate-predictions`. It compares the times that `lenses/costs/predict.py` predicts for",
         'files with random weights (`benchmarks/models.py`) with the times measured. "After one run" means that the',
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
-        "of the errors. The machine is measured before and behind each case, up to four times where other programs",
-        f"disturb it. Where what they predict differs by more than {100 * SAME:.0f} %, the machine changed in between,",
-        f"and the case is repeated, up to {TRIES} times. {changed} of {len(cases)} cases are kept although it changed",
-        "each time. Before all this, `lenses/machines/overlap.py` counts how alike the experts of",
-        "several tokens are, as `trilens bench` does.",
+        f"of the errors. Each case is run in {ROUNDS} rounds, because the speed of a shared machine changes from",
+        "second to second. In each round the machine is measured anew, then every case is run. A case's row is the",
+        "round whose error is the median. A prompt is run once, behind a measurement of the machine. Before all this,",
+        "`lenses/machines/overlap.py` counts how alike the experts of several tokens are, as `trilens bench` does.",
         "",
         f"Machine: {processor_name()}, {results[0]['threads']} threads.",
         "",
@@ -226,7 +233,7 @@ def main() -> None:
         return
     kept = given.folder / "predictions.json"
     results = json.loads(kept.read_text()) if kept.exists() else {}
-    results = {name: result for name, result in results.items() if all("same" in case for case in result["cases"])}
+    results = {name: result for name, result in results.items() if all("rounds" in case for case in result["cases"])}
     given.folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shape, kind = name.split()
