@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.executors.test_accountant import counted
 from tests.families import prompt
 from tests.prediction import PLACES, saved_with_block
 from trilens.checkpoints.find import find
@@ -15,7 +17,7 @@ from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model
 from trilens.decoder.weights import own_parameters, parameters, prediction_weights
 from trilens.errors import UnsupportedModel
-from trilens.executors.accountant import Span, prediction_cost, prediction_parameters
+from trilens.executors.accountant import Span, StepCounter, prediction_cost, prediction_parameters, step_cost
 from trilens.spec.huggingface import read_config
 
 MODELS = json.loads((Path(__file__).parents[1] / "data" / "configs.json").read_text())
@@ -28,6 +30,9 @@ def test_parity(name: str, tmp_path: Path) -> None:
     tokens = prompt(90)
     with torch.inference_mode():
         expected, got = block(tokens), executor.predictions(tokens)
+    done = counted(lambda: executor.predictions(tokens))  # the model's layers, then the block
+    model, own = step_cost(executor.spec, [Span(0, 90, 0)]), prediction_cost(executor.spec, [Span(0, 89, 89)])
+    assert done == model.masked_flops() + own.masked_flops()
     assert got.shape == expected.shape
     assert float((got - expected).abs().max()) < 1e-4 * max(1.0, float(expected.abs().max()))
     assert float(expected.std()) > 0.1  # the logits say something
@@ -42,6 +47,11 @@ def test_its_parameters_are_those_of_the_file(name: str, tmp_path: Path) -> None
     touched = {p.parameter.name for p in prediction_cost(files.spec, [Span(3, 2, 1)]).read().values()}
     matrices = {p.name for p in parameters(prediction_weights(files.spec)) if len(p.shape) > 1}
     assert matrices <= touched
+    counter = StepCounter(files.spec, lambda p: Fraction(len(p.name) % 7 + 1, 3), prediction=True)
+    for past, new, logits in ((0, 1, 1), (0, 1, 0), (3, 40, 1), (0, 300, 0), (17, 20, 20)):
+        whole = prediction_cost(files.spec, [span := Span(past, new, logits)])
+        assert counter.flops(new, logits, [span]) == whole.flops(), span
+        assert counter.weight_bytes(new, logits) == whole.weight_bytes(counter.bytes_per_element), span
     without = open_model(find(str(directory)))
     assert not without.has_prediction and set(without.left_out.values()) == {"layers that predict further tokens"}
 

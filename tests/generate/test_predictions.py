@@ -17,11 +17,17 @@ from trilens import load
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
+from trilens.decoder.weights import Parameter, parameters, prediction_weights
 from trilens.errors import UnsupportedModel, UsageError
+from trilens.executors.accountant import prediction_cost
 from trilens.executors.executor import StepInput
+from trilens.executors.native.executor import NativeExecutor
+from trilens.executors.native.prediction import NativePrediction
+from trilens.executors.native.program import Op
 from trilens.generate.receipt import replay_hash
 from trilens.generate.request import Request
 from trilens.generate.scheduler import Scheduler
+from trilens.text.events import EndEvent
 
 TRAINED = Path(__file__).parents[1] / "data" / "tiny-hybrid"  # recipes/prediction made it
 REQUESTS = 24
@@ -127,6 +133,40 @@ def test_the_trained_block_is_right_in_two_of_five() -> None:
             predicted += drafts.predicted
             right += drafts.predicted_accepted
         assert predicted > 20 and right >= 0.4 * predicted
+
+
+def test_the_receipt_counts_what_the_block_read() -> None:
+    """A prompt that it follows in pieces, and an answer for which it is asked nearly always."""
+    model = load(str(TRAINED), prediction_block=True)
+    model._scheduler.speculates = "always"
+    executor = model.executor
+    assert isinstance(executor, NativeExecutor) and executor.prediction is not None
+    spec = executor.spec
+    row = spec.width * executor.element_bytes(Parameter("embedding", (spec.vocab, spec.width)))
+    vectors = [p for p in parameters(prediction_weights(spec)) if len(p.shape) == 1]
+    uncounted = sum(p.size * executor.element_bytes(p) for p in vectors)  # in no engine's count
+    for question in ("What is 17 + 25?", 12 * "abcdefghijklmnopqrstuvwxyz " + "What is 80 - 31?"):
+        before = _read(executor.prediction)
+        call = model.prepare(question, temperature=0, max_tokens=40)
+        call.submit()
+        while model.step():  # one token a step, so that the block is asked for each
+            pass
+        end = call.events()[-1]
+        assert isinstance(end, EndEvent) and call.request is not None
+        drafts, passes = end.receipt.drafts, call.request.block_passes
+        assert sum(span.logits for span in passes) >= drafts.predicted > 0
+        # where the head is not read, rows of its matrix are looked up
+        looked_up = sum(round(min(span.new, spec.vocab) * row) for span in passes if not span.logits)
+        read = _read(executor.prediction) - before + looked_up + len(passes) * uncounted
+        assert drafts.block_weight_bytes == read
+        assert drafts.block_flops == sum(prediction_cost(spec, [span]).flops() for span in passes)
+
+
+def _read(prediction: NativePrediction) -> int:
+    """Bytes of matrices, so far. What is looked up comes from the matrix of the head, which is read as a whole."""
+    assert prediction.executor.spec.head.tied
+    read = prediction.engine.counts()["bytes"]
+    return int(sum(read) - read[list(Op).index(Op.ATTEND)] - read[list(Op).index(Op.EMBED)])
 
 
 def test_drafts_in_later_steps_of_a_call_respect_what_is_barred() -> None:

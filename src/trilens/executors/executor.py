@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trilens.decoder.look import View
     from trilens.decoder.weights import Parameter
-    from trilens.executors.accountant import StepCounter
+    from trilens.executors.accountant import Span, StepCounter
     from trilens.executors.adapter import LoadedAdapter
     from trilens.spec.model import ModelSpec
 
@@ -79,6 +79,11 @@ class CachedSequence(Protocol):
     @property
     def held_bytes(self) -> int:
         """Bytes of the pages that it holds, shared ones included."""
+        ...
+
+    @property
+    def block_passes(self) -> Sequence[Span]:
+        """What the block that predicts has computed for it so far, pass by pass."""
         ...
 
     def grow(self, tokens: int) -> bool:
@@ -285,6 +290,11 @@ class Executor(Protocol):
     @property
     def predicts(self) -> bool:
         """Whether the model's block for multi-token prediction was loaded."""
+        ...
+
+    @property
+    def prediction_costs(self) -> StepCounter | None:
+        """The accountant's sums for passes of that block; None where it was not loaded."""
         ...
 
     def follow(self, sequence: CachedSequence) -> bool:

@@ -34,7 +34,7 @@ from trilens.decoder.weights import (
     prediction_weights,
 )
 from trilens.errors import BadCheckpoint, RequestRefused
-from trilens.executors.accountant import StepCounter
+from trilens.executors.accountant import Span, StepCounter
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named
 from trilens.executors.executor import PAGE, Seen, StepInput, StepOutput
 from trilens.spec.model import (
@@ -100,6 +100,8 @@ class TorchSequence:
 
     Tensors are never changed in place, so forks and snapshots share them.
     """
+
+    block_passes: Sequence[Span] = ()
 
     def __init__(
         self,
@@ -262,6 +264,7 @@ class TorchExecutor:
     name = "torch"
     steppers = 1
     predicts = False
+    prediction_costs = None
     kv_element_bytes = 4
     arithmetic = "float32"
     cache_limit = cache_free = 1 << 32  # tensors grow by themselves; nothing is refused

@@ -90,14 +90,16 @@ class Drafts:
     """Speculation, which changes time and work but no token and no bit. `proposed` tokens were computed before they
     were drawn. `accepted` of them were what was drawn: each saved a step, and all together `weight_bytes_saved`. The
     others cost `flops_lost`, which no phase contains. `predicted` of the proposed and `predicted_accepted` of the
-    accepted ones came from the model's block for multi-token prediction. The block's own weights and FLOPs are in no
-    phase; its time is.
+    accepted ones came from the model's block for multi-token prediction. What the block itself computed and read,
+    `block_flops` and `block_weight_bytes`, is in no phase; its time is.
     """
 
     proposed: int
     accepted: int
     predicted: int
     predicted_accepted: int
+    block_flops: int
+    block_weight_bytes: int
     weight_bytes_saved: int
     flops_lost: int
 
@@ -308,7 +310,7 @@ def write_receipt(
         seconds=_between(g.times.called, g.times.ended) or 0.0,
         reused=dict(g.reused),
         preempted=g.preempted,
-        drafts=_drafts_of(costs, decode),
+        drafts=_drafts_of(costs, decode, executor.prediction_costs, g.block_passes),
         kv_cache_bytes=g.kv_bytes,
         kv_held_bytes=g.kv_held,
         fixed_state_bytes=executor.costs.fixed_bytes,
@@ -424,8 +426,10 @@ def _phase_of(
     )
 
 
-def _drafts_of(costs: StepCounter, steps: Sequence[StepRecord]) -> Drafts:
-    """What speculation did in these steps."""
+def _drafts_of(
+    costs: StepCounter, steps: Sequence[StepRecord], block: StepCounter | None, passes: Sequence[Span]
+) -> Drafts:
+    """What speculation did in these steps, and in these passes of the block that predicts."""
     drafted = [s for s in steps if s.proposed]
     saved = sum(s.accepted * costs.weight_bytes(1, 1) for s in drafted)
     saved -= sum(costs.weight_bytes(s.computed, s.draws) - costs.weight_bytes(1, 1) for s in drafted)
@@ -438,6 +442,8 @@ def _drafts_of(costs: StepCounter, steps: Sequence[StepRecord]) -> Drafts:
         accepted=sum(s.accepted for s in drafted),
         predicted=sum(s.predicted for s in drafted),
         predicted_accepted=sum(min(s.predicted, s.accepted) for s in drafted),
+        block_flops=block.flops(sum(p.new for p in passes), sum(p.logits for p in passes), passes) if block else 0,
+        block_weight_bytes=sum(block.weight_bytes(p.new, p.logits) for p in passes) if block else 0,
         weight_bytes_saved=saved,
         flops_lost=lost,
     )
@@ -489,12 +495,13 @@ def _phase(name: str, p: Phase) -> str:
 
 
 def _drafts(d: Drafts) -> list[str]:
-    if not d.proposed:
+    if not d.proposed and not d.block_flops:
         return []
     saved = data(max(0, d.weight_bytes_saved))
     block = ""
-    if d.predicted:
-        block = f", {d.predicted_accepted} of {d.predicted} by the prediction block, whose FLOPs are not counted here"
+    if d.block_flops:
+        work = f"{flop(d.block_flops)} and {data(d.block_weight_bytes)} weights read"
+        block = f", {d.predicted_accepted} of {d.predicted} by the prediction block ({work})"
     return [
         f"drafts   {d.accepted} of {d.proposed} proposed tokens were right{block} · "
         f"{saved} of weights not read again · {flop(d.flops_lost)} in vain"

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
+from trilens.executors.accountant import Span
 from trilens.executors.executor import CachedSequence, Proposal
 from trilens.generate.limits import Limits
 from trilens.generate.prefix_cache import Origin
@@ -163,6 +164,7 @@ class Request:
     reused: dict[str, int] = field(default_factory=dict)  # tokens of the prompt that were not computed, by their source
     origin: Origin = field(default_factory=lambda: Origin("running"))
     logprobs: dict[int, list[tuple[int, float]]] = field(default_factory=dict)  # by place in `tokens`: see `Sampler`
+    block_passes: Sequence[Span] = ()  # of the block that predicts, once it has finished
     scores: PromptScores | None = None  # of the prompt's own tokens, where they are wanted
     kv_bytes: int = 0
     kv_held: int = 0

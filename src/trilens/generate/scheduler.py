@@ -664,7 +664,7 @@ class Scheduler:
                 request.writer.end(why, request.unread)
                 if request.failure is None:
                     request.routes, request.kv_bytes = sequence.routes(), sequence.kv_bytes
-                    request.kv_held = sequence.held_bytes
+                    request.kv_held, request.block_passes = sequence.held_bytes, sequence.block_passes
                     self._offer(request, ended=True)
             except Exception as fault:
                 request.failure = request.failure or fault

@@ -18,7 +18,7 @@ from trilens import system
 from trilens.decoder.look import AttentionMap, View, extra_tables
 from trilens.decoder.weights import Parameter, decoder_weights, parameters
 from trilens.errors import BadCheckpoint, CacheFull, RequestRefused, UnsupportedModel
-from trilens.executors.accountant import StepCounter, count_parameters
+from trilens.executors.accountant import Span, StepCounter, count_parameters
 from trilens.executors.adapter import Adapter, LoadedAdapter, adapter_named, low_rank_parameters
 from trilens.executors.executor import PAGE, Seen, StepOutput
 from trilens.executors.native.encode import encode
@@ -102,6 +102,10 @@ class NativeSequence:
     @property
     def request_length(self) -> int:
         return int(self.inner.request_length)
+
+    @property
+    def block_passes(self) -> Sequence[Span]:
+        return () if self.follower is None else self.follower.passes
 
     def grow(self, tokens: int) -> bool:
         end = self.inner.length + tokens
@@ -229,7 +233,7 @@ class NativeExecutor:
         self.parameters = encoded.parameters  # in the engine's order
         self._places = {p.name: i for i, p in enumerate(encoded.parameters)}
         limit = kv_limit if kv_limit is not None else (system.memory() or system.USUAL_MEMORY) // 2
-        self._most_rows = most_rows
+        self.most_rows = most_rows
         beside = 0 if prediction is None else _share(spec, limit)
         limit -= beside
         self.pool = self.new_pool(self.program, limit)
@@ -283,7 +287,7 @@ class NativeExecutor:
         shapes = [(c.kv_heads, c.key_dim, c.value_dim, int(c.latent), *_mask(c.keep)) for c in program.caches]
         fixed = [tensor.bytes // 4 for tensor in program.fixed]
         every = snapshot_every(program.caches, program.fixed, self.kv_element_bytes)
-        return _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), self.kv, limit, self._most_rows, fixed, every)
+        return _native.Pool(np.array(shapes, np.int32).reshape(-1, 6), self.kv, limit, self.most_rows, fixed, every)
 
     def _add(self, adapter: Adapter) -> None:
         number = self._adapter_numbers[adapter.name] = self.engine.add_adapter()
@@ -437,7 +441,7 @@ class NativeExecutor:
             adapter_named(self.adapters, adapter)
             sequence.adapter = self._adapter_numbers[adapter]
         every_row = isinstance(view, AttentionMap)
-        pieces = [tokens[at : at + self._most_rows] for at in range(0, len(tokens), self._most_rows)]
+        pieces = [tokens[at : at + self.most_rows] for at in range(0, len(tokens), self.most_rows)]
         seen = []
         for piece in pieces:
             last = piece is pieces[-1]
@@ -512,6 +516,10 @@ class NativeExecutor:
     @property
     def predicts(self) -> bool:
         return self.prediction is not None
+
+    @cached_property
+    def prediction_costs(self) -> StepCounter | None:
+        return StepCounter(self.spec, self.element_bytes, prediction=True) if self.predicts else None
 
     def follow(self, sequence: CachedSequence) -> bool:
         if self.prediction is None:

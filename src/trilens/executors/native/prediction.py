@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trilens.executors.accountant import Span
 from trilens.executors.native.encode import encode
 from trilens.executors.native.extension import _native
 from trilens.executors.native.fuse import fuse
@@ -84,14 +85,27 @@ class NativePrediction:
     def run(self, followers: Sequence[Follower], wanted: bool, stepper: int | None) -> np.ndarray:
         """Compute the pairs that they hold. [followers, vocab]: the logits behind the last of each, if `wanted`."""
         logits = np.empty((len(followers) if wanted else 0, self.executor.spec.vocab), np.float32)
-        if followers:
-            tokens = [np.array(follower.tokens, np.int32) for follower in followers]
-            rows = [np.stack(follower.rows) for follower in followers]
-            inner = [follower.inner for follower in followers]
-            self._engine(stepper).step(inner, tokens, [wanted] * len(inner), False, logits, rows)
-            for follower in followers:
-                follower.tokens.clear()
-                follower.rows.clear()
+        left, done = list(followers), 0
+        while left:
+            pieces, room = list[tuple[Follower, int]](), self.executor.most_rows  # so that it is one pass
+            for follower in left:
+                if count := min(room, len(follower.tokens)):
+                    pieces.append((follower, count))
+                    room -= count
+            ends = [wanted and count == len(follower.tokens) for follower, count in pieces]
+            self._engine(stepper).step(
+                [follower.inner for follower, _ in pieces],
+                [np.array(follower.tokens[:count], np.int32) for follower, count in pieces],
+                ends,
+                False,
+                logits[done : done + sum(ends)],
+                [np.stack(follower.rows[:count]) for follower, count in pieces],
+            )
+            for (follower, count), end in zip(pieces, ends, strict=True):
+                follower.passes.append(Span(int(follower.inner.length) - count, count, int(end)))
+                del follower.tokens[:count], follower.rows[:count]
+            left = [follower for follower in left if follower.tokens]
+            done += sum(ends)
         return logits
 
     def _engine(self, stepper: int | None) -> Any:
@@ -117,6 +131,7 @@ class Follower:
         self.sequence = sequence
         self.tokens: list[int] = []
         self.rows: list[np.ndarray] = []
+        self.passes: list[Span] = []  # what was computed, for the receipt
         self._first = 0  # place of its first pair
         self._seen: tuple[int, np.ndarray] | None = None  # the rows of the last step, and the place of the first one
         *tables, self._reach = prediction.tables(sequence.request_length, 1)
