@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trilens.executors.executor import PAGE, StepInput
+
 if TYPE_CHECKING:
     from trilens.executors.native.executor import NativeExecutor, NativeSequence
     from trilens.lenses.costs.predict import Runner
@@ -62,11 +64,16 @@ def run_file(path: Path) -> dict[str, Any]:
         return runner_of(executor, machine, overlap)
 
     firsts, sequences = {}, {}
+    known = runner()
     for context in CONTEXTS:
-        predicted = runner().first_token_seconds(context)
+        predicted = known.first_token_seconds(context)
         prompt = executor.sequence(context + WARM + STEPS)
-        firsts[context] = {"measured": first_seconds(executor, prompt, context), "predicted": predicted}
-        sequences[context] = [prompt, *(copied(executor, prompt) for _ in range(max(BATCHES) - 1))]
+        prompt.snapshot_at(context - PAGE)
+        firsts[context] = {"measured": feed(executor, prompt, context, 0), "predicted": predicted}
+        others = [beginning(executor, prompt, context - PAGE) for _ in range(max(BATCHES) - 1)]
+        for n, other in enumerate(others, 1):
+            feed(executor, other, context, n)
+        sequences[context] = [prompt, *others]
     rounds: dict[tuple[int, int], list[dict[str, float]]] = {}
     for _ in range(ROUNDS):
         known = runner()
@@ -82,33 +89,27 @@ def run_file(path: Path) -> dict[str, Any]:
     return {"file": path.stem, "threads": executor.threads, "activations": executor.activations, "cases": cases}
 
 
-def first_seconds(executor: NativeExecutor, sequence: NativeSequence, context: int) -> float:
-    """Seconds to the last logits of a prompt, which can be rewound to afterwards."""
-    from trilens.executors.executor import StepInput
-
+def feed(executor: NativeExecutor, sequence: NativeSequence, context: int, n: int) -> float:
+    """Seconds to the logits of the last of `context` tokens, which can be rewound to afterwards. The tokens are those
+    of the `n`-th prompt."""
     vocab = executor.spec.vocab
     start = time.perf_counter()
-    for at in range(0, context, 256):
-        piece = [7 * i % vocab for i in range(at, min(context, at + 256))]
+    for at in range(sequence.length, context, 256):
+        piece = [(7 * i + 31 * n) % vocab for i in range(at, min(context, at + 256))]
         executor.step([StepInput(sequence, piece, logits=at + 256 >= context)])
     seconds = time.perf_counter() - start
     sequence.snapshot()
     return seconds
 
 
-def copied(executor: NativeExecutor, sequence: NativeSequence) -> NativeSequence:
-    """A sequence with the same contents in memory of its own, so that a batch reads as much as that of any other."""
-    from trilens.executors.native.executor import PAGE
-
-    tokens, width = sequence.length, sequence.inner.route_width
-    blocks = []
-    for number, at in enumerate(range(0, tokens, PAGE)):
-        written = sequence.block(number).written()
-        blocks.append(executor.restored(min(PAGE, tokens - at), width, written))
+def beginning(executor: NativeExecutor, sequence: NativeSequence, tokens: int) -> NativeSequence:
+    """The first `tokens` of a sequence in memory of their own, so that a batch reads as much as any other. The last
+    page of each prompt is computed, so that their experts differ."""
+    written = [sequence.block(number).written() for number in range(tokens // PAGE)]
+    blocks = [executor.restored(PAGE, sequence.inner.route_width, block) for block in written]
     copy = executor.sequence(sequence.request_length)
-    if copy.adopt(blocks, (tokens - 1) % PAGE + 1) != tokens:
-        raise RuntimeError(f"a sequence of {tokens} tokens could not be copied")
-    copy.snapshot()
+    if blocks and copy.adopt(blocks, PAGE) != tokens:
+        raise RuntimeError(f"{tokens} tokens of a sequence could not be copied")
     return copy
 
 
@@ -124,8 +125,6 @@ def predicted_seconds(runner: Runner, context: int, batch: int) -> float:
 
 def token_seconds(executor: NativeExecutor, sequences: list[NativeSequence]) -> float:
     """The mean of a few steps behind the sequences, which are then as they were."""
-    from trilens.executors.executor import StepInput
-
     vocab, context = executor.spec.vocab, sequences[0].length
     steps = []
     for i in range(WARM + STEPS):
@@ -180,7 +179,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
         f"of the errors. Each case is run in {ROUNDS} rounds, because the speed of a shared machine changes from",
         "second to second. In each round the machine is measured anew, then every case is run. A case's row is the",
-        "round whose error is the median. A prompt is run once, behind a measurement of the machine. Before all this,",
+        "round whose error is the median. A prompt is run once, in the beginning. Before all this,",
         "`lenses/machines/overlap.py` counts how alike the experts of several tokens are, as `trilens bench` does.",
         "",
         f"Machine: {processor_name()}, {results[0]['threads']} threads.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from trilens.lenses.machines import machine as machines
 from trilens.lenses.machines import made_up, rates
 from trilens.lenses.machines.machine import Layout, kept, measured
-from trilens.lenses.machines.rates import Speed
+from trilens.lenses.machines.rates import Speed, Speeds
 
 FLAT = Speed((1.0,), (1e-9,))
 WANTED = [Layout("Q4_0", "8bit", False), Layout("Q4_0", "8bit", True)]
@@ -71,6 +72,21 @@ def test_a_disturbed_one_is_marked_and_replaced_by_the_next_quiet_one(
     again = measured(2, (), say=said.append)
     assert not again.disturbed and not kept(2).disturbed  # type: ignore[union-attr]
     assert set(again.measurables) >= set(first.measurables)
+
+
+@pytest.mark.parametrize("wanted", [WANTED, WANTED[::-1]])
+def test_nothing_is_measured_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch, wanted: list[Layout]) -> None:
+    """The products of a layout are the same with experts and without."""
+    taken: list[str] = []
+    known = rates.product_speeds
+
+    def noted(layout: str, *rest: Any) -> Speeds:
+        taken.append(layout)
+        return known(layout, *rest)
+
+    monkeypatch.setattr(rates, "product_speeds", noted)
+    assert measured(2, wanted).missing(WANTED, "f16") == []
+    assert sorted(taken) == sorted(set(taken)) and "Q4_0" in taken
 
 
 def test_what_is_measured_later_can_be_disturbed_too(clock: Clock) -> None:

@@ -269,7 +269,9 @@ def _with(machine: Machine, wanted: Iterable[Measurable], kv: str, say: Callable
     if attends and not missing:
         return machine
     shares = [settle(threads)]
-    for at in missing:
+    for at in sorted(missing, key=lambda at: -len(at.names)):
+        if at.names <= speeds.keys():
+            continue  # the products of a layout are measured with its experts
         match at:
             case Rule():
                 speeds |= recurrence_speeds(at.name, at.delta, at.vector_decay, threads)
