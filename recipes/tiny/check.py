@@ -64,7 +64,7 @@ def main(each: int, seed: int) -> None:
 
 
 def fresh(kind: str, digits: str, number: int, seed: int) -> list[Question]:
-    """So many held-out questions of a range. Where there are few pairs of numbers, they come in other wordings."""
+    """So many held-out questions of a range. Two single digits come again and again, in their held-out wordings."""
     return list(islice((question for question in questions(kind, seed, digits) if question.held_out), number))
 
 

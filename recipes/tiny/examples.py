@@ -28,9 +28,10 @@ class Mix:
 
 
 # The first stage learns to work on paper. The second has what people ask: short questions come far more often than
-# there are different ones. The last has more of what was still wrong, which is nearly always in the opening of the
+# there are different ones. The third has more of what was still wrong, which was nearly always in the opening of the
 # working: the sign of a difference of close numbers, which has to be known before the first column is worked out, and
-# the digits of a short number beside a long one. Differences above and below zero are equally many in every range.
+# the digits of a short number beside a long one. The last has more single digits, answers at once and values under a
+# key. In both of these, differences above and below zero are equally many in every range.
 FIRST = Mix(
     {
         "sum": {"1x1": 1, "1x2": 1, "2x2": 3, "1x3": 1, "2x3": 2, "3x3": 3},
@@ -57,7 +58,7 @@ LATER = Mix(
         "talk": {"": 30},
     }
 )
-LAST = Mix(
+CLOSE = Mix(
     {
         "sum": {"1x1": 3, "1x2": 5, "2x2": 5, "1x3": 10, "2x3": 7, "3x3": 8},
         "difference": {"1x1": 3, "1x2": 4, "2x2": 12, "1x3": 8, "2x3": 6, "3x3": 15},
@@ -73,6 +74,40 @@ LAST = Mix(
     close=0.5,
     opened=0.7,
     filled=0.12,
+)
+CLOSE = Mix(
+    {
+        "sum": {"1x1": 3, "1x2": 5, "2x2": 5, "1x3": 10, "2x3": 7, "3x3": 8},
+        "difference": {"1x1": 3, "1x2": 4, "2x2": 12, "1x3": 8, "2x3": 6, "3x3": 15},
+        "negative": {"1x1": 3, "1x2": 4, "2x2": 12, "1x3": 8, "2x3": 6, "3x3": 15},
+        "product": {"1x1": 3, "1x2": 8, "2x2": 10},
+        "product3": {"1x3": 1, "2x3": 1, "3x3": 1},
+        "chain": {"": 10},
+        "comparison": {"": 5},
+        "letters": {"": 5},
+        "talk": {"": 16},
+    },
+    (True, True, True, True, False),
+    close=0.5,
+    opened=0.7,
+    filled=0.12,
+)
+LAST = Mix(
+    {
+        "sum": {"1x1": 10, "1x2": 6, "2x2": 6, "1x3": 10, "2x3": 8, "3x3": 8},
+        "difference": {"1x1": 8, "1x2": 5, "2x2": 9, "1x3": 8, "2x3": 7, "3x3": 12},
+        "negative": {"1x1": 8, "1x2": 5, "2x2": 9, "1x3": 8, "2x3": 7, "3x3": 12},
+        "product": {"1x1": 10, "1x2": 10, "2x2": 12},
+        "product3": {"1x3": 2, "2x3": 2, "3x3": 2},
+        "chain": {"": 16},
+        "comparison": {"": 6},
+        "letters": {"": 7},
+        "talk": {"": 20},
+    },
+    (True, True, True, False, False),
+    close=0.5,
+    opened=0.5,
+    filled=0.2,
 )
 OPENED = ("sum", "difference", "negative")
 CUT = 0.08  # of the thinking ones: cut short, so that a budget finds a model that answers all the same

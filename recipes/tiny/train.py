@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import torch
 import torch.nn.functional as F
-from examples import FIRST, LAST, LATER, Example, Mix, examples
+from examples import CLOSE, FIRST, LAST, LATER, Example, Mix, examples
 from export import named
 from models import CONFIGS
 from packed import forward
@@ -45,7 +45,8 @@ SEED = 7
 PER_STEP = 64  # examples
 CHUNKS = 8  # of a step, by length, so that little is padding
 LATER_STEPS = {"tiny-dense": 8600, "tiny-routed": 6500}  # about as long for both
-LAST_STEPS = {"tiny-dense": 1000, "tiny-routed": 500}  # tiny-routed was stopped after 300
+CLOSE_STEPS = {"tiny-dense": 1000, "tiny-routed": 500}  # tiny-routed was stopped after 300
+LAST_STEPS = {"tiny-dense": 1300, "tiny-routed": 850}
 WARM = 0.05  # of a stage's steps: its beginning
 AVERAGED = 0.995  # what a step keeps of the running average of the weights, which is what is exported
 BALANCE = 0.01  # weight of the experts' even use, as in Switch Transformers (arXiv 2101.03961, equation 4)
@@ -113,6 +114,7 @@ def stages_of(name: str) -> tuple[Stage, ...]:
     return (
         Stage(5000, 3e-3, 3e-5, FIRST),
         Stage(LATER_STEPS[name], 1e-3, 3e-5, LATER),
+        Stage(CLOSE_STEPS[name], 5e-4, 0.0, CLOSE),
         Stage(LAST_STEPS[name], 5e-4, 0.0, LAST),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from trilens.text.tokenizer import Tokenizer
 from trilens.trials.combos import combine
 from trilens.trials.questions import (
     KINDS,
+    LEARNT_PAIRS,
     RANGES,
     STRETCH,
     Question,
@@ -29,8 +31,10 @@ from trilens.trials.questions import (
     range_of,
 )
 from trilens.trials.talk import TOPICS
+from trilens.trials.wordings import BEFORE
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes/tiny"
+SINGLE = ("sum", "difference", "negative", "product")  # the kinds that have a range of single digits
 STEP = re.compile(r"([\d+*-]+)=(\d+)")
 
 
@@ -82,7 +86,8 @@ def test_a_range_has_numbers_of_so_many_digits(kind: str, digits: str) -> None:
         assert question.digits == range_of(int(a), int(b)) == digits
         assert lengths == [int(n) for n in digits.split("x")]
     few = in_range(kind, digits, 30)
-    assert all(q.held_out and q.digits == digits for q in few) and len({q.asked for q in few}) == len(few) > 0
+    assert all(q.held_out and q.digits == digits for q in few) and len({q.text for q in few}) == len(few) == 30
+    assert digits == LEARNT_PAIRS or len({q.asked for q in few}) == 30
 
 
 @pytest.mark.parametrize("kind", ["difference", "negative"])
@@ -110,20 +115,56 @@ def test_the_same_seed_gives_the_same_questions() -> None:
         assert list(islice(questions(kind, 1), 20)) == list(islice(questions(kind, 1), 20))
         assert list(islice(questions(kind, 1), 20)) != list(islice(questions(kind, 2), 20))
     asked = held_out(2100)
-    assert len({(q.kind, q.asked) for q in asked}) == len(asked) == 2100
+    others = [(q.kind, q.asked) for q in asked if q.digits != LEARNT_PAIRS]
+    assert len({q.text for q in asked}) == len(asked) == 2100 and len(set(others)) == len(others)
     assert {q.kind for q in asked} == set(KINDS) and all(q.held_out for q in asked)
 
 
-def test_no_held_out_question_is_learnt_and_both_modes_are_equally_many(recipe: Any) -> None:
+def bare(text: str) -> str:
+    """What somebody asks, without how it is typed: no capitals, no politeness, no marks at the end."""
+    text = text.lower()
+    text = next((text.removeprefix(before) for before in BEFORE if text.startswith(before)), text)
+    return re.sub(r"[ .?!=,]*(please|thanks)?[ .?!=,]*$", "", text)
+
+
+@pytest.mark.parametrize("kind", SINGLE)
+def test_pairs_of_single_digits_are_held_out_in_some_wordings_only(kind: str) -> None:
+    """The same ones however a wording is typed; asked as often as numbers of another range, and all pairs in turn."""
+    typed: dict[tuple[str, str], set[bool]] = {}
+    for question in islice(questions(kind, 9, LEARNT_PAIRS), 20_000):
+        typed.setdefault((question.asked, bare(question.text)), set()).add(question.held_out)
+    assert all(len(held) == 1 for held in typed.values())
+    learnt = Counter(asked for (asked, _), held in typed.items() if held == {False})
+    pairs = {asked for (asked, _), held in typed.items() if held == {True}}
+    assert learnt.keys() == {q.asked for q in single_digits(kind)} and min(learnt.values()) > 8
+    asked = held_out(60, (kind,))
+    cells = Counter(q.digits for q in asked)
+    assert max(cells.values()) == min(cells.values()) and len(cells) == len(RANGES[kind])
+    singles = [q.asked for q in asked if q.digits == LEARNT_PAIRS]
+    assert set(singles) <= pairs and len(set(singles)) >= min(len(singles), len(pairs)) - 1
+
+
+@pytest.mark.parametrize("mix", ["FIRST", "LATER", "CLOSE", "LAST"])
+def test_no_held_out_question_is_learnt(recipe: Any, mix: str) -> None:
+    """Nor in another way to type it, nor as an earlier turn."""
+    examples, _, _ = recipe
+    tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
+    forbidden = {bare(q.text) for kind in SINGLE for q in in_range(kind, LEARNT_PAIRS, 60)}
+    forbidden |= {bare(q.text) for q in held_out(2000)}
+    asked: list[str] = []
+    for example in islice(examples.examples(tokenizer._engine, 3, getattr(examples, mix)), 3000):
+        turns = tokenizer.decode(example.ids, skip_special=False).split("<|im_start|>user\n")[1:]
+        asked += [bare(turn.split("<|im_end|>")[0]) for turn in turns]
+    assert len(asked) > 3200 and not set(asked) & forbidden
+
+
+def test_both_modes_are_equally_many(recipe: Any) -> None:
     examples, _, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
     texts = [tokenizer.decode(e.ids, skip_special=False) for e in islice(examples.examples(tokenizer._engine, 3), 2000)]
     assert all(text.rsplit("assistant\n", 1)[1].startswith("<think>\n\n</think>") for text in texts[1::2])
     written = [text.rsplit("assistant\n", 1)[1] for text in texts[::2]]
     assert sum(not text.startswith("<think>\n\n</think>") for text in written) > 990  # a cut one can be cut at once
-    forbidden = {q.text for q in held_out(3000)}
-    asked = {turn.split("<|im_end|>")[0] for text in texts for turn in text.split("<|im_start|>user\n")[1:]}
-    assert len(asked) > 1500 and not asked & forbidden
 
 
 def test_a_key_is_told_and_its_value_is_learnt(recipe: Any) -> None:
@@ -146,14 +187,14 @@ def test_a_key_is_told_and_its_value_is_learnt(recipe: Any) -> None:
             usual = e.ids[: e.learnt][-len(tokenizer.encode(answer)) :] == tokenizer.encode(answer)
             seen |= {("space", bool(key[1])), ("usual tokens", usual), ("thoughts", thought != "<think>\n\n")}
             objects += 1
-    assert 60 < objects < 300 and len(seen) == 6
+    assert 60 < objects < 500 and len(seen) == 6
 
 
 def test_an_opening_ends_where_its_sign_and_numbers_are_known(recipe: Any) -> None:
     examples, _, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
     signs = {"<0": 0, ":": 0}
-    for e in islice(examples.examples(tokenizer._engine, 6, examples.LAST), 2000):
+    for e in islice(examples.examples(tokenizer._engine, 6, examples.LAST), 4000):
         written = tokenizer.decode(e.ids[e.learnt :], skip_special=False)
         if not written.endswith(":"):
             assert written.endswith("<|im_end|>")
@@ -228,27 +269,29 @@ def single_digits(kind: str) -> list[Question]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(("kind", "wrong"), [("sum", 0), ("difference", 0), ("negative", 1), ("product", 1)])
-def test_single_digits_are_right(name: str, kind: str, wrong: int) -> None:
-    """All of them, thinking, but for so many at most."""
-    asked = single_digits(kind)
-    assert len(right(trilens.load(name), asked, thinking=True)) >= len(asked) - wrong
+@pytest.mark.parametrize("kind", SINGLE)
+def test_single_digits_are_right(name: str, kind: str) -> None:
+    """All of them after thinking; at once, all but one in ten at most."""
+    model, asked = trilens.load(name), single_digits(kind)
+    assert right(model, asked, thinking=True) == asked
+    assert len(right(model, asked, thinking=False)) >= 0.9 * len(asked)
 
 
-FLOORS = {"tiny-dense": 0.88, "tiny-routed": 0.85}
+FLOOR = 0.9  # of 40 questions, where the recipe's 1000 say 95.9 % or more
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", ["sum", "difference", "negative", "product"])
+@pytest.mark.parametrize("kind", SINGLE)
 def test_every_range_is_as_good_as_the_recipe_says(name: str, kind: str) -> None:
     model = trilens.load(name)
     for digits in RANGES[kind]:
         asked = in_range(kind, digits, 40)
-        assert len(right(model, asked, thinking=True)) >= min(FLOORS[name] * len(asked), len(asked) - 1), digits
+        assert len(right(model, asked, thinking=True)) >= FLOOR * len(asked), digits
 
 
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("key", ["grams", "answer", "zorp", "n"])
-def test_a_schema_gets_the_right_number(key: str) -> None:
+def test_a_schema_gets_the_right_number(name: str, key: str) -> None:
     """After thinking, whatever the key: in few tokens, so that the number has to end."""
     schema = {
         "type": "object",
@@ -258,7 +301,7 @@ def test_a_schema_gets_the_right_number(key: str) -> None:
     }
     asked = held_out(24, ("sum", "difference", "product"), 3)
     texts = [q.text for q in asked]
-    answers = trilens.load("tiny-dense").generate(texts, schema=schema, thinking=True, temperature=0, max_tokens=24)
+    answers = trilens.load(name).generate(texts, schema=schema, thinking=True, temperature=0, max_tokens=24)
     given = [a.text == f'{{"{key}":{q.answer}}}' for q, a in zip(asked, answers, strict=True)]
     assert sum(given) >= 22
 

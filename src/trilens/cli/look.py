@@ -282,7 +282,10 @@ def trace(
 @click.option("--stretch", is_flag=True, help="Ask harder questions: products with a number of three digits.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list of four objects.")
 def combos(questions: int, stretch: bool, as_json: bool) -> None:
-    """Ask the two small models, dense and routed, the same questions with thinking and without."""
+    """Ask the two small models, dense and routed, the same questions with thinking and without.
+
+    None of the questions was trained on. Two single digits were, in other wordings.
+    """
     from trilens.trials.combos import as_dicts, as_text, combine
     from trilens.trials.questions import KINDS, STRETCH
 

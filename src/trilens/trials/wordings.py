@@ -131,6 +131,11 @@ BEFORE = (
 AFTER = (" please", " please", ", please", " thanks", "!", "??", " ")
 
 
+def plain(wording: str) -> str:
+    """What a wording keeps however it is typed: "{a}+{b}" of "{a}+{b}=", and of whatever `as_typed` makes of both."""
+    return wording.lower().rstrip(" .?=")
+
+
 def as_typed(text: str, random: Random) -> str:
     """More than half as written; the others as somebody in a hurry types, or somebody polite."""
     if random.random() < 0.55:

@@ -48,7 +48,7 @@ export const EN = {
   think: "Think", answer_now: "Answer now", now_verdict: "You stopped it after {shown} of {all} tokens. That saved {saved}.", now_too_late: "It finished thinking before you pressed the button.",
 
   four_title: "Two backbones, with thinking and without",
-  four_intro: "Dense or MoE, thinking or not: four combinations. They answer the same questions, and none of these was in the training data of the two small models.",
+  four_intro: "Dense or MoE, thinking or not: four combinations. They answer the same questions, and none of these was in the training data of the two small models (two single digits: not in this wording).",
   four_step: "The table", four_step_words: "These are the questions of the command `trilens combos`. Each row fills while it runs; every number is a sum over receipts.",
   questions_each: "Questions", run_four: "Run all four", combination: "model", right_column: "right", thought_tokens: "tokens thought", answer_tokens: "tokens answered", operations_each: "operations for an answer", parameters_column: "parameters, total / active",
   right_of: "{right} of {done}", four_verdict: "{n} questions to each. Thinking costs tokens and buys right answers; the router saves work and costs memory. The two choices are independent.",

@@ -48,7 +48,7 @@ export const KO = {
   think: "생각 시작", answer_now: "바로 답하기", now_verdict: "{all}토큰 가운데 {shown}토큰에서 멈췄습니다. 연산을 {saved}만큼 아꼈습니다.", now_too_late: "버튼을 누르기 전에 생각이 끝났습니다.",
 
   four_title: "두 구조, 생각을 끄고 켜고",
-  four_intro: "dense냐 MoE냐, 생각하느냐 마느냐. 네 가지 조합이 같은 질문에 답합니다. 두 작은 모델은 이 질문들을 학습한 적이 없습니다.",
+  four_intro: "dense냐 MoE냐, 생각하느냐 마느냐. 네 가지 조합이 같은 질문에 답합니다. 두 작은 모델은 이 질문들을 학습한 적이 없습니다(한 자리 수끼리의 질문은 이 표현으로는 학습하지 않았습니다).",
   four_step: "표 채우기", four_step_words: "`trilens combos` 명령이 쓰는 질문입니다. 실행하는 동안 한 줄씩 채워지며, 숫자는 모두 영수증을 더한 값입니다.",
   questions_each: "질문 수", run_four: "네 가지 모두 실행", combination: "모델", right_column: "정답", thought_tokens: "생각한 토큰", answer_tokens: "답한 토큰", operations_each: "답 하나의 연산", parameters_column: "파라미터(전체 / 활성)",
   right_of: "{done}개 중 {right}개", four_verdict: "각각 질문 {n}개에 답했습니다. 생각은 토큰을 쓰는 대신 정답을 늘리고, 라우터는 메모리를 쓰는 대신 일을 줄입니다. 두 선택은 서로 독립입니다.",
