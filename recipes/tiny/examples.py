@@ -75,23 +75,6 @@ CLOSE = Mix(
     opened=0.7,
     filled=0.12,
 )
-CLOSE = Mix(
-    {
-        "sum": {"1x1": 3, "1x2": 5, "2x2": 5, "1x3": 10, "2x3": 7, "3x3": 8},
-        "difference": {"1x1": 3, "1x2": 4, "2x2": 12, "1x3": 8, "2x3": 6, "3x3": 15},
-        "negative": {"1x1": 3, "1x2": 4, "2x2": 12, "1x3": 8, "2x3": 6, "3x3": 15},
-        "product": {"1x1": 3, "1x2": 8, "2x2": 10},
-        "product3": {"1x3": 1, "2x3": 1, "3x3": 1},
-        "chain": {"": 10},
-        "comparison": {"": 5},
-        "letters": {"": 5},
-        "talk": {"": 16},
-    },
-    (True, True, True, True, False),
-    close=0.5,
-    opened=0.7,
-    filled=0.12,
-)
 LAST = Mix(
     {
         "sum": {"1x1": 10, "1x2": 6, "2x2": 6, "1x3": 10, "2x3": 8, "3x3": 8},
