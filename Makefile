@@ -19,11 +19,13 @@ demo: $(VENV)/.demo
 	$(BIN)/trilens run "What is the capital of France?" --temperature 0
 	$(BIN)/trilens combos
 
+# Compiled to bytecode first: where Python is told to write none, each of hundreds of child processes would do it again.
 test: $(VENV)/.test lint
-	$(BIN)/python -m pytest -n 2
+	@$(BIN)/python -m compileall -q src tests fuzz
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-all: $(VENV)/.test lint
-	$(BIN)/python -m pytest -n 2 -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

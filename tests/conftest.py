@@ -8,29 +8,46 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OLLAMA_MODELS", "/nonexistent")  # models of this machine's other programs are none of ours
 os.environ.setdefault("LLAMA_CACHE", "/nonexistent")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of torch, in children too: each worker has a core of its own
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # of numpy
 os.environ["TRILENS_LEDGER"] = "/nowhere/ledger.db"  # tests write nothing into the user's own
 
+import gc
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from tests.families import saved
 from trilens.checkpoints.find import find
-from trilens.checkpoints.into_torch import torch_executor
-from trilens.checkpoints.load import ModelFiles, open_model
-from trilens.executors.torch import TorchExecutor
 from trilens.lenses.costs import calibration
-from trilens.text.tokenizer import Tokenizer
 
-torch.set_num_threads(1)
+if TYPE_CHECKING:  # the process that only hands out tests to workers needs neither torch nor transformers
+    from trilens.executors.torch import TorchExecutor
+    from trilens.text.tokenizer import Tokenizer
+
+gc.disable()  # until all is collected
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays: no search for garbage has to go through it."""
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
 def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A family's name -> the directory of its tiny model."""
+
+    from tests.families import saved
 
     @cache
     def directory(name: str) -> Path:
@@ -43,10 +60,12 @@ def tiny_directory(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 def tiny_executor(tiny_directory: Callable[[str], Path]) -> Callable[[str], TorchExecutor]:
     """A family's name -> its tiny model, read from disk by trilens, on the torch executor."""
 
+    from trilens.checkpoints.into_torch import torch_executor
+    from trilens.checkpoints.load import open_model
+
     @cache
     def executor(name: str) -> TorchExecutor:
-        files: ModelFiles = open_model(find(str(tiny_directory(name))))
-        return torch_executor(files)
+        return torch_executor(open_model(find(str(tiny_directory(name)))))
 
     return executor
 
@@ -60,6 +79,19 @@ def _own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
     calibration._path = usual
 
 
+@pytest.fixture
+def measured_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine is measured as ever, but with few repetitions, and with less that comes from memory."""
+    from trilens.lenses.machines import machine, made_up
+
+    for module, values in (
+        (machine, {"READ_BYTES": 64 << 20, "USUAL_LAYOUTS": ("Q4_K",)}),
+        (made_up, {"ROUNDS": 2, "PROMPT_ROUNDS": 1, "LONG_ENOUGH": 0.0, "MOST_STREAMED": 64 << 20}),
+    ):
+        for name, value in values.items():
+            monkeypatch.setattr(module, name, value)
+
+
 @pytest.fixture(scope="session")
 def smollm2() -> Path:
     """The real SmolLM2-135M-Instruct file; fetched once into the cache."""
@@ -69,4 +101,6 @@ def smollm2() -> Path:
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """Of the small models that come with trilens: digits alone, every byte, few words."""
+    from trilens.text.tokenizer import Tokenizer
+
     return Tokenizer.from_directory(find("tiny-dense").path)

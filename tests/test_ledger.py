@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
-import subprocess
-import sys
 import threading
 from datetime import datetime
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 import trilens
+from tests.command import command
 from tests.hosted import wire
 from tests.hosted.fake import Cut, FakeServer, Pause
 from trilens import ledger
@@ -34,10 +33,6 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "deep" / "ledger.db"
     monkeypatch.setenv("TRILENS_LEDGER", str(path))
     return path
-
-
-def command(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True)
 
 
 def test_nothing_is_kept_until_it_is_asked_for(file: Path, model: Model) -> None:

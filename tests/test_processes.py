@@ -80,7 +80,7 @@ def run(program: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("last", ["", "sys.exit(3)", "raise SystemExit('over')"])
-@pytest.mark.parametrize("name", ["tiny-dense", "tiny-routed"])
+@pytest.mark.parametrize("name", ["tiny-dense", pytest.param("tiny-routed", marks=pytest.mark.slow)])
 def test_a_process_ends_quietly_while_daemon_threads_generate(name: str, last: str) -> None:
     done = run(EXIT.format(name=name, threads=3, most=0.3, last=last))
     expected = {"": (0, ""), "sys.exit(3)": (3, "")}.get(last, (1, "over\n"))
@@ -94,8 +94,17 @@ def test_it_ends_quietly_fifty_times(time: int) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("hard", [False, True])
-@pytest.mark.parametrize("state", ["loaded", "idle", "one", "many", "middle"])
+# in the fast suite each state ends in one way, and the hardest in both
+@pytest.mark.parametrize(
+    ("state", "hard"),
+    [
+        *[("loaded", False), ("idle", True), ("one", False), ("many", True), ("middle", False), ("middle", True)],
+        *[
+            pytest.param(state, hard, marks=pytest.mark.slow)
+            for state, hard in (("loaded", True), ("idle", False), ("one", True), ("many", False))
+        ],
+    ],
+)
 def test_a_forked_child_is_told_and_its_parent_works_on(state: str, hard: bool) -> None:
     done = run(FORK.format(state=state, hard=hard, times=3))
     assert (done.returncode, done.stderr) == (0, "")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.command import command
 from trilens.errors import RequestRefused, UsageError
 from trilens.hosted.asking import asking, word
 from trilens.hosted.table import ask, rows
 
 
 def run(*words: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "trilens", "thinking", *words], capture_output=True, text=True)
+    done = command("thinking", *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command import command
 from tests.work import ROOT
 
 TRILENS = [sys.executable, "-m", "trilens"]
@@ -20,11 +21,15 @@ SHORT = ["--temperature", "0", "--max-tokens", "8"]
 def trilens(
     *arguments: str, stdin: str | bytes = "", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    data = stdin if isinstance(stdin, bytes) else stdin.encode()
-    done = subprocess.run([*TRILENS, *arguments], input=data, capture_output=True, env={**os.environ, **(env or {})})
-    return subprocess.CompletedProcess(
-        done.args, done.returncode, done.stdout.decode(), done.stderr.decode("utf-8", "replace")
-    )
+    """A process of its own only where the environment is another one."""
+    if env is None:
+        return command(*arguments, stdin=stdin)
+    return process(*arguments, env=env)
+
+
+def process(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **(env or {})}
+    return subprocess.run([*TRILENS, *arguments], input="", capture_output=True, text=True, env=environment)
 
 
 def assert_complaint(done: subprocess.CompletedProcess[str], code: int, *said: str) -> None:
@@ -40,7 +45,7 @@ def assert_complaint(done: subprocess.CompletedProcess[str], code: int, *said: s
 @pytest.mark.usefixtures("smollm2")
 class TestRun:
     def test_it_says_paris(self) -> None:
-        done = trilens("run", "What is the capital of France?", "--temperature", "0")
+        done = process("run", "What is the capital of France?", "--temperature", "0")
         assert done.returncode == 0, done.stderr
         assert "Paris" in done.stdout
         assert "134.5M parameters" in done.stderr
@@ -250,5 +255,5 @@ def test_pull_prints_the_path(smollm2: Path) -> None:
 
 
 def test_version_and_help() -> None:
-    assert trilens("--version").stdout.startswith("trilens ")
+    assert process("--version").stdout.startswith("trilens ")
     assert "card" in trilens("--help").stdout

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+from tests.command import command
 from trilens.cli.lines import MOST_BYTES, TYPES, open_lines, parsed
 from trilens.errors import UsageError
 
-RUN = [sys.executable, "-m", "trilens", "run", "--model", "tiny-dense", "--file"]
+WORDS = ["run", "--model", "tiny-dense", "--file"]
+RUN = [sys.executable, "-m", "trilens", *WORDS]
 GOOD = '{"prompt": "What is 12 plus 30?"}'
 BAD = (
     *("{", "{}", "[1]", "7", "null", '""', '{"prompt": 3}', '{"prompt": ""}', '{"prompt": ["a"]}', "\x00", "nan"),
@@ -29,9 +31,9 @@ WRONG: tuple[Any, ...] = ({}, {"a": 1}, [1], [[]], [None])
 
 
 def run(path: Path, *options: str) -> tuple[int, list[Any], str]:
-    done = subprocess.run([*RUN, str(path), *options], capture_output=True, timeout=120)
+    done = command(*WORDS, str(path), *options)
     answers = [json.loads(line) for line in done.stdout.splitlines()]  # in the order in which they ended
-    return done.returncode, sorted(answers, key=lambda a: a["line"]), done.stderr.decode()
+    return done.returncode, sorted(answers, key=lambda a: a["line"]), done.stderr
 
 
 def test_each_bad_line_is_one_error_and_the_others_are_answered(tmp_path: Path) -> None:
@@ -233,14 +235,14 @@ def test_lines_that_are_the_same_are_each_answered(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_do_not_go_together(words: list[str], said: str) -> None:
-    done = subprocess.run([*RUN[:-1], *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = command(*WORDS[:-1], *words)
     assert done.returncode == 2 and said in done.stderr and done.stdout == ""
 
 
 def test_files_and_standard_input_stand_before_the_prompt(tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("What is 10")
-    ask = [*RUN[:-1], "--temperature", "0", "--raw", "--json", "--max-tokens", "1"]
+    ask = [*WORDS[:-1], "--temperature", "0", "--raw", "--json", "--max-tokens", "1"]
     prompts = []
     for words, given in (
         (["plus 4?", "-f", str(notes)], b""),
@@ -248,8 +250,8 @@ def test_files_and_standard_input_stand_before_the_prompt(tmp_path: Path) -> Non
         (["plus 4?", "-f", "-"], b"What is 10\n"),
         (["What is 10\n\nplus 4?"], b""),
     ):
-        done = subprocess.run([*ask, *words], capture_output=True, input=given)
+        done = command(*ask, *words, stdin=given)
         prompts.append(json.loads(done.stdout)["receipt"]["tokens"]["prompt"])
     assert len(set(prompts)) == 1
-    done = subprocess.run([*ask, "plus 4?"], capture_output=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run([*RUN[:-1], *ask[3:], "plus 4?"], capture_output=True, stdin=subprocess.DEVNULL)
     assert json.loads(done.stdout)["receipt"]["tokens"]["prompt"] < prompts[0]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 
 import pytest
 
 import trilens
+from tests.command import command
 from trilens.cli.terminal import interrupts
 from trilens.text.events import EndEvent, TextEvent, ThinkingEvent
 
@@ -17,8 +17,7 @@ QUESTION = "What is 47 times 86?"
 
 
 def run(*words: str, code: int = 0, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trilens", *words]
-    done = subprocess.run(command, capture_output=True, text=True, input=stdin)
+    done = command(*words, stdin=stdin)
     assert done.returncode == code, done.stderr
     return done
 
@@ -79,11 +78,7 @@ def test_the_first_interrupt_asks_for_the_answer_and_the_second_ends_it() -> Non
 @pytest.mark.parametrize("model", ["tiny-dense", "smollm2"])
 @pytest.mark.parametrize("word", ["nope", "True", "high", "-1", "on", "99999999999999999999"])
 def test_errors_speak_the_command_lines_words(model: str, word: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trilens", "run", "hi", "--model", model, "--thinking", word, "--max-tokens", "1"],
-        capture_output=True,
-        text=True,
-    )
+    done = command("run", "hi", "--model", model, "--thinking", word, "--max-tokens", "1")
     no_setting = word in ("nope", "True", "-1")  # a wrong argument, whatever the model
     assert done.returncode in ((2,) if no_setting else (0, 2, 6)), done.stderr
     if done.returncode:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from tests.command import command
 from tests.families import TINY
 from trilens.checkpoints.find import find
 from trilens.checkpoints.gguf import read_gguf
@@ -199,9 +198,6 @@ def test_families_that_cannot_be_written_are_refused(tmp_path: Path, tiny_direct
 
 
 def test_the_commands(tmp_path: Path) -> None:
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([sys.executable, "-m", "trilens", *words], capture_output=True, text=True)
-
     out = tmp_path / "small.gguf"
     done = command("quantise", "tiny-dense", "--to", "q8_0", "-o", str(out), "--json")
     assert done.returncode == 0 and json.loads(done.stdout)["types"] == {"F32": 17, "Q8_0": 29}, done.stderr

@@ -14,7 +14,7 @@ from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import open_model
-from trilens.executors.executor import Executor, StepInput
+from trilens.executors.executor import StepInput
 
 TEXT = (
     "The river rises in the hills above the town and runs south for forty miles before it meets the sea. In spring "
@@ -56,13 +56,12 @@ def test_logits_and_perplexity_stay_close_to_torchs(smollm2: Path) -> None:
     files = open_model(find(str(smollm2)))
     tokens = list(read_model_text(files.found).encode(TEXT, Strategy(None, "off"), raw=True, variables={}).ids)
 
-    def logits(executor: Executor) -> np.ndarray:
-        sequence = executor.sequence(len(tokens))
-        return np.concatenate([executor.step([StepInput(sequence, [t])]) for t in tokens])
-
     with torch.inference_mode():
-        expected = logits(torch_executor(files))
+        by_torch = torch_executor(files)
+        expected = by_torch.forward([StepInput(by_torch.sequence(len(tokens)), tokens)], every_row=True).numpy()
     for activations, far, worse in (("8bit", 0.05, 0.01), ("16bit", 2e-3, 0.001)):
-        ours = logits(native_executor(files, activations=activations))
+        executor = native_executor(files, activations=activations)
+        sequence = executor.sequence(len(tokens))
+        ours = np.concatenate([executor.step([StepInput(sequence, [t])]) for t in tokens])
         assert np.linalg.norm(ours - expected) / np.linalg.norm(expected) < far
         assert abs(perplexity(ours, tokens) / perplexity(expected, tokens) - 1) < worse

@@ -137,6 +137,7 @@ class TestShares:
 
 
 class TestPrediction:
+    @pytest.mark.usefixtures("measured_roughly")
     def test_once_measured_each_call_says_what_was_predicted(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

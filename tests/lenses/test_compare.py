@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import builtins
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import command as trilens
 from trilens.errors import UsageError
 from trilens.lenses.cards.card import Card
 from trilens.lenses.plans.compare import compare
 
 MODELS = ["qwen3-8b", "qwen3-30b-a3b", "gpt-oss-120b", "deepseek-v3", "llama-3.3-70b-instruct", "gpt-4o"]
-
-
-def trilens(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "trilens", *arguments], capture_output=True, text=True, input=stdin)
 
 
 class TestTable:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command import command as trilens
 from trilens.errors import UsageError
 from trilens.lenses.costs.forecast import ANSWER
 from trilens.lenses.plans.compare_plans import answer_seconds, compare_plans
 
 MODELS = ["qwen3-8b", "qwen3-30b-a3b", "gpt-oss-120b", "llama-3.3-70b-instruct", "gpt-4o"]
-
-
-def trilens(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "trilens", *arguments], capture_output=True, text=True)
 
 
 def test_the_table_marks_dense_and_routed_and_fits() -> None:

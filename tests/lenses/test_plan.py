@@ -7,12 +7,12 @@ import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.command import command as trilens
 from tests.generate.test_adapters import tiny_lora
 from trilens.cli import commands as trilens_commands
 from trilens.errors import ModelNotFound, RequestRefused, UsageError
@@ -36,10 +36,6 @@ CASES: list[dict[str, Any]] = [
 
 def planned(**case: Any) -> Plan:
     return plan(case.pop("name"), offline=True, **case)
-
-
-def trilens(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "trilens", *arguments], capture_output=True, text=True)
 
 
 class TestFits:

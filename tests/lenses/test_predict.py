@@ -140,6 +140,7 @@ class TestSeconds:
 
 
 class TestMachine:
+    @pytest.mark.usefixtures("measured_roughly")
     def test_measured_once_kept_and_read_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # what other programs disturb is measured again once it is quiet; test_machine.py has that
         monkeypatch.setattr("trilens.lenses.machines.machine._is_quiet", lambda threads: False)
@@ -269,6 +270,7 @@ class TestCalibration:
         assert calibration("a model") == Calibration()
         runs.add("a model", {"decode": 1.5})
 
+    @pytest.mark.usefixtures("measured_roughly")
     def test_a_call_teaches(self) -> None:
         """Measured first, then one call: its ratios are there, and the next plan says so."""
         plan("smollm2", context=256, offline=True, threads=1)

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -164,26 +165,31 @@ def test_a_prompt_without_a_conversation_is_refused(running: Serving) -> None:
     assert said.status_code == 400 and "takes conversations here" in said.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(
-    ("says", "line"),
-    [
-        ({"exit": 3}, "vllm ended by itself (exit code 3)"),
-        ({"broken": True, "child": True}, "vllm does not answer (vllm at 127.0.0.1"),
-        ({"slow": 60, "child": True}, "vllm gave no answer within 2 s"),
-    ],
-    ids=["exits", "broken", "never"],
-)
-def test_one_that_never_answers(start: Start, tmp_path: Path, says: Any, line: str) -> None:
-    with start("--start-limit", "2" if "slow" in says else "60", **says) as serve:
-        assert serve.end(seconds=40) == 7
-        assert serve.last_line().startswith(f"trilens: {line}")
-        assert "Traceback" not in serve.said
-    [log] = logs(tmp_path)
-    assert str(log) in serve.last_line()
-    assert "a fake engine starts" in log.read_text()
-    if "exit" in says:
-        assert "    RuntimeError: no room for the model" in serve.said  # the end of the log is shown
-    assert settled(tmp_path)
+def test_one_that_never_answers(start: Start, tmp_path: Path) -> None:
+    """Three of them beside each other, because most of it is waiting."""
+    cases: dict[str, tuple[dict[str, Any], str]] = {
+        "exits": ({"exit": 3}, "vllm ended by itself (exit code 3)"),
+        "broken": ({"broken": True, "child": True}, "vllm does not answer (vllm at 127.0.0.1"),
+        "never": ({"slow": 60, "child": True}, "vllm gave no answer within 2 s"),
+    }
+
+    def check(name: str) -> None:
+        (says, line), folder = cases[name], tmp_path / name
+        folder.mkdir()
+        limit = "2" if "slow" in says else "60"
+        with start("--start-limit", limit, folder=folder, note=str(folder / "note"), **says) as serve:
+            assert serve.end() == 7, (name, serve.said)
+            assert serve.last_line().startswith(f"trilens: {line}"), (name, serve.said)
+            assert "Traceback" not in serve.said, (name, serve.said)
+        [log] = logs(folder)
+        assert str(log) in serve.last_line(), name
+        assert "a fake engine starts" in log.read_text(), name
+        if "exit" in says:  # the end of the log is shown
+            assert "    RuntimeError: no room for the model" in serve.said, (name, serve.said)
+        assert settled(folder), name
+
+    with ThreadPoolExecutor(len(cases)) as beside:
+        list(beside.map(check, cases))
 
 
 def test_one_that_cannot_be_started(vllm: Path, start: Start, tmp_path: Path) -> None:

@@ -28,15 +28,16 @@ def test_every_route_is_in_the_document(document: schemathesis.openapi.OpenApiSc
     assert paths == under | {"/healthz", "/health", "/metrics", "/tokenize", "/detokenize", "/tokenizer_info"}
 
 
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda m: m.value)
 @pytest.mark.parametrize("path", PATHS)
 def test_no_request_is_a_fault_of_ours(
-    document: schemathesis.openapi.OpenApiSchema, path: str, mode: GenerationMode
+    document: schemathesis.openapi.OpenApiSchema, path: str, mode: GenerationMode, examples: int
 ) -> None:
     operation = document[f"/v1/{path}"]["post"]
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def check(case: schemathesis.Case) -> None:
         if isinstance(case.body, dict):
             if isinstance(case.body.get("model"), str):

@@ -57,6 +57,13 @@ def test_the_address_is_told_once_signals_are_handled(monkeypatch: pytest.Monkey
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.fixture
+def no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here is large, and looking through all of pytest's objects takes most of a second."""
+    nothing = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfreeze=lambda: None)
+    monkeypatch.setattr(registry, "gc", nothing)
+
+
 def test_a_model_is_loaded_when_it_is_first_asked_for() -> None:
     with served() as own:
         assert loaded(own) == []
@@ -141,6 +148,7 @@ def test_one_whose_prompt_is_being_prepared_is_not_put_away(monkeypatch: pytest.
         assert said == ["42"]
 
 
+@pytest.mark.usefixtures("no_collecting")
 def test_one_that_is_being_put_away_is_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks for it meanwhile waits, and is answered."""
     with served() as own:
@@ -183,14 +191,9 @@ class Weightless:
         return []
 
 
+@pytest.mark.usefixtures("no_collecting")
 class TestLeases:
     """Many that need models of one memory, which holds `capacity` of them."""
-
-    @pytest.fixture(autouse=True)
-    def no_collecting(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Nothing here is large, and looking through all of pytest's objects takes most of a second."""
-        nothing = SimpleNamespace(collect=lambda: None, freeze=lambda: None, unfreeze=lambda: None)
-        monkeypatch.setattr(registry, "gc", nothing)
 
     def run(self, seed: int, capacity: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
         """(loads, how many were in memory at most)."""

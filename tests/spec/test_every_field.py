@@ -6,9 +6,10 @@ A field that could be changed without a trace would be one that nobody reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass, replace
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,7 +17,6 @@ import torch
 
 from tests.executors.tiny import random_tensors
 from tests.families import BY_NAME, FAMILIES, prompt
-from tests.grids import thinned
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.executors.accountant import Span, fixed_bytes, kv_bytes, step_cost
 from trilens.executors.executor import StepInput
@@ -37,20 +37,68 @@ from trilens.spec.model import (
 FELT = 1e-8  # a change of the logits that is no rounding, in float64
 
 
-@pytest.mark.parametrize("name", thinned([family.name for family in FAMILIES], 4))
-def test_every_field_is_felt(name: str) -> None:
-    """But those of the block that predicts, which runs beside the decoder (tests/generate/test_predictions.py)."""
+# Between them they have every kind of field that a family has: fewer would not do.
+COVER = [
+    *("gemma 2", "gemma 3n (text)", "gemma 4 E2B", "gemma 4 26B-A4B", "ministral 3 (text)", "olmoe", "phi-3.5-moe"),
+    *("llama 4 scout", "gpt-oss", "glm-4.5", "glm-4.7-flash", "lfm2", "lfm2 untied, biases", "kimi linear", "bitnet"),
+    *("qwen3-next with dense layers, biases, six taps", "falcon-h1 without a norm, biases", "nemotron-3 super"),
+    *("apertus", "hunyuan dense", "command-r+", "falcon 7B", "gpt-2", "opt", "laguna, a gate a column", "step-3.7"),
+    "deepseek v3.2",
+]
+Path = tuple[str | int, ...]
+
+
+@cache
+def spec_of(name: str) -> ModelSpec:
     config = BY_NAME[name].config()
-    spec = read_config({**config.to_dict(), **BY_NAME[name].overrides}).spec
-    lengths = (20, 2 * BY_NAME[name].edge + 11) if BY_NAME[name].edge else (20,)
-    before = Seen(spec, lengths)
-    unfelt = []
+    return read_config({**config.to_dict(), **BY_NAME[name].overrides}).spec
+
+
+@pytest.mark.parametrize("name", COVER)
+def test_every_kind_of_field_is_felt(name: str) -> None:
+    """In the first of these families that has it."""
+    before = {kind for earlier in COVER[: COVER.index(name)] for kind in kinds(spec_of(earlier))}
+    new = {kind: path for kind, path in kinds(spec_of(name)).items() if kind not in before}
+    assert new, "its fields are all in earlier ones"
+    assert unfelt(name, new.values()) == []
+
+
+def test_no_kind_of_field_is_left_out() -> None:
+    assert {k for name in BY_NAME for k in kinds(spec_of(name))} == {k for name in COVER for k in kinds(spec_of(name))}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_every_field_is_felt(name: str) -> None:
+    assert unfelt(name, [path for path, _ in leaves(spec_of(name), ())]) == []
+
+
+def unfelt(name: str, paths: Iterable[Path]) -> list[tuple[str, Any]]:
+    spec, edge = spec_of(name), BY_NAME[name].edge
+    seen = Seen(spec, (20, 2 * edge + 11) if edge else (20,))
+    found = []
+    for path in paths:
+        value = reached(spec, path)
+        if counts(spec, path) and not any(seen.differs(changed(spec, path, other)) for other in others(value)):
+            found.append((".".join(map(str, path)), value))
+    return found
+
+
+def kinds(spec: ModelSpec) -> dict[tuple[str, ...], Path]:
+    """Every kind of field -> the first that counts. What is true and what is false, and each choice, is a kind."""
+    found: dict[tuple[str, ...], Path] = {}
     for path, value in leaves(spec, ()):
-        if path[0] in ("family", "prediction") or layer_seen_before(spec, path) or means_nothing(spec, path):
-            continue
-        if not any(before.differs(changed(spec, path, other)) for other in others(value)):
-            unfelt.append((".".join(map(str, path)), value))
-    assert not unfelt
+        at = max(i for i, step in enumerate(path) if isinstance(step, str))
+        choice = str(value) if isinstance(value, bool | StrEnum) else ""
+        kind = (type(reached(spec, path[:at])).__name__, str(path[at]), choice)
+        if kind not in found and counts(spec, path):
+            found[kind] = path
+    return found
+
+
+def counts(spec: ModelSpec, path: Path) -> bool:
+    """But for those of the block that predicts, which runs beside the decoder (tests/generate/test_predictions.py)."""
+    return not (path[0] in ("family", "prediction") or layer_seen_before(spec, path) or means_nothing(spec, path))
 
 
 class Seen:
@@ -60,7 +108,7 @@ class Seen:
         self.lengths = lengths
         self.shapes, self.costs = shapes(spec), costs(spec)
         self.tensors = {name: tensor.double() for name, tensor in random_tensors(spec).items()}
-        self.logits = self.run(spec)
+        self.logits = list(self.run(spec))
 
     def differs(self, other: ModelSpec | None) -> bool:
         if other is None:
@@ -68,20 +116,20 @@ class Seen:
         try:
             if shapes(other) != self.shapes or costs(other) != self.costs:
                 return True
-            logits = self.run(other)
+            return any(
+                not torch.isfinite(a).all() or (a - b).abs().max() > FELT
+                for a, b in zip(self.run(other), self.logits, strict=True)
+            )
         except (AssertionError, RuntimeError, IndexError, ValueError, ArithmeticError):
             return True  # such a model cannot be run
-        return any(
-            not torch.isfinite(a).all() or (a - b).abs().max() > FELT for a, b in zip(logits, self.logits, strict=True)
-        )
 
-    def run(self, spec: ModelSpec) -> list[torch.Tensor]:
+    def run(self, spec: ModelSpec) -> Iterator[torch.Tensor]:
+        """Logits of one length after the other, so that the longer one is computed only where the shorter shows
+        nothing."""
         executor = TorchExecutor(spec, self.tensors)
-        with torch.no_grad():
-            return [
-                executor.forward([StepInput(executor.sequence(n), prompt(n, vocab=120))], every_row=True)
-                for n in self.lengths
-            ]
+        for n in self.lengths:
+            with torch.no_grad():
+                yield executor.forward([StepInput(executor.sequence(n), prompt(n, vocab=120))], every_row=True)
 
 
 def shapes(spec: ModelSpec) -> list[Any]:
@@ -95,7 +143,7 @@ def costs(spec: ModelSpec) -> list[int]:
     return [cost.flops(), cost.masked_flops(), cost.kv_elements_read(), cost.kv_elements_written(), longest, *kv]
 
 
-def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def leaves(node: Any, path: Path) -> Iterator[tuple[Path, Any]]:
     """Every number, flag and choice below `node`, by its path; of a long list of numbers, the middle one."""
     if is_dataclass(node):
         for f in fields(node):
@@ -108,7 +156,7 @@ def leaves(node: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str |
         yield path, node
 
 
-def means_nothing(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
+def means_nothing(spec: ModelSpec, path: Path) -> bool:
     """The order of a recurrence's heads where each has a key head of its own, how two dimensions turn, whether a norm
     comes behind a rotation that is not there, the ends of a ramp on which no dimension of a rotation lies."""
     holder = reached(spec, path[:-1])
@@ -126,7 +174,7 @@ def means_nothing(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
     return False
 
 
-def layer_seen_before(spec: ModelSpec, path: tuple[str | int, ...]) -> bool:
+def layer_seen_before(spec: ModelSpec, path: Path) -> bool:
     """Whether an earlier layer is the same but for its state's number; states are reached through their layers."""
     if path[0] == "states":
         return True
@@ -164,7 +212,7 @@ def others(value: Any) -> list[Any]:
             return [2 * value + 0.01, value / 2 + 0.1, value + 1.0]
 
 
-def changed(spec: ModelSpec, path: tuple[str | int, ...], value: Any) -> ModelSpec | None:
+def changed(spec: ModelSpec, path: Path, value: Any) -> ModelSpec | None:
     """The spec with one leaf changed, a state's for all who read it; None if such a spec is refused."""
     try:
         if "cache" in path or "state" in path:
@@ -177,13 +225,13 @@ def changed(spec: ModelSpec, path: tuple[str | int, ...], value: Any) -> ModelSp
         return None
 
 
-def reached(node: Any, path: tuple[str | int, ...]) -> Any:
+def reached(node: Any, path: Path) -> Any:
     for step in path:
         node = node[step] if isinstance(step, int) else getattr(node, step)
     return node
 
 
-def with_leaf(node: Any, path: tuple[str | int, ...], value: Any) -> Any:
+def with_leaf(node: Any, path: Path, value: Any) -> Any:
     if not path:
         return value
     step, rest = path[0], path[1:]

@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import trilens
+from tests.command import command
 from trilens.decoder.decoder import decode
 from trilens.errors import UsageError
 from trilens.executors.executor import StepInput
@@ -69,9 +68,7 @@ def test_a_model_without_a_router_takes_the_same_path_twice() -> None:
 
 def test_on_the_command_line(tmp_path: Path) -> None:
     def run(*words: str) -> str:
-        command = [sys.executable, "-m", "trilens", "trace", "tiny-routed", "Add 3 and 4.", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        return done.stdout
+        return command("trace", "tiny-routed", "Add 3 and 4.", *words, check=True).stdout
 
     found = json.loads(run("--json", "--plot", str(tmp_path / "heat.svg")))
     assert (tmp_path / "heat.svg").read_text().lstrip().startswith("<?xml")
