@@ -100,6 +100,13 @@ static const Kernels& kernels_named(const std::string& name) {
   throw Refused("this processor has no kernels named " + name);
 }
 
+struct FileChecksums {
+  std::shared_ptr<MappedFile> file;
+  Checksums checksums;
+  FileChecksums(std::shared_ptr<MappedFile> mapped, std::vector<uint64_t> cuts)
+      : file(std::move(mapped)), checksums(file->data(), std::move(cuts)) {}
+};
+
 NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   nb::exception<CacheFull>(m, "CacheFull", nb::exception<Refused>(m, "Refused").ptr());
@@ -136,15 +143,21 @@ NB_MODULE(_native, m) {
   });
   nb::class_<MappedFile>(m, "MappedFile")
       .def(nb::init<int, size_t, std::string>(), "descriptor"_a, "bytes"_a, "name"_a)
-      .def("checksums", [](const MappedFile& f, const std::vector<uint64_t>& cuts, int threads) {
-        if (!std::is_sorted(cuts.begin(), cuts.end()) || (!cuts.empty() && cuts.back() > f.bytes()))
-          throw Refused("the pieces do not lie in the file");
-        Outside outside;
-        std::vector<uint64_t> sums = checksums(f.data(), cuts, threads);
-        f.check();
-        return sums;
-      }, "of each piece, from one of `cuts` to the next")
       .def("check", &MappedFile::check, "raises FileChanged once it was cut or written to");
+  nb::class_<FileChecksums>(m, "Checksums")
+      .def("__init__", [](FileChecksums* c, std::shared_ptr<MappedFile> file, std::vector<uint64_t> cuts) {
+        if (!std::is_sorted(cuts.begin(), cuts.end()) || (!cuts.empty() && cuts.back() > file->bytes()))
+          throw Refused("the pieces do not lie in the file");
+        new (c) FileChecksums(std::move(file), std::move(cuts));
+      })
+      .def("work", [](FileChecksums& c) {
+        Outside outside;
+        c.checksums.work();
+      }, "computes pieces until none is left; for any number of threads at once")
+      .def("sums", [](const FileChecksums& c) {
+        c.file->check();
+        return c.checksums.sums();
+      }, "of each piece, once every call of `work` has returned; raises FileChanged");
 
   m.def("memory_read_bytes_per_second", &memory_read_bytes_per_second, nb::call_guard<Outside>());
 

@@ -1,8 +1,7 @@
 #include "checksum.h"
 
-#include <atomic>
 #include <cstring>
-#include <thread>
+#include <utility>
 
 namespace trilens {
 
@@ -30,18 +29,11 @@ uint64_t checksum(const uint8_t* data, size_t bytes) {
   return sum;
 }
 
-std::vector<uint64_t> checksums(const uint8_t* data, const std::vector<uint64_t>& cuts, int threads) {
-  size_t pieces = cuts.empty() ? 0 : cuts.size() - 1;
-  std::vector<uint64_t> sums(pieces);
-  std::atomic<size_t> next{0};
-  auto work = [&] {
-    for (size_t i; (i = next++) < pieces;) sums[i] = checksum(data + cuts[i], cuts[i + 1] - cuts[i]);
-  };
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads && (size_t)t < pieces; t++) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
-  return sums;
+Checksums::Checksums(const uint8_t* data, std::vector<uint64_t> cuts)
+    : data_(data), cuts_(std::move(cuts)), sums_(cuts_.empty() ? 0 : cuts_.size() - 1) {}
+
+void Checksums::work() {
+  for (size_t i; (i = next_++) < sums_.size();) sums_[i] = checksum(data_ + cuts_[i], cuts_[i + 1] - cuts_[i]);
 }
 
 }  // namespace trilens

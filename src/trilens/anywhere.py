@@ -13,8 +13,9 @@ from trilens.generate import arguments
 from trilens.generate.options import CallOptions, HostedOptions, LoadOptions
 from trilens.generate.receipt import Receipt
 from trilens.generate.whole import Answer
-from trilens.hosted.load import is_hosted, load_hosted
+from trilens.hosted.load import load_hosted
 from trilens.hosted.model import HostedModel
+from trilens.hosted.names import is_hosted
 from trilens.hosted.receipt import HostedReceipt
 from trilens.model import Model, Prompt
 from trilens.model import load as load_here

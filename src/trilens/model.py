@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from typing_extensions import Unpack
 
-from trilens.checkpoints.adapters import read_adapter
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor, packed_form
 from trilens.checkpoints.into_torch import torch_executor
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.checkpoints.verified import hash_of
 from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
-from trilens.executors.adapter import adapter_named
+from trilens.executors.adapter import Adapter, adapter_named
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
@@ -42,7 +41,6 @@ from trilens.generate.whole import Answer as Answer
 from trilens.generate.whole import AnswerStream
 from trilens.generate.whole import fold as fold
 from trilens.ledger import record
-from trilens.lenses.cards.card import Card, card
 from trilens.lenses.costs.predictor import Predictor
 from trilens.lenses.machines.energy import EnergyMeter
 from trilens.spec.catalog import catalogued
@@ -55,6 +53,9 @@ from trilens.text.strategy import Strategy, Thinking
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_calls import CallFinder
 from trilens.text.tool_schema import described, schemas_of
+
+if TYPE_CHECKING:
+    from trilens.lenses.cards.card import Card
 
 Prompt = str | Sequence[ChatMessage | Message]
 SAMPLING = frozenset(f.name for f in fields(Sampling))
@@ -135,11 +136,12 @@ def load(
         packed = packed_form(files, options.get("quantise")) if keep_packed else None
         threads = options.get("threads") or usable_cores()
         opened = None if packed is None else packed.open(threads)  # what it holds is checked meanwhile
-        text = read_model_text(files.found, None if files.found.origin == "path" else catalogued(name))
+        entry = None if files.found.origin == "path" else catalogued(name)
+        text = read_model_text(files.found, entry, files.metadata)
         text = replace(text, trust_control_tokens=trust_control_tokens)
         text.tokenizer.check(files.found.path, files.spec.vocab)
         _check_defaults(text, files)
-        loras = [read_adapter(files, key, Path(path)) for key, path in wanted.items()]
+        loras = _adapters(files, wanted)
         runner: Executor
         if executor == "native":
             runner = native_executor(files, progress, adapters=loras, packed=packed, opened=opened, **options)
@@ -151,6 +153,14 @@ def load(
     if prefix_dir is not None:
         model.keep_prefixes(Path(prefix_dir), prefix_bytes)
     return model
+
+
+def _adapters(files: ModelFiles, wanted: Mapping[str, str | PathLike[str]]) -> list[Adapter]:
+    if not wanted:
+        return []
+    from trilens.checkpoints.adapters import read_adapter
+
+    return [read_adapter(files, key, Path(path)) for key, path in wanted.items()]
 
 
 def _check_defaults(text: ModelText, files: ModelFiles) -> None:
@@ -213,6 +223,8 @@ class Model:
 
     def card(self, context: int = 1) -> Card:
         """The card of this model, through the three lenses."""
+        from trilens.lenses.cards.card import Card, card
+
         made = card(self.files.found, context=context)
         assert isinstance(made, Card), "files that were loaded have a spec"
         return replace(made, name=self.name)

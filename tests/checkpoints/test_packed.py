@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -27,7 +28,7 @@ from tests.lora import lora
 from tests.prediction import saved_with_block
 
 from trilens import load
-from trilens.checkpoints import packed
+from trilens.checkpoints import gguf, packed
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor, packed_form, to_blocks
 from trilens.checkpoints.load import ModelFiles, open_model
@@ -48,6 +49,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     directory = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("TRILENS_CACHE", str(directory))
     monkeypatch.setattr(packed, "PIECE", 10_000)  # several to a matrix, none of them a whole number of pages
+    monkeypatch.setattr(packed, "WRITTEN", 16_384)
     return directory
 
 
@@ -417,6 +419,44 @@ def test_a_file_that_is_cut_before_it_is_checked(tmp_path: Path) -> None:
     opened = packed.OpenedForm(mapped, form._matrices, form._cuts, np.zeros(len(form._cuts) - 1, "<u8"), 2)
     with pytest.raises(Unusable, match="was changed"):
         opened.checked()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_checks_all_of_it(threads: int, tmp_path: Path) -> None:
+    source = model_of("Q4_0", tmp_path / "m.gguf")
+    started(open_model(find(str(source))))
+    form = packed_form(open_model(find(str(source))))
+    opened = form.open(threads)
+    assert opened is not None
+    opened.checked()
+    data = np.fromfile(form.path, np.uint8)
+    assert opened._checksums.sums() == [_native.checksum(data[a:b]) for a, b in itertools.pairwise(form._cuts)]
+    damaged = bytearray(data)
+    damaged[form._cuts[-1] // 2] ^= 1
+    form.path.write_bytes(damaged)
+    opened = form.open(threads)
+    assert opened is not None
+    with pytest.raises(Unusable, match="checksums of 1 of its"):
+        opened.checked()
+
+
+def test_pieces_outside_of_the_file_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(100))
+    with path.open("rb") as file:
+        mapped = _native.MappedFile(file.fileno(), 100, str(path))
+    for cuts in ([0, 101], [50, 0]):
+        with pytest.raises(_native.Refused, match="do not lie in the file"):
+            _native.Checksums(mapped, cuts)
+
+
+def test_a_start_reads_the_header_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    once = gguf._read_part
+    monkeypatch.setattr(gguf, "_read_part", lambda path: read.append(path) or once(path))
+    model = load("smollm2", keep_packed=True, threads=2)
+    assert read == [model.files.found.path]
+    model.close()
 
 
 CUT_AT_WORK = """

@@ -206,6 +206,33 @@ class TestCard:
         assert card["unread"] == ["brand_new"]
 
 
+class TestImports:
+    """What a command waits for before it begins."""
+
+    @staticmethod
+    def imported(*arguments: str) -> set[str]:
+        script = (
+            "import sys; from trilens.cli import main; assert main(sys.argv[1:]) == 0;"
+            "print(*sys.modules, file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return set(done.stderr.splitlines()[-1].split())
+
+    def test_an_answer_needs_nothing_of_services_cards_and_servers(self) -> None:
+        imported = self.imported("run", "2+2", "--model", "tiny-dense", "--max-tokens", "1", "--quiet")
+        assert "trilens.model" in imported
+        unused = {"asyncio", "ssl", "http.client", "tomllib", "gguf", "huggingface_hub", "prompt_toolkit", "torch"}
+        unused |= {"trilens.checkpoints.adapters", "trilens.hosted.load", "trilens.hosted.model"}
+        unused |= {"trilens.lenses.cards", "trilens.lenses.plans", "trilens.serve", "trilens.trials"}
+        assert not unused & imported
+
+    @pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("run", "--help")])
+    def test_help_needs_no_model(self, arguments: tuple[str, ...]) -> None:
+        imported = self.imported(*arguments)
+        assert not {"numpy", "tokenizers", "jinja2", "trilens.checkpoints.find", "trilens.model"} & imported
+
+
 class TestComplaints:
     def test_a_wrong_name(self) -> None:
         assert_complaint(trilens("run", "hi", "--model", "smolm2"), 5, "smolm2", "smollm2")

@@ -14,7 +14,7 @@ from trilens.checkpoints import find as find_module
 from trilens.checkpoints.local import Found
 from trilens.cli import main
 from trilens.errors import ModelNotFound
-from trilens.hosted.load import at_vendor
+from trilens.hosted.names import at_vendor
 from trilens.spec.catalog import HUB_ID, entries
 from trilens.spec.catalog.recognise import recognise
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trilens.checkpoints import names
 from trilens.checkpoints.changes import CHANGES, Change, RowChange, Times, Transposed, apply
@@ -52,6 +52,11 @@ class ModelFiles:
     @property
     def spec(self) -> ModelSpec:
         return self.reading.spec
+
+    @property
+    def metadata(self) -> Mapping[str, Any] | None:
+        """Of a GGUF file."""
+        return getattr(self.checkpoint, "metadata", None)
 
     @property
     def has_prediction(self) -> bool:

@@ -19,7 +19,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -44,6 +44,7 @@ PACKING = 1  # of layout.cpp and into_native.py: another number wherever they ma
 MAGIC = b"trilens packed 1\n"
 SUFFIX = ".packed"
 PIECE = 8 << 20
+WRITTEN = 8 << 20  # bytes at a time, from multiples of that: so the system can keep the file in huge pages
 PAGE = 4096
 BEHIND = 64  # bytes that kernels may read behind a matrix
 MOST_DESCRIBED = 1 << 20  # bytes of the line of JSON
@@ -177,14 +178,20 @@ class PackedForm:
 
         from trilens.executors.native.extension import _native
 
-        sums = []
+        sums, unwritten = [], bytearray()
         for piece in chain([np.frombuffer(self._head, np.uint8)], self._pieces(packed)):
             sums.append(_native.checksum(piece))
-            file.write(piece)
+            unwritten += piece.data
+            if len(unwritten) >= WRITTEN:
+                with memoryview(unwritten) as whole:
+                    file.write(whole[:WRITTEN])
+                del unwritten[:WRITTEN]
             if progress is not None:
-                progress(file.tell(), self.bytes)
+                progress(file.tell() + len(unwritten), self.bytes)
         stated = np.array(sums, "<u8").tobytes()
-        file.write(stated + hashlib.sha256(stated).digest())
+        file.write(unwritten + stated + hashlib.sha256(stated).digest())
+        if progress is not None:
+            progress(self.bytes, self.bytes)
 
     def _pieces(self, packed: Callable[[str], np.ndarray]) -> Iterator[np.ndarray]:
         """The file's pieces behind the first one, with what comes behind each matrix."""
@@ -200,16 +207,21 @@ class PackedForm:
 
 
 class OpenedForm:
-    """A packed form that is mapped. Its checksums are computed on threads of their own; `checked` waits for them."""
+    """A packed form that is mapped. One thread fewer than `threads` computes its checksums while the caller does
+    something else; `checked` helps them and waits for them."""
 
     def __init__(
         self, mapped: Any, matrices: Mapping[str, Matrix], cuts: Sequence[int], sums: np.ndarray, threads: int
     ) -> None:
+        from trilens.executors.native.extension import _native
+
         self._mapped = mapped
         self._matrices = matrices
         self._stated = sums
-        checking = ThreadPoolExecutor(1, "checking")
-        self._found: Future[Any] = checking.submit(mapped.checksums, cuts, threads)
+        self._checksums = _native.Checksums(mapped, cuts)
+        others = max(1, threads - 1)
+        checking = ThreadPoolExecutor(others, "checking")
+        self._others = [checking.submit(self._checksums.work) for _ in range(others)]
         checking.shutdown(wait=False)
 
     def matrix(self, name: str) -> InFile:
@@ -223,8 +235,11 @@ class OpenedForm:
 
         from trilens.executors.native.extension import _native
 
+        self._checksums.work()
+        for other in self._others:
+            other.result()
         try:
-            found = np.array(self._found.result(), "<u8")
+            found = np.array(self._checksums.sums(), "<u8")
         except _native.FileChanged as problem:
             raise Unusable(str(problem)) from None
         if wrong := int((found != self._stated).sum()):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from typing import TYPE_CHECKING, Any
 
 from trilens.cli.terminal import Progress
 from trilens.errors import UsageError
+from trilens.hosted.names import is_hosted
 
 if TYPE_CHECKING:
     from trilens.hosted.model import HostedModel
@@ -14,9 +16,6 @@ if TYPE_CHECKING:
 
 def load_model(options: dict[str, Any]) -> Model | HostedModel:
     """Load the model that the options name. Removes the options for loading, so that those for generating are left."""
-    from trilens.hosted.load import is_hosted, load_hosted
-    from trilens.model import load
-
     name, offline, ignore_keys = (options.pop(key) for key in ("model", "offline", "ignore_keys"))
     executor = options.pop("executor")
     loading = ("threads", "quantise", "kv", "prefix_dir")
@@ -44,7 +43,22 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
                 .replace("adapters", "adapter")
             )
             raise UsageError(f"--{option} is for models that run here, and {name} does not")
+        from trilens.hosted.load import load_hosted
+
         return load_hosted(name)
+    gc.disable()  # what is imported and loaded stays, and looking for garbage in it takes a tenth of the time
+    try:
+        return _load_here(name, executor, offline, ignore_keys, prefix_bytes, stated)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _load_here(
+    name: str, executor: Any, offline: bool, ignore_keys: Any, prefix_bytes: int, stated: dict[str, Any]
+) -> Model:
+    from trilens.model import load
+
     progress = Progress(name)
     if "prefix_dir" in stated:
         stated["prefix_bytes"] = prefix_bytes

@@ -7,7 +7,6 @@ from typing import Any
 
 import click
 
-from trilens.checkpoints.find import check_name
 from trilens.cli.options import (
     KEEP_PACKED,
     PREDICTION_BLOCK,
@@ -154,6 +153,8 @@ def serve(
     if api_key == "":
         raise UsageError("the API key is empty; give one, or leave --api-key out")
     for name in models:
+        from trilens.checkpoints.find import check_name
+
         check_name(name)
     context = click.get_current_context()
     limits = Limits(head=read_limit, body=6 * read_limit, stalled=6 * read_limit, whole=time_limit + 6 * read_limit)

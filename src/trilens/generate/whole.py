@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,8 @@ from trilens.generate.receipt import Receipt
 from trilens.text.events import Event, ToolCall, Whole
 
 if TYPE_CHECKING:
+    import asyncio
+
     from trilens.hosted.receipt import HostedReceipt
 
 R = TypeVar("R", bound="Receipt | HostedReceipt", default=Receipt)  # elsewhere than here a call has another receipt
@@ -137,9 +138,13 @@ class AnswerStream(Iterator[Event[R]], AsyncIterator[Event[R]]):
         await self._in_thread(self.close)
 
     def _in_thread(self, work: Callable[[], T]) -> Awaitable[T]:
+        import asyncio
+
         return self._shielded(asyncio.get_running_loop().run_in_executor(self._thread, work))
 
     async def _shielded(self, running: asyncio.Future[T]) -> T:
+        import asyncio
+
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:

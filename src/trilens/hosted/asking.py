@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trilens.errors import RequestRefused, UsageError
-from trilens.hosted.load import ADDRESS, VENDORS, at_vendor, load_hosted
+from trilens.hosted.load import load_hosted
+from trilens.hosted.names import ADDRESS, VENDORS, at_vendor
 from trilens.hosted.table import Row, ask, row_for, rows, words
 from trilens.text.strategy import Thinking
 from trilens.text.thinking import Inference

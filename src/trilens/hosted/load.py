@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -17,12 +16,12 @@ from trilens.hosted.faults import typed
 from trilens.hosted.gemini import Gemini
 from trilens.hosted.keys import key_of
 from trilens.hosted.model import Elsewhere, HostedModel
+from trilens.hosted.names import ADDRESS, VENDORS, at_vendor
 from trilens.hosted.responses import Responses
 from trilens.hosted.table import row_for, rows, service_of_host
 from trilens.spec.catalog import Backbone, catalogued
 from trilens.spec.catalog.recognise import recognise
 
-VENDORS = {"openai": "openai", "anthropic": "anthropic", "gemini": "google.genai"}
 # What servers write into `owned_by` of their list of models.
 OWNERS = {
     "vllm": "vllm",
@@ -34,18 +33,6 @@ OWNERS = {
     "trilens": "trilens",
     "me": "llama-cpp-python",
 }
-ADDRESS = re.compile(r"https?://", re.IGNORECASE)
-
-
-def is_hosted(name: str) -> bool:
-    return ADDRESS.match(name) is not None or at_vendor(name) is not None
-
-
-def at_vendor(name: str) -> tuple[str, str] | None:
-    """(vendor, its model) of "openai:MODEL", also as in "OpenAI: MODEL"."""
-    vendor, colon, called = name.partition(":")
-    vendor = vendor.strip().lower()
-    return (vendor, called.strip()) if colon and vendor in VENDORS else None
 
 
 def load_hosted(

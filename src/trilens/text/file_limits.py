@@ -5,6 +5,7 @@ encoding endless. They are far above every tokenizer in use.
 import base64
 import binascii
 from collections.abc import Iterable, Iterator
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,14 @@ def read_bytes(path: Path) -> bytes:
 
 def check_tokens(where: object, texts: Iterable[str | bytes]) -> None:
     """Raises BadCheckpoint for a token that is too long, or too many long ones."""
-    cuts = 0
-    for text in texts:
-        if len(text) > MOST_TOKEN:
-            raise BadCheckpoint(
-                f"{where}: token {text[:20]!r}... has a length of {len(text)}; at most {MOST_TOKEN} is allowed"
-            )
-        cuts += len(text) ** 2
+    texts = list(texts)
+    lengths = list(map(len, texts))
+    if max(lengths, default=0) > MOST_TOKEN:
+        text = next(text for text in texts if len(text) > MOST_TOKEN)
+        raise BadCheckpoint(
+            f"{where}: token {text[:20]!r}... has a length of {len(text)}; at most {MOST_TOKEN} is allowed"
+        )
+    cuts = sum(map(mul, lengths, lengths))
     if cuts > MOST_CUTS:
         raise BadCheckpoint(f"{where}: its tokens are too long: {cuts} ways to cut them, of {MOST_CUTS} allowed")
 

@@ -34,24 +34,27 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
             f"tokenizer {model!r} in the GGUF file is not supported; expected 'gpt2', 'llama' or 'gemma4'"
         )
     texts = [text or f"[EMPTY_{i}]" for i, text in enumerate(_texts(metadata, "tokens"))]
-    last = {text: i for i, text in enumerate(texts)}
-    if not texts or len(texts) - len(last) > MOST_TWINS:
+    ids = dict(zip(texts, range(len(texts)), strict=True))
+    if not texts or len(texts) - len(ids) > MOST_TWINS:
         raise BadCheckpoint(
-            f"the GGUF tokenizer has {len(texts)} tokens, {len(last)} of them distinct; convert the model again"
+            f"the GGUF tokenizer has {len(texts)} tokens, {len(ids)} of them distinct; convert the model again"
         )
     # Of equal tokens the last one is found in a text, as llama.cpp does it; the others only keep their ids.
-    twins = {i: text for i, text in enumerate(texts) if last[text] != i}
-    texts = [f"\U0010fffd{i}" if i in twins else text for i, text in enumerate(texts)]
-    ids = {text: i for i, text in enumerate(texts)}
+    twins = {i: text for i, text in enumerate(texts) if ids[text] != i} if len(ids) < len(texts) else {}
+    if twins:
+        texts = [f"\U0010fffd{i}" if i in twins else text for i, text in enumerate(texts)]
+        ids = dict(zip(texts, range(len(texts)), strict=True))
     check_tokens("the GGUF tokenizer", texts)
     types = _numbers(metadata, "token_type", len(texts), TokenType.NORMAL)
 
     ends = known_ends(ids) | {
         i for name in ("eos", "eot", "eom") if (i := _token(metadata, name, len(texts))) is not None
     }
-    control = {i for i, kind in enumerate(types) if kind in (TokenType.CONTROL, TokenType.UNKNOWN)} | ends
-    visible = {i for i, kind in enumerate(types) if kind == TokenType.USER_DEFINED} - control
-    unknown = next((texts[i] for i, kind in enumerate(types) if kind == TokenType.UNKNOWN), None)
+    normal = float(TokenType.NORMAL)
+    others = [(i, kind) for i, kind in enumerate(types) if kind != normal]
+    control = {i for i, kind in others if kind in (TokenType.CONTROL, TokenType.UNKNOWN)} | ends
+    visible = {i for i, kind in others if kind == TokenType.USER_DEFINED} - control
+    unknown = next((texts[i] for i, kind in others if kind == TokenType.UNKNOWN), None)
 
     add_bos = metadata.get(_KEY + "add_bos_token")
     if model == "gpt2":
@@ -120,7 +123,7 @@ def _token(metadata: Mapping[str, Any], name: str, size: int) -> int | None:
 
 def _texts(metadata: Mapping[str, Any], name: str) -> list[str]:
     values = metadata.get(_KEY + name)
-    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) for v in values):
+    if isinstance(values, str) or not isinstance(values, Sequence) or not {*map(type, values)} <= {str}:
         raise BadCheckpoint(f"the GGUF tokenizer's {name} are missing or not a list of texts; convert the model again")
     return list(values)
 
@@ -132,6 +135,6 @@ def _numbers(metadata: Mapping[str, Any], name: str, length: int, default: float
     if not isinstance(values, Sequence) or len(values) != length:
         raise BadCheckpoint(f"the GGUF tokenizer's {name} is not a list of {length} numbers, one for each token")
     try:
-        return [float(value) for value in values]
+        return list(map(float, values))
     except (TypeError, ValueError) as fault:
         raise BadCheckpoint(f"the GGUF tokenizer's {name} is not all numbers: {fault}") from None

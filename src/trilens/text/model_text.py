@@ -226,27 +226,28 @@ def _inside(text: str, markers: Markers | None) -> Start:
     return "answer"
 
 
-def read_model_text(found: Found, entry: CatalogEntry | None = None) -> ModelText:
+def read_model_text(
+    found: Found, entry: CatalogEntry | None = None, metadata: Mapping[str, Any] | None = None
+) -> ModelText:
     """From the header of a GGUF file, or the small files beside a checkpoint; `entry` adds what no template says.
+    `metadata`: of the GGUF file, where its header was read already.
 
     Raises BadCheckpoint or UnsupportedModel, naming the file.
     """
     try:
-        return _read_model_text(found, entry)
+        return _read_model_text(found, entry, metadata)
     except BadTemplate as problem:
         raise BadTemplate(f"{found.path}: {problem}") from None
 
 
-def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
+def _read_model_text(found: Found, entry: CatalogEntry | None, metadata: Mapping[str, Any] | None) -> ModelText:
     fact = None if entry is None else stated_inference(entry.inference)
     if found.kind == "gguf":
-        from trilens.checkpoints.gguf import read_gguf
-
-        checkpoint = read_gguf(found.path)
-        tokenizer = Tokenizer.from_gguf(checkpoint.metadata)
-        template = gguf_template(checkpoint.metadata, tokenizer)
-        tool_template = gguf_template(checkpoint.metadata, tokenizer, name="tool_use")
-        checkpoint.close()
+        if metadata is None:
+            metadata = _metadata_of(found)
+        tokenizer = Tokenizer.from_gguf(metadata)
+        template = gguf_template(metadata, tokenizer)
+        tool_template = gguf_template(metadata, tokenizer, name="tool_use")
         return ModelText(tokenizer, template, completed(inference_of(template), fact), tool_template=tool_template)
     tokenizer = Tokenizer.from_directory(found.path)
     template = directory_template(found.path, tokenizer)
@@ -255,6 +256,14 @@ def _read_model_text(found: Found, entry: CatalogEntry | None) -> ModelText:
     declared = read_json_object(found.path / "tokenizer_config.json").get("response_template")
     declared = declared if isinstance(declared, dict) else None
     return ModelText(tokenizer, template, inference, defaults, tool_template, response_template=declared)
+
+
+def _metadata_of(found: Found) -> Mapping[str, Any]:
+    from trilens.checkpoints.gguf import read_gguf
+
+    checkpoint = read_gguf(found.path)
+    checkpoint.close()
+    return checkpoint.metadata
 
 
 def _sampling_defaults(found: Found) -> dict[str, float]:

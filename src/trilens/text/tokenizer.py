@@ -198,14 +198,15 @@ class Tokenizer:
         """
         vocabulary = self._engine.get_vocab(with_added_tokens=False)
         added = self._engine.get_added_tokens_decoder()
-        for text, i in vocabulary.items():
-            if rows <= i < self.vocab_size and i not in added:
-                raise BadCheckpoint(
-                    f"{where}: token {text!r:.60} has id {i}, and the model's table has {rows} rows; "
-                    "tokenizer and model do not belong together"
-                )
+        if max(vocabulary.values(), default=0) >= rows:
+            for text, i in vocabulary.items():
+                if rows <= i < self.vocab_size and i not in added:
+                    raise BadCheckpoint(
+                        f"{where}: token {text!r:.60} has id {i}, and the model's table has {rows} rows; "
+                        "tokenizer and model do not belong together"
+                    )
         ids = {*vocabulary.values(), *added}
-        last = max((i for i in vocabulary.values() if i not in added), default=-1)
+        last = max(set(vocabulary.values()) - added.keys(), default=-1)
         if (hole := next((i for i in range(min(last, self.vocab_size)) if i not in ids), None)) is not None:
             raise BadCheckpoint(f"{where}: no token has id {hole}, though ids go to {last}; download it again")
         for i in (*sorted(self.eos_ids), *(() if self.bos_id is None else (self.bos_id,))):

@@ -3,6 +3,7 @@ from typing import Any
 Refused: type[Exception]
 CacheFull: type[Exception]
 FileChanged: type[Exception]
+Checksums: Any
 MappedFile: Any
 Pool: Any
 Block: Any
