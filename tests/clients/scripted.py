@@ -86,6 +86,7 @@ class _Sequence:
     """The tokens that were fed, and what is still to be said."""
 
     kv_bytes = fixed_bytes = held_bytes = 0
+    block_passes = ()
 
     def __init__(self, request_length: int) -> None:
         self.request_length = request_length

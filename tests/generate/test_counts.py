@@ -33,6 +33,7 @@ class Cache:
     """A cache that counts, and refuses to hold more than the request may have."""
 
     kv_bytes = held_bytes = fixed_bytes = 0
+    block_passes = ()
 
     def __init__(self, request_length: int) -> None:
         self.request_length = request_length
@@ -64,6 +65,7 @@ class Scripted:
     steppers = cache_limit = block_bytes = 1
     cache_free = 0
     predicts = False
+    prediction_costs = None
     costs = SimpleNamespace(fixed_bytes=0)
 
     def __init__(self, vocab: int, script: Sequence[int], draw: random.Random) -> None:
