@@ -2,7 +2,7 @@
 # make test   install what the tests need and run everything CI runs
 # make test-all   also the slow tests and the peers
 # make bench   trilens and llama.cpp in turn on the same files -> docs/benchmarks.md, docs/benchmarks-hybrids.md and docs/benchmarks-formats.md (compiles llama.cpp twice, as it is and with AVX2 only: ten minutes or more; ROUNDS=3)
-# make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (ten minutes)
+# make validate-predictions   predicted against measured times on files of random weights -> docs/predictions.md (half an hour)
 # make site   the documentation as a website in site/, offline; a broken link is an error
 # make fuzz   damaged files, prompts and requests for SECONDS=60 a target, under the sanitizers where compiled code is reached (compiles it: several minutes, once); TARGET=name for one; SEED=1; PAGE=docs/reliability.md records the counts
 # make wheels   wheels for Linux and an sdist into dist/, audited, each tried where no compiler is (PYTHON311= and PYTHON312= build; TRY= more interpreters to try them with)

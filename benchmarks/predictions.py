@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +182,10 @@ def page(results: list[dict[str, Any]]) -> str:
         "second to second. In each round the machine is measured anew, then every case is run. A case's row is the",
         "round whose error is the median. A prompt is run once, in the beginning. Before all this,",
         "`lenses/machines/overlap.py` counts how alike the experts of several tokens are, as `trilens bench` does.",
+        "The sequences of a batch begin alike and differ in their last 64 tokens. That may make their experts more",
+        "alike than those of unrelated prompts, and explain why routed models are faster here than predicted.",
         "",
-        f"Machine: {processor_name()}, {results[0]['threads']} threads.",
+        f"Machine: {processor_name()}, {results[0]['threads']} threads, {date.today().isoformat()}.",
         "",
         "| error | target | uncalibrated | after one run |",
         "| --- | --- | --- | --- |",
