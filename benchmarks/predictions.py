@@ -180,7 +180,7 @@ def page(results: list[dict[str, Any]]) -> str:
         "prediction was corrected by one measured run, with a context of 1,024 and one sequence. That run is left out",
         f"of the errors. Each case is run in {ROUNDS} rounds, because the speed of a shared machine changes from",
         "second to second. In each round the machine is measured anew, then every case is run. A case's row is the",
-        "round whose error is the median. A prompt is run once, in the beginning. Before all this,",
+        "round whose error is the median. A prompt is run once, at the beginning. Before all this,",
         "`lenses/machines/overlap.py` counts how alike the experts of several tokens are, as `trilens bench` does.",
         "The sequences of a batch begin alike and differ in their last 64 tokens. That may make their experts more",
         "alike than those of unrelated prompts, and explain why routed models are faster here than predicted.",

@@ -74,9 +74,9 @@ def test_a_disturbed_one_is_marked_and_replaced_by_the_next_quiet_one(
     assert set(again.measurables) >= set(first.measurables)
 
 
-@pytest.mark.parametrize("wanted", [WANTED, WANTED[::-1]])
-def test_nothing_is_measured_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch, wanted: list[Layout]) -> None:
-    """The products of a layout are the same with experts and without."""
+@pytest.mark.parametrize("calls", [[WANTED], [WANTED[::-1]], [WANTED[:1], WANTED[1:]], [WANTED[1:], WANTED[:1]]])
+def test_nothing_is_measured_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch, calls: list[list[Layout]]) -> None:
+    """The products of a layout are the same with experts and without, in one call and in several."""
     taken: list[str] = []
     known = rates.product_speeds
 
@@ -85,7 +85,9 @@ def test_nothing_is_measured_twice(clock: Clock, monkeypatch: pytest.MonkeyPatch
         return known(layout, *rest)
 
     monkeypatch.setattr(rates, "product_speeds", noted)
-    assert measured(2, wanted).missing(WANTED, "f16") == []
+    for wanted in calls:
+        machine = measured(2, wanted)
+    assert machine.missing(WANTED, "f16") == []
     assert sorted(taken) == sorted(set(taken)) and "Q4_0" in taken
 
 

@@ -244,7 +244,7 @@ def dense_ffn_flops_per_token(d_model: int, d_ffn: int) -> int:
 class StepCounter:
     """The sums of `step_cost` for one model, quickly for any step. The terms that grow with rows, pairs and experts
     come from two runs of the decoder. A test compares the sums with the accountant's. `ranks`: as in `step_cost`.
-    `prediction`: the sums of `prediction_cost` instead.
+    `prediction`: the sums of `prediction_cost` instead; `parameters` and `fixed_bytes` stay those of the model.
     """
 
     def __init__(
@@ -258,10 +258,13 @@ class StepCounter:
         self.bytes_per_element, self.ranks = bytes_per_element, ranks
         self.parameters = count_parameters(spec)
         self.fixed_bytes = fixed_bytes(spec)  # that a sequence keeps, whatever its length
-        ops, quiet_ops = (_Accountant((Span(0, 1, logits),), ranks) for logits in (1, 0))
-        for each in (ops, quiet_ops):
-            _predict(each, spec) if prediction else decode(each, spec, decoder_weights(spec))
-        one, silent = StepCost(ops.parts), StepCost(quiet_ops.parts)
+        ops, silent_ops = (_Accountant((Span(0, 1, logits),), ranks) for logits in (1, 0))
+        for counting in (ops, silent_ops):
+            if prediction:
+                _predict(counting, spec)
+            else:
+                decode(counting, spec, decoder_weights(spec))
+        one, silent = StepCost(ops.parts), StepCost(silent_ops.parts)
         pairs: dict[Mask, tuple[int, int]] = {}
         for mask, per_pair, width in ops.attended:
             flops, kept = pairs.get(mask, (0, 0))
@@ -276,17 +279,17 @@ class StepCounter:
         self._weight_bytes: dict[tuple[int, int], int] = {}  # what was asked before; steps have few sizes
         read = silent.read()
         for name, touch in one.read().items():
-            p, size = touch.parameter, bytes_per_element(touch.parameter)
+            p, each = touch.parameter, bytes_per_element(touch.parameter)
             quiet = read.get(name)
             if quiet is not None and quiet.looked_up:
-                self._looked_up.append((p.shape[1] * size, p.shape[0], not touch.looked_up))
+                self._looked_up.append((p.shape[1] * each, p.shape[0], not touch.looked_up))
             elif touch.router is not None:
                 key = touch.router.experts, touch.router.chosen, touch.router.identity_experts
-                self._experts[key] = self._experts.get(key, Fraction(0)) + p.size * size
+                self._experts[key] = self._experts.get(key, Fraction(0)) + p.size * each
             elif quiet is None:
-                self._head += touch.elements * size
+                self._head += touch.elements * each
             else:
-                self._fixed += touch.elements * size
+                self._fixed += touch.elements * each
 
     def flops(self, rows: int, logits: int, spans: Sequence[Span]) -> int:
         """Of steps with `rows` tokens and `logits` wanted rows in all, which attend as `spans` say."""

@@ -269,14 +269,13 @@ def _with(machine: Machine, wanted: Iterable[Measurable], kv: str, say: Callable
     if attends and not missing:
         return machine
     shares = [settle(threads)]
-    for at in sorted(missing, key=lambda at: -len(at.names)):
-        if at.names <= speeds.keys():
-            continue  # the products of a layout are measured with its experts
+    for at in missing:
         match at:
             case Rule():
                 speeds |= recurrence_speeds(at.name, at.delta, at.vector_decay, threads)
             case Layout():
-                speeds |= product_speeds(at.type, at.activations, threads, cache)
+                if not replace(at, routed=False).names <= speeds.keys():
+                    speeds |= product_speeds(at.type, at.activations, threads, cache)
                 if at.routed:
                     speeds |= expert_speeds(at.type, at.activations, threads, cache)
         shares.append(settle(threads))
