@@ -53,7 +53,7 @@ class Target:
 
 def _generate(path: Path) -> str:
     """Load it and generate two tokens, as `trilens run` does."""
-    from trilens.model import load
+    from trilens.loading import load
 
     model = load(str(path), threads=1)
     try:
@@ -155,7 +155,7 @@ def template(data: bytes, folder: Path) -> str:
 
 @cache
 def tiny() -> Model:
-    from trilens.model import load
+    from trilens.loading import load
 
     return load("tiny-dense", threads=1)
 
@@ -166,11 +166,11 @@ class Failed(Exception):
 
 def prompts(data: bytes, folder: Path) -> str:
     """The command line's exit code. The model is loaded once for all."""
-    import trilens.model
+    import trilens.loading
     from trilens.cli import main
 
     loaded = tiny()
-    trilens.model.load = lambda *_, **__: loaded
+    trilens.loading.load = lambda *_, **__: loaded
 
     path = folder / "prompts.jsonl"
     path.write_bytes(data)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from os import PathLike
-from typing import Any, overload
-
-from typing_extensions import Unpack
+from typing import TYPE_CHECKING, Any, overload
 
 from trilens.errors import RequestRefused, UsageError
 from trilens.generate import arguments
 from trilens.generate.options import CallOptions, HostedOptions, LoadOptions
-from trilens.generate.receipt import Receipt
-from trilens.generate.whole import Answer
-from trilens.hosted.load import load_hosted
-from trilens.hosted.model import HostedModel
 from trilens.hosted.names import is_hosted
-from trilens.hosted.receipt import HostedReceipt
-from trilens.model import Model, Prompt
-from trilens.model import load as load_here
 from trilens.text.strategy import OFF_OR_LEAST, Thinking
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from trilens.generate.receipt import Receipt
+    from trilens.generate.whole import Answer
+    from trilens.hosted.model import HostedModel
+    from trilens.hosted.receipt import HostedReceipt
+    from trilens.model import Model, Prompt
 
 
 # The options say where a model is meant to run; a name alone does not say it to a type checker.
@@ -35,12 +35,18 @@ def load(name: str | PathLike[str], **options: Any) -> Model | HostedModel:
     Returns a `Model` for a catalog name, a path or a hub id, and a `HostedModel` for "openai:MODEL", "anthropic:MODEL",
     "gemini:MODEL" or the URL of a server with OpenAI's chat protocol.
 
-    The options are those of `trilens.model.load` or `trilens.hosted.load.load_hosted`, and so are the errors.
+    The options are those of `trilens.loading.load` or `trilens.hosted.load.load_hosted`, and so are the errors.
     """
     name = arguments.model_name(name)
     hosted = is_hosted(name)
     _of_this_kind(name, options, hosted=hosted)
-    return load_hosted(name, **options) if hosted else load_here(name, **options)
+    if hosted:
+        from trilens.hosted.load import load_hosted
+
+        return load_hosted(name, **options)
+    from trilens.loading import load as load_here
+
+    return load_here(name, **options)
 
 
 def _of_this_kind(name: str, options: Mapping[str, Any], *, hosted: bool) -> None:
@@ -73,6 +79,9 @@ def call_model(
     The model determines the shape of the cost, and `thinking` determines the strategy; no weight changes.
     `extended_thinking` is another name for `thinking`. The other options are those of `Model.stream_all`.
     """
+    from trilens.hosted.model import HostedModel
+    from trilens.model import Model
+
     extended = options.pop("extended_thinking", None)
     if extended is not None:
         if thinking != OFF_OR_LEAST:

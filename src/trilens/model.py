@@ -1,4 +1,4 @@
-"""The public interface: load a model, generate with it, and get an answer with its receipt."""
+"""A model that runs here: generate with it, and get answers with their receipts."""
 
 from __future__ import annotations
 
@@ -7,31 +7,26 @@ import hashlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
-from os import PathLike
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from typing_extensions import Unpack
 
-from trilens.checkpoints.find import find
-from trilens.checkpoints.into_native import native_executor, packed_form
-from trilens.checkpoints.into_torch import torch_executor
-from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.checkpoints.verified import hash_of
-from trilens.errors import BadCheckpoint, RequestRefused, UsageError, shown
-from trilens.executors.adapter import Adapter, adapter_named
+from trilens.errors import RequestRefused, UsageError, shown
+from trilens.executors.adapter import adapter_named
 from trilens.executors.executor import Executor
 from trilens.generate import arguments
 from trilens.generate.answer import AnswerWriter, Closing, Constraint
 from trilens.generate.ends import EndsBarred
 from trilens.generate.grammar import CallRules, GrammarConstraint, Grammars
 from trilens.generate.limits import Limits, request_limits
-from trilens.generate.options import GenerateOptions, NativeOptions, SamplingOptions
-from trilens.generate.prefix_files import PREFIX_BYTES, PrefixFiles
+from trilens.generate.options import GenerateOptions, SamplingOptions
+from trilens.generate.prefix_files import PrefixFiles
 from trilens.generate.receipt import Receipt, write_receipt
 from trilens.generate.request import Beginning, Request
 from trilens.generate.sampling import Sampling
@@ -40,134 +35,23 @@ from trilens.generate.tool_grammar import forced_call, offered_calls
 from trilens.generate.whole import Answer as Answer
 from trilens.generate.whole import AnswerStream
 from trilens.generate.whole import fold as fold
-from trilens.ledger import record
-from trilens.lenses.costs.predictor import Predictor
 from trilens.lenses.machines.energy import EnergyMeter
-from trilens.spec.catalog import catalogued
 from trilens.spec.model import ModelSpec
-from trilens.system import usable_cores
 from trilens.text.conversation import ChatMessage, Message
 from trilens.text.events import EndEvent, Event, merged
-from trilens.text.model_text import Encoded, ModelText, read_model_text
+from trilens.text.model_text import Encoded, ModelText
 from trilens.text.strategy import Strategy, Thinking
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_calls import CallFinder
 from trilens.text.tool_schema import described, schemas_of
 
 if TYPE_CHECKING:
+    from trilens.checkpoints.load import ModelFiles
     from trilens.lenses.cards.card import Card
+    from trilens.lenses.costs.predictor import Predictor
 
 Prompt = str | Sequence[ChatMessage | Message]
 SAMPLING = frozenset(f.name for f in fields(Sampling))
-
-
-def load(
-    name: str,
-    *,
-    offline: bool = False,
-    ignore_keys: Iterable[str] = (),
-    progress: Callable[[int, int], None] | None = None,
-    executor: Literal["native", "torch"] = "native",
-    prefix_dir: str | PathLike[str] | None = None,
-    prefix_bytes: int = PREFIX_BYTES,
-    trust_control_tokens: bool = False,
-    speculation: bool = True,
-    prediction_block: bool = False,
-    adapters: Mapping[str, str | PathLike[str]] | None = None,
-    keep_packed: bool = False,
-    **options: Unpack[NativeOptions],
-) -> Model:
-    """Load a model that runs here, by catalog name, path or hub id.
-
-    - `offline`: use only files on this disk.
-    - `ignore_keys`: configuration keys that may be ignored.
-    - `progress`: called with (bytes read, total bytes).
-    - `executor`: "native" or "torch".
-    - `prefix_dir`: keep prompt prefixes in this directory, up to `prefix_bytes` bytes, so that they need not be
-      computed again after a restart. Prompts can be read from these files.
-    - `trust_control_tokens`: interpret control tokens in messages as if the chat template had written them.
-      Otherwise they are text.
-    - `speculation`: compute tokens ahead that followed the same text earlier, where that saves time. It changes no
-      token of any answer.
-    - `prediction_block`: load the model's block for multi-token prediction too, and let it propose tokens where
-      nothing else does. It changes no token either. Native executor only.
-    - `adapters`: LoRA adapters by name, each a directory in PEFT's layout or a GGUF file. A call chooses one with
-      `adapter`.
-    - `keep_packed`: keep the weights in the cache as they lie in memory, and map them at the next start instead of
-      reading and packing the model's files. Takes as much disk as the weights. Native executor only.
-
-    The remaining options are for the native executor:
-
-    - `threads`: default is the number of physical cores that this process may use.
-    - `quantise`: "8bit" or "4bit" for unquantised weights.
-    - `kv`: number format of the KV cache, "f16", "8bit" or "f32".
-    - `activations`: "8bit" or "16bit". The default is 16 for models with less than half a billion parameters, which
-      need it, and 8 for others.
-
-    A `with` block closes the model at its end. Raises ModelNotFound, BadCheckpoint, UnsupportedModel or UsageError.
-    """
-    name = arguments.model_name(name)
-    arguments.flag("offline", offline)
-    ignore_keys = arguments.texts("ignore_keys", ignore_keys)
-    arguments.function("progress", progress)
-    arguments.one_of("executor", executor, ("native", "torch"), none=False)
-    unknown = set(options) - ({"threads", "quantise", "kv", "activations"} if executor == "native" else set())
-    if unknown:
-        raise UsageError(f"option {sorted(unknown)[0]!r} is unknown to the {executor} executor")
-    arguments.flag("trust_control_tokens", trust_control_tokens)
-    arguments.flag("speculation", speculation)
-    arguments.flag("prediction_block", prediction_block)
-    if prediction_block and (executor != "native" or not speculation):
-        raise UsageError("prediction_block needs the native executor and speculation; leave out the other options")
-    arguments.flag("keep_packed", keep_packed)
-    if keep_packed and executor != "native":
-        raise UsageError("keep_packed needs the native executor; leave out executor='torch'")
-    arguments.path("prefix_dir", prefix_dir)
-    arguments.whole("prefix_bytes", prefix_bytes, 1, error=UsageError)
-    if prefix_dir is not None and executor != "native":
-        raise UsageError("prefix_dir needs the native executor; leave out executor='torch'")
-    arguments.whole("threads", options.get("threads"), 1, error=UsageError)
-    arguments.one_of("quantise", options.get("quantise"), ("8bit", "4bit"))
-    for option, known in (("kv", ("f16", "8bit", "f32")), ("activations", ("8bit", "16bit"))):
-        arguments.one_of(option, options.get(option, known[0]), known, none=option == "activations")
-    wanted = arguments.adapters(adapters)
-    files = open_model(find(name, offline=offline), ignore_keys, prediction_block)
-    try:
-        packed = packed_form(files, options.get("quantise")) if keep_packed else None
-        threads = options.get("threads") or usable_cores()
-        opened = None if packed is None else packed.open(threads)  # what it holds is checked meanwhile
-        entry = None if files.found.origin == "path" else catalogued(name)
-        text = read_model_text(files.found, entry, files.metadata)
-        text = replace(text, trust_control_tokens=trust_control_tokens)
-        text.tokenizer.check(files.found.path, files.spec.vocab)
-        _check_defaults(text, files)
-        loras = _adapters(files, wanted)
-        runner: Executor
-        if executor == "native":
-            runner = native_executor(files, progress, adapters=loras, packed=packed, opened=opened, **options)
-        else:
-            runner = torch_executor(files, progress, loras)
-    finally:
-        files.checkpoint.close()
-    model = Model(name, files, runner, text, speculation)
-    if prefix_dir is not None:
-        model.keep_prefixes(Path(prefix_dir), prefix_bytes)
-    return model
-
-
-def _adapters(files: ModelFiles, wanted: Mapping[str, str | PathLike[str]]) -> list[Adapter]:
-    if not wanted:
-        return []
-    from trilens.checkpoints.adapters import read_adapter
-
-    return [read_adapter(files, key, Path(path)) for key, path in wanted.items()]
-
-
-def _check_defaults(text: ModelText, files: ModelFiles) -> None:
-    try:
-        Sampling(**text.sampling_defaults)  # type: ignore[arg-type]
-    except RequestRefused as problem:
-        raise BadCheckpoint(f"{files.found.path / 'generation_config.json'}: {problem}") from None
 
 
 class Model:
@@ -185,7 +69,6 @@ class Model:
         self.executor = executor
         self.text = text
         self._scheduler = Scheduler(executor, speculates=speculation)
-        self._predictor = Predictor(name, executor)
 
     @property
     def spec(self) -> ModelSpec:
@@ -486,7 +369,15 @@ class Model:
         markers = self.text.inference.markers
         return "" if markers is None else markers.turn
 
+    @cached_property
+    def _predictor(self) -> Predictor:
+        from trilens.lenses.costs.predictor import Predictor
+
+        return Predictor(self.name, self.executor)
+
     def _receipt(self, request: Request, writer: AnswerWriter, meter: EnergyMeter) -> Receipt:
+        from trilens.ledger import record
+
         ceiling = self._predictor.ceiling()
         receipt = write_receipt(self.name, self.executor, request, writer, ceiling, meter.read())
         receipt = self._predictor.complete(receipt)
@@ -612,20 +503,20 @@ class Call:
         """The experts of each processed token, as in `CachedSequence.routes`."""
         return [] if self.request is None or self.request.fired is None else self.request.fired
 
-    def events(self) -> list[Event[Receipt]]:
+    def events(self) -> Iterator[Event[Receipt]]:
         """The events that can be read now, with neighbours of one kind merged. For one reader; steps may run
-        meanwhile.
+        meanwhile. The receipt is made when the events before it have been taken.
         """
         request = self.request
         if request is None or self.finished:
-            return []
+            return
         ended = request.finish  # asked first: what is unread then is all there will be
         events: list[Event[Receipt]] = merged(_taken(request.unread))
+        yield from events
         if ended is not None and request.failure is None:
             self.finished = True
             self.receipt = self._model._receipt(request, self.writer, self._meter)
-            events.append(EndEvent(self.receipt, self._index, reason=ended, stop=self.writer.stop_hit))
-        return events
+            yield EndEvent(self.receipt, self._index, reason=ended, stop=self.writer.stop_hit)
 
     def cancel(self, wait: bool = True) -> None:
         """End the call with the running step, and `wait` for that. Does nothing if it has finished."""

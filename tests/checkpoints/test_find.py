@@ -15,12 +15,12 @@ import attacks
 import pytest
 from fake_hub import COMMIT, FakeHub, fake_hub
 
-from trilens.checkpoints import find as find_module
 from trilens.checkpoints import hub, pinned, verified
 from trilens.checkpoints.find import find
 from trilens.checkpoints.hub import wanted
 from trilens.checkpoints.local import Found
 from trilens.errors import BadCheckpoint, ModelNotFound, TrilensError, UsageError
+from trilens.spec import catalog
 from trilens.spec.catalog import PinnedFile, entries, lookup
 
 GGUF, SAFETENSORS = attacks.GOOD_GGUF, attacks.GOOD_SAFETENSORS
@@ -168,7 +168,7 @@ def pin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PinnedFile:
     monkeypatch.setenv("TRILENS_CACHE", str(tmp_path / "cache"))
     pin = PinnedFile("tiny-model", "1.0", "tiny_model/m.gguf", hashlib.sha256(data).hexdigest(), len(data))
     entry = replace(entries()["smollm2"], source=pin)
-    monkeypatch.setattr(find_module, "lookup", lambda name: entry if name == "smollm2" else None)
+    monkeypatch.setattr(catalog, "lookup", lambda name: entry if name == "smollm2" else None)
     return pin
 
 
@@ -239,7 +239,7 @@ def test_wheel_that_is_not_the_pinned_one(
     change: dict[str, object], said: str, no_pip: PinnedFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = replace(entries()["smollm2"], source=replace(no_pip, **change))  # type: ignore[arg-type]
-    monkeypatch.setattr(find_module, "lookup", lambda name: entry)
+    monkeypatch.setattr(catalog, "lookup", lambda name: entry)
     message = told("smollm2", BadCheckpoint)
     assert said in message and message.startswith("tiny_model-1.0-py3-none-any.whl: ")
     assert in_cache(tmp_path) == []
@@ -366,7 +366,7 @@ REFUSED = {
 
 @pytest.fixture
 def a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     with fake_hub(REPOSITORIES, REFUSED) as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         monkeypatch.setattr(

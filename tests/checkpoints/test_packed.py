@@ -29,10 +29,10 @@ from tests.prediction import saved_with_block
 
 from trilens import load
 from trilens.checkpoints import gguf, packed
-from trilens.checkpoints.find import find
-from trilens.checkpoints.into_native import native_executor, packed_form, to_blocks
+from trilens.checkpoints.find import PACKAGE, find
+from trilens.checkpoints.into_native import native_executor, to_blocks
 from trilens.checkpoints.load import ModelFiles, open_model
-from trilens.checkpoints.packed import PACKING, Unusable, kept_forms
+from trilens.checkpoints.packed import PACKING, Unusable, kept_forms, packed_form
 from trilens.cli import main
 from trilens.errors import BadCheckpoint, UsageError
 from trilens.executors.executor import StepInput
@@ -416,7 +416,7 @@ def test_a_file_that_is_cut_before_it_is_checked(tmp_path: Path) -> None:
     with form.path.open("rb") as file:
         mapped = _native.MappedFile(file.fileno(), form.bytes, str(form.path))
     os.truncate(form.path, 5000)
-    opened = packed.OpenedForm(mapped, form._matrices, form._cuts, np.zeros(len(form._cuts) - 1, "<u8"), 2)
+    opened = packed.OpenedForm(mapped, form._matrices, form._cuts, bytes(8 * (len(form._cuts) - 1)), 2)
     with pytest.raises(Unusable, match="was changed"):
         opened.checked()
 
@@ -457,6 +457,49 @@ def test_a_start_reads_the_header_once(tmp_path: Path, monkeypatch: pytest.Monke
     model = load("smollm2", keep_packed=True, threads=2)
     assert read == [model.files.found.path]
     model.close()
+
+
+ORDER = """
+import sys
+from trilens.checkpoints.packed import PackedForm
+open_form = PackedForm.open
+def opened(form, threads):
+    print("check", *sys.modules)
+    return open_form(form, threads)
+PackedForm.open = opened
+kept, path = sys.argv[1:]
+if kept == "command":
+    from trilens.cli import main
+    assert main(["run", "hi", "--raw", "--model", path, "--keep-packed", "--max-tokens", "1"]) == 0
+else:
+    import trilens
+    model = trilens.load(path, keep_packed=True)
+    stream = iter(model.stream("hi", raw=True, max_tokens=1, min_tokens=1))
+    next(stream)
+    print("first", *sys.modules)
+    next(stream)
+    print("last", *sys.modules)
+"""
+
+
+def modules(how: str, path: Path) -> dict[str, set[str]]:
+    """What is imported when the packed form's check begins, behind the first event and behind the last."""
+    done = subprocess.run([sys.executable, "-c", ORDER, how, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = [line.split() for line in done.stdout.splitlines() if line.startswith(("check ", "first ", "last "))]
+    return {moment: set(names) for moment, *names in found}
+
+
+@pytest.mark.parametrize("how", ["command", "library"])
+def test_the_check_begins_before_what_only_an_answer_needs_is_imported(how: str) -> None:
+    imported = modules(how, PACKAGE / "models" / "tiny-dense")
+    later = {"numpy", "tokenizers", "jinja2", "sqlite3", "trilens.model", "trilens.spec.catalog"}
+    later |= {"trilens.text.model_text", "trilens.generate.scheduler", "trilens.executors.native.executor"}
+    assert "trilens.checkpoints.load" in imported["check"] and not later & imported["check"]
+    if how == "library":
+        receipt = {"trilens.lenses.costs.predictor", "trilens.ledger", "sqlite3"}
+        assert later - receipt - {"trilens.spec.catalog"} <= imported["first"] and not receipt & imported["first"]
+        assert receipt <= imported["last"]
 
 
 CUT_AT_WORK = """
@@ -515,7 +558,7 @@ def test_the_signal_of_others_is_theirs(how: str, tmp_path: Path) -> None:
 
 def test_the_checksum_sees_every_bit_and_every_length() -> None:
     rng = np.random.default_rng(1)
-    for size in (0, 1, 7, 8, 63, 64, 65, 200, 4097):
+    for size in (0, 1, 7, 8, 63, 64, 65, 200, 4097, 9000):
         data = rng.integers(0, 256, size, np.uint8)
         seen = {_native.checksum(data)}
         for bit in range(min(8 * size, 2000)):

@@ -209,7 +209,7 @@ def test_tokens_ahead_change_nothing(name: str) -> None:
                 break
         said = []
         for call in calls:
-            events = call.events()
+            events = list(call.events())
             end = events[-1]
             assert isinstance(end, EndEvent)
             r = end.receipt

@@ -21,7 +21,8 @@ from trilens.generate.limits import Limits
 from trilens.generate.request import Request
 from trilens.generate.sampling import MOST_DRAFT, Sampler, Sampling, Speculates
 from trilens.generate.scheduler import Scheduler
-from trilens.model import Model, load
+from trilens.loading import load
+from trilens.model import Model
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_the_receipt_counts_what_the_block_read() -> None:
         call.submit()
         while model.step():  # one token a step, so that the block is asked for each
             pass
-        end = call.events()[-1]
+        end = list(call.events())[-1]
         assert isinstance(end, EndEvent) and call.request is not None
         drafts, passes = end.receipt.drafts, call.request.block_passes
         assert sum(span.logits for span in passes) >= drafts.predicted > 0

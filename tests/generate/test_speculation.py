@@ -19,7 +19,8 @@ from trilens.generate.receipt import Receipt, replay_hash
 from trilens.generate.request import Request, TokenWriter
 from trilens.generate.sampling import Sampling, Speculates
 from trilens.generate.scheduler import Scheduler
-from trilens.model import Call, Model, load
+from trilens.loading import load
+from trilens.model import Call, Model
 from trilens.text.events import EndEvent
 
 # full attention; windows and softcaps; latent attention and experts; a gated delta net with experts; Mamba-2
@@ -178,7 +179,7 @@ def called(model: Model, batch: list[Asked]) -> list[tuple[Call, Receipt]]:
     model.forget()
     found = []
     for call in calls:
-        end = call.events()[-1]
+        end = list(call.events())[-1]
         assert isinstance(end, EndEvent)
         found.append((call, end.receipt))
     return found

@@ -20,7 +20,8 @@ from trilens.errors import RequestRefused, UsageError
 from trilens.generate.options import CallOptions, GenerateOptions, HostedOptions, LoadOptions, SamplingOptions
 from trilens.generate.sampling import Sampling
 from trilens.hosted.load import load_hosted
-from trilens.model import Model, load
+from trilens.loading import load
+from trilens.model import Model
 from trilens.text.conversation import Message, Text
 
 ADD, TIMES = "What is 14 plus 25?", "What is 123 times 456?"

@@ -29,7 +29,7 @@ from trilens.lenses.machines.machine import Layout, Machine, Rule, kept, measure
 from trilens.lenses.machines.rates import Speed
 from trilens.lenses.memory.job import Job
 from trilens.lenses.plans.plan import plan
-from trilens.model import load
+from trilens.loading import load
 
 FAMILIES = [
     "llama 3.1",

@@ -83,7 +83,7 @@ def test_local_events_are_made_once(made: Counter[str], each: int, monkeypatch: 
             for _ in range(each):
                 model.step()
             put.update(type(event).__name__ for event in call.request.unread)
-            yield call.events()
+            yield list(call.events())
 
     got, finish = deltas(model, Steps(call, run()))
     assert call.receipt is not None and finish == "stop"

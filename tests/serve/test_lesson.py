@@ -124,7 +124,7 @@ def test_experts_that_are_noted_before_their_token_come_with_the_next_chunk() ->
     call.submit()
     while not call.finished:
         model.advance([call])
-        call.events()
+        list(call.events())
     assert call.request is not None
     tokens, call.request.tokens = call.request.tokens, call.request.tokens[:1]
     early, shown = routes_of(call, 0, chosen)

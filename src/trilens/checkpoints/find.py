@@ -4,16 +4,19 @@ or llama.cpp (`held.py`), or an id of the Hugging Face hub.
 A path that exists always wins. The hub's ids are `org/name`, and `org/name:file-or-quant` for one of its GGUF files.
 """
 
-import difflib
+from __future__ import annotations
+
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trilens.checkpoints.held import Held, held_as
 from trilens.checkpoints.local import Found, at_path, listing
 from trilens.errors import ModelNotFound, UsageError
 from trilens.files import exists, shown
-from trilens.spec.catalog import HUB_ID, CatalogEntry, entries, lookup
-from trilens.spec.catalog.meaning import meaning
+
+if TYPE_CHECKING:
+    from trilens.checkpoints.held import Held
+    from trilens.spec.catalog import CatalogEntry
 
 __all__ = ["Found", "find"]
 
@@ -32,10 +35,13 @@ def find(name: str, *, offline: bool = False, only_small: bool = False, revision
     Raises ModelNotFound, saying in one line what was looked for and what to do; UsageError for a `revision` of
     anything but a hub id.
     """
-    match _meant(name):
-        case Path() as path:
-            _no_revision(name, revision)
-            return at_path(path, "path", only_small=only_small)
+    meant = _meant(name)
+    if isinstance(meant, Path):
+        _no_revision(name, revision)
+        return at_path(meant, "path", only_small=only_small)
+    from trilens.spec.catalog import CatalogEntry
+
+    match meant:
         case CatalogEntry() as entry:
             return _from_catalog(entry, offline=offline, only_small=only_small, revision=revision)
         case re.Match() as hub:
@@ -59,6 +65,9 @@ def _meant(name: str) -> Path | Held | CatalogEntry | re.Match[str]:
     path = Path(name).expanduser() if name.startswith("~") else Path(name)
     if name and exists(path):
         return path
+    from trilens.checkpoints.held import held_as
+    from trilens.spec.catalog import HUB_ID, lookup
+
     held = held_as(name)
     if held is not None:
         return held
@@ -105,6 +114,8 @@ def _from_catalog(entry: CatalogEntry, *, offline: bool, only_small: bool, revis
 
 def _in_this_form(name: str, entry: CatalogEntry) -> None:
     """Raises ModelNotFound if the name asks for other files than the catalog's, which would have to be guessed."""
+    from trilens.spec.catalog.meaning import meaning
+
     form = meaning(name).form
     if form:
         raise ModelNotFound(
@@ -127,6 +138,10 @@ def _no_revision(name: str, revision: str | None) -> None:
 
 
 def _near(name: str) -> str:
+    import difflib
+
+    from trilens.spec.catalog import entries
+
     service = next((word for vendor, word in SERVICES.items() if vendor.lower() == name.strip().lower()), None)
     if service is not None:
         return f"a model at {name.strip()} is called {service}:MODEL"

@@ -1,9 +1,17 @@
-"""The type that a matrix has in memory on the native executor, by its type in the files."""
+"""The types that matrices have in memory on the native executor, by their types in the files. Imports no NumPy."""
 
 from __future__ import annotations
 
+from itertools import chain
+from typing import TYPE_CHECKING
+
 from trilens.checkpoints.coded_types import CODED
-from trilens.decoder.weights import Parameter
+from trilens.decoder.weights import Parameter, decoder_weights, own_parameters, parameters, prediction_weights
+from trilens.errors import UsageError
+from trilens.spec.choice import without_choice
+
+if TYPE_CHECKING:
+    from trilens.checkpoints.load import ModelFiles
 
 FLOATS = ("F32", "F16", "BF16")
 FROM_VALUES = (*FLOATS, "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")  # types that values can be rounded to
@@ -33,3 +41,24 @@ def native_type(
     if stored.startswith("F8") or columns % 32:
         return "F16"
     return "Q8_0"
+
+
+def parameters_in_memory(files: ModelFiles) -> tuple[list[Parameter], list[Parameter]]:
+    """Those of the model, and of its block that predicts, where that was asked for."""
+    spec = without_choice(files.spec)  # it runs as far as every position is chosen
+    beside = own_parameters(prediction_weights(spec)) if files.has_prediction else []
+    return list(parameters(decoder_weights(spec))), list(beside)
+
+
+def packed_types(files: ModelFiles, quantise: str | None) -> dict[Parameter, str]:
+    """The type that each matrix is packed in, in the executor's order."""
+    from trilens.executors.native.matrices import matrices, native_types
+
+    if quantise not in QUANTISE:
+        raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
+    packed, types = matrices(without_choice(files.spec)), native_types()
+    return {
+        p: native_type(files.type_of(p), p, QUANTISE[quantise], types, as_rows=files.as_rows(p))
+        for p in chain(*parameters_in_memory(files))
+        if p.name in packed
+    }

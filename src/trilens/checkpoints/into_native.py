@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
 from math import prod
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from trilens.checkpoints.changes import Change, HeadRows, RowChange
 from trilens.checkpoints.coded_types import CODED
-from trilens.checkpoints.in_memory import QUANTISE, native_type
+from trilens.checkpoints.in_memory import packed_types, parameters_in_memory
 from trilens.checkpoints.load import ModelFiles
 from trilens.checkpoints.sound import ALL_ZERO, fault_of_blocks, says_something
-from trilens.decoder.weights import Parameter, decoder_weights, own_parameters, parameters, prediction_weights
-from trilens.errors import BadCheckpoint, UsageError
+from trilens.decoder.weights import Parameter
+from trilens.errors import BadCheckpoint
 from trilens.spec.choice import without_choice
 
 if TYPE_CHECKING:
@@ -55,34 +54,6 @@ def native_executor(
     return executor
 
 
-def packed_form(files: ModelFiles, quantise: str | None = None) -> PackedForm:
-    """Where the packed form of these files is kept."""
-    from trilens.checkpoints.packed import PackedForm
-
-    return PackedForm(files, _packed_types(files, quantise), quantise)
-
-
-def _packed_types(files: ModelFiles, quantise: str | None) -> dict[Parameter, str]:
-    """The type that each matrix is packed in, in the executor's order."""
-    from trilens.executors.native.matrices import matrices, native_types
-
-    if quantise not in QUANTISE:
-        raise UsageError(f"quantise is {quantise!r}; expected '8bit', '4bit' or nothing")
-    packed, types = matrices(without_choice(files.spec)), native_types()
-    return {
-        p: native_type(files.type_of(p), p, QUANTISE[quantise], types, as_rows=files.as_rows(p))
-        for p in chain(*_parameters(files))
-        if p.name in packed
-    }
-
-
-def _parameters(files: ModelFiles) -> tuple[list[Parameter], list[Parameter]]:
-    """Of the model, and of its block that predicts, where that was asked for."""
-    spec = without_choice(files.spec)  # it runs as far as every position is chosen
-    beside = own_parameters(prediction_weights(spec)) if files.has_prediction else []
-    return list(parameters(decoder_weights(spec))), list(beside)
-
-
 def _executor(
     files: ModelFiles,
     progress: Callable[[int, int], None] | None,
@@ -94,8 +65,8 @@ def _executor(
     from trilens.executors.native.executor import NativeExecutor, Packed
 
     spec = without_choice(files.spec)
-    types = _packed_types(files, quantise)
-    wanted, beside = _parameters(files)
+    types = packed_types(files, quantise)
+    wanted, beside = parameters_in_memory(files)
     total = sum(map(files.bytes_of, [*wanted, *beside]))
     done = 0
 

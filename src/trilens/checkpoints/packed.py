@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trilens import __version__
+from trilens.checkpoints.in_memory import packed_types
 from trilens.checkpoints.opened import OpenFile
 from trilens.checkpoints.verified import cache_dir
 from trilens.errors import BadCheckpoint
@@ -71,6 +72,11 @@ class Matrix:
     bytes: int
 
 
+def packed_form(files: ModelFiles, quantise: str | None = None) -> PackedForm:
+    """Where the packed form of these files is kept."""
+    return PackedForm(files, packed_types(files, quantise), quantise)
+
+
 class PackedForm:
     """The place of one model's packed form, whether there is one or not."""
 
@@ -109,8 +115,6 @@ class PackedForm:
 
     def open(self, threads: int) -> OpenedForm | None:
         """The form, if it is there and made of these files as they are now. What it holds is checked meanwhile."""
-        import numpy as np
-
         from trilens.executors.native.extension import _native
 
         try:
@@ -136,7 +140,7 @@ class PackedForm:
             return None
         finally:
             file.close()
-        return OpenedForm(mapped, self._matrices, self._cuts, np.frombuffer(stated[:-DIGEST], "<u8"), threads)
+        return OpenedForm(mapped, self._matrices, self._cuts, stated[:-DIGEST], threads)
 
     def remove(self, why: str) -> None:
         log.warning("%s is not used, and the model is packed again: %s", self.path, why)
@@ -211,7 +215,7 @@ class OpenedForm:
     something else; `checked` helps them and waits for them."""
 
     def __init__(
-        self, mapped: Any, matrices: Mapping[str, Matrix], cuts: Sequence[int], sums: np.ndarray, threads: int
+        self, mapped: Any, matrices: Mapping[str, Matrix], cuts: Sequence[int], sums: bytes, threads: int
     ) -> None:
         from trilens.executors.native.extension import _native
 
@@ -242,7 +246,7 @@ class OpenedForm:
             found = np.array(self._checksums.sums(), "<u8")
         except _native.FileChanged as problem:
             raise Unusable(str(problem)) from None
-        if wrong := int((found != self._stated).sum()):
+        if wrong := int((found != np.frombuffer(self._stated, "<u8")).sum()):
             raise Unusable(f"the checksums of {wrong} of its {len(found)} pieces are wrong")
 
 
@@ -274,7 +278,7 @@ def kept_forms() -> Iterator[KeptForm]:
 
 def _sources(files: ModelFiles) -> list[Path]:
     """The files that say what is packed: those with the weights, and the configuration's."""
-    found = {tensor.file.resolve() for tensor in files.checkpoint.tensors.values()}
+    found = {path.resolve() for path in {tensor.file for tensor in files.checkpoint.tensors.values()}}
     if files.found.path.is_dir():
         found |= {path.resolve() for path in files.found.path.glob("*.json")}
     return sorted(found)

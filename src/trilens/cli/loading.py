@@ -57,7 +57,7 @@ def load_model(options: dict[str, Any]) -> Model | HostedModel:
 def _load_here(
     name: str, executor: Any, offline: bool, ignore_keys: Any, prefix_bytes: int, stated: dict[str, Any]
 ) -> Model:
-    from trilens.model import load
+    from trilens.loading import load
 
     progress = Progress(name)
     if "prefix_dir" in stated:

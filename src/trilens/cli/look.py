@@ -252,7 +252,7 @@ def trace(
     """Show which experts of MODEL fire for PROMPT and its answer, for each token and layer."""
     import csv
 
-    from trilens.model import load
+    from trilens.loading import load
     from trilens.trials.routing import trace as make_trace
 
     smaller: dict[str, Any] = {"quantise": quantise} if quantise else {}

@@ -60,7 +60,7 @@ def perplexity(
     model: str, file: str, context: int, pieces: int | None, threads: int | None, offline: bool, as_json: bool
 ) -> None:
     """Measure how well MODEL predicts the text in FILE. Lower is better. - is standard input."""
-    from trilens.model import load
+    from trilens.loading import load
     from trilens.trials.perplexity import perplexity as measure
 
     text = text_of(file)

@@ -1,7 +1,7 @@
 """The options of every call and of loading, by name and type, so that a type checker reports a wrong one.
 
-What an option means is said where it is used: in `Model.stream_all`, `Sampling`, `model.load` and `load_hosted`. A test
-compares these lists with their signatures.
+What an option means is said where it is used: in `Model.stream_all`, `Sampling`, `loading.load` and `load_hosted`. A
+test compares these lists with their signatures.
 """
 
 from __future__ import annotations

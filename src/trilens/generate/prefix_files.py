@@ -26,7 +26,6 @@ from trilens.errors import BadCheckpoint, RequestRefused, UsageError
 from trilens.executors.executor import PAGE, Block, Executor
 from trilens.files import read_small
 
-PREFIX_BYTES = 4_000_000_000  # of a directory, where nobody stated another number
 MAGIC = b"trilens prefix 1\n"
 SUFFIX = ".block"
 DIGEST = hashlib.sha256().digest_size

@@ -19,7 +19,8 @@ from trilens.checkpoints.adapters import adapter_bytes
 from trilens.checkpoints.find import find
 from trilens.errors import ModelNotFound, TrilensError, UsageError
 from trilens.files import exists
-from trilens.model import Model, load
+from trilens.loading import load
+from trilens.model import Model
 from trilens.serve.local_loop import LocalLoop
 from trilens.serve.loop import EngineLoop, Serving, ShuttingDown
 from trilens.serve.remote_loop import RemoteLoop

@@ -92,15 +92,17 @@ def _read_tokenizer_json(path: Path) -> Vocabulary:
     engine.no_padding()
     spelling = _spelling(path, engine)
     added = engine.get_added_tokens_decoder()
+    ids = frozenset(engine.get_vocab(with_added_tokens=False).values())
     return Vocabulary(
         engine=engine,
+        ids=ids,
         spelling=spelling,
         raw=frozenset(added) if spelling.byte_level else frozenset(),
         bos_id=None,
         eos_id=None,
         eos_ids=frozenset(),
         add_bos=False,
-        size=1 + max([*engine.get_vocab(with_added_tokens=False).values(), *added], default=-1),
+        size=1 + max([*ids, *added], default=-1),
     )
 
 

@@ -81,6 +81,7 @@ def read_gguf_vocabulary(metadata: Mapping[str, Any]) -> Vocabulary:
     )
     return Vocabulary(
         engine=engine,
+        ids=range(len(texts)),
         spelling=spelling,
         raw=frozenset(control | visible),
         bos_id=_token(metadata, "bos", len(texts)),

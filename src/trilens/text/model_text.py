@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trilens.checkpoints.find import Found
 from trilens.errors import BadTemplate, ContextFull, RequestRefused
-from trilens.spec.catalog import CatalogEntry
 from trilens.text.conversation import ChatMessage, Message, plain, read_conversation
 from trilens.text.fill_in import fill_in
 from trilens.text.from_directory import read_json_object
@@ -22,6 +21,9 @@ from trilens.text.thoughts import ThoughtSplitter
 from trilens.text.tokenizer import Tokenizer
 from trilens.text.tool_calls import model_format
 from trilens.text.tool_formats import ToolFormat
+
+if TYPE_CHECKING:
+    from trilens.spec.catalog import CatalogEntry
 
 # generation_config.json's names that are also `Sampling`'s.
 SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")

@@ -124,6 +124,7 @@ def _vocabulary(
     )
     return Vocabulary(
         engine=engine,
+        ids=frozenset((*ranked, *added)),
         spelling=Spelling(byte_level=True),
         raw=frozenset(added),
         bos_id=None,

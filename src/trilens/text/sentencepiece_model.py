@@ -110,6 +110,7 @@ def read_sentencepiece_vocabulary(path: Path) -> Vocabulary:
     bos_id, eos_id = (i if 0 <= i < len(model.texts) else None for i in (model.bos_id, model.eos_id))
     return Vocabulary(
         engine=engine,
+        ids=range(len(model.texts)),
         spelling=Spelling(
             byte_level=False,
             space_mark=SPACE_MARK,

@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from trilens.spec.catalog import StatedInference
+if TYPE_CHECKING:
+    from trilens.spec.catalog import StatedInference
 
 TURN = re.compile(r"^<\|\w+\|>assistant")
 TURN_BEGUN = re.compile(r"<\|\w+\|>assistant$")

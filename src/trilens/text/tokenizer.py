@@ -38,6 +38,7 @@ class Tokenizer:
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         self.vocab_size = vocabulary.size
         self.spelling = vocabulary.spelling
+        self._ids = vocabulary.ids
         self._raw = vocabulary.raw
         self._twins = vocabulary.twins
         self._engine = vocabulary.engine
@@ -196,19 +197,17 @@ class Tokenizer:
 
         Raises BadCheckpoint, naming the token.
         """
-        vocabulary = self._engine.get_vocab(with_added_tokens=False)
-        added = self._engine.get_added_tokens_decoder()
-        if max(vocabulary.values(), default=0) >= rows:
-            for text, i in vocabulary.items():
-                if rows <= i < self.vocab_size and i not in added:
-                    raise BadCheckpoint(
-                        f"{where}: token {text!r:.60} has id {i}, and the model's table has {rows} rows; "
-                        "tokenizer and model do not belong together"
-                    )
-        ids = {*vocabulary.values(), *added}
-        last = max(set(vocabulary.values()) - added.keys(), default=-1)
-        if (hole := next((i for i in range(min(last, self.vocab_size)) if i not in ids), None)) is not None:
-            raise BadCheckpoint(f"{where}: no token has id {hole}, though ids go to {last}; download it again")
+        added = self._engine.get_added_tokens_decoder().keys()
+        own = set(self._ids) - added
+        last = max(own, default=-1)
+        if last >= rows:
+            outside = min(i for i in own if i >= rows)
+            raise BadCheckpoint(
+                f"{where}: token {self.text_of(outside)!r:.60} has id {outside}, and the model's table has {rows} "
+                "rows; tokenizer and model do not belong together"
+            )
+        if holes := set(range(last)) - own - added:
+            raise BadCheckpoint(f"{where}: no token has id {min(holes)}, though ids go to {last}; download it again")
         for i in (*sorted(self.eos_ids), *(() if self.bos_id is None else (self.bos_id,))):
             if i >= rows:
                 raise BadCheckpoint(

@@ -1,6 +1,6 @@
 """From the tables in a checkpoint to an engine of the `tokenizers` library."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -26,14 +26,15 @@ class TokenType(IntEnum):
 class Vocabulary:
     """What every kind of tokenizer file comes down to.
 
-    `raw` are ids whose text is written as it stands, whatever the spelling. `eos_ids` end an answer; `eos_id` is the
-    one that templates write. `add_bos` is
+    `ids` are those of its table, without tokens that were only added to it. `raw` are ids whose text is written as it
+    stands, whatever the spelling. `eos_ids` end an answer; `eos_id` is the one that templates write. `add_bos` is
     what a plain prompt wants; chat templates write their own. `size` is one more than the highest id; the engine
     may know more, for bytes that the vocabulary cannot write, which encoding leaves out. `twins` are ids whose text
     belongs to another id too, by which the engine knows it.
     """
 
     engine: Tokenizer
+    ids: Collection[int]
     spelling: Spelling
     raw: frozenset[int]
     bos_id: int | None

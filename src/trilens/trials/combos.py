@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from trilens.errors import UsageError
-from trilens.model import load
+from trilens.loading import load
 from trilens.trials.questions import KINDS, RANGES, Question, held_out, is_right
 from trilens.units import big, flop
 
