@@ -12,6 +12,7 @@ constexpr const int8_t* table_of(Codes codes) {
 template <int bits, Scales kind, int offset_, Codes table_, bool signed_, int run_, bool one_step = false> struct Quant {
   static constexpr int BITS = bits, OFFSET = offset_, RUN = run_;
   static constexpr Scales KIND = kind;
+  static constexpr Codes TABLE = table_;
   static constexpr bool SIGNED = signed_, ONE_STEP = one_step;
   static constexpr bool STEPS = kind == Scales::STEPS_16 || kind == Scales::STEPS_16_MIN || kind == Scales::STEPS_32_MIN;
   static constexpr int CODES = 32 * bits;
@@ -63,4 +64,37 @@ template <class Q, int j> ALWAYS_INLINE static Bytes octet_entries(At octets, co
 template <class Q, int j> ALWAYS_INLINE static Bytes octet_code(At octets, const uint8_t* table) {
   const Bytes signs = sign_bytes(octets + (OCTET_SIGNS + 4 * j)), entries = octet_entries<Q, j>(octets, table);
   return has_shift(Q::TYPE) ? two_less_where(entries, signs) : negative_where(entries, signs);
+}
+
+// The quantised types.
+#define TRILENS_QUANTISED_TYPES(QUANT, OCTETS) \
+  QUANT(Q4_0, 4, Scales::HALF, 8, Codes::PLAIN, false, 8)           \
+  QUANT(Q4_1, 4, Scales::HALF_MIN, 0, Codes::PLAIN, false, 8)       \
+  QUANT(Q5_0, 6, Scales::HALF, 16, Codes::PLAIN, false, 4)          \
+  QUANT(Q5_1, 6, Scales::HALF_MIN, 0, Codes::PLAIN, false, 4)       \
+  QUANT(Q8_0, 8, Scales::HALF, 0, Codes::PLAIN, true, 1)            \
+  QUANT(Q2_K, 4, Scales::STEPS_16_MIN, 0, Codes::PLAIN, false, 4)   \
+  QUANT(Q3_K, 4, Scales::STEPS_16, 4, Codes::PLAIN, false, 4)       \
+  QUANT(Q4_K, 4, Scales::STEPS_32_MIN, 0, Codes::PLAIN, false, 8)   \
+  QUANT(Q5_K, 6, Scales::STEPS_32_MIN, 0, Codes::PLAIN, false, 4)   \
+  QUANT(Q6_K, 6, Scales::STEPS_16, 32, Codes::PLAIN, false, 2)      \
+  QUANT(IQ4_NL, 4, Scales::HALF, 0, Codes::IQ4, true, 1)            \
+  QUANT(IQ4_XS, 4, Scales::STEPS_16, 0, Codes::IQ4, true, 1, true)  \
+  QUANT(MXFP4, 4, Scales::BFLOAT, 12, Codes::MXFP4, false, 4)       \
+  QUANT(NVFP4, 4, Scales::FLOATS_16, 12, Codes::MXFP4, false, 4)    \
+  QUANT(NF4, 4, Scales::HALF, 0, Codes::NF4, true, 1)               \
+  QUANT(FP4, 4, Scales::HALF, 0, Codes::FP4, true, 1)               \
+  QUANT(Q8_MIN, 8, Scales::HALF_MIN, 0, Codes::PLAIN, true, 1)      \
+  OCTETS(IQ1_S)                                                     \
+  OCTETS(IQ1_M)                                                     \
+  OCTETS(IQ2_XXS)                                                   \
+  OCTETS(IQ2_XS)                                                    \
+  OCTETS(IQ2_S)                                                     \
+  OCTETS(IQ3_XXS)                                                   \
+  OCTETS(IQ3_S)
+
+// Reads all of it once, in the order in which it lies: memory feeds one quick stream far better than two slow ones, which
+// the products of two tiles and many rows are.
+static inline void fetch(const uint8_t* p, size_t bytes) {
+  for (size_t i = 0; i < bytes; i += 64) (void)*(const volatile uint8_t*)(p + i);
 }

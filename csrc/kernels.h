@@ -19,7 +19,7 @@ struct Group {
 };
 
 // Rows of activations: floats, and the same in groups where a quantised matrix reads them. With `fine` codes a second
-// group follows each, what 8 bits leave over rounded to 8 bits more: value = scale * (code + fine code / 254).
+// group follows each, what 8 bits leave over rounded to 8 bits more: value = scale * (code + fine code / 256).
 struct Activations {
   const float* f = nullptr;
   size_t f_stride = 0;

@@ -141,10 +141,13 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
     for (int i = 0; i < 4; i++) {
       F8 exact = mul(v[i], all(inverse));
       rounded[i] = nearest(exact);
-      if (to.fine) v[i] = nearest(mul(sub(exact, rounded[i]), all(254.0f)));
+      if (to.fine) {
+        F8 left = nearest(mul(sub(exact, rounded[i]), all(256.0f)));
+        v[i] = larger(smaller(left, all(127.0f)), all(-127.0f));
+      }
     }
     float whole = fill(*out, rounded);
-    if (to.fine) whole = std::fma(fill(out[1], v), 1.0f / 254.0f, whole);
+    if (to.fine) whole = std::fma(fill(out[1], v), 1.0f / 256.0f, whole);
     out->scale = most / 127.0f;
     out->total = out->scale * whole;
   }

@@ -18,6 +18,7 @@ namespace narrow {
 #include "codes.inl"
 #include "dots_of_pairs.inl"
 #include "octets_of_pairs.inl"
+#include "quantised.inl"
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
@@ -26,12 +27,16 @@ namespace wide {
 #include "codes.inl"
 #include "dots_of_pairs.inl"
 #include "octets_of_pairs.inl"
+#include "quantised.inl"
+#include "unpacked.inl"
 #include "products.inl"
 }  // namespace wide
 
 // One or two rows wait for memory, which comes faster from one tile after the other than from two at once.
 static void product(const Matrix& m, int which, int t0, int t1, const Activations& x, int rows, float* y, size_t y_stride) {
-  (rows > (is_float(m.type) ? 3 : 2) ? wide::product : narrow::product)(m, which, t0, t1, x, rows, y, y_stride);
+  if (rows <= (is_float(m.type) ? 3 : 2)) return narrow::product(m, which, t0, t1, x, rows, y, y_stride);
+  if (!(x.fine ? wide::unpacked_product<true> : wide::unpacked_product<false>)(m, which, t0, t1, x, rows, y, y_stride))
+    wide::product(m, which, t0, t1, x, rows, y, y_stride);
 }
 
 #include "eight.h"

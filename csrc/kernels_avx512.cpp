@@ -21,6 +21,7 @@ namespace narrow {
 #include "codes.inl"
 #include "dots_of_fours.inl"
 #include "octets_of_pairs.inl"
+#include "quantised.inl"
 #include "products.inl"
 }  // namespace narrow
 namespace wide {
@@ -29,6 +30,7 @@ namespace wide {
 #include "codes.inl"
 #include "dots_of_fours.inl"
 #include "octets_of_fours.inl"
+#include "quantised.inl"
 #include "products.inl"
 }  // namespace wide
 

@@ -18,6 +18,7 @@ namespace neon {
 #include "codes.inl"
 #include "dots_of_fours.inl"
 #include "octets_of_fours.inl"
+#include "quantised.inl"
 #include "products.inl"
 #include "eight.h"
 using Widest = Eight;

@@ -15,6 +15,7 @@ namespace portable {
 #include "codes.inl"
 #include "dots_of_pairs.inl"
 #include "octets_of_pairs.inl"
+#include "quantised.inl"
 #include "products.inl"
 #include "eight.h"
 using Widest = Eight;

@@ -145,6 +145,12 @@ static inline B32 eight_b(const int8_t* p) {  // 8 bytes, four times
 }
 static inline W16 first_twice(W16 a) { return {_mm256_unpacklo_epi32(a.v, a.v)}; }  // rows 0 0 1 1 4 4 5 5
 static inline W16 last_twice(W16 a) { return {_mm256_unpackhi_epi32(a.v, a.v)}; }   // rows 2 2 3 3 6 6 7 7
+static inline B32 first_fours(B32 a, B32 b) {  // of each eight bytes of both the first four, in the order of rows
+  return {_mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a.v), _mm256_castsi256_ps(b.v), 0x88))};
+}
+static inline B32 last_fours(B32 a, B32 b) {
+  return {_mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a.v), _mm256_castsi256_ps(b.v), 0xdd))};
+}
 static inline I8 sums_of_two(I8 a, I8 b) { return {_mm256_hadd_epi32(a.v, b.v)}; }
 
 // Byte j of each four is an E4M3 number; its value times 2^-120, for the exponent is put where a float has its own.
@@ -164,5 +170,13 @@ static inline void e4m3_columns(B32 a, F8 columns[4]) {  // all four of them: tw
 static inline B32 magnitude(B32 a) { return {_mm256_abs_epi8(a.v)}; }
 static inline B32 with_sign(B32 a, B32 sign) { return {_mm256_sign_epi8(a.v, sign.v)}; }
 static inline W16 dot_unsigned(B32 a, B32 b) { return {_mm256_maddubs_epi16(a.v, b.v)}; }  // unsigned a, signed b
+
+// For unpacked.inl.
+static inline F8 minus(F8 a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+static inline B32 sub(B32 a, B32 b) { return {_mm256_sub_epi8(a.v, b.v)}; }
+static inline W16 even_bytes(B32 a) { return {_mm256_srai_epi16(_mm256_slli_epi16(a.v, 8), 8)}; }  // with their signs
+static inline W16 odd_bytes(B32 a) { return {_mm256_srai_epi16(a.v, 8)}; }
+static inline W16 load_w(const void* p) { return {_mm256_load_si256((const __m256i*)p)}; }
+static inline void store_w(void* p, W16 a) { _mm256_store_si256((__m256i*)p, a.v); }
 
 __attribute__((always_inline)) static inline void prefetch_line(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }

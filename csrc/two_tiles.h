@@ -75,3 +75,33 @@ static inline void e4m3_columns(Bytes x, Floats columns[4]) {
 }
 static inline Bytes magnitude(Bytes x) { return {magnitude(x.a), magnitude(x.b)}; }
 static inline Bytes with_sign(Bytes x, Bytes sign) { return {with_sign(x.a, sign.a), with_sign(x.b, sign.b)}; }
+
+// For unpacked.inl.
+static inline Floats minus(Floats x) { return {minus(x.a), minus(x.b)}; }
+static inline Bytes sub(Bytes x, Bytes y) { return {sub(x.a, y.a), sub(x.b, y.b)}; }
+static inline Words even_bytes(Bytes x) { return {even_bytes(x.a), even_bytes(x.b)}; }
+static inline Words odd_bytes(Bytes x) { return {odd_bytes(x.a), odd_bytes(x.b)}; }
+static inline Bytes first_fours(Bytes x, Bytes y) { return {first_fours(x.a, y.a), first_fours(x.b, y.b)}; }
+static inline Bytes last_fours(Bytes x, Bytes y) { return {last_fours(x.a, y.a), last_fours(x.b, y.b)}; }
+static inline void put(uint8_t* to, Words x) { store_w(to, x.a), store_w(to + sizeof(W16), x.b); }
+static inline void put(uint8_t* to, Bytes x) { put(to, Words{{x.a.v}, {x.b.v}}); }
+static inline Words words_put(const uint8_t* from) { return {load_w(from), load_w(from + sizeof(W16))}; }
+static inline Bytes bytes_put(const uint8_t* from) { return {load_b(from), load_b(from + sizeof(B32))}; }
+static inline Words every_pair_at(const int16_t* two) {
+  int32_t pair;
+  memcpy(&pair, two, 4);
+  return every_pair(pair);
+}
+// 32 columns of activations as numbers of 16 bits, 256 times the code plus the fine code if there are any: those of even
+// columns, then those of odd ones.
+static inline void spread(const int8_t* codes, const int8_t* fine, int16_t* to) {
+  const B32 code = load_b((const uint8_t*)codes);
+  W16 even = even_bytes(code), odd = odd_bytes(code);
+  if (fine) {
+    const B32 more = load_b((const uint8_t*)fine);
+    even = add(mul(even, all_w(256)), even_bytes(more));
+    odd = add(mul(odd, all_w(256)), odd_bytes(more));
+  }
+  store_w(to, even);
+  store_w(to + 16, odd);
+}

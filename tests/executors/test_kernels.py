@@ -35,7 +35,7 @@ def quantised(x: np.ndarray, fine: bool = False) -> np.ndarray:
     exact = groups * np.where(some, np.float32(127) / np.where(some, most, 1), 0).astype(np.float32)
     codes = np.rint(exact)
     if fine:
-        codes = codes + np.rint((exact - codes) * np.float32(254)).astype(np.float64) / 254
+        codes = codes + np.rint((exact - codes) * np.float32(256)).clip(-127, 127).astype(np.float64) / 256
     return (codes.astype(np.float64) * (most / np.float32(127))).reshape(x.shape)
 
 
@@ -61,16 +61,17 @@ def test_a_product_equals_float_arithmetic_on_the_same_activations(
 @pytest.mark.parametrize("kind", native.types())
 @pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
 def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fine: bool) -> None:
-    raw = random_rows(kind, 21, 768)
-    x = np.random.default_rng(1).standard_normal((11, 768), np.float32)
+    columns = 768 if native.types()[kind][0] == 256 else 800  # of smaller blocks a broken span of 256 columns, too
+    raw = random_rows(kind, 37, columns)
+    x = np.random.default_rng(1).standard_normal((70, columns), np.float32)
     x[3] = 0
-    together = np.empty((11, 21), np.float32)
+    together = np.empty((70, 37), np.float32)
     native.product("portable", kind, raw, x, fine, together)
     for kernels in SETS:
-        for n in (1, 2, 3, 4, 5, 7, 8, 9, 11):
-            y = np.empty((n, 21), np.float32)
+        for n in (1, 2, 3, 4, 5, 7, 8, 9, 11, 16, 31, 32, 70):
+            y = np.empty((n, 37), np.float32)
             native.product(kernels, kind, raw, x[:n], fine, y)
-            assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32))
+            assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32)), (kernels, n)
 
 
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16"])
@@ -117,14 +118,19 @@ def test_the_largest_codes_and_activations_do_not_overflow() -> None:
             if kind == "IQ1_M":
                 blocks[:, :, 49::2] = whole[:, :, 49::2] & 0xF0 | blocks[:, :, 49::2] & 15
             for sign in (1, -1):
-                x = np.full((1, 256), sign * 3.0, np.float32)
-                expected = x.astype(np.float64) @ values_of(kind, raw, 256).astype(np.float64).T
-                if not np.isfinite(expected).all():
-                    continue
-                for kernels in SETS:
-                    y = np.empty((1, 8), np.float32)
-                    native.product(kernels, kind, raw, x, False, y)
-                    assert np.allclose(y, expected, rtol=1e-4, atol=1e-2), (kind, fill, kernels)
+                # of each 32 the first becomes 127, the others 126 and with 16 bits 126 and 127 / 256
+                x = np.full((40, 256), sign * 3.0 * 126.496 / 127, np.float32)
+                x[:, ::32] = sign * 3.0
+                for fine in (False, True):
+                    given = quantised(x[:1], fine).astype(np.float64)
+                    expected = given @ values_of(kind, raw, 256).astype(np.float64).T
+                    if not np.isfinite(expected).all():
+                        continue
+                    for kernels in SETS:
+                        for n in (1, 40):
+                            y = np.empty((n, 8), np.float32)
+                            native.product(kernels, kind, raw, x[:n], fine, y)
+                            assert np.allclose(y, expected, rtol=1e-4, atol=1e-2), (kind, fill, kernels, fine, n)
 
 
 @pytest.mark.parametrize("kernels", SETS)

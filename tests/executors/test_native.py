@@ -44,7 +44,7 @@ def rounded(x: torch.Tensor, activations: str = "8bit") -> torch.Tensor:
     exact = groups * torch.where(most > 1e-30, torch.full_like(most, 127) / most, 0)
     codes = exact.round()
     if activations == "16bit":
-        codes = codes + ((exact - codes) * 254).round() / 254
+        codes = codes + ((exact - codes) * 256).round().clamp(-127, 127) / 256
     return (codes * (most / 127)).flatten(-2)
 
 
@@ -127,7 +127,7 @@ def compare(
 
     With 8 bits the first is 1e-7 until somewhere an activation lies so close to the middle of two codes that the last
     bit of a float32 decides. From then on, through attention, all later tokens round afresh, and the distance is that
-    of any other rounding: the second one. With 16 bits such a step is 254 times smaller.
+    of any other rounding: the second one. With 16 bits such a step is 256 times smaller.
     """
     length = min(length, seen_whole(spec))
     tensors, stored, values = stored_model(spec, kind)

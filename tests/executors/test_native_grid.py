@@ -119,7 +119,7 @@ def eight_bits_are_rounded_as_torch_rounds_them(spec: ModelSpec) -> None:
     same order: over 40 tokens, torch in float64 is as far from torch in float32 as from the native executor, 1e-2.
     """
     distances = [compare(spec, "Q4_0", length=1, seed=s)[0] for s in range(1, 9)]
-    # rows with 16 bits have 254 times as many places where the last bit decides, and less is lost at each
+    # rows with 16 bits have 256 times as many places where the last bit decides, and less is lost at each
     fine = has(spec, GatedRecurrence) or next((index for index, _ in spec.routed_layers()), 0) > 0
     near, least = (5e-5, 1) if fine else (1e-5, 4)
     assert sum(d < near for d in distances) >= least
