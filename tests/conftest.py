@@ -30,6 +30,22 @@ if TYPE_CHECKING:  # the process that only hands out tests to workers needs neit
 gc.disable()  # until all is collected
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a directory, the tests of one tiny model come one after another, so that few workers make it."""
+
+    def place(item: pytest.Item) -> tuple[str, str]:
+        call = getattr(item, "callspec", None)
+        tiny = call is not None and "tiny_directory" in getattr(item, "fixturenames", ())
+        return str(item.path.parent), str(call.params.get("name", "")) if tiny else ""
+
+    places: dict[tuple[str, str], int] = {}
+    for item in items:
+        at = place(item)
+        places.setdefault((at[0], ""), len(places))
+        places.setdefault(at, len(places))
+    items.sort(key=lambda item: places[place(item)])
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no search for garbage has to go through it."""
     gc.freeze()
@@ -94,6 +110,10 @@ def _own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture
 def measured_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure_roughly(monkeypatch)
+
+
+def measure_roughly(patch: pytest.MonkeyPatch) -> None:
     """This machine is measured as ever, but with few repetitions, with less that comes from memory, and without a look
     at what else runs: so it is measured once."""
     from trilens.lenses.machines import machine, made_up, rates
@@ -107,7 +127,7 @@ def measured_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
         (rates, {"settle": settle}),
     ):
         for name, value in values.items():
-            monkeypatch.setattr(module, name, value)
+            patch.setattr(module, name, value)
 
 
 @pytest.fixture(scope="session")

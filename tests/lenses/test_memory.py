@@ -42,8 +42,8 @@ files = open_model(find(sys.argv[1]))
 before = resident()
 executor = native_executor(files)
 files.checkpoint.close()
-sequences = [executor.sequence(1024) for _ in range(2)]
-executor.step([StepInput(s, [i % 100 for i in range(1024)]) for s in sequences])
+sequences = [executor.sequence(512) for _ in range(2)]
+executor.step([StepInput(s, [i % 100 for i in range(512)]) for s in sequences])
 print(json.dumps([resident() - before, executor.weight_bytes, sum(s.kv_bytes for s in sequences)]))
 """
 
@@ -57,7 +57,7 @@ def test_trilens_holds_what_it_says(shape: str, smollm2: Path, tmp_path: Path) -
         models.write(models.SHAPES[shape], "Q8_0", path, smollm2)
     source = card_source(str(path), offline=True)
     assert source.reading is not None
-    made = own_memory(source.reading.spec, held_types(source), Job(1024, 2))
+    made = own_memory(source.reading.spec, held_types(source), Job(512, 2))
     done = subprocess.run([sys.executable, "-c", GROWTH, str(path)], capture_output=True, text=True, check=True)
     grown, weights, kv = json.loads(done.stdout)
     assert (made.weights, made.kv) == (weights, kv)
