@@ -110,7 +110,7 @@ def test_attention(name: str, every: int, tiny_executor: Callable[[str], TorchEx
             assert np.abs(ours[:, : len(tokens)] - weights[head]).max() < CLOSE
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", thinned(NAMES, 2))
 def test_lens(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     tokens, layers = text_for(name, executor), len(executor.spec.layers)

@@ -14,6 +14,7 @@ from benchmarks import models
 from transformers import DynamicCache
 
 from tests.families import FAMILIES, Family, prompt, reference
+from tests.grids import in_turn
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError
@@ -70,8 +71,7 @@ CACHED = [
 ]
 
 
-@pytest.mark.parametrize("family", CACHED)
-@pytest.mark.parametrize("tokens", [5, 40])
+@pytest.mark.parametrize(("family", "tokens"), in_turn(CACHED, [5, 40]))
 def test_transformers_cache_exactly(family: str, tokens: int, tiny_directory: Callable[[str], Path]) -> None:
     """One token at a time, so that windows hold what they need and no more."""
     spec = read_spec(find(str(tiny_directory(family)))).spec
