@@ -1,4 +1,4 @@
-"""A short run of the fuzzer: the corpus, 40 fresh inputs a target from a fixed seed, and that failures are noticed."""
+"""A short run of the fuzzer: the corpus, 25 fresh inputs a target from a fixed seed, and that failures are noticed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fuzz.run import fuzz, save
 from fuzz.targets import OWN, TARGETS, Target
 from fuzz.worker import ROOT
 
-FRESH = 40
+FRESH = 25
 CORPUS = ROOT / "fuzz" / "corpus"
 
 
