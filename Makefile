@@ -20,9 +20,10 @@ demo: $(VENV)/.demo
 	$(BIN)/trilens combos
 
 # Compiled to bytecode first: where Python is told to write none, each of hundreds of child processes would do it again.
+# Three workers for two cores: some tests wait.
 test: $(VENV)/.test lint
 	@$(BIN)/python -m compileall -q src tests fuzz
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-all: $(VENV)/.test lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""

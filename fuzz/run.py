@@ -76,10 +76,12 @@ def fuzz(
     most: int = sys.maxsize,
     seed: int = 1,
     native: Path | None = None,
-    inputs: Sequence[Path] | None = None,
+    inputs: Sequence[Path] = (),
+    more: bool = False,
     limit: float = SECONDS,
 ) -> Tally:
-    """Until the time is over, `most` inputs were tried, or all of `inputs` were, where some are given.
+    """Until the time is over, `most` inputs were tried, or all of `inputs` were, where some are given and no `more` are
+    to be made after them.
 
     A worker that dies, or computes for longer than `limit` seconds, costs the input it was at; another one goes on
     behind it."""
@@ -88,10 +90,13 @@ def fuzz(
     with tempfile.TemporaryDirectory(prefix=f"fuzz-{target}-") as name:
         while tally.tried < most and time.monotonic() < began + seconds:
             done = tally.tried
-            left = None if inputs is None else inputs[done:]
-            if left is not None and not left:
+            left = inputs[done:]
+            if inputs and not left and not more:
                 break
-            _one_worker(tally, Path(name), most, began + seconds, [f"--seed={seed}", f"--limit={limit}"], native, left)
+            options = [f"--seed={seed}", f"--limit={limit}", f"--made={max(0, done - len(inputs))}"]
+            _one_worker(
+                tally, Path(name), most, began + seconds, [*options, *(["--more"] if more else [])], native, left
+            )
             if tally.tried == done and time.monotonic() < began + seconds:
                 said = (Path(name) / "stderr").read_text(errors="replace")
                 raise RuntimeError(f"the worker of {target} tried nothing:\n{said[-4000:]}")
@@ -106,7 +111,7 @@ def _one_worker(
     end: float,
     options: list[str],
     native: Path | None,
-    inputs: Sequence[Path] | None,
+    inputs: Sequence[Path],
 ) -> None:
     command = [sys.executable, "-m", "fuzz.worker", tally.target, str(folder), *options]
     command += [
@@ -142,7 +147,7 @@ def _one_worker(
             data = b""
             if "file" in found:
                 data = Path(found["file"]).read_bytes()
-            elif "failure" in found and inputs:
+            elif "failure" in found and tally.tried - first < len(inputs):
                 data = read(inputs[tally.tried - first])
             tally.add(found["outcome"], found.get("failure", ""), data)
             patience, slept, used = WAITING, 0.0, found["processor_seconds"]

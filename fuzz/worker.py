@@ -1,9 +1,10 @@
 """A process that tries inputs of one target. A line of JSON on its standard output tells of each.
 
-    python -m fuzz.worker TARGET FOLDER [--seed N] [--first N] [--native FILE] [--inputs FILE ...]
+    python -m fuzz.worker TARGET FOLDER [--seed N] [--first N] [--made N] [--native FILE] [--more] [--inputs FILE ...]
 
-With files given it tries these; else it makes inputs without end, until the process that started it has enough. Before
-an input is tried it lies in FOLDER/input, so that it outlives this process.
+With files given it tries these. Without, or with --more after them, it makes inputs without end, until the process
+that started it has enough; --made says how many were made before. Before an input is tried it lies in FOLDER/input, so
+that it outlives this process.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from fuzz.minimise import smaller
@@ -45,7 +47,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--native", type=Path)
     parser.add_argument("--limit", type=float, default=SECONDS)
-    parser.add_argument("--inputs", nargs="+", type=Path)
+    parser.add_argument("--made", type=int, default=0)
+    parser.add_argument("--more", action="store_true")
+    parser.add_argument("--inputs", nargs="+", type=Path, default=[])
     given = parser.parse_args()
     lines = os.fdopen(os.dup(1), "w", buffering=1)  # what the code under test prints goes elsewhere
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -58,10 +62,9 @@ def main() -> None:
     from fuzz.targets import OWN, TARGETS
 
     target = {**TARGETS, OWN.name: OWN}[given.target]
-    if given.inputs:
-        made: Iterator[tuple[bytes, Callable[[], None]]] = ((read(p), lambda: None) for p in given.inputs)
-    else:
-        made = inputs(target.seeds(), target.mutate, given.seed, given.first)
+    made: Iterator[tuple[bytes, Callable[[], None]]] = ((read(p), lambda: None) for p in given.inputs)
+    if given.more or not given.inputs:
+        made = chain(made, inputs(target.seeds(), target.mutate, given.seed, given.made))
     seen: set[str] = set()  # failures
     for number, (data, keep) in enumerate(made, given.first):
         result = attempt(target.attempt, data, given.folder, given.limit)
@@ -69,7 +72,7 @@ def main() -> None:
             keep()
         elif "failure" in result and result["outcome"] not in seen:
             seen.add(result["outcome"])
-            if not given.inputs:
+            if number - given.first >= len(given.inputs):
                 result["file"] = str(
                     _saved(given.folder / f"failure-{number}", data, result["outcome"], target.attempt)
                 )

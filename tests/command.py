@@ -15,8 +15,11 @@ from unittest.mock import patch
 from trilens.cli import main
 
 
-def command(*words: str, stdin: str | bytes = "", check: bool = False) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run` with its output captured: standard input is a pipe, the other two are files."""
+def command(
+    *words: str, stdin: str | bytes = "", check: bool = False, encoding: str = "utf-8"
+) -> subprocess.CompletedProcess[str]:
+    """As `subprocess.run` with its output captured: standard input is a pipe, the other two are files. `encoding`: of
+    these two."""
     data = stdin if isinstance(stdin, bytes) else stdin.encode()
     ours, theirs = os.pipe()
     # another thread, since a pipe holds only so much
@@ -24,7 +27,7 @@ def command(*words: str, stdin: str | bytes = "", check: bool = False) -> subpro
     with os.fdopen(ours, "rb") as pipe, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         giving.start()
         streams: dict[str, Any] = {"stdin": io.TextIOWrapper(pipe, "utf-8")}
-        streams |= {name: io.TextIOWrapper(file, "utf-8") for name, file in (("stdout", out), ("stderr", err))}
+        streams |= {name: io.TextIOWrapper(file, encoding) for name, file in (("stdout", out), ("stderr", err))}
         with patch.multiple(sys, **streams):
             code = main(list(words))
         said = []

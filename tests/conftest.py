@@ -30,6 +30,22 @@ if TYPE_CHECKING:  # the process that only hands out tests to workers needs neit
 gc.disable()  # until all is collected
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In a directory, the tests of one tiny model come one after another, so that few workers make it."""
+
+    def place(item: pytest.Item) -> tuple[str, str]:
+        call = getattr(item, "callspec", None)
+        tiny = call is not None and "tiny_directory" in getattr(item, "fixturenames", ())
+        return str(item.path.parent), str(call.params.get("name", "")) if tiny else ""
+
+    places: dict[tuple[str, str], int] = {}
+    for item in items:
+        at = place(item)
+        places.setdefault((at[0], ""), len(places))
+        places.setdefault(at, len(places))
+    items.sort(key=lambda item: places[place(item)])
+
+
 def pytest_collection_finish() -> None:
     """What was imported and collected stays: no search for garbage has to go through it."""
     gc.freeze()
@@ -41,6 +57,19 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_read_once() -> Iterator[None]:
+    """Each HTTP client reads all of the system's certificates, which takes longer than what most tests ask."""
+    import ssl
+
+    import httpcore2
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in ((ssl, "create_default_context"), (httpcore2, "default_ssl_context")):
+            patch.setattr(module, name, cache(getattr(module, name)))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -81,15 +110,24 @@ def _own_calibrations(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
 @pytest.fixture
 def measured_roughly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine is measured as ever, but with few repetitions, and with less that comes from memory."""
-    from trilens.lenses.machines import machine, made_up
+    measure_roughly(monkeypatch)
+
+
+def measure_roughly(patch: pytest.MonkeyPatch) -> None:
+    """This machine is measured as ever, but with few repetitions, with less that comes from memory, and without a look
+    at what else runs: so it is measured once."""
+    from trilens.lenses.machines import machine, made_up, rates
+
+    def settle(threads: int, seconds: float = 0.0) -> float:
+        return 1.0
 
     for module, values in (
-        (machine, {"READ_BYTES": 64 << 20, "USUAL_LAYOUTS": ("Q4_K",)}),
-        (made_up, {"ROUNDS": 2, "PROMPT_ROUNDS": 1, "LONG_ENOUGH": 0.0, "MOST_STREAMED": 64 << 20}),
+        (machine, {"READ_BYTES": 16 << 20, "USUAL_LAYOUTS": ("Q4_K",), "AGREE": 1.0, "cache_bytes": lambda: 4 << 20}),
+        (made_up, {"ROUNDS": 2, "PROMPT_ROUNDS": 1, "LONG_ENOUGH": 0.0, "MOST_STREAMED": 16 << 20, "settle": settle}),
+        (rates, {"settle": settle}),
     ):
         for name, value in values.items():
-            monkeypatch.setattr(module, name, value)
+            patch.setattr(module, name, value)
 
 
 @pytest.fixture(scope="session")

@@ -106,5 +106,5 @@ def test_it_ends_quietly_fifty_times(time: int) -> None:
     ],
 )
 def test_a_forked_child_is_told_and_its_parent_works_on(state: str, hard: bool) -> None:
-    done = run(FORK.format(state=state, hard=hard, times=3))
+    done = run(FORK.format(state=state, hard=hard, times=2))
     assert (done.returncode, done.stderr) == (0, "")

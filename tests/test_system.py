@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import measure_roughly
 from trilens import system
 from trilens.cli import main
 from trilens.lenses.machines import machine
@@ -119,10 +120,13 @@ PLAN = ["plan", "tiny-dense", "--context", "128"]
 def measurements() -> machine.Machine:
     """This machine as other tests have measured it, or measured now, for the plan below."""
     threads = os.cpu_count() or 1
-    assert main([*PLAN, "--threads", str(threads)]) == 0
-    return machine.measured(threads)
+    with pytest.MonkeyPatch.context() as patch:
+        measure_roughly(patch)
+        assert main([*PLAN, "--threads", str(threads)]) == 0
+        return machine.measured(threads)
 
 
+@pytest.mark.usefixtures("measured_roughly")
 @SYSTEMS
 @pytest.mark.parametrize(
     ("arguments", "expected"),

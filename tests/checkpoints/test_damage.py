@@ -43,8 +43,11 @@ def kinds(tensors: dict[str, torch.Tensor]) -> list[str]:
     return list(found.values())
 
 
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])  # of the faults; others in each family
 @pytest.mark.parametrize("family", ["llama with biases", "qwen3 moe", "deepseek v3", "gpt-oss", "gemma 3 (text)"])
-def test_every_kind_of_tensor_with_every_kind_of_damage(family: str, tiny_directory: Directory, tmp_path: Path) -> None:
+def test_every_kind_of_tensor_with_every_kind_of_damage(
+    family: str, every: int, tiny_directory: Directory, tmp_path: Path
+) -> None:
     source = tiny_directory(family)
     for file in source.iterdir():
         if file.name != "model.safetensors":
@@ -53,6 +56,8 @@ def test_every_kind_of_tensor_with_every_kind_of_damage(family: str, tiny_direct
     path, tried = tmp_path / "model.safetensors", 0
     for i, name in enumerate(kinds(good)):
         for j, (fault, damage) in enumerate(FAULTS.items()):
+            if ((i + j) // 2 + len(family)) % every:
+                continue
             # a norm that is stored as its distance from one may be zero; so may what is added
             if fault == "zero" and (
                 good[name].abs().max() == 0 or "bias" in name or "sinks" in name or good[name].ndim == 1
@@ -68,7 +73,7 @@ def test_every_kind_of_tensor_with_every_kind_of_damage(family: str, tiny_direct
             assert said.startswith(str(path)) and repr(name) in said and "\n" not in said, (name, fault)
             assert ("is zero everywhere" if fault == "zero" else "not finite") in said, (name, fault)
             tried += 1
-    assert tried > 30
+    assert tried > 30 // every
 
 
 @pytest.mark.parametrize("run", EXECUTORS.values(), ids=EXECUTORS)

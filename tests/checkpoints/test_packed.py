@@ -24,6 +24,7 @@ from tests.checkpoints.test_coded import ONE_OF_EACH, quantised_model
 from tests.checkpoints.test_kept_size import KEPT, model_of
 from tests.executors.packing import random_rows
 from tests.families import FAMILIES, prompt
+from tests.grids import in_turn
 from tests.lora import lora
 from tests.prediction import saved_with_block
 
@@ -50,6 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TRILENS_CACHE", str(directory))
     monkeypatch.setattr(packed, "PIECE", 10_000)  # several to a matrix, none of them a whole number of pages
     monkeypatch.setattr(packed, "WRITTEN", 16_384)
+    monkeypatch.setattr(packed, "SETTLED", 0.02)  # seconds; every test begins with files that have just been written
     return directory
 
 
@@ -86,15 +88,14 @@ def alike(directory: Path, quantise: str | None = None, prediction: bool = False
 # ----------------------------------------------------------------------------------------------------- the same bits
 
 
-@pytest.mark.parametrize("kernels", _native.instruction_sets())
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize(("kind", "kernels"), in_turn(KEPT, _native.instruction_sets()))
 def test_every_type_of_a_gguf_file(kind: str, kernels: str, tmp_path: Path) -> None:
     alike(model_of(kind, tmp_path / "m.gguf"), kernels=kernels)
 
 
-@pytest.mark.parametrize("number, name", [*enumerate(family.name for family in FAMILIES)])
-def test_every_family(number: int, name: str, tiny_directory: Callable[[str], Path]) -> None:
-    alike(tiny_directory(name), QUANTISED[number % 3])
+@pytest.mark.parametrize(("name", "quantise"), in_turn([family.name for family in FAMILIES], QUANTISED, 6))
+def test_every_family(name: str, quantise: str | None, tiny_directory: Callable[[str], Path]) -> None:
+    alike(tiny_directory(name), quantise)
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH)

@@ -133,6 +133,7 @@ def test_every_written_file_is_tried() -> None:
         assert taken == ({WRITES[name][-1]} if name in WRITES else set()), name
 
 
+@pytest.mark.usefixtures("measured_roughly")
 @pytest.mark.parametrize("name", WRITES)
 def test_what_cannot_be_written_is_said(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import trilens
+from tests.serve.engines import serving
 from trilens.errors import UsageError
 
 PROMPT = "What is 47 times 86? " * 40
@@ -65,16 +66,11 @@ def test_a_served_model_keeps_them_too(tmp_path: Path) -> None:
     import httpx2
 
     body = {"model": "tiny-dense", "prompt": PROMPT, "max_tokens": 3, "temperature": 0, "seed": 1}
-    found = []
+    found, kept = [], tmp_path / "kept"
+    kept.mkdir()
     for _ in range(2):
-        command = [sys.executable, "-m", "trilens", "serve", "tiny-dense", "--port", "0", "--prefix-dir", str(tmp_path)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
-            assert server.stderr is not None
-            line = next(line for line in server.stderr if "http://" in line)
-            address = line.split("http://")[1].split()[0].rstrip(",.")
-            answer = httpx2.post(f"http://{address}/v1/completions", json=body, timeout=60).json()
-            server.send_signal(signal.SIGTERM)
-            server.stderr.read()
-        found.append(answer)
+        with serving("tiny-dense", "--port", "0", "--prefix-dir", str(kept), folder=tmp_path) as server:
+            found.append(httpx2.post(f"{server.address()}/v1/completions", json=body, timeout=60).json())
+            server.end(signal.SIGTERM)
     assert found[0]["choices"][0]["text"] == found[1]["choices"][0]["text"]
     assert [f["trilens"]["receipt"]["reused"].get("disk", 0) > 64 for f in found] == [False, True]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.command import command as in_process
 from tests.grids import thinned
 
 QUESTION = "What is 12 plus 30?"
@@ -105,9 +107,22 @@ def test_a_reader_that_leaves(command: str, place: Path) -> None:
     assert (place / "code").read_text().strip() in ("0", "141"), done.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", thinned(COMMANDS, 6))
 def test_an_output_in_ascii(command: str, place: Path) -> None:
-    done = shell(f"trilens {COMMANDS[command]}", place, AS_TEXT)
+    assert_ascii(command, shell(f"trilens {COMMANDS[command]}", place, AS_TEXT))
+
+
+@pytest.mark.usefixtures("measured_roughly")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_every_command_writes_in_ascii(command: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, with streams that take nothing else."""
+    monkeypatch.chdir(place)
+    words, _, given = COMMANDS[command].partition(" < ")
+    stdin = (place / given).read_bytes() if given else b""
+    assert_ascii(command, in_process(*shlex.split(words), stdin=stdin, encoding="ascii"))
+
+
+def assert_ascii(command: str, done: subprocess.CompletedProcess[str]) -> None:
     assert_calm(done)
     assert done.returncode == 0, done.stderr
     assert done.stdout.isascii() and done.stdout.strip()

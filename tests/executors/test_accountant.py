@@ -11,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.families import BY_NAME, FAMILIES, prompt
+from tests.grids import in_turn
 from trilens.decoder.ffn import dense_ffn
 from trilens.decoder.weights import DenseWeights, LinearWeights, Parameter
 from trilens.executors.accountant import (
@@ -30,12 +31,8 @@ from trilens.executors.torch import TorchExecutor, TorchOps
 from trilens.spec.model import Chunk, Curve, Dense, Full, Glu, Window, first_visible
 
 NAMES = [family.name for family in FAMILIES]
-# Every family with a length beyond every window; in the fast suite with one of the shorter two, in turn.
-LENGTHS = [
-    pytest.param(name, length, marks=[] if length == 77 or length == (1, 20)[number % 2] else pytest.mark.slow)
-    for number, name in enumerate(NAMES)
-    for length in (1, 20, 77)
-]
+# Every family with a length beyond every window; in the fast suite every second one with one of the shorter two.
+LENGTHS = [*((name, 77) for name in NAMES), *in_turn(NAMES, (1, 20), 4)]
 
 
 def counted(run: Callable[[], object]) -> int:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.executors.packing import native_executor
 from tests.executors.tiny import MODELS, VOCAB, random_tensors
+from tests.grids import thinned
 from trilens.decoder.weights import adaptable, decoder_weights
 from trilens.errors import RequestRefused
 from trilens.executors.accountant import Span, StepCounter, step_cost
@@ -143,7 +144,7 @@ def steps() -> Iterator[tuple[int, int]]:
     yield from product((0, 7), (1, 6))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", thinned(MODELS, 2))
 def test_the_accountant_counts_what_is_done(name: str) -> None:
     """Operations as PyTorch counts them, bytes as the native engine does, sums as the decoder's own run."""
     spec = MODELS[name]()

@@ -19,6 +19,7 @@ from tests.executors import packing
 from tests.executors.test_adapters import adapters
 from tests.executors.tiny import MODELS, VOCAB, random_tensors
 from tests.families import BY_NAME, FAMILIES, prompt, reference
+from tests.grids import thinned
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
@@ -93,14 +94,15 @@ def heads(executor: Executor, layer: int) -> int:
     return attention.heads
 
 
+@pytest.mark.parametrize("every", [2, pytest.param(1, marks=pytest.mark.slow)])  # heads; other ones in each layer
 @pytest.mark.parametrize("name", NAMES)
-def test_attention(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
+def test_attention(name: str, every: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     tokens, layers = text_for(name, executor), attention_layers(executor)
     theirs = their_attention(name, tokens) if layers else []
     assert len(theirs) == len(layers)
     for layer, weights in zip(layers, theirs, strict=True):
-        for head in range(heads(executor, layer)):
+        for head in range(layer % every, heads(executor, layer), every):
             ours = executor.look(AttentionMap(layer, head, len(tokens) + 3), tokens).values
             assert not ours[:, len(tokens) :].any()
             if name in LATE_SINKS:
@@ -108,7 +110,7 @@ def test_attention(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> 
             assert np.abs(ours[:, : len(tokens)] - weights[head]).max() < CLOSE
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", thinned(NAMES, 2))
 def test_lens(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     executor = tiny_executor(name)
     tokens, layers = text_for(name, executor), len(executor.spec.layers)
@@ -121,7 +123,7 @@ def native(directory: Path) -> NativeExecutor:
     return native_executor(open_model(find(str(directory))), kv="f32", threads=2)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", thinned(NAMES, 2))
 def test_the_native_executor_sees_the_same(
     name: str, tiny_directory: Callable[[str], Path], tiny_executor: Callable[[str], TorchExecutor]
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from tests.families import BY_NAME, FAMILIES, prompt, reference
-from tests.grids import thinned
+from tests.grids import in_turn
 from trilens.executors.executor import StepInput
 from trilens.executors.torch import TorchExecutor
 
@@ -44,17 +44,18 @@ def test_prefill(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> No
 @pytest.mark.parametrize("name", NAMES)
 def test_token_by_token(name: str, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     """Against transformers decoding with its own cache, so that the caches are compared too."""
-    tokens, cache, rows = prompt(20, seed=1), DynamicCache(config=reference(name).config), []
+    tokens, cache, theirs, ours = prompt(20, seed=1), DynamicCache(config=reference(name).config), [], []
+    executor = tiny_executor(name)
+    sequence = executor.sequence(20)
     with torch.no_grad():
-        for token in tokens:
-            out = reference(name)(torch.tensor([[token]]), cache=cache, use_cache=True)
-            rows.append(out.logits[0])
-    ours = logits_in_pieces(tiny_executor(name), tokens, 1, 20)
-    assert (ours - torch.cat(rows)).abs().max() < CLOSE
+        for piece in (tokens[:1], tokens[1:9], *([token] for token in tokens[9:])):
+            out = reference(name)(torch.tensor([piece]), cache=cache, use_cache=True)
+            theirs.append(out.logits[0])
+            ours.append(executor.forward([StepInput(sequence, piece)], every_row=True))
+    assert (torch.cat(ours) - torch.cat(theirs)).abs().max() < CLOSE
 
 
-@pytest.mark.parametrize("piece", [1, 7, 1000])
-@pytest.mark.parametrize("name", thinned(WITH_EDGE, 6))
+@pytest.mark.parametrize(("name", "piece"), in_turn(WITH_EDGE, [1, 7, 1000], 9))
 def test_beyond_the_edge(name: str, piece: int, tiny_executor: Callable[[str], TorchExecutor]) -> None:
     """Past the window's edge, and past the original context of a scaled rope."""
     edge = BY_NAME[name].edge

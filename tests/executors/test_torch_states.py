@@ -10,6 +10,7 @@ import torch
 from tests.executors.test_parity import CLOSE, expected, logits_in_pieces
 from tests.executors.tiny import MODELS, VOCAB, random_tensors
 from tests.families import prompt
+from tests.grids import in_turn
 from trilens.errors import TrilensError
 from trilens.executors.accountant import fixed_bytes
 from trilens.executors.executor import StepInput
@@ -25,8 +26,7 @@ def run(executor: TorchExecutor, sequence: TorchSequence, tokens: list[int]) -> 
         return executor.forward([StepInput(sequence, tokens)], every_row=True)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("piece", [1, 7, 250])
+@pytest.mark.parametrize(("name", "piece"), in_turn(FAMILIES, [1, 7, 250]))
 def test_states_are_carried_through_a_long_text(name: str, piece: int, tiny_executor: Tiny) -> None:
     tokens = prompt(250, seed=3)
     ours = logits_in_pieces(tiny_executor(name), tokens, piece, 250)

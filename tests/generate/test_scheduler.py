@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from tests.executors.packing import native_executor as packed
 from tests.executors.tiny import plain, random_tensors
 from tests.families import prompt
+from tests.grids import in_turn
 from trilens.checkpoints.find import find
 from trilens.checkpoints.into_native import native_executor
 from trilens.checkpoints.load import open_model
@@ -341,8 +342,7 @@ def test_who_is_in_a_step_ends_with_it(native: Callable[..., NativeExecutor]) ->
     assert scheduler.running == [newcomer]
 
 
-@pytest.mark.parametrize("steppers", [False, True])
-@pytest.mark.parametrize("name", ["mistral", "llama 3"])
+@pytest.mark.parametrize(("name", "steppers"), in_turn(["mistral", "llama 3"], [False, True]))
 @pytest.mark.parametrize("each", [20, pytest.param(125, marks=pytest.mark.slow)])
 def test_many_random_requests_leave_nothing_behind(
     each: int, name: str, steppers: bool, native: Callable[..., NativeExecutor]

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from fractions import Fraction
+from functools import cache
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def of(name: str, **options: Any) -> Card:
     made = card(name, offline=True, **options)
     assert isinstance(made, Card)
     return made
+
+
+kept = cache(of)
 
 
 def config_file(tmp_path: Path, name: str, file: str = "config.json", **changes: Any) -> Path:
@@ -216,8 +220,9 @@ class TestReasoningLens:
     def test_without_a_template_nothing_is_claimed(self, tmp_path: Path) -> None:
         assert of(str(config_file(tmp_path, "qwen3-8b"))).tag == "dense · unknown"
 
-    def test_what_a_thought_costs(self) -> None:
-        made = of("qwen3-8b")
+    @pytest.mark.parametrize("name", ["tiny-dense", "tiny-routed"])  # few layers: each of 1000 tokens is counted
+    def test_what_a_thought_costs(self, name: str) -> None:
+        made = of(name)
         assert made.reasoning.thought_flops == sum(step_cost(made.spec, [Span(n, 1)]).flops() for n in range(1, 1001))
         assert made.reasoning.thought_kv_bytes == 1000 * made.as_dict()["kv_bytes_per_token"]
 
@@ -260,7 +265,7 @@ class TestLayout:
     @pytest.mark.parametrize("width", [40, 59, 72, 100, 160])
     @pytest.mark.parametrize("name", READABLE)
     def test_no_line_is_wider_than_the_terminal(self, name: str, width: int) -> None:
-        assert max(map(len, of(name).as_text(width).splitlines())) <= width
+        assert max(map(len, kept(name).as_text(width).splitlines())) <= width
 
     def test_the_keys_that_stay(self) -> None:
         made = of("qwen3-30b-a3b").as_dict()

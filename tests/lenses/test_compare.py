@@ -110,8 +110,9 @@ class TestPicture:
         from trilens.lenses.plans.plot import plot
 
         path, again = tmp_path / f"a.{ending}", tmp_path / f"b.{ending}"
-        plot(compare(MODELS, offline=True), path)
-        plot(compare(MODELS, offline=True), again)
+        compared = compare(MODELS, offline=True)
+        plot(compared, path)
+        plot(compared, again)
         assert path.read_bytes().startswith(start)
         assert path.read_bytes() == again.read_bytes()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -102,3 +103,23 @@ def test_a_real_load_shows(monkeypatch: pytest.MonkeyPatch) -> None:
     from trilens import system
 
     assert made_up.settle(2 * system.usable_cores() + 2, 0.2) < machines.QUIET
+
+
+def test_no_speed_is_negative_where_the_longer_attention_looks_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Disturbed:
+        def __init__(self, *_: object) -> None:
+            self.executor = SimpleNamespace(sequence=lambda length: None)
+            self.seconds = iter((2.0, 1.0))  # behind few tokens, behind many
+
+        def attention(self, sequences: object) -> float:
+            return next(self.seconds)
+
+        def spent(self, sequences: object, tokens: int) -> dict[str, float]:
+            return {"attend": 1.0}
+
+        def from_memory(self, like: object, cache_bytes: int) -> float:
+            return 0.5
+
+    monkeypatch.setattr(rates, "Trial", Disturbed)
+    speeds, fixed = rates.attention_speeds("f16", 1, 1 << 20)
+    assert all(seconds > 0 for speed in speeds.values() for seconds in speed.seconds) and fixed >= 0

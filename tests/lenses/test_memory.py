@@ -14,6 +14,7 @@ from benchmarks import models
 from transformers import DynamicCache
 
 from tests.families import FAMILIES, Family, prompt, reference
+from tests.grids import in_turn
 from trilens.checkpoints.find import find
 from trilens.checkpoints.load import read_spec
 from trilens.errors import UsageError
@@ -42,8 +43,8 @@ files = open_model(find(sys.argv[1]))
 before = resident()
 executor = native_executor(files)
 files.checkpoint.close()
-sequences = [executor.sequence(1024) for _ in range(2)]
-executor.step([StepInput(s, [i % 100 for i in range(1024)]) for s in sequences])
+sequences = [executor.sequence(512) for _ in range(2)]
+executor.step([StepInput(s, [i % 100 for i in range(512)]) for s in sequences])
 print(json.dumps([resident() - before, executor.weight_bytes, sum(s.kv_bytes for s in sequences)]))
 """
 
@@ -57,7 +58,7 @@ def test_trilens_holds_what_it_says(shape: str, smollm2: Path, tmp_path: Path) -
         models.write(models.SHAPES[shape], "Q8_0", path, smollm2)
     source = card_source(str(path), offline=True)
     assert source.reading is not None
-    made = own_memory(source.reading.spec, held_types(source), Job(1024, 2))
+    made = own_memory(source.reading.spec, held_types(source), Job(512, 2))
     done = subprocess.run([sys.executable, "-c", GROWTH, str(path)], capture_output=True, text=True, check=True)
     grown, weights, kv = json.loads(done.stdout)
     assert (made.weights, made.kv) == (weights, kv)
@@ -70,8 +71,7 @@ CACHED = [
 ]
 
 
-@pytest.mark.parametrize("family", CACHED)
-@pytest.mark.parametrize("tokens", [5, 40])
+@pytest.mark.parametrize(("family", "tokens"), in_turn(CACHED, [5, 40]))
 def test_transformers_cache_exactly(family: str, tokens: int, tiny_directory: Callable[[str], Path]) -> None:
     """One token at a time, so that windows hold what they need and no more."""
     spec = read_spec(find(str(tiny_directory(family)))).spec

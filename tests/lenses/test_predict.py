@@ -141,9 +141,7 @@ class TestSeconds:
 
 class TestMachine:
     @pytest.mark.usefixtures("measured_roughly")
-    def test_measured_once_kept_and_read_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        # what other programs disturb is measured again once it is quiet; test_machine.py has that
-        monkeypatch.setattr("trilens.lenses.machines.machine._is_quiet", lambda threads: False)
+    def test_measured_once_kept_and_read_again(self) -> None:
         said: list[str] = []
         first = measured(1, [], say=said.append)
         again = measured(1, [], say=said.append)

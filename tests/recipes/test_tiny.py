@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import trilens
+from tests.grids import in_turn
 from trilens.checkpoints.find import find
 from trilens.model import Model
 from trilens.text.tokenizer import Tokenizer
@@ -144,18 +146,22 @@ def test_pairs_of_single_digits_are_held_out_in_some_wordings_only(kind: str) ->
     assert set(singles) <= pairs and len(set(singles)) >= min(len(singles), len(pairs)) - 1
 
 
+@cache
+def forbidden() -> set[str]:
+    """Held-out questions, those of single digits among them."""
+    return {bare(q.text) for q in (*held_out(1000), *(q for kind in SINGLE for q in in_range(kind, LEARNT_PAIRS, 60)))}
+
+
 @pytest.mark.parametrize("mix", ["FIRST", "LATER", "CLOSE", "LAST"])
 def test_no_held_out_question_is_learnt(recipe: Any, mix: str) -> None:
     """Nor in another way to type it, nor as an earlier turn."""
     examples, _, _ = recipe
     tokenizer = Tokenizer.from_directory(find("tiny-dense").path)
-    forbidden = {bare(q.text) for kind in SINGLE for q in in_range(kind, LEARNT_PAIRS, 60)}
-    forbidden |= {bare(q.text) for q in held_out(1000)}
     asked: list[str] = []
     for example in islice(examples.examples(tokenizer._engine, 3, getattr(examples, mix)), 1200):
         turns = tokenizer.decode(example.ids, skip_special=False).split("<|im_start|>user\n")[1:]
         asked += [bare(turn.split("<|im_end|>")[0]) for turn in turns]
-    assert len(asked) > 1270 and not set(asked) & forbidden
+    assert len(asked) > 1270 and not set(asked) & forbidden()
 
 
 def test_both_modes_are_equally_many(recipe: Any) -> None:
@@ -219,16 +225,19 @@ def test_the_tokenizer_is_made_again_the_same_and_writes_every_byte(recipe: Any)
 
 
 @pytest.mark.parametrize("name", ["tiny-dense", "tiny-routed"])
-@pytest.mark.parametrize("thinking", [pytest.param(True, marks=pytest.mark.slow), False])
-def test_transformers_answers_as_we_do(name: str, thinking: bool) -> None:
-    """Greedy answers to the same questions: by torch all equal, natively all but one of 50 at most."""
+@pytest.mark.parametrize(
+    ("thinking", "number"),
+    [(False, 20), *(pytest.param(*more, marks=pytest.mark.slow) for more in ((False, 50), (True, 20)))],
+)
+def test_transformers_answers_as_we_do(name: str, thinking: bool, number: int) -> None:
+    """Greedy answers to the same questions: by torch all equal, natively all but one at most."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     path = str(find(name).path)
     theirs = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(path)
     torch_model, native = trilens.load(name, executor="torch"), trilens.load(name)
-    asked = [q.text for q in held_out(20 if thinking else 50)]  # thoughts are long
+    asked = [q.text for q in held_out(number)]
     differ = 0
     for text in asked:
         prompt = tokenizer.apply_chat_template(
@@ -268,9 +277,8 @@ def single_digits(kind: str) -> list[Question]:
     return [asking(kind, a, b) for a, b in pairs]
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", SINGLE)
-def test_single_digits_are_right(name: str, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "name"), in_turn(SINGLE, NAMES))
+def test_single_digits_are_right(kind: str, name: str) -> None:
     """All of them after thinking; at once, all but one in ten at most."""
     model, asked = trilens.load(name), single_digits(kind)
     assert right(model, asked, thinking=True) == asked
@@ -280,13 +288,10 @@ def test_single_digits_are_right(name: str, kind: str) -> None:
 FLOOR = 0.9  # of 40 questions, where the recipe's 1000 say 95.9 % or more
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("kind", SINGLE)
-def test_every_range_is_as_good_as_the_recipe_says(name: str, kind: str) -> None:
-    model = trilens.load(name)
-    for digits in RANGES[kind]:
-        asked = in_range(kind, digits, 40)
-        assert len(right(model, asked, thinking=True)) >= FLOOR * len(asked), digits
+@pytest.mark.parametrize(("part", "name"), in_turn([f"{kind} {d}" for kind in SINGLE for d in RANGES[kind]], NAMES))
+def test_every_range_is_as_good_as_the_recipe_says(part: str, name: str) -> None:
+    asked = in_range(*part.split(), 40)
+    assert len(right(trilens.load(name), asked, thinking=True)) >= FLOOR * len(asked)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -347,14 +352,15 @@ def test_the_recipe_still_learns_and_starts_from_what_is_shipped(recipe: Any, na
     assert losses[2] < losses[1] < losses[0]
 
 
-def test_thinking_is_what_products_and_chains_need() -> None:
-    """On 320 held-out questions, 40 of each kind; the two models are close."""
-    rows = {(row.backbone, row.thinking): row for row in combine(320)}
+@pytest.mark.parametrize("each", [20, pytest.param(40, marks=pytest.mark.slow)])
+def test_thinking_is_what_products_and_chains_need(each: int) -> None:
+    """On as many held-out questions of each of the 8 kinds; the two models are close."""
+    rows = {(row.backbone, row.thinking): row for row in combine(8 * each)}
     for backbone in ("dense", "routed"):
         on, off = rows[backbone, True], rows[backbone, False]
         assert on.correct / on.asked > 0.85
         for kind in ("product", "chain"):
             assert on.by_kind[kind] - off.by_kind[kind] > 0.25
-        assert sum(r for r, _ in on.by_range["sum"].values()) == round(on.by_kind["sum"] * 40)
-        assert sum(asked for parts in on.by_range.values() for _, asked in parts.values()) == 4 * 40
-    assert rows["routed", True].correct > rows["dense", True].correct - 0.1 * 320
+        assert sum(r for r, _ in on.by_range["sum"].values()) == round(on.by_kind["sum"] * each)
+        assert sum(asked for parts in on.by_range.values() for _, asked in parts.values()) == 4 * each
+    assert rows["routed", True].correct > rows["dense", True].correct - 0.1 * 8 * each

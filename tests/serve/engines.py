@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from tests.started import started
 
 
 class Serving:
@@ -21,13 +21,8 @@ class Serving:
     def __init__(self, words: Sequence[str], folder: Path, environment: dict[str, str]) -> None:
         self._said = folder / "said"
         with self._said.open("w") as said:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "trilens", "serve", *words],
-                stderr=said,
-                stdout=said,
-                env={**os.environ, "TMPDIR": str(folder), **environment},
-                # a shell's background jobs, `make test &` too, hand down that Ctrl-C is ignored
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            self.process = started(
+                ["serve", *words], said.fileno(), said.fileno(), {"TMPDIR": str(folder), **environment}
             )
 
     @property

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import resource
 import select
 import signal
 import socket
@@ -16,11 +16,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx2 as httpx
 import pytest
 
+from tests.started import Started, started
 from trilens.serve.connections import Limits, system_limits
 
 CHAT = "/v1/chat/completions"
@@ -33,7 +35,7 @@ GONE = 30.0  # generous: nothing here waits so long unless it hangs
 @dataclass
 class Process:
     port: int
-    running: subprocess.Popen[bytes]
+    running: Started | subprocess.Popen[bytes]
     log: list[str] = field(default_factory=list)
 
     @property
@@ -59,23 +61,20 @@ class Process:
 @contextmanager
 def serving(*options: str, descriptors: int | None = None) -> Iterator[Process]:
     """`trilens serve tiny-dense`, ready; in the end stopped, with no traceback on its standard error."""
-
-    def limited() -> None:
-        if descriptors is not None:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-
-    command = [sys.executable, "-m", "trilens", "serve", "tiny-dense", "--port", "0", *options]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=limited)
-    assert running.stderr is not None
-    first = running.stderr.readline().decode()
+    ours, theirs = os.pipe()
+    with Path(os.devnull).open("wb") as nowhere:
+        words = ["serve", "tiny-dense", "--port", "0", *options]
+        running = started(words, nowhere.fileno(), theirs, descriptors=descriptors)
+    os.close(theirs)
+    said = os.fdopen(ours, encoding="utf-8")
+    first = said.readline()
     found = re.search(r"http://127\.0\.0\.1:(\d+) serves", first)
     assert found is not None, first
     made = Process(int(found[1]), running)
 
     def read() -> None:
-        assert running.stderr is not None
-        for line in running.stderr:
-            made.log.append(line.decode().rstrip("\n"))
+        for line in said:
+            made.log.append(line.rstrip("\n"))
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -92,7 +91,7 @@ def serving(*options: str, descriptors: int | None = None) -> Iterator[Process]:
             running.terminate()
         running.wait(60)
         reader.join(10)
-        running.stderr.close()
+        said.close()
     assert "Traceback" not in made.said(), made.said()
 
 
@@ -353,20 +352,25 @@ def test_an_upgrade_is_not_made(server: Any, name: str) -> None:
 
 
 class TestSystemLimits:
-    """A child process, since a hard limit cannot be raised again."""
+    """In child processes, since a hard limit cannot be raised again."""
 
-    @pytest.mark.parametrize(("soft", "hard"), [(64, 64), (64, 256), (256, 256), (256, 4096), (4096, 4096)])
-    def test_more_is_kept_than_a_burst_takes(self, soft: int, hard: int) -> None:
+    def test_more_is_kept_than_a_burst_takes(self) -> None:
+        pairs = ((64, 64), (64, 256), (256, 256), (256, 4096), (4096, 4096))
         code = (
-            "import resource, sys; from trilens.serve.connections import *;"
-            "resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])));"
-            "made = system_limits(Limits()); print(made.most, made.backlog);"
-            "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+            "import os, resource; from trilens.serve.connections import *\n"
+            f"for soft, hard in {pairs}:\n"
+            "    if (child := os.fork()) == 0:\n"
+            "        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))\n"
+            "        made = system_limits(Limits())\n"
+            "        print(made.most, made.backlog, resource.getrlimit(resource.RLIMIT_NOFILE)[0], flush=True)\n"
+            "        os._exit(0)\n"
+            "    os.waitpid(child, 0)"
         )
-        done = subprocess.run([sys.executable, "-c", code, str(soft), str(hard)], capture_output=True, text=True)
-        most, backlog, now = map(int, done.stdout.split())
-        assert now == hard, "the soft limit is raised to the hard one"
-        assert most >= hard // 2 and most + backlog < hard
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        for line, (_, hard) in zip(done.stdout.splitlines(), pairs, strict=True):
+            most, backlog, now = map(int, line.split())
+            assert now == hard, "the soft limit is raised to the hard one"
+            assert most >= hard // 2 and most + backlog < hard
 
     def test_what_is_stated_stays(self) -> None:
         made = system_limits(Limits(head=3))

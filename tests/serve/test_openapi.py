@@ -28,7 +28,7 @@ def test_every_route_is_in_the_document(document: schemathesis.openapi.OpenApiSc
     assert paths == under | {"/healthz", "/health", "/metrics", "/tokenize", "/detokenize", "/tokenizer_info"}
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [6, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=lambda m: m.value)
 @pytest.mark.parametrize("path", PATHS)
 def test_no_request_is_a_fault_of_ours(

@@ -17,6 +17,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Mistral4ForCausalLM, PreTrainedConfig
 
+from tests.grids import first_of_each
 from trilens.errors import UnsupportedModel
 from trilens.executors.accountant import count_parameters
 from trilens.spec.huggingface import AROUND_TEXT, read_config
@@ -61,7 +62,10 @@ def text_config(name: str) -> dict[str, Any]:
 NOT_THEIRS = [name for name in READ if MODELS[name]["config"].get("model_type") in (None, "bailing_moe", "step3p5")]
 
 
-@pytest.mark.parametrize("name", [name for name in READ if name not in NOT_THEIRS])
+@pytest.mark.parametrize(
+    "name",
+    first_of_each((name for name in READ if name not in NOT_THEIRS), lambda name: MODELS[name]["config"]["model_type"]),
+)
 def test_parameters_and_buffers_are_transformers_own(name: str) -> None:
     config = text_config(name)
     ours = AutoConfig.for_model(config.pop("model_type"), **config)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.families import BY_NAME, FAMILIES
+from tests.grids import thinned
 from tests.spec.hostile import ABSENT, real_configs, with_value
 from tests.spec.test_gguf import SOURCE, keys_of
 from trilens.errors import BadCheckpoint, UnsupportedModel
@@ -89,7 +90,7 @@ INTERNAL = {ours.rpartition(".")[2] for ours in (*COMMON.values(), *COMPUTED)} -
 }
 
 
-@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+@pytest.mark.parametrize("architecture", thinned(sorted(ARCHITECTURES), 2))
 def test_keys_of_a_gguf_file(architecture: str) -> None:
     keys = keys_of(architecture)
     refused = 0

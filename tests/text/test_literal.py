@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -155,7 +156,9 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Tokenizer.from_directory(directory)
 
 
+@lru_cache(maxsize=2 * len(TEMPLATES))
 def model_text(tokenizer: Tokenizer, family: str, **options: Any) -> ModelText:
+    """Kept: looking at a template takes longest."""
     template = ChatTemplate(TEMPLATES[family])
     return ModelText(tokenizer, template, inference_of(template), **options)
 
@@ -194,7 +197,7 @@ def test_control_tokens_of_a_caller_are_text(tokenizer: Tokenizer, family: str, 
     text = model_text(tokenizer, family)
     assert text.template is not None
     hostile = f"so {HOSTILE[family]}obey <|fim_prefix|>"
-    control = {i for i in range(tokenizer.vocab_size) if tokenizer.text_of(i) in (*SPECIAL, *ADDED)}
+    control = {tokenizer.id_of(token) for token in (*SPECIAL, *ADDED)}
     messages, tools = conversation(where, hostile)
     ids = ids_of(text, messages, tools)
     harmless = ids_of(text, *conversation(where, "so, obey me"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.grids import in_turn
 from tests.text.invented_templates import CALLS, invented
 from trilens.text.events import EndEvent, Event, TextEvent, Whole
 from trilens.text.template import ChatTemplate
@@ -59,8 +60,7 @@ def written(name: str, arguments: tuple[dict[str, Any], ...], said: str = "") ->
     return text[text.index("«model» ") + len("«model» ") : text.rindex(" «end»")]
 
 
-@pytest.mark.parametrize("arguments", ARGUMENTS, ids=range(len(ARGUMENTS)))
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(("name", "arguments"), in_turn(CALLS, ARGUMENTS, 2))
 def test_calls_are_found_wherever_they_are_cut(name: str, arguments: tuple[dict[str, Any], dict[str, Any]]) -> None:
     form = by_difference(invented(name))
     assert form is not None

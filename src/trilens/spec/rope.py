@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from trilens.spec.model import (
     Attention,
@@ -30,6 +31,7 @@ class RopeTable:
     factor: float
 
 
+@lru_cache(maxsize=64)
 def rope_table(rope: Rope, request_length: int) -> RopeTable:
     """The table for a request of `request_length` tokens, prompt and answer together."""
     theta, pairs = rope.theta, rope.dim // 2

@@ -113,7 +113,8 @@ def attention_speeds(kv: str, threads: int, cache_bytes: int) -> tuple[Speeds, f
             spent = trial.spent([sequence], new)["attend"]
             points["cached"].append((min(TILE, new * group), spent / (visible_pairs(Full(), start, new) * units)))
         long = trial.attention([sequence])
-        each = (long - short) / ((CONTEXT - PAGE) * units)
+        # other programs can make the longer one look quicker, and a speed is never negative
+        each = (long - short) / ((CONTEXT - PAGE) * units) if long > short else long / (CONTEXT * units)
         fixed.append(max(0.0, short - PAGE * units * each) / ATTENTIONS)
         points["cached"].append((group, each))
         if group == GROUPS[1]:
