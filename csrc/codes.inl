@@ -1,4 +1,5 @@
-// What a tile's bytes hold, read group by group of 32 columns, over the lanes of the namespace it is included in.
+// What a tile's bytes hold, read group by group of 32 columns, over the lanes of the namespace it is included in; also the
+// list of quantised types, and `fetch`.
 
 #define ALWAYS_INLINE __attribute__((always_inline)) inline  // what is left as a call hands its vectors over in memory
 
@@ -45,6 +46,28 @@ template <class Q, int OFFSET> struct Steps {
     }
   }
 };
+
+// Before every 8 groups: `d`, and `least` of types with steps and minima. Moves `w` behind it.
+template <class Q> ALWAYS_INLINE static void read_header(At& w, Floats& d, Floats& least) {
+  if constexpr (Q::HEADER > 0) {
+    d = Q::KIND == Scales::FLOATS_16 ? floats(w) : halves(w);
+    if constexpr (Q::HEADER == 32 && Q::STEPS) least = halves(w + 16);
+    w = w + Q::HEADER;
+  }
+}
+
+// What a group's codes are multiplied with, from its scales; sets `d` and `least` where they lie in the group.
+template <class Q> ALWAYS_INLINE static Floats read_unit(At s, Floats& d, Floats& least) {
+  if constexpr (Q::HEADER == 0) {
+    d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
+    if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
+    if constexpr (Q::KIND == Scales::HALF_MIN && Q::BITS == 8) least = fma(d, every(128), least);  // codes from -128
+  }
+  // exact: a half times a whole number of six bits and a sign
+  if constexpr (Q::KIND == Scales::STEPS_32_MIN) return mul(d, small_numbers(s));
+  if constexpr (Q::ONE_STEP) return mul(d, to_float(dot(steps_of_two(s), every_pair(1))));  // the first of each two
+  return d;
+}
 
 // f(0), f(1), ... f(n - 1), each with its number as a constant.
 template <class F, int... j> ALWAYS_INLINE static void each_of(F f, std::integer_sequence<int, j...>) {

@@ -143,12 +143,12 @@ static void quantise(const float* x, int columns, size_t row, const Quantised& t
       rounded[i] = nearest(exact);
       if (to.fine) {
         F8 left = nearest(mul(sub(exact, rounded[i]), all(256.0f)));
-        v[i] = larger(smaller(left, all(127.0f)), all(-127.0f));
+        v[i] = larger(smaller(left, all(127.0f)), all(-127.0f));  // half a step is 128, which does not fit
       }
     }
     float whole = fill(*out, rounded);
     if (to.fine) whole = std::fma(fill(out[1], v), 1.0f / 256.0f, whole);
-    out->scale = most / 127.0f;
+    out->scale = std::isnan(whole) ? NAN : most / 127.0f;  // a group with a NaN or an infinity: every product is NaN
     out->total = out->scale * whole;
   }
 }

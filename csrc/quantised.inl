@@ -1,6 +1,6 @@
 // Products of quantised weights with rows of activations, over the lanes of the namespace it is included in: 8 rows of a
-// matrix for each tile that is read at once, and as many rows of activations as their sums fit the registers. Floats are
-// summed in one fixed order whatever else is in the step.
+// matrix for each tile that is read at once, and as many rows of activations as have sums that fit the registers. Floats
+// are summed in one fixed order whatever else is in the step.
 
 // M rows; with fine codes, each of their groups has a second one behind it.
 template <class Q, int M, bool FINE>
@@ -16,22 +16,9 @@ ALWAYS_INLINE static void quantised_tile(At w, size_t ahead, const Group* const*
   }
   Floats d = every(0), least = every(0);
   for (int g = 0; g < groups; g++) {
-    if constexpr (Q::HEADER > 0) {
-      if (g % 8 == 0) {
-        d = Q::KIND == Scales::FLOATS_16 ? floats(w) : halves(w);
-        if constexpr (Q::HEADER == 32 && Q::STEPS) least = halves(w + 16);
-        w = w + Q::HEADER;
-      }
-    }
+    if (g % 8 == 0) read_header<Q>(w, d, least);
     At s = w + Q::CODES;
-    if constexpr (Q::HEADER == 0) {
-      d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
-      if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
-      if constexpr (Q::KIND == Scales::HALF_MIN && Q::BITS == 8) least = fma(d, every(128), least);  // codes from -128
-    }
-    Floats unit = d;  // exact below: a half times a whole number of six bits and a sign
-    if constexpr (Q::KIND == Scales::STEPS_32_MIN) unit = mul(d, small_numbers(s));
-    if constexpr (Q::ONE_STEP) unit = mul(d, to_float(dot(steps_of_two(s), every_pair(1))));  // the first of each two
+    const Floats unit = read_unit<Q>(s, d, least);
     Floats minima = every(0);
     Words minima_16 = every_word(0);
     if constexpr (Q::KIND == Scales::STEPS_32_MIN) minima = mul(least, small_numbers(s + 8));

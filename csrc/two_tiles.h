@@ -85,16 +85,15 @@ static inline Bytes first_fours(Bytes x, Bytes y) { return {first_fours(x.a, y.a
 static inline Bytes last_fours(Bytes x, Bytes y) { return {last_fours(x.a, y.a), last_fours(x.b, y.b)}; }
 static inline void put(uint8_t* to, Words x) { store_w(to, x.a), store_w(to + sizeof(W16), x.b); }
 static inline void put(uint8_t* to, Bytes x) { put(to, Words{{x.a.v}, {x.b.v}}); }
-static inline Words words_put(const uint8_t* from) { return {load_w(from), load_w(from + sizeof(W16))}; }
-static inline Bytes bytes_put(const uint8_t* from) { return {load_b(from), load_b(from + sizeof(B32))}; }
+static inline Words words_at(const uint8_t* from) { return {load_w(from), load_w(from + sizeof(W16))}; }
+static inline Bytes bytes_at(const uint8_t* from) { return {load_b(from), load_b(from + sizeof(B32))}; }
 static inline Words every_pair_at(const int16_t* two) {
   int32_t pair;
   memcpy(&pair, two, 4);
   return every_pair(pair);
 }
-// 32 columns of activations as numbers of 16 bits, 256 times the code plus the fine code if there are any: those of even
-// columns, then those of odd ones.
-static inline void spread(const int8_t* codes, const int8_t* fine, int16_t* to) {
+// Widens a row's 32 codes to 16 bits: 256 * code + fine code, or the code alone. Even columns first, then odd ones.
+static inline void widen_row(const int8_t* codes, const int8_t* fine, int16_t* to) {
   const B32 code = load_b((const uint8_t*)codes);
   W16 even = even_bytes(code), odd = odd_bytes(code);
   if (fine) {

@@ -1,28 +1,30 @@
 // Products of quantised weights with many rows of activations, over the lanes of the namespace it is included in. 256
-// columns of some tiles are unpacked once, into a buffer that the nearest cache holds, and all rows read them there.
-// The whole numbers and the order of the floats are those of quantised.inl.
+// columns of a few tiles are unpacked into a buffer that fits the first-level cache, and all rows read it. The results have
+// the same bits as those of quantised.inl, because the integers are the same and floats are added in the same order.
 
 constexpr int SPAN_GROUPS = 8, SPAN_COLUMNS = 32 * SPAN_GROUPS;  // what one header serves
-constexpr int PLACES = 2, MOST_ROWS = 64;                        // unpacked at a time; rows whose sums are kept
-template <bool FINE> constexpr int LEAST_ROWS = FINE ? 16 : 32;  // fewer do not make up for unpacking
+constexpr int PLACES = 2, MOST_ROWS = 64;                        // unpacked together; rows whose sums are kept
+template <bool FINE> constexpr int LEAST_ROWS = FINE ? 16 : 32;  // with fewer, unpacking costs more than it saves
 
-// How codes are multiplied: as numbers of 16 bits, less their offset and times their step; or as bytes without a sign, of
-// which several products fit 16 bits.
+// How codes are multiplied. WORDS: 16-bit numbers, already less their offset and times their step. BYTES: unsigned bytes,
+// whose products are added in 16 bits first.
 enum class Form { NOT_UNPACKED, WORDS, BYTES };
 
-// Words serve both activations of 16 bits at once, where bytes take two products, and codes that must be looked up.
+// WORDS for 16-bit activations, where one product replaces two of bytes, and for codes that are looked up. A group's 32
+// products have to fit 32 bits: step * (code - offset) may be at most 2056. IQ3_XXS has 31 * 62 = 1922. Q6_K has 128 * 32,
+// so it is BYTES; it is unpacked for 8-bit activations too, because its codes take the most instructions to decode.
 template <class Q, bool FINE> constexpr Form form() {
   if constexpr (Q::KIND == Scales::OCTETS) return Form::WORDS;
-  else if (Q::KIND == Scales::STEPS_16 && Q::BITS == 6) return Form::BYTES;  // 128 * 32 * 32640 * 32 does not fit 32 bits
+  else if (Q::KIND == Scales::STEPS_16 && Q::BITS == 6) return Form::BYTES;
   else return FINE || (Q::SIGNED && Q::TABLE != Codes::PLAIN) ? Form::WORDS : Form::NOT_UNPACKED;
 }
 
 struct Unpacked {
-  alignas(64) uint8_t codes[SPAN_GROUPS][16][sizeof(Words)];  // of bytes the first 8 of each
+  alignas(64) uint8_t codes[SPAN_GROUPS][16][sizeof(Words)];  // BYTES: the first 8 of each
   Floats unit[SPAN_GROUPS][2];       // of columns 0 to 15 and 16 to 31, where they differ
-  Floats least[SPAN_GROUPS];         // times the group's total; or times `minima` and the sums of its codes
+  Floats least[SPAN_GROUPS];         // added times the group's total, or taken off times `minima` and its codes' sums
   Words minima[SPAN_GROUPS];
-  Words low[SPAN_GROUPS], high[SPAN_GROUPS], offsets[SPAN_GROUPS];  // Steps, of bytes
+  Words low[SPAN_GROUPS], high[SPAN_GROUPS], offsets[SPAN_GROUPS];  // BYTES: their Steps
 };
 
 // Columns 4j to 4j + 3 of the tile's rows: 4j and 4j + 2 in one vector, 4j + 1 and 4j + 3 in the next.
@@ -33,25 +35,12 @@ ALWAYS_INLINE static void put_words(Unpacked& to, int g, int j, Bytes code, Word
 
 template <class Q, Form FORM> static At unpack(At w, int groups, Unpacked& to) {
   Floats d = every(0), least = every(0);
-  if constexpr (Q::HEADER > 0) {
-    d = Q::KIND == Scales::FLOATS_16 ? floats(w) : halves(w);
-    if constexpr (Q::HEADER == 32 && Q::STEPS) least = halves(w + 16);
-    w = w + Q::HEADER;
-  }
+  read_header<Q>(w, d, least);
   for (int g = 0; g < groups; g++, w = w + Q::GROUP) {
     const At s = w + Q::CODES;
-    if constexpr (Q::HEADER == 0) {
-      d = Q::KIND == Scales::BFLOAT ? bfloats(s) : halves(s);
-      if constexpr (Q::KIND == Scales::HALF_MIN) least = halves(s + 16);
-      if constexpr (Q::KIND == Scales::HALF_MIN && Q::BITS == 8) least = fma(d, every(128), least);  // codes from -128
-    }
-    to.unit[g][0] = d;  // exact below: a half times a whole number of six bits and a sign
+    to.unit[g][0] = read_unit<Q>(s, d, least);
     to.least[g] = least;
-    if constexpr (Q::KIND == Scales::STEPS_32_MIN) {
-      to.unit[g][0] = mul(d, small_numbers(s));
-      to.least[g] = minus(mul(least, small_numbers(s + 8)));
-    }
-    if constexpr (Q::ONE_STEP) to.unit[g][0] = mul(d, to_float(dot(steps_of_two(s), every_pair(1))));  // the first of each two
+    if constexpr (Q::KIND == Scales::STEPS_32_MIN) to.least[g] = minus(mul(least, small_numbers(s + 8)));
     if constexpr (Q::KIND == Scales::STEPS_16_MIN) to.minima[g] = minima_of_two(s + 16);
     if constexpr (Q::KIND == Scales::FLOATS_16) {
       to.unit[g][0] = mul(d, byte_floats(s));
@@ -90,20 +79,21 @@ template <class Q> static At unpack_octets(At w, int groups, Unpacked& to) {
   return w;
 }
 
-enum class Least { NONE, TOTAL, HALVES };  // what a row's sum gets beside the products
+enum class Minimum { NONE, OF_GROUP, OF_HALVES };  // what is added beside the products
 
-template <class Q> constexpr Least least_of() {
-  if constexpr (Q::KIND == Scales::HALF_MIN || Q::KIND == Scales::STEPS_32_MIN) return Least::TOTAL;
-  return Q::KIND == Scales::STEPS_16_MIN ? Least::HALVES : Least::NONE;
+template <class Q> constexpr Minimum minimum_of() {
+  if constexpr (Q::KIND == Scales::HALF_MIN || Q::KIND == Scales::STEPS_32_MIN) return Minimum::OF_GROUP;
+  return Q::KIND == Scales::STEPS_16_MIN ? Minimum::OF_HALVES : Minimum::NONE;
 }
 
-// `whole`: of a group's products of one row. Of 16-bit activations a 256th, which is exact, as the sum of two parts is.
-template <bool FINE, Least LEAST>
+// `whole`: the sum of a row's products in this group, in units of 8-bit codes. With 16-bit activations the integer sum is
+// 256 * C + F. A 256th of it is rounded once, to the same float as fma(F, 1 / 256, C), because C and F are below 2^24.
+template <bool FINE, Minimum MINIMUM>
 ALWAYS_INLINE static void finish_group(const Unpacked& w, int g, int half, const Group& x, Floats whole, Floats& sum) {
   const Floats scale = every_at(&x.scale);
   sum = fma(whole, mul(w.unit[g][half], scale), sum);
-  if constexpr (LEAST == Least::TOTAL) sum = fma(w.least[g], every_at(&x.total), sum);
-  if constexpr (LEAST == Least::HALVES) {
+  if constexpr (MINIMUM == Minimum::OF_GROUP) sum = fma(w.least[g], every_at(&x.total), sum);
+  if constexpr (MINIMUM == Minimum::OF_HALVES) {
     Floats below = to_float(dot(w.minima[g], every_pair(x.halves)));
     if constexpr (FINE) below = fma(to_float(dot(w.minima[g], every_pair((&x + 1)->halves))), every(1.0f / 256.0f), below);
     sum = minus_fma(below, mul(w.least[g], scale), sum);
@@ -111,8 +101,8 @@ ALWAYS_INLINE static void finish_group(const Unpacked& w, int g, int half, const
 }
 
 // M rows of activations times what is unpacked of `groups` groups, onto `sums`. `words`: [M][SPAN_COLUMNS], what the rows
-// hold, each 32 columns in the order of spread().
-template <int M, bool FINE, bool HALVES, Least LEAST>
+// hold, each 32 columns in the order of widen_row().
+template <int M, bool FINE, bool HALVES, Minimum MINIMUM>
 __attribute__((noinline)) static void multiply_words(const Unpacked& w, const Group* const* x, const int16_t* words, int groups,
                                                      Floats* sums) {
   for (int g = 0; g < groups; g++) {
@@ -122,12 +112,12 @@ __attribute__((noinline)) static void multiply_words(const Unpacked& w, const Gr
       for (int m = 0; m < M; m++) {
         Floats whole = to_float(total[m]);
         if constexpr (FINE) whole = mul(whole, every(1.0f / 256.0f));
-        finish_group<FINE, LEAST>(w, g, half, x[m][FINE ? 2 * g : g], whole, sums[m]);
+        finish_group<FINE, MINIMUM>(w, g, half, x[m][FINE ? 2 * g : g], whole, sums[m]);
       }
     };
     each_of([&](auto number) __attribute__((always_inline)) {
       constexpr int j = number;
-      const Words code = words_put(w.codes[g][j]);
+      const Words code = words_at(w.codes[g][j]);
 #pragma GCC unroll 8
       for (int m = 0; m < M; m++) {
         const Ints two = dot(code, every_pair_at(words + (SPAN_COLUMNS * m + 32 * g + 16 * (j % 2) + j / 2 * 2)));
@@ -148,7 +138,7 @@ __attribute__((noinline)) static void multiply_bytes(const Unpacked& w, const Gr
     Ints total[P];
     each_of([&](auto number) __attribute__((always_inline)) {
       constexpr int j = number;
-      const Bytes code = bytes_put(w.codes[g][j]);
+      const Bytes code = bytes_at(w.codes[g][j]);
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) {
         const Words two = dot_unsigned(code, every_four(row(p).codes + 4 * j));
@@ -165,7 +155,7 @@ __attribute__((noinline)) static void multiply_bytes(const Unpacked& w, const Gr
     for (int m = 0; m < M; m++) {
       Floats whole = to_float(total[m]);
       if constexpr (FINE) whole = fma(to_float(total[M + m]), every(1.0f / 256.0f), whole);
-      finish_group<FINE, Least::NONE>(w, g, 0, row(m), whole, sums[m]);
+      finish_group<FINE, minimum_of<Q>()>(w, g, 0, row(m), whole, sums[m]);
     }
   }
 }
@@ -188,10 +178,10 @@ static inline void unpacked_rows(const Unpacked* w, int places, const Activation
       for (int m = 0; m < M; m++)
         for (int g = 0; g < groups; g++) {
           const Group* group = from[m] + STEP * g;
-          spread(group->codes, FINE ? group[1].codes : nullptr, words + SPAN_COLUMNS * m + 32 * g);
+          widen_row(group->codes, FINE ? group[1].codes : nullptr, words + SPAN_COLUMNS * m + 32 * g);
         }
       for (int i = 0; i < places; i++)
-        multiply_words<M, FINE, Q::KIND == Scales::FLOATS_16, least_of<Q>()>(w[i], from, words, groups, sums[i] + row);
+        multiply_words<M, FINE, Q::KIND == Scales::FLOATS_16, minimum_of<Q>()>(w[i], from, words, groups, sums[i] + row);
     }
   }
   if constexpr (M > 1) unpacked_rows<Q, M / 2, FINE>(w, places, x, first, rows, g0, groups, sums, row);

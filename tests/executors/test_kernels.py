@@ -62,14 +62,15 @@ def test_a_product_equals_float_arithmetic_on_the_same_activations(
 @pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
 def test_every_instruction_set_and_every_batch_gives_the_same_bits(kind: str, fine: bool) -> None:
     columns = 768 if native.types()[kind][0] == 256 else 800  # of smaller blocks a broken span of 256 columns, too
-    raw = random_rows(kind, 37, columns)
+    raw = random_rows(kind, 53, columns)  # seven tiles: four, and three
     x = np.random.default_rng(1).standard_normal((70, columns), np.float32)
     x[3] = 0
-    together = np.empty((70, 37), np.float32)
+    x[5] = np.resize(np.float32([127, 0.5, -0.5, 1.5, -1.5, 126.5]), columns)  # in the middle of two codes
+    together = np.empty((70, 53), np.float32)
     native.product("portable", kind, raw, x, fine, together)
     for kernels in SETS:
         for n in (1, 2, 3, 4, 5, 7, 8, 9, 11, 16, 31, 32, 70):
-            y = np.empty((n, 37), np.float32)
+            y = np.empty((n, 53), np.float32)
             native.product(kernels, kind, raw, x[:n], fine, y)
             assert np.array_equal(y.view(np.uint32), together[:n].view(np.uint32)), (kernels, n)
 
@@ -126,11 +127,28 @@ def test_the_largest_codes_and_activations_do_not_overflow() -> None:
                     expected = given @ values_of(kind, raw, 256).astype(np.float64).T
                     if not np.isfinite(expected).all():
                         continue
+                    alone = np.empty((1, 8), np.float32)
+                    native.product("portable", kind, raw, x[:1], fine, alone)
+                    assert np.allclose(alone, expected, rtol=1e-4, atol=1e-2), (kind, fill, fine)
                     for kernels in SETS:
-                        for n in (1, 40):
+                        for n in (1, 3, 40):
                             y = np.empty((n, 8), np.float32)
                             native.product(kernels, kind, raw, x[:n], fine, y)
-                            assert np.allclose(y, expected, rtol=1e-4, atol=1e-2), (kind, fill, kernels, fine, n)
+                            assert (y.view(np.uint32) == alone.view(np.uint32)).all(), (kind, fill, kernels, fine, n)
+
+
+@pytest.mark.parametrize("fine", [False, True], ids=["8 bits", "16 bits"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_rounded_to_one(wrong: float, fine: bool) -> None:
+    for kind in QUANTISED:
+        raw = random_rows(kind, 16, 256)
+        x = np.random.default_rng(4).standard_normal((40, 256), np.float32)
+        x[2, 70] = wrong
+        sound = np.arange(40) != 2
+        for kernels in SETS:
+            y = np.empty((40, 16), np.float32)
+            native.product(kernels, kind, raw, x, fine, y)
+            assert np.isnan(y[2]).all() and np.isfinite(y[sound]).all(), (kind, kernels)
 
 
 @pytest.mark.parametrize("kernels", SETS)

@@ -14,7 +14,8 @@ from gguf import GGMLQuantizationType, quants
 from tests.executors.test_native import distance, taken_routes, torch_logits
 from tests.families import BY_NAME, prompt
 from trilens.checkpoints.find import find
-from trilens.checkpoints.into_native import QUANTISE, native_executor, to_blocks
+from trilens.checkpoints.in_memory import QUANTISE
+from trilens.checkpoints.into_native import native_executor, to_blocks
 from trilens.checkpoints.load import ModelFiles, open_model
 from trilens.decoder.weights import decoder_weights, parameters
 from trilens.executors.executor import StepInput

@@ -94,6 +94,5 @@ def buffer_bytes(program: Program, types: Mapping[str, str], *, fine: bool) -> i
 
 
 def _quantised(rows: int, width: int, fine: bool) -> int:
-    """Codes of a byte, and three numbers of four bytes for every 32; twice the codes and a number more for 16 bits."""
-    groups = -(-width // 32)
-    return rows * groups * (32 * (1 + fine) + 4 * (3 + fine))
+    """For every 32 columns 32 codes of a byte and four numbers of four bytes; the same twice for 16 bits."""
+    return rows * -(-width // 32) * 48 * (1 + fine)
