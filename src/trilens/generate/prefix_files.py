@@ -26,7 +26,7 @@ from trilens.errors import BadCheckpoint, RequestRefused, UsageError
 from trilens.executors.executor import PAGE, Block, Executor
 from trilens.files import read_small
 
-MAGIC = b"trilens prefix 2\n"  # another number where the arithmetic changes: 16-bit activations, most recently
+MAGIC = b"trilens prefix 2\n"  # 2: 16-bit activations are rounded to 1/256; files of another arithmetic are not used
 SUFFIX = ".block"
 DIGEST = hashlib.sha256().digest_size
 MOST_WAITING = 256  # blocks that wait to be written; more are left out, for they hold memory
